@@ -1,0 +1,1 @@
+"""Speed and correctness figures: python -m benchmarks NAME --json."""

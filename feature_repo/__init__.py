@@ -1,0 +1,1 @@
+"""Product features in Feast: definitions, guarded stores, history."""

@@ -1,0 +1,1 @@
+"""The ItemSage model: tokenizer, training, Triton serving and retrieval."""

@@ -1,0 +1,1 @@
+"""Catalogue updates and shop events through Kafka: contracts, feeds, consumers, dead letters."""
