@@ -1,0 +1,38 @@
+"""ISO 4217: the active currency codes and how many decimals their minor units have."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+_TWO = """
+AED AFN ALL AMD ANG AOA ARS AUD AWG AZN BAM BBD BDT BGN BMD BND BOB BRL BSD BTN BWP BYN BZD CAD CDF CHF CNY
+COP CRC CUP CVE CZK DKK DOP DZD EGP ERN ETB EUR FJD FKP GBP GEL GHS GIP GMD GTQ GYD HKD HNL HTG HUF IDR ILS
+INR IRR JMD KES KGS KHR KPW KYD KZT LAK LBP LKR LRD LSL MAD MDL MGA MKD MMK MNT MOP MRU MUR MVR MWK MXN MYR
+MZN NAD NGN NIO NOK NPR NZD PAB PEN PGK PHP PKR PLN QAR RON RSD RUB SAR SBD SCR SDG SEK SGD SHP SLE SOS SRD
+SSP STN SVC SYP SZL THB TJS TMT TOP TRY TTD TWD TZS UAH USD UYU UZS VED VES WST XCD XCG YER ZAR ZMW ZWG
+""".split()
+_NONE = "BIF CLP DJF GNF ISK JPY KMF KRW PYG RWF UGX VND VUV XAF XOF XPF".split()
+_THREE = "BHD IQD JOD KWD LYD OMR TND".split()
+
+DECIMALS: dict[str, int] = {**dict.fromkeys(_TWO, 2), **dict.fromkeys(_NONE, 0), **dict.fromkeys(_THREE, 3)}
+
+
+def to_minor(amount: Decimal, currency: str) -> int:
+    """The amount in minor units (cents): `to_minor(Decimal("12.34"), "USD") == 1234`.
+
+    Raises:
+        ValueError: unknown currency, or more decimals than the currency has.
+    """
+    try:
+        decimals = DECIMALS[currency]
+    except KeyError:
+        raise ValueError(f"{currency!r} is not an active ISO 4217 currency code") from None
+    scaled = amount.scaleb(decimals)
+    if scaled != scaled.to_integral_value():
+        raise ValueError(f"{amount} has more decimals than {currency} ({decimals})")
+    return int(scaled)
+
+
+def from_minor(minor: int, currency: str) -> Decimal:
+    """The reverse of `to_minor`: `from_minor(1234, "USD") == Decimal("12.34")`."""
+    return Decimal(minor).scaleb(-DECIMALS[currency])

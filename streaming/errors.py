@@ -1,0 +1,47 @@
+"""What can go wrong in streaming.
+
+StreamingError
+├── ContractError (ValueError)     a message or a row breaks the contract: names field, value, rule
+├── FeedError (ValueError)         a whole feed file cannot be read
+├── ImageError (ValueError)        one image cannot be had or used; `retryable` says whether later may help
+├── TopicError (RuntimeError)      a topic is missing or has wrong settings
+└── BrokerError (ConnectionError)  Kafka cannot be reached
+"""
+
+from __future__ import annotations
+
+
+class StreamingError(Exception):
+    """Base of everything that streaming raises on purpose; the message is fit for a person."""
+
+
+class ContractError(StreamingError, ValueError):
+    """A message breaks the contract.
+
+    `field` is the path of the offending field ("" for the whole message), `rule` the rule that it breaks.
+    """
+
+    def __init__(self, field: str, rule: str) -> None:
+        super().__init__(f"{field}: {rule}" if field else rule)
+        self.field = field
+        self.rule = rule
+
+
+class FeedError(StreamingError, ValueError):
+    """A feed file as a whole cannot be read (missing, empty, not in the format that it claims)."""
+
+
+class ImageError(StreamingError, ValueError):
+    """An image cannot be fetched or decoded."""
+
+    def __init__(self, message: str, *, retryable: bool = False) -> None:
+        super().__init__(message)
+        self.retryable = retryable
+
+
+class TopicError(StreamingError, RuntimeError):
+    """A topic is missing or has settings that would lose data."""
+
+
+class BrokerError(StreamingError, ConnectionError):
+    """No Kafka broker answers at the configured address."""
