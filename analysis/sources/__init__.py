@@ -1,0 +1,10 @@
+"""Where aggregates come from: the experiment's own tables, or a file or data frame with one row per user.
+
+Both answer `collect` with the same thing, from one aggregate query. No row of a user leaves the database.
+"""
+
+from analysis.sources.base import Collected, Facts, Source
+from analysis.sources.experiment_tables import ExperimentTables
+from analysis.sources.user_table import UserTable
+
+__all__ = ["Collected", "ExperimentTables", "Facts", "Source", "UserTable"]

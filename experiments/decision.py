@@ -1,0 +1,39 @@
+"""What an assignment is: a value with its reason. Nothing here raises."""
+
+from enum import StrEnum
+
+import msgspec
+
+
+class Reason(StrEnum):
+    """Why a unit got what it got (docs/assignment-spec.md, section 7)."""
+
+    ASSIGNED = "assigned"
+    UNIT_MISSING = "unit_missing"
+    UNIT_NOT_TEXT = "unit_not_text"
+    UNIT_NOT_UNICODE = "unit_not_unicode"
+    UNIT_HAS_NUL = "unit_has_nul"
+    UNIT_TOO_LONG = "unit_too_long"
+    OUTSIDE_LAYER_RANGE = "outside_layer_range"
+    OUTSIDE_COVERAGE = "outside_coverage"
+    PAUSED = "paused"
+    STOPPED = "stopped"
+    UNKNOWN_EXPERIMENT = "unknown_experiment"
+
+
+class Decision(msgspec.Struct, frozen=True, gc=False):
+    """One unit's assignment in one experiment.
+
+    `arm` is what to serve: the control arm for everyone who is not enrolled, None only when the experiment is
+    unknown. Only an `enrolled` decision may be exposed. A bucket is None when the rules ended before it was
+    drawn.
+    """
+
+    experiment: str
+    unit: str | None
+    arm: str | None
+    enrolled: bool
+    reason: Reason
+    config_version: int
+    gate_bucket: int | None = None
+    split_bucket: int | None = None

@@ -1,0 +1,151 @@
+"""The history of every view: append-only Parquet parts, `<home>/history/<view>/part-*.parquet`.
+
+A part is written aside under a name that readers do not match, synced, and renamed: after a crash at any moment a
+folder holds only whole parts. Parts are never changed; a batch that is delivered twice is there twice, and readers
+take a (product, version) once. Times are microseconds in UTC: DuckDB cannot materialise nanoseconds.
+
+Feast's own writer is not used: it rewrites one whole file for every push, not atomically.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from feature_repo.errors import HistoryError
+
+_TIME: Final = pa.timestamp("us", tz="UTC")
+_GUARD: Final = [("version", pa.int64()), ("deleted", pa.bool_())]
+_PARTIAL: Final = ".partial"  # suffix of a part that is being written: `*.parquet` does not match it
+_COMPACT_BATCH_ROWS: Final = 8192
+
+
+def schema(features: dict[str, Any]) -> Any:
+    """Arrow schema of a view's parts, with its payload features (name -> Arrow type) in the given order."""
+    return pa.schema(
+        [
+            ("product_id", pa.string()),
+            ("event_timestamp", _TIME),
+            ("created_timestamp", _TIME),
+            *features.items(),
+            *_GUARD,
+        ]
+    )
+
+
+class History:
+    """The parts of one view in one folder. Any number of processes may append and read; one should compact."""
+
+    def __init__(self, folder: Path, schema: Any) -> None:
+        self.folder = folder
+        self.schema = schema
+
+    def create(self) -> None:
+        """Make the folder, with one part of no rows: DuckDB refuses a pattern that matches nothing."""
+        if not self.parts():
+            self.append(self.schema.empty_table())
+
+    def append(self, table: Any) -> Path:
+        """Write one part; it is durable and whole when this returns.
+
+        Raises:
+            HistoryError: the columns are not the view's, or the part cannot be written; nothing is left behind.
+        """
+        if table.schema != self.schema:
+            raise HistoryError(f"A part for {self.folder} must have the schema {self.schema}, not {table.schema}.")
+        return self._write_part(iter([table]))
+
+    def parts(self) -> list[Path]:
+        """Whole parts, oldest first."""
+        return sorted(self.folder.glob("*.parquet"))
+
+    def read(self, columns: list[str] | None = None) -> Any:
+        """All rows of all parts as one Arrow table, each (product, version) once: the one written last."""
+        names = list(dict.fromkeys([*(columns or self.schema.names), "product_id", "version", "created_timestamp"]))
+        parts = [self._read_part(part, names) for part in self.parts()]
+        table = pa.concat_tables(parts) if parts else self.schema.empty_table().select(names)
+        table = table.sort_by("created_timestamp")  # stable: of equal times, the later part's row stays last
+        table = table.append_column("_row", pa.array(np.arange(table.num_rows)))
+        last = table.group_by(["product_id", "version"]).aggregate([("_row", "max")])["_row_max"]
+        return table.take(np.sort(last.to_numpy())).select(columns or self.schema.names)
+
+    def compact(self, rows_per_part: int = 100_000, grace_s: float = 60.0) -> int:
+        """Merge small parts into parts of about `rows_per_part` rows, in bounded memory; how many parts went.
+
+        Parts younger than `grace_s` seconds stay. A reader that listed the folder before may find a merged part
+        gone and must list again; a crash between the two steps leaves rows twice, which readers take once.
+        """
+        self._remove_abandoned()
+        young = time.time() - grace_s
+        small: list[Path] = []
+        for part in self.parts():
+            if part.stat().st_mtime <= young and pq.read_metadata(part).num_rows < rows_per_part:
+                small.append(part)
+        gone, group, rows = 0, list[Path](), 0
+        for part in [*small, None]:
+            if part is not None:
+                group.append(part)
+                rows += pq.read_metadata(part).num_rows
+            if part is None or rows >= rows_per_part:
+                if len(group) > 1:
+                    self._write_part(self._stream(group))
+                    for merged in group:
+                        merged.unlink(missing_ok=True)
+                    gone += len(group)
+                group, rows = [], 0
+        return gone
+
+    def _stream(self, parts: list[Path]) -> Iterator[Any]:
+        for part in parts:
+            for batch in pq.ParquetFile(part).iter_batches(_COMPACT_BATCH_ROWS):
+                yield pa.Table.from_batches([batch]).cast(self.schema)
+
+    def _read_part(self, part: Path, names: list[str]) -> Any:
+        try:
+            return pq.read_table(part, columns=names, partitioning=None)
+        except (pa.ArrowException, OSError) as error:
+            raise HistoryError(f"{part} cannot be read ({error}). Move it away.") from error
+
+    def _write_part(self, tables: Iterator[Any]) -> Path:
+        # Names sort by time; the random part keeps processes that write in the same microsecond apart.
+        name = f"part-{time.time_ns() // 1000:017d}-{uuid.uuid4().hex[:12]}.parquet"
+        aside = self.folder / (name + _PARTIAL)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            try:
+                with open(aside, "wb") as file:
+                    with pq.ParquetWriter(file, self.schema, compression="zstd", use_dictionary=False) as writer:
+                        for table in tables:
+                            writer.write_table(table)
+                    file.flush()
+                    os.fsync(file.fileno())
+                part = aside.rename(self.folder / name)
+            except BaseException:
+                aside.unlink(missing_ok=True)
+                raise
+            _sync_folder(self.folder)
+        except (OSError, pa.ArrowException) as error:
+            raise HistoryError(f"Cannot write {self.folder / name}: {error}.") from error
+        return part
+
+    def _remove_abandoned(self) -> None:
+        """Delete what writers that died have left, an hour after."""
+        for aside in self.folder.glob(f"*{_PARTIAL}"):
+            if aside.stat().st_mtime < time.time() - 3600:
+                aside.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,11 @@
+"""What `feast apply` registers from this folder: every other module is named in `.feastignore`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from feature_repo.definitions import feast_objects, model_versions_in_history
+
+_home = Path(os.environ["SAGELIFT_FEAST"])  # feature_store.yaml needs it too
+globals().update({f"object_{i}": o for i, o in enumerate(feast_objects(_home, model_versions_in_history(_home)))})

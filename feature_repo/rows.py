@@ -1,0 +1,168 @@
+"""What is written to and read from the feature store, and the rules it must keep. Imports neither Feast nor Arrow."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from feature_repo.errors import InvalidFeatureError
+
+EMBEDDING_DIM: Final = 256  # of an ItemSage embedding and of an image vector alike
+MAX_IMAGES: Final = 20  # images of one product that ItemSage reads
+
+# The text attributes of a product that ItemSage reads.
+TEXT_FIELDS: Final = (
+    "title",
+    "description",
+    "domain",
+    "link",
+    "google_product_category",
+    "product_type",
+    "brand",
+    "color",
+    "material",
+    "pattern",
+    "size",
+    "size_type",
+)
+
+_MAX_INT64: Final = 2**63 - 1
+
+
+class ProductFeatures(msgspec.Struct, kw_only=True, eq=False):
+    """All features of one product as of one version. A deleted product has its version, and nothing else."""
+
+    id: str
+    version: int  # 0 to 2**63 - 1; the newest wins
+    event_time: datetime  # aware; kept in microseconds
+    deleted: bool = False
+    text: dict[str, str] = msgspec.field(default_factory=lambda: dict.fromkeys(TEXT_FIELDS, ""))
+    image_urls: list[str] = msgspec.field(default_factory=list)
+    image_hashes: list[str] = msgspec.field(default_factory=list)  # one for each row of image_vectors
+    image_vectors: NDArray[np.float32] = msgspec.field(
+        default_factory=lambda: np.zeros((0, EMBEDDING_DIM), np.float32)
+    )  # [n, 256]
+    visual_version: str = ""
+    amount_minor: int | None = None
+    currency: str | None = None
+    availability: str | None = None
+
+
+class ProductEmbedding(msgspec.Struct, kw_only=True, eq=False):
+    """One product's embedding by one model version. `version` is that of the features it was computed from."""
+
+    id: str
+    version: int
+    event_time: datetime
+    model_version: str
+    content_hash: str
+    vector: NDArray[np.float32]  # [256]
+    deleted: bool = False
+
+
+class Deletion(msgspec.Struct, kw_only=True, frozen=True):
+    """A product that is gone as of this version."""
+
+    id: str
+    version: int
+    event_time: datetime
+
+
+def check_features(rows: Sequence[ProductFeatures], views: Sequence[str]) -> None:
+    """Raise `InvalidFeatureError` for the first row that may not be written to these of text, images, offer."""
+    for row in rows:
+        check_identity(row)
+        if row.deleted:
+            continue
+        if "text" in views:
+            _check_text(row)
+        if "images" in views:
+            _check_images(row)
+        if "offer" in views:
+            if row.amount_minor is not None:
+                _check_int(row, "amount_minor", row.amount_minor, -_MAX_INT64 - 1)
+            for name, value in (("currency", row.currency), ("availability", row.availability)):
+                if value is not None:
+                    _check_string(row, name, value)
+
+
+def check_embeddings(rows: Sequence[ProductEmbedding], model_version: str) -> None:
+    """Raise `InvalidFeatureError` for the first row that may not be written to this model version's view."""
+    for row in rows:
+        check_identity(row)
+        if row.model_version != model_version:
+            _refuse(row, f"has model_version {row.model_version!r}, but was given for {model_version!r}")
+        if row.deleted:
+            continue
+        _check_string(row, "content_hash", row.content_hash)
+        _check_vectors(row, "vector", row.vector, (EMBEDDING_DIM,))
+
+
+def check_identity(row: ProductFeatures | ProductEmbedding | Deletion) -> None:
+    """Raise `InvalidFeatureError` unless id, version and event time are sound."""
+    if not isinstance(row.id, str) or not row.id:
+        raise InvalidFeatureError(f"A product's id must be a text of at least one character, not {row.id!r}.")
+    _check_string(row, "id", row.id)
+    _check_int(row, "version", row.version, 0)
+    if not isinstance(row.event_time, datetime) or row.event_time.utcoffset() is None:
+        _refuse(row, f"has event_time {row.event_time!r}: give a datetime with a time zone")
+
+
+def _check_text(row: ProductFeatures) -> None:
+    if row.text.keys() != _TEXT_FIELD_SET:
+        lacks = sorted(_TEXT_FIELD_SET - row.text.keys())
+        extra = sorted(row.text.keys() - _TEXT_FIELD_SET)
+        _refuse(row, f"has text that lacks {lacks} and has unknown {extra}: give every field, '' where empty")
+    for name, value in row.text.items():
+        _check_string(row, name, value)
+
+
+def _check_images(row: ProductFeatures) -> None:
+    for name in ("image_urls", "image_hashes"):
+        values = getattr(row, name)
+        if not isinstance(values, list):
+            _refuse(row, f"has {name} of type {type(values).__name__}: give a list of texts")
+        if len(values) > MAX_IMAGES:
+            _refuse(row, f"has {len(values)} {name}: at most {MAX_IMAGES} are kept, leave the rest out")
+        for value in values:
+            _check_string(row, name, value)
+    _check_string(row, "visual_version", row.visual_version)
+    n = len(row.image_hashes)
+    _check_vectors(row, "image_vectors", row.image_vectors, (n, EMBEDDING_DIM))
+    if n and not row.visual_version:
+        _refuse(row, "has image vectors but no visual_version: name the encoder that made them")
+
+
+def _check_vectors(row: Any, name: str, vectors: Any, shape: tuple[int, ...]) -> None:
+    if not isinstance(vectors, np.ndarray) or vectors.dtype != np.float32 or vectors.shape != shape:
+        found = f"{vectors.dtype} {vectors.shape}" if isinstance(vectors, np.ndarray) else type(vectors).__name__
+        _refuse(row, f"has {name} {found}: give a float32 array of shape {shape}")
+    if not np.isfinite(vectors).all():
+        _refuse(row, f"has NaN or infinity in {name}: leave the product out and look at what computed it")
+
+
+def _check_int(row: Any, name: str, value: Any, low: int) -> None:
+    if type(value) is not int or not low <= value <= _MAX_INT64:
+        _refuse(row, f"has {name} {value!r}: give an int from {low} to {_MAX_INT64}")
+
+
+def _check_string(row: Any, name: str, value: Any) -> None:
+    if not isinstance(value, str):
+        _refuse(row, f"has {name} {value!r}: give a text")
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            _refuse(row, f"has {name} {value!r}, which is not valid Unicode: replace its lone surrogates")
+
+
+def _refuse(row: Any, why: str) -> None:
+    raise InvalidFeatureError(f"Product {row.id!r} {why}.")
+
+
+_TEXT_FIELD_SET: Final = frozenset(TEXT_FIELDS)

@@ -1,0 +1,254 @@
+"""The one door to product features and embeddings for the rest of Sagelift.
+
+    store = ProductFeatureStore.open(Path(".sagelift"))
+    store.write_features([ProductFeatures(id="a1", version=1, event_time=now, ...)])
+    store.read_features(["a1"])
+
+Everything goes through Feast's extension points: views and services are in its registry, the online store is the one
+that `feature_store.yaml` names, and what is written here is read by `get_online_features`, `get_historical_features`
+and `materialize`. Importing this module imports Feast, which takes seconds: import it inside functions.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final, Self
+
+from feast import FeatureStore
+
+from feature_repo import definitions, history, repository, rows, views
+from feature_repo.definitions import IMAGES_VIEW, OFFER_VIEW, PRODUCT_VIEWS, TEXT_VIEW
+from feature_repo.errors import InvalidFeatureError, StoreStateError, UnknownModelVersionError
+from feature_repo.online import GuardedSqliteOnlineStore, OnlineRow, payload_columns
+from feature_repo.rows import Deletion, ProductEmbedding, ProductFeatures
+from feature_repo.values import decode_key, encode_key
+
+ALL_VIEWS: Final = ("text", "images", "offer")
+_VIEW_OF: Final = {"text": TEXT_VIEW, "images": IMAGES_VIEW, "offer": OFFER_VIEW}
+_PAGE: Final = 4096
+
+
+class ProductFeatureStore:
+    """Features and embeddings of products, newest version first and last. Safe to share between threads."""
+
+    def __init__(self, home: Path, feast_store: Any) -> None:
+        """Use `open`."""
+        self.home = home
+        self.feast = feast_store
+        self._config = feast_store.config
+        self._views = {view.name: view for view in definitions.product_views(home)}
+        self._lock = threading.Lock()
+        self._closed = False
+
+    @classmethod
+    def open(cls, state_dir: Path) -> Self:
+        """The store below `<state_dir>/feast`, made if it is not there; its definitions are applied if they differ.
+
+        Raises:
+            StoreStateError: the folder cannot be used or written, or holds another kind of store.
+        """
+        home = repository.write_repository(state_dir)
+        feast_store = FeatureStore(repo_path=str(home), fs_yaml_file=home / "feature_store.yaml")
+        store = cls(home, feast_store)
+        fingerprint = definitions.fingerprint(home)
+        if not repository.is_applied(feast_store, definitions.PROJECT, fingerprint) or not store._has_tables():
+            with repository.apply_lock(home):
+                store._apply(definitions.model_versions_in_history(home))
+        return store
+
+    def close(self) -> None:
+        """Close all connections; the store cannot be used afterwards."""
+        self._closed = True
+        self.feast.provider.online_store.disconnect()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # Features.
+
+    def read_features(self, ids: Iterable[str]) -> dict[str, ProductFeatures]:
+        """Features by id, of one moment. Ids never written are absent; deleted ones are there with `deleted=True`."""
+        ids = list(dict.fromkeys(ids))
+        keys = [encode_key(product_id) for product_id in ids]
+        found = self._online.read(self._config, self._product_columns(), keys)
+        products = {
+            product_id: views.product_features(product_id, *(rows.get(key) for rows in found))
+            for product_id, key in zip(ids, keys, strict=True)
+        }
+        return {product_id: product for product_id, product in products.items() if product is not None}
+
+    def write_features(self, products: Sequence[ProductFeatures], views: Sequence[str] = ALL_VIEWS) -> set[str]:
+        """Write the named views of these products: a part of history each, then online in one transaction.
+
+        A view that is not named keeps its features and follows in version, so that an older update cannot pass it
+        later. A product that is new, or back after a deletion, needs all three views. Of rows that share an id the
+        newest is written, of equal versions the last.
+
+        Returns:
+            ids that were refused, because the store holds a newer version of them.
+
+        Raises:
+            InvalidFeatureError: a row breaks a rule; nothing was written.
+            StoreBusyError, HistoryError: nothing was written online; writing again is safe.
+        """
+        if unknown := set(views) - set(ALL_VIEWS):
+            raise InvalidFeatureError(f"Unknown views {sorted(unknown)}: choose from {', '.join(ALL_VIEWS)}.")
+        rows.check_features(products, views)
+        names = [_VIEW_OF[view] for view in dict.fromkeys(views)]
+        return self._write(names, _newest(products), [n for n in PRODUCT_VIEWS if n not in names])
+
+    def delete(self, deletions: Sequence[Deletion]) -> set[str]:
+        """Put tombstones into every view, those of all model versions included; ids that were refused as stale."""
+        for deletion in deletions:
+            rows.check_identity(deletion)
+        names = [*PRODUCT_VIEWS, *self._online.tables(self._config, definitions.EMBEDDING_PREFIX)]
+        return self._write(names, _newest(deletions))
+
+    def product_ids(self) -> Iterator[str]:
+        """Ids of all live products, page by page; products written meanwhile may or may not be among them."""
+        for page in self._live_pages(_PAGE):
+            yield from page
+
+    def scan_features(self, batch: int = 512) -> Iterator[list[ProductFeatures]]:
+        """All live products in lists of up to `batch`, each list as of one moment."""
+        for page in self._live_pages(batch):
+            products = [product for product in self.read_features(page).values() if not product.deleted]
+            if products:
+                yield products
+
+    # Embeddings.
+
+    def ensure_model_version(self, model_version: str) -> None:
+        """Make and register the view of this model version, if it is not there.
+
+        Raises:
+            InvalidFeatureError: the name cannot be that of a view.
+        """
+        name = definitions.embedding_view_name(model_version)
+        if name not in self._online.tables(self._config, name):
+            with repository.apply_lock(self.home):
+                self._apply_embedding(model_version)
+
+    def model_versions(self) -> list[str]:
+        """Model versions that have a view, whoever made it, sorted."""
+        names = self._online.tables(self._config, definitions.EMBEDDING_PREFIX)
+        return [name.removeprefix(definitions.EMBEDDING_PREFIX) for name in names]
+
+    def read_embeddings(self, model_version: str, ids: Iterable[str]) -> dict[str, ProductEmbedding]:
+        """Embeddings by id. Ids never written are absent; deleted ones are there with `deleted=True`.
+
+        Raises:
+            UnknownModelVersionError: this model version has no view.
+        """
+        view = self._embedding_view(model_version)
+        keys = {encode_key(product_id): product_id for product_id in ids}
+        (found,) = self._online.read(self._config, [(view, payload_columns(view))], keys)
+        return {keys[key]: views.product_embedding(keys[key], model_version, row) for key, row in found.items()}
+
+    def write_embeddings(self, model_version: str, embeddings: Sequence[ProductEmbedding]) -> set[str]:
+        """Write embeddings: a part of history, then online; ids that were refused as stale.
+
+        Raises:
+            UnknownModelVersionError: this model version has no view: call `ensure_model_version` first.
+            InvalidFeatureError: a row breaks a rule; nothing was written.
+        """
+        view = self._embedding_view(model_version)
+        rows.check_embeddings(embeddings, model_version)
+        return self._write([view.name], _newest(embeddings))
+
+    def scan_embeddings(self, model_version: str, batch: int = 4096) -> Iterator[list[ProductEmbedding]]:
+        """All live embeddings of one model version in lists of up to `batch`: what an index is built from.
+
+        Raises:
+            UnknownModelVersionError: this model version has no view.
+        """
+        view = self._embedding_view(model_version)
+        for page in self._pages(view, payload_columns(view), batch):
+            yield [views.product_embedding(decode_key(row.key), model_version, row) for row in page]
+
+    def history(self, view_name: str) -> history.History:
+        """The history of one view, by the view's full name."""
+        form = views.PRODUCT_FORMATS.get(view_name, views.EMBEDDING_FORMAT)
+        return history.History(definitions.history_folder(self.home, view_name), history.schema(form.types))
+
+    # Inside.
+
+    @property
+    def _online(self) -> GuardedSqliteOnlineStore:
+        if self._closed:
+            raise StoreStateError("This feature store is closed: open it again.")
+        online: GuardedSqliteOnlineStore = self.feast.provider.online_store
+        return online
+
+    def _product_columns(self) -> list[tuple[Any, tuple[str, ...]]]:
+        return [(self._views[name], payload_columns(self._views[name])) for name in PRODUCT_VIEWS]
+
+    def _write(self, names: Sequence[str], newest: Sequence[Any], advance: Sequence[str] = ()) -> set[str]:
+        """History first: what is online can always be rebuilt from it, and writing twice changes nothing."""
+        if not newest:
+            return set()
+        online, created, batches = self._online, datetime.now(UTC), []
+        for name in names:
+            form = views.PRODUCT_FORMATS.get(name, views.EMBEDDING_FORMAT)
+            batches.append((self._view(name), [views.online_row(form, row) for row in newest]))
+        for name in names:
+            form = views.PRODUCT_FORMATS.get(name, views.EMBEDDING_FORMAT)
+            past = self.history(name)
+            past.append(views.history_table(form, past.schema, newest, created))
+        stale = online.write(self._config, batches, [self._view(name) for name in advance])
+        return {decode_key(key) for keys in stale for key in keys}
+
+    def _view(self, name: str) -> Any:
+        if name not in self._views:
+            model_version = name.removeprefix(definitions.EMBEDDING_PREFIX)
+            self._views[name] = definitions.embedding_view(self.home, model_version)
+        return self._views[name]
+
+    def _embedding_view(self, model_version: str) -> Any:
+        name = definitions.embedding_view_name(model_version)
+        if name not in self._views and name not in self._online.tables(self._config, name):
+            known = ", ".join(self.model_versions()) or "none yet"
+            raise UnknownModelVersionError(
+                f"Model version {model_version!r} has no embedding view (there are: {known}): make it with "
+                "ensure_model_version."
+            )
+        return self._view(name)
+
+    def _live_pages(self, limit: int) -> Iterator[list[str]]:
+        for page in self._pages(self._views[TEXT_VIEW], (), limit):
+            yield [decode_key(row.key) for row in page]
+
+    def _pages(self, view: Any, columns: Sequence[str], limit: int) -> Iterator[list[OnlineRow]]:
+        after = b""
+        while page := self._online.page(self._config, view, columns, after, limit):
+            yield page
+            after = page[-1].key
+
+    def _has_tables(self) -> bool:
+        return set(PRODUCT_VIEWS) <= set(self._online.tables(self._config, ""))
+
+    def _apply(self, model_versions: Sequence[str]) -> None:
+        for name in PRODUCT_VIEWS:
+            self.history(name).create()
+        self.feast.apply(definitions.feast_objects(self.home, tuple(model_versions)))
+
+    def _apply_embedding(self, model_version: str) -> None:
+        view = definitions.embedding_view(self.home, model_version)
+        self.history(view.name).create()
+        service = definitions.retrieval_service(self._views[OFFER_VIEW], view)
+        self.feast.apply([definitions.product, view, service])
+
+
+def _newest(products: Sequence[Any]) -> list[Any]:
+    """Of rows that share an id the one of the newest version, of equal versions the last."""
+    kept: dict[str, Any] = {}
+    for row in products:
+        if row.id not in kept or row.version >= kept[row.id].version:
+            kept[row.id] = row
+    return list(kept.values())

@@ -1,0 +1,139 @@
+"""Feast's online values as bytes: what `Value.SerializeToString()` writes, without building the message for vectors.
+
+Feast stores every feature as a serialised protobuf `Value`. Its Python converters take one float at a time; a vector is
+only a fixed head and the little-endian float32 bytes, so we write and read it at once. The heads are cut from what
+Feast's own message class serialises, not copied from a specification.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+
+import numpy as np
+from feast.infra.key_encoding_utils import serialize_entity_key
+from feast.protos.feast.types.EntityKey_pb2 import EntityKey
+from feast.protos.feast.types.Value_pb2 import FloatList, RepeatedValue, StringList, Value
+from numpy.typing import NDArray
+
+from feature_repo.definitions import JOIN_KEY
+from feature_repo.rows import EMBEDDING_DIM
+
+NULL: bytes = Value().SerializeToString()
+
+_FLOAT_BYTES = 4
+
+
+def encode_string(text: str) -> bytes:
+    return bytes(Value(string_val=text).SerializeToString())
+
+
+def encode_strings(texts: Sequence[str]) -> bytes:
+    return bytes(Value(string_list_val=StringList(val=texts)).SerializeToString())
+
+
+def encode_optional_string(text: str | None) -> bytes:
+    return NULL if text is None else encode_string(text)
+
+
+def encode_optional_int(number: int | None) -> bytes:
+    return NULL if number is None else bytes(Value(int64_val=number).SerializeToString())
+
+
+def decode_string(blob: bytes | None) -> str:
+    """The text; '' for a null."""
+    return str(Value.FromString(blob).string_val) if blob else ""
+
+
+def decode_optional_string(blob: bytes | None) -> str | None:
+    value = Value.FromString(blob or NULL)
+    return value.string_val if value.HasField("string_val") else None
+
+
+def decode_optional_int(blob: bytes | None) -> int | None:
+    value = Value.FromString(blob or NULL)
+    return value.int64_val if value.HasField("int64_val") else None
+
+
+def decode_strings(blob: bytes | None) -> list[str]:
+    return list(Value.FromString(blob or NULL).string_list_val.val)
+
+
+def encode_vector(vector: NDArray[np.float32]) -> bytes:
+    """One vector [d] as a float-list `Value`."""
+    return _vector_head(len(vector)) + vector.astype("<f4", copy=False).tobytes()
+
+
+def decode_vector(blob: bytes | None, dim: int = EMBEDDING_DIM) -> NDArray[np.float32]:
+    """The vector [dim], read-only; [0] for a null."""
+    head = _vector_head(dim)
+    if blob and blob.startswith(head) and len(blob) == len(head) + _FLOAT_BYTES * dim:
+        return np.frombuffer(blob, dtype="<f4", offset=len(head))
+    return _numbers(Value.FromString(blob or NULL))
+
+
+def encode_vectors(vectors: NDArray[np.float32]) -> bytes:
+    """Vectors [n, d] as a `Value` that lists n float lists."""
+    n, dim = vectors.shape
+    head, record_head = _matrix_heads(n, dim)
+    records = np.empty((n, len(record_head) + _FLOAT_BYTES * dim), dtype=np.uint8)
+    records[:, : len(record_head)] = np.frombuffer(record_head, dtype=np.uint8)
+    records[:, len(record_head) :] = np.ascontiguousarray(vectors, dtype="<f4").view(np.uint8)
+    return head + records.tobytes()
+
+
+def decode_vectors(blob: bytes | None, dim: int = EMBEDDING_DIM) -> NDArray[np.float32]:
+    """Vectors [n, dim]; [0, dim] for a null."""
+    record_head = _matrix_heads(1, dim)[1]
+    record = len(record_head) + _FLOAT_BYTES * dim
+    n = len(blob or b"") // record
+    if blob and n:
+        head, _ = _matrix_heads(n, dim)
+        records = np.frombuffer(blob, dtype=np.uint8)[-n * record :].reshape(n, record)
+        heads_agree = (records[:, : len(record_head)] == np.frombuffer(record_head, dtype=np.uint8)).all()
+        if len(blob) == len(head) + n * record and blob.startswith(head) and heads_agree:
+            return np.ascontiguousarray(records[:, len(record_head) :]).view("<f4")
+    # Feast's own engine materialises nested lists as doubles.
+    rows = [_numbers(value) for value in Value.FromString(blob or NULL).list_val.val]
+    return np.array(rows, dtype=np.float32).reshape(len(rows), dim)
+
+
+def encode_key(product_id: str) -> bytes:
+    """Feast's entity key of a product."""
+    raw = product_id.encode()
+    return _key_head() + len(raw).to_bytes(4, "little") + raw
+
+
+def decode_key(key: bytes) -> str:
+    return key[len(_key_head()) + 4 :].decode()
+
+
+@cache
+def _key_head() -> bytes:
+    empty = EntityKey(join_keys=[JOIN_KEY], entity_values=[Value(string_val="")])
+    serialised: bytes = serialize_entity_key(empty, entity_key_serialization_version=3)
+    return serialised[:-4]  # without the length of the id
+
+
+@cache
+def _vector_head(dim: int) -> bytes:
+    serialised: bytes = _zeros(dim).SerializeToString()
+    return serialised[: len(serialised) - _FLOAT_BYTES * dim]
+
+
+@cache
+def _matrix_heads(n: int, dim: int) -> tuple[bytes, bytes]:
+    """What precedes all n records, and what precedes each record's floats."""
+    one: bytes = RepeatedValue(val=[_zeros(dim)]).SerializeToString()
+    record_head = one[: len(one) - _FLOAT_BYTES * dim]
+    serialised: bytes = Value(list_val=RepeatedValue(val=[_zeros(dim)] * n)).SerializeToString()
+    return serialised[: len(serialised) - n * len(one)], record_head
+
+
+def _zeros(dim: int) -> Value:
+    return Value(float_list_val=FloatList(val=[0.0] * dim))
+
+
+def _numbers(value: Value) -> NDArray[np.float32]:
+    kind = value.WhichOneof("val")
+    return np.array(getattr(value, kind).val if kind else [], dtype=np.float32)

@@ -1,0 +1,193 @@
+"""How a product becomes a row of each view: serialised values for the online store, Arrow columns for the history."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from feature_repo import values
+from feature_repo.definitions import IMAGES_VIEW, OFFER_VIEW, TEXT_VIEW
+from feature_repo.online import OnlineRow, from_microseconds, microseconds
+from feature_repo.rows import EMBEDDING_DIM, TEXT_FIELDS, Deletion, ProductEmbedding, ProductFeatures
+
+_FLOATS: Final = pa.list_(pa.float32())
+
+
+class ViewFormat(NamedTuple):
+    """The payload of one view, feature by feature in the order of its definition."""
+
+    types: dict[str, Any]  # feature -> Arrow type
+    encode: Callable[[Any], list[bytes]]  # live row -> serialised values
+    columns: Callable[[Sequence[Any]], list[Any]]  # rows -> Arrow arrays, null for deleted ones
+
+
+def online_row(form: ViewFormat, row: ProductFeatures | ProductEmbedding | Deletion) -> OnlineRow:
+    deleted = isinstance(row, Deletion) or row.deleted
+    payload = [None] * len(form.types) if deleted else form.encode(row)
+    return OnlineRow(values.encode_key(row.id), row.version, deleted, microseconds(row.event_time), payload)
+
+
+def history_table(form: ViewFormat, schema: Any, rows: Sequence[Any], created: datetime) -> Any:
+    """Arrow table of `rows`, all with the same created time."""
+    times = pa.array([microseconds(row.event_time) for row in rows], pa.int64())
+    deleted = [isinstance(row, Deletion) or row.deleted for row in rows]
+    if all(deleted):
+        payload = [pa.nulls(len(rows), kind) for kind in form.types.values()]
+    else:
+        payload = form.columns([None if gone else row for row, gone in zip(rows, deleted, strict=True)])
+    return pa.Table.from_arrays(
+        [
+            pa.array([row.id for row in rows], pa.string()),
+            times.cast(schema.field("event_timestamp").type),
+            pa.array([created.astimezone(UTC)] * len(rows), schema.field("created_timestamp").type),
+            *payload,
+            pa.array([row.version for row in rows], pa.int64()),
+            pa.array(deleted, pa.bool_()),
+        ],
+        schema=schema,
+    )
+
+
+def product_features(
+    product_id: str, text: OnlineRow | None, images: OnlineRow | None, offer: OnlineRow | None
+) -> ProductFeatures | None:
+    """One product out of its rows in the three views; None if it is in none of them."""
+    rows = [row for row in (text, images, offer) if row is not None]
+    if not rows:
+        return None
+    newest = max(rows, key=lambda row: row.version)
+    product = ProductFeatures(
+        id=product_id,
+        version=newest.version,
+        event_time=from_microseconds(newest.event_us),
+        deleted=any(row.deleted for row in rows),
+    )
+    if product.deleted:
+        return product
+    if text:
+        product.text = dict(zip(TEXT_FIELDS, map(values.decode_string, text.values), strict=True))
+    if images:
+        urls, hashes, vectors, visual_version = images.values
+        product.image_urls = values.decode_strings(urls)
+        product.image_hashes = values.decode_strings(hashes)
+        product.image_vectors = values.decode_vectors(vectors)
+        product.visual_version = values.decode_string(visual_version)
+    if offer:
+        amount, currency, availability = offer.values
+        product.amount_minor = values.decode_optional_int(amount)
+        product.currency = values.decode_optional_string(currency)
+        product.availability = values.decode_optional_string(availability)
+    return product
+
+
+def product_embedding(product_id: str, model_version: str, row: OnlineRow) -> ProductEmbedding:
+    """A tombstone has a vector of zeros."""
+    vector, content_hash, _ = row.values
+    return ProductEmbedding(
+        id=product_id,
+        version=row.version,
+        event_time=from_microseconds(row.event_us),
+        model_version=model_version,
+        content_hash=values.decode_string(content_hash),
+        vector=values.decode_vector(vector) if vector else np.zeros(EMBEDDING_DIM, np.float32),
+        deleted=row.deleted,
+    )
+
+
+def _text_columns(rows: Sequence[ProductFeatures | None]) -> list[Any]:
+    return [pa.array([row and row.text[name] for row in rows], pa.string()) for name in TEXT_FIELDS]
+
+
+def _images_columns(rows: Sequence[ProductFeatures | None]) -> list[Any]:
+    matrices = [row.image_vectors for row in rows if row]
+    flat = np.concatenate(matrices)
+    vectors = pa.ListArray.from_arrays(
+        pa.array(np.arange(len(flat) + 1, dtype=np.int32) * flat.shape[1]), pa.array(flat.reshape(-1))
+    )
+    # A null in the offsets makes a null list, so that deleted rows take up no vectors.
+    ends = np.cumsum([len(row.image_vectors) if row else 0 for row in rows])
+    starts = [int(e) - (len(row.image_vectors) if row else 0) for e, row in zip(ends, rows, strict=True)]
+    offsets = [start if row else None for start, row in zip(starts, rows, strict=True)]
+    return [
+        pa.array([row and row.image_urls for row in rows], pa.list_(pa.string())),
+        pa.array([row and row.image_hashes for row in rows], pa.list_(pa.string())),
+        pa.ListArray.from_arrays(pa.array([*offsets, len(flat)], pa.int32()), vectors),
+        pa.array([row and row.visual_version for row in rows], pa.string()),
+    ]
+
+
+def _encode_images(row: ProductFeatures) -> list[bytes]:
+    return [
+        values.encode_strings(row.image_urls),
+        values.encode_strings(row.image_hashes),
+        values.encode_vectors(row.image_vectors),
+        values.encode_string(row.visual_version),
+    ]
+
+
+def _offer_columns(rows: Sequence[ProductFeatures | None]) -> list[Any]:
+    return [
+        pa.array([row and row.amount_minor for row in rows], pa.int64()),
+        pa.array([row and row.currency for row in rows], pa.string()),
+        pa.array([row and row.availability for row in rows], pa.string()),
+    ]
+
+
+def _encode_offer(row: ProductFeatures) -> list[bytes]:
+    return [
+        values.encode_optional_int(row.amount_minor),
+        values.encode_optional_string(row.currency),
+        values.encode_optional_string(row.availability),
+    ]
+
+
+def _embedding_columns(rows: Sequence[ProductEmbedding | None]) -> list[Any]:
+    flat = np.concatenate([row.vector for row in rows if row])
+    ends = np.cumsum([len(row.vector) if row else 0 for row in rows])
+    offsets = [int(e) - len(row.vector) if row else None for e, row in zip(ends, rows, strict=True)]
+    return [
+        pa.ListArray.from_arrays(pa.array([*offsets, len(flat)], pa.int32()), pa.array(flat)),
+        pa.array([row and row.content_hash for row in rows], pa.string()),
+        pa.array([row and row.model_version for row in rows], pa.string()),
+    ]
+
+
+def _encode_embedding(row: ProductEmbedding) -> list[bytes]:
+    return [
+        values.encode_vector(row.vector),
+        values.encode_string(row.content_hash),
+        values.encode_string(row.model_version),
+    ]
+
+
+PRODUCT_FORMATS: Final = {
+    TEXT_VIEW: ViewFormat(
+        dict.fromkeys(TEXT_FIELDS, pa.string()),
+        lambda row: [values.encode_string(row.text[name]) for name in TEXT_FIELDS],
+        _text_columns,
+    ),
+    IMAGES_VIEW: ViewFormat(
+        {
+            "urls": pa.list_(pa.string()),
+            "hashes": pa.list_(pa.string()),
+            "vectors": pa.list_(_FLOATS),
+            "visual_version": pa.string(),
+        },
+        _encode_images,
+        _images_columns,
+    ),
+    OFFER_VIEW: ViewFormat(
+        {"amount_minor": pa.int64(), "currency": pa.string(), "availability": pa.string()},
+        _encode_offer,
+        _offer_columns,
+    ),
+}
+EMBEDDING_FORMAT: Final = ViewFormat(
+    {"vector": _FLOATS, "content_hash": pa.string(), "model_version": pa.string()},
+    _encode_embedding,
+    _embedding_columns,
+)

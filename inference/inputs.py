@@ -1,0 +1,76 @@
+"""What the model sees of a product, and the hash that tells whether it changed."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from inference.errors import InputError
+
+TEXT_FIELDS: tuple[str, ...] = (
+    "title",
+    "description",
+    "domain",
+    "link",
+    "google_product_category",
+    "product_type",
+    "brand",
+    "color",
+    "material",
+    "pattern",
+    "size",
+    "size_type",
+)
+"""The twelve text fields of ItemSage, in the order of the model's slots (attributes of a Merchant Center feed)."""
+
+MAX_IMAGES = 20
+VECTOR_DIM = 256
+
+FloatArray = np.ndarray[Any, np.dtype[np.floating[Any]]]
+Float32Array = np.ndarray[Any, np.dtype[np.float32]]
+
+
+class ProductInput(msgspec.Struct, frozen=True):
+    """One product as the model takes it: `text` by field name, `images` `[n <= 20, 256]` unit vectors."""
+
+    id: str
+    text: Mapping[str, str]
+    images: Float32Array
+
+
+def content_hash(text: Mapping[str, str], image_hashes: Sequence[str], visual_version: str) -> str:
+    """Changes exactly when the model's inputs change: the text fields, the images' bytes, the visual encoder."""
+    digest = hashlib.sha256()
+    for part in (visual_version, *(text.get(name, "") for name in TEXT_FIELDS), *image_hashes):
+        raw = part.encode("utf-8", "surrogatepass")
+        digest.update(len(raw).to_bytes(8, "little"))
+        digest.update(raw)
+    return digest.hexdigest()[:32]
+
+
+def stack_images(images: Sequence[FloatArray]) -> tuple[Float32Array, np.ndarray[Any, np.dtype[np.int32]]]:
+    """Ragged `[n_i, 256]` arrays -> padded `[B, max(n_i, 1), 256]` float32 and the counts `[B]` int32.
+
+    Raises:
+        InputError: more than 20 images, another width than 256, NaN or infinity.
+    """
+    counts = np.fromiter((len(i) for i in images), np.int32, len(images))
+    out = np.zeros((len(images), max(1, int(counts.max(initial=0))), VECTOR_DIM), np.float32)
+    for row, vectors in enumerate(images):
+        if len(vectors) > MAX_IMAGES:
+            raise InputError(f"product {row} of the batch has {len(vectors)} images; at most {MAX_IMAGES} are allowed")
+        if len(vectors) == 0:
+            continue
+        if vectors.shape[1:] != (VECTOR_DIM,):
+            raise InputError(
+                f"image vectors of product {row} of the batch have shape {vectors.shape}, must be [n, {VECTOR_DIM}]"
+            )
+        out[row, : len(vectors)] = vectors
+    if not np.isfinite(out).all():
+        row = int(np.flatnonzero(~np.isfinite(out).all((1, 2)))[0])
+        raise InputError(f"image vectors of product {row} of the batch hold NaN or infinity")
+    return out, counts

@@ -1,0 +1,28 @@
+"""Google Merchant Center's delimited feed (TSV, or the same with commas): one product a row.
+
+Source: Google Merchant Center product data specification, https://support.google.com/merchants/answer/7052112
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from streaming.feeds import tables
+from streaming.feeds.rows import Row, RowBuilder
+
+
+def read_merchant_table(path: Path, builder: RowBuilder, *, delimiter: str) -> Iterator[Row]:
+    """The products of a Merchant Center table; the header is row 1.
+
+    Raises:
+        FeedError: not text, no header, or without a column that is needed.
+    """
+    header = tables.read_header(path, delimiter)
+    columns = builder.columns(header)
+    builder.need(path, columns.values(), header)
+    for number, cells in tables.rows(path, delimiter):
+        if isinstance(cells, tables.BrokenRecord):
+            yield builder.refuse(number, "", str(cells))
+        else:
+            yield builder.build(number, {columns[name]: cell for name, cell in cells.items() if name in columns})

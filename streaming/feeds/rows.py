@@ -1,0 +1,229 @@
+"""What all importers share: a row's fields under the contract's names become one product update or one refusal."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from streaming.contracts import ATTRIBUTES, ProductUpdate, check_update
+from streaming.errors import ContractError, FeedError
+from streaming.feeds import values
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+# Fields of a row that are no attributes of the contract, but that one is derived from.
+_SOURCES = ("category", "currency", "stock", "updated_at")
+_FIELDS = ("id", "version", "event_time", "op", *ATTRIBUTES, *_SOURCES)
+# Other names under which sources keep the same fields. The contract's own name wins when a row has both.
+ALIASES = {
+    **{name: name for name in _FIELDS},
+    "item_id": "id",
+    "product_id": "id",
+    "sku": "id",
+    "name": "title",
+    "url": "link",
+    "product_url": "link",
+    "image": "image_link",
+    "image_url": "image_link",
+    "additional_images": "additional_image_link",
+    "additional_image_links": "additional_image_link",
+    "categories": "category",
+    "product_category": "category",
+    "colour": "color",
+    "manufacturer": "brand",
+    "vendor": "brand",
+    "quantity": "stock",
+    "inventory": "stock",
+    "currency_code": "currency",
+    "last_modified": "updated_at",
+    "modified_at": "updated_at",
+}
+# So many different unknown names are told apart; a feed with random keys must not fill the memory.
+_MAX_UNKNOWN = 1_000
+
+
+@dataclass(frozen=True)
+class BadRow:
+    """A row that was refused.
+
+    `row` counts as the user's own program does: a table's header is row 1, a JSONL file's first line is 1, an XML
+    or Parquet feed's first product is 1. `field` is "" when the row as a whole is broken.
+    """
+
+    row: int
+    product_id: str | None
+    field: str
+    rule: str
+
+    def __str__(self) -> str:
+        who = f"row {self.row}" if self.product_id is None else f"row {self.row} (id {self.product_id!r})"
+        return f"{who}: {self.field}: {self.rule}" if self.field else f"{who}: {self.rule}"
+
+
+Row = ProductUpdate | BadRow
+
+
+@lru_cache(maxsize=4096)
+def field_of(column: str) -> str | None:
+    """The contract's name of a column (`Image Link`, `g:price`, `colour`), None for an unknown one."""
+    name = column.strip().casefold().removeprefix("g:").replace(" ", "_").replace("-", "_")
+    return ALIASES.get(name)
+
+
+class RowBuilder:
+    """Builds the rows of one import: one clock, one default currency, ids seen once.
+
+    Rows without a version of their own get `now` in microseconds, the same for the whole import: a later import of
+    the same file wins, a row repeated within it does not.
+
+    Args:
+        folder: the feed's folder, against which relative image paths are read.
+        now: the import's time, with a zone.
+        currency: of prices that state none; None refuses them.
+    """
+
+    def __init__(self, folder: Path, *, now: datetime, currency: str | None) -> None:
+        self.unknown_columns: Counter[str] = Counter()
+        self._folder = folder.absolute()
+        self._now = now
+        self._currency = currency
+        self._seen = _SeenIds()
+
+    def columns(self, names: Iterable[str]) -> dict[str, str]:
+        """Which of a table's columns feed which field: `{column: field}`; the others are counted as unknown."""
+        chosen: dict[str, str] = {}
+        for name in names:
+            field = field_of(name)
+            if field is None:
+                self.count_unknown(name)
+            elif field not in chosen or name.strip().casefold() == field:
+                chosen[field] = name
+        return {name: field for field, name in chosen.items()}
+
+    def need(self, path: Path, fields: Iterable[str], names: Iterable[str]) -> None:
+        """A table needs the columns `id` and `title`, without the title only when `op` says what a row does.
+
+        Raises:
+            FeedError: one is missing.
+        """
+        found = set(fields)
+        for field in ("id",) if "op" in found else ("id", "title"):
+            if field not in found:
+                shown = ", ".join(names)[:200]
+                raise FeedError(f"{path} has no column {field!r}; its columns are: {shown}.")
+
+    def count_unknown(self, name: str) -> None:
+        """One more value under a name that the contract does not know."""
+        known = name in self.unknown_columns or len(self.unknown_columns) < _MAX_UNKNOWN
+        shown = name[:100].encode(errors="replace").decode()
+        self.unknown_columns[shown if known else "…"] += 1
+
+    def close(self) -> None:
+        """Forget the ids seen."""
+        self._seen.close()
+
+    def build(self, number: int, raw: Mapping[str, object]) -> Row:
+        """Row `number`'s fields, under the names of `ALIASES`' right side, as an update or as a refusal."""
+        try:
+            update = self._update(raw)
+        except ContractError as error:
+            return self.refuse(number, error.field, error.rule, raw.get("id"))
+        first = self._seen.add(update.id, number)
+        if first is not None:
+            return self.refuse(number, "id", f"row {first} already holds it; the later row is refused", update.id)
+        return update
+
+    def refuse(self, number: int, field: str, rule: str, product_id: object = None) -> BadRow:
+        """A refusal of row `number`."""
+        known = isinstance(product_id, str | int) and not isinstance(product_id, bool) and product_id != ""
+        shown = str(product_id)[:128].encode(errors="replace").decode() if known else None
+        return BadRow(number, shown, field, rule)
+
+    def _update(self, raw: Mapping[str, object]) -> ProductUpdate:
+        if values.is_empty(raw.get("id")):
+            raise ContractError("id", "is missing")
+        updated_at = values.instant("updated_at", raw.get("updated_at"))
+        event_time = values.instant("event_time", raw.get("event_time")) or updated_at or self._now
+        fields: dict[str, Any] = {
+            "id": values.text("id", raw["id"]),
+            "event_time": event_time,
+            "version": self._version(raw.get("version"), updated_at),
+            "op": values.text("op", raw.get("op")) or "upsert",
+        }
+        for name in ATTRIBUTES:
+            # A field that the row does not name stays unset; one that is named and empty is stated as empty.
+            if name in raw:
+                fields[name] = self._value(name, raw[name], raw)
+        if "product_type" not in raw and "category" in raw:
+            fields["product_type"] = values.path_of_categories(raw["category"])
+        if "availability" not in raw and "stock" in raw:
+            fields["availability"] = values.availability_of_stock(raw["stock"])
+        try:
+            update = msgspec.convert(fields, ProductUpdate)
+        except msgspec.ValidationError as error:
+            message, _, path = str(error).partition(" - at `$")
+            raise ContractError(path.strip("`."), message) from None
+        check_update(update, now=self._now)
+        return update
+
+    def _value(self, name: str, value: object, raw: Mapping[str, object]) -> object:
+        match name:
+            case "price":
+                return values.price(value, raw.get("currency"), self._currency)
+            case "availability":
+                return values.availability(value)
+            case "image_link":
+                return values.image(name, value, self._folder)
+            case "additional_image_link":
+                return values.images(name, value, self._folder)
+            case "product_type":
+                return values.texts(name, value)
+            case _:
+                return values.text(name, value)
+
+    def _version(self, value: object, updated_at: datetime | None) -> int:
+        if not values.is_empty(value):
+            return values.whole_number("version", value)
+        return ((updated_at or self._now) - _EPOCH) // timedelta(microseconds=1)
+
+
+class _SeenIds:
+    """Which row first held an id. On disk behind a small cache: ten million ids must not fill the memory."""
+
+    def __init__(self) -> None:
+        self._database: sqlite3.Connection | None = None
+
+    def add(self, product_id: str, row: int) -> int | None:
+        """Remember the id; the row that held it before, if any."""
+        try:
+            if self._database is None:
+                self._database = self._open()
+            done = self._database.execute("INSERT OR IGNORE INTO seen VALUES (?, ?)", (product_id, row))
+            if done.rowcount:
+                return None
+            found = self._database.execute("SELECT row FROM seen WHERE id = ?", (product_id,)).fetchone()
+        except sqlite3.Error as error:
+            raise FeedError(f"The ids seen so far cannot be kept in the temporary folder: {error}.") from error
+        return int(found[0])
+
+    def close(self) -> None:
+        if self._database is not None:
+            self._database.close()
+            self._database = None
+
+    @staticmethod
+    def _open() -> sqlite3.Connection:
+        # An empty name is SQLite's private temporary database, which is removed when it is closed.
+        database = sqlite3.connect("", isolation_level=None, check_same_thread=False)
+        for pragma in ("journal_mode = OFF", "synchronous = OFF", "cache_size = -16000"):
+            database.execute(f"PRAGMA {pragma}")
+        database.execute("CREATE TABLE seen (id TEXT PRIMARY KEY, row INTEGER) WITHOUT ROWID")
+        database.execute("BEGIN")
+        return database

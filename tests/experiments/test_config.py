@@ -1,0 +1,166 @@
+"""A config that breaks a rule is refused with the value, the rule and the remedy; one that exists is valid."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from experiments.config import Arm, ExperimentConfig, LayerRange, MetricRole, from_json, from_yaml, load_yaml
+from experiments.errors import ConfigError, ExperimentsError
+
+GOOD: dict[str, Any] = {
+    "key": "ranking",
+    "salt": "ranking-1",
+    "coverage": 2_000,
+    "arms": (Arm("control", 5_000), Arm("treatment", 5_000)),
+    "control": "control",
+}
+
+YAML = """
+key: ranking
+salt: ranking-1
+coverage: 2000
+arms:
+  - {key: control, weight: 5000}
+  - {key: treatment, weight: 5000}
+control: control
+layer: {key: home, start: 0, end: 5000}
+surfaces: [user, image]
+metrics:
+  - {key: gmv_per_user, role: primary}
+"""
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"arms": (Arm("control", 5_000), Arm("treatment", 4_000))}, "sum to 9000; they must sum to exactly 10000"),
+        ({"arms": (Arm("control", 5_000), Arm("control", 5_000))}, "arm 'control' is given twice"),
+        ({"arms": (Arm("control", 10_000), Arm("b", 0))}, "arm 'b' has weight 0"),
+        ({"arms": (Arm("control", 10_001), Arm("b", -1))}, "arm 'b' has weight -1"),
+        ({"arms": (Arm("control", 10_000),)}, "compares at least two"),
+        ({"arms": ()}, "0 arm(s) given"),
+        ({"arms": (Arm("control", 5_000), Arm("__multiple__", 5_000))}, "arm '__multiple__' must begin with"),
+        ({"control": "base"}, "control 'base' is not one of the arms (control, treatment)"),
+        ({"salt": ""}, "salt is empty"),
+        ({"salt": "a\x1fb"}, "salt 'a\\x1fb' must be"),
+        ({"salt": "layer:home"}, "those draws are the platform's"),
+        ({"coverage": 10_001}, "coverage 10001 must lie in 0..10000"),
+        ({"coverage": -1}, "coverage -1"),
+        ({"key": "Ranking"}, "key 'Ranking' must begin with"),
+        ({"key": "ranking\n"}, "must begin with"),
+        ({"layer": LayerRange("home", 5_000, 5_000)}, "layer range [5000, 5000)"),
+        ({"layer": LayerRange("home", 0, 10_001)}, "layer range [0, 10001)"),
+        ({"schema": 2}, "schema 2 is not known here (this program reads 1); upgrade it"),
+        ({"surfaces": ("user", "user")}, "surface 'user' is named twice"),
+        ({"metrics": (MetricRole("gmv", "primary"), MetricRole("gmv", "guardrail"))}, "metric 'gmv' is named twice"),
+    ],
+)
+def test_a_broken_rule_is_named(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        ExperimentConfig(**{**GOOD, **change})
+    assert message in str(caught.value)
+
+
+def test_every_broken_rule_is_named_at_once() -> None:
+    with pytest.raises(ConfigError, match=r"(?s)salt is empty.*coverage 20000"):
+        ExperimentConfig(**{**GOOD, "salt": "", "coverage": 20_000})
+
+
+def test_the_error_is_also_what_a_caller_would_catch() -> None:
+    assert issubclass(ConfigError, ValueError)
+    assert issubclass(ConfigError, ExperimentsError)
+
+
+def test_a_file_makes_the_same_config_as_the_code(tmp_path: Path) -> None:
+    path = tmp_path / "ranking.yaml"
+    path.write_text(YAML, "utf-8")
+    assert load_yaml(path) == ExperimentConfig(
+        **GOOD,
+        layer=LayerRange("home", 0, 5_000),
+        surfaces=("user", "image"),
+        metrics=(MetricRole("gmv_per_user", "primary"),),
+    )
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("weight: 5000}\ncontrol", "weight: 4000}\ncontrol", "sum to 9000"),
+        ("control: control\n", "control: control\ncontrol: treatment\n", "'control' is given twice"),
+        ("control: control\n", "control: [control, treatment]\n", "Expected `str`, got `array` - at `$.control`"),
+        ("coverage: 2000", "coverage: 20.5", "Expected `int`, got `float` - at `$.coverage`"),
+        ("coverage: 2000", "coverage: yes", "Expected `int`, got `bool`"),
+        ("salt: ranking-1\n", "", "missing required field `salt`"),
+        ("coverage: 2000", "coverage: 2000\ncolour: red", "unknown field `colour`"),
+        ("role: primary", "role: northstar", "northstar"),
+        ("key: ranking", "key: [", "not YAML"),
+        ("key: ranking", "key: !!python/name:os.system x", "not YAML"),
+        (YAML, "", "Expected `object`, got `null`"),
+    ],
+)
+def test_a_bad_file_is_refused_under_its_name(old: str, new: str, message: str, tmp_path: Path) -> None:
+    assert old in YAML
+    path = tmp_path / "ranking.yaml"
+    path.write_text(YAML.replace(old, new, 1), "utf-8")
+    with pytest.raises(ConfigError) as caught:
+        load_yaml(path)
+    assert message in str(caught.value)
+    assert str(caught.value).startswith(str(path))
+
+
+def test_an_alias_that_holds_itself_is_refused_and_not_walked_for_ever() -> None:
+    with pytest.raises(ConfigError):
+        from_yaml("key: &a [*a]\n")
+
+
+def test_a_file_that_is_not_there_or_not_text_is_a_config_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_yaml(tmp_path / "none.yaml")
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_yaml(tmp_path / "binary.yaml")
+
+
+def test_canonical_json_is_the_same_text_however_the_config_was_made() -> None:
+    config = ExperimentConfig(**GOOD, description="größer")
+    other = msgspec.convert(dict(reversed(msgspec.to_builtins(config).items())), ExperimentConfig)
+    text = other.canonical_json()
+    assert text == config.canonical_json()
+    assert text == json.dumps(json.loads(text), sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+    assert config.sha256() == hashlib.sha256(text).hexdigest()
+
+
+def test_a_newer_or_broken_stored_config_is_a_config_error() -> None:
+    text = ExperimentConfig(**GOOD).canonical_json()
+    with pytest.raises(ConfigError, match="schema 7 is not known here"):
+        from_json(text.replace(b'"schema":1', b'"schema":7'))
+    with pytest.raises(ConfigError, match="experiment config"):
+        from_json(text[:-5])
+
+
+@st.composite
+def configs(draw: st.DrawFn) -> ExperimentConfig:
+    cuts = sorted(draw(st.sets(st.integers(1, 9_999), min_size=1, max_size=5)))
+    weights = [end - start for start, end in zip([0, *cuts], [*cuts, 10_000], strict=True)]
+    arms = tuple(Arm(f"arm-{i}", weight) for i, weight in enumerate(weights))
+    layer = draw(st.none() | st.builds(LayerRange, st.just("home"), st.integers(0, 4_999), st.integers(5_000, 10_000)))
+    return ExperimentConfig(
+        key="any",
+        salt=draw(st.from_regex(r"[A-Za-z0-9._/-]{1,20}", fullmatch=True)),
+        coverage=draw(st.integers(0, 10_000)),
+        arms=arms,
+        control=draw(st.sampled_from(arms)).key,
+        description=draw(st.text(st.characters(exclude_categories=["Cs"]))),
+        layer=layer,
+    )
+
+
+@given(configs())
+def test_a_config_survives_its_canonical_json(config: ExperimentConfig) -> None:
+    assert from_json(config.canonical_json()) == config
