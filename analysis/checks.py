@@ -39,7 +39,7 @@ class Check(msgspec.Struct, frozen=True, kw_only=True):
 def sample_ratio(counts: Mapping[str, int], expected: Mapping[str, float]) -> Check:
     """Sample ratio mismatch: Pearson's chi-square of the units per arm against the expected split.
 
-    `expected` holds weights of any scale, above 0. An arm without units fails, and so does an arm nobody expected.
+    `expected` holds weights of any scale, above 0. An arm without units fails, and so does an unexpected one.
     """
 
     def result(status: Status, sentence: str, p: float | None = None) -> Check:
@@ -118,7 +118,7 @@ def variation(metrics: Sequence[Metric], control: Moments, treatment: Moments) -
     return Check(
         name="variance",
         status="fail" if goals else "warn",
-        sentence=f"{_names([m.name for m in flat])}: every unit has the same value, so nothing can be tested. "
+        sentence=f"{_names([_label(m) for m in flat])}: every unit has the same value, so nothing can be tested. "
         "Is the event tracked?",
         value=float(len(flat)),
         threshold=0.0,
@@ -128,7 +128,7 @@ def variation(metrics: Sequence[Metric], control: Moments, treatment: Moments) -
 def few_nonzero(metrics: Sequence[Metric], control: Moments, treatment: Moments) -> Check | None:
     """Means that rest on few units with a value other than 0 (buyers, for GMV) in the smaller arm."""
     smallest = {
-        m.name: min(arm.tails[m.inputs[0]].nonzero for arm in (control, treatment))
+        _label(m): min(arm.tails[m.inputs[0]].nonzero for arm in (control, treatment))
         for m in metrics
         if all(m.inputs[0] in arm.tails for arm in (control, treatment))
     }
@@ -160,13 +160,14 @@ def heavy_tail(metrics: Sequence[Metric], control: Moments, treatment: Moments) 
             if isinstance(metric, Mean) and column in arm.tails and arm.n > 1 and arm.variance(column) > 0:
                 distance = (arm.tails[column].largest - arm.means[column]) ** 2
                 share = min(distance / (arm.variance(column) * (arm.n - 1)), 1.0)
-                shares[metric.name] = max(shares.get(metric.name, 0.0), share)
+                shares[_label(metric)] = max(shares.get(_label(metric), 0.0), share)
     if not shares:
         return None
     heavy = [name for name, share in shares.items() if share > ONE_UNIT]
     most = max(shares.values())
     sentence = (
-        f"{_names(heavy)}: a single unit carries up to {most:.0%} of an arm's variance. One order could turn the result."
+        f"{_names(heavy)}: a single unit carries up to {most:.0%} of an arm's variance. "
+        "One order could turn the result."
         if heavy
         else f"No single unit carries more than {most:.1%} of an arm's variance."
     )
@@ -226,6 +227,10 @@ def run_checks(
 
 def _varies(metric: Metric, arm: Moments) -> bool:
     return arm.variance(metric.inputs[0]) > 0
+
+
+def _label(metric: Metric) -> str:
+    return metric.label or metric.name
 
 
 def _names(names: Sequence[str]) -> str:

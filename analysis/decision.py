@@ -45,7 +45,7 @@ def decide(metrics: Sequence[Judged], checks: Sequence[Check], alpha: float = 0.
     2. a guardrail or a goal is significantly worse: do not ship;
     3. at least one goal is significantly better: ship;
     4. otherwise: keep running.
-    Goals are judged by p-values adjusted for their number (Holm); each guardrail for itself, which is the cautious side.
+    Goals are judged by p-values adjusted for their number (Holm); each guardrail for itself, the cautious way.
     """
     failed = [check.sentence for check in checks if check.status == "fail"]
     if failed:
@@ -54,7 +54,8 @@ def decide(metrics: Sequence[Judged], checks: Sequence[Check], alpha: float = 0.
     guardrails = [m for m in metrics if m.role == "guardrail"]
     worse = [m for m in goals + guardrails if _sign(m, alpha) < 0]
     better = [m for m in goals if _sign(m, alpha) > 0]
-    warnings = [check.sentence for check in checks if check.status == "warn"]
+    warned = [check.name.replace("_", " ") for check in checks if check.status == "warn"]
+    warnings = [f"Read with care: {', '.join(warned)}."] if warned else []
     if worse:
         reasons = [f"{m.label} ({m.role}) is worse: {m.described}." for m in worse]
         return Decision(verdict="do not ship", reasons=reasons + warnings)

@@ -1,7 +1,8 @@
 """The one aggregate query, in SQLAlchemy Core, and its rows read back as cells.
 
-The same statement runs on SQLite, PostgreSQL and DuckDB: `CAST`, `CASE`, `SUM`, `COUNT`, `MAX` and `ABS` are all it uses.
-All arithmetic is in double precision: integer products overflow in SQLite and PostgreSQL where amounts are large.
+The same statement runs on SQLite, PostgreSQL and DuckDB: `CAST`, `CASE`, `SUM`, `COUNT`, `MAX` and `ABS` are all
+it uses. All arithmetic is in double precision: integer products overflow in SQLite and PostgreSQL where amounts are
+large.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

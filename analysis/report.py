@@ -1,7 +1,7 @@
 """`analyze`: a source and metrics in, one typed report out.
 
-The report is what every renderer shows and what JSON carries. Its field names are stable; `schema_version` counts up when
-one changes its meaning. All values are plain numbers, None where something is undefined, never NaN or infinity.
+The report is what every renderer shows and what JSON carries. Its field names are stable; `schema_version` counts up
+when one changes its meaning. All values are plain numbers, None where something is undefined, never NaN or infinity.
 Money is in minor units (cents) of `data.currency`. Times are ISO 8601, UTC.
 """
 
@@ -310,6 +310,7 @@ def _judged(result: MetricResult, alpha: float) -> Judged:
         described = f"no bounded lift, p = {result.p:.2g}"
     else:
         described = f"{result.lift:+.1%} ({1 - alpha:.0%} interval {result.low:+.1%} to {result.high:+.1%})"
+        described = described.replace("-", "−")
     return Judged(
         label=result.label,
         role=result.role,

@@ -54,7 +54,7 @@ class Assigner:
         self._last_error: str | None = None
 
     def refresh(self) -> bool:
-        """Loads the published experiments. Never raises: on a failure the last good ones stay, and `status` says why."""
+        """Loads the published experiments. Never raises: on failure the last good ones stay, and `status` says why."""
         try:
             prepared = {published.config.key: prepare(published) for published in self._load()}
         except Exception as error:  # a database that is away has many names

@@ -166,7 +166,7 @@ _SQLITE_WEIGHTS: Final = (
 )
 _POSTGRESQL_APPEND_ONLY: Final = (
     "create or replace function refuse_change() returns trigger language plpgsql as "
-    "$$ begin raise exception '% is append-only', tg_table_name; end $$"
+    "$$ begin raise exception using message = tg_table_name || ' is append-only'; end $$"
 )
 _POSTGRESQL_WEIGHTS: Final = (
     "create or replace function check_weights() returns trigger language plpgsql as $$ begin "
@@ -189,8 +189,7 @@ def _postgresql_triggers(table: Table) -> list[str]:
 
 def _after_create(table: Table, dialect: str, statements: list[str]) -> None:
     for statement in statements:
-        # DDL() interpolates with %; what is meant literally is doubled.
-        ddl = DDL(statement.replace("%", "%%"))  # type: ignore[no-untyped-call]
+        ddl = DDL(statement)  # type: ignore[no-untyped-call]
         event.listen(table, "after_create", ddl.execute_if(dialect=dialect))
 
 

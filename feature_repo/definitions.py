@@ -174,11 +174,17 @@ def feast_objects(home: Path, model_versions: tuple[str, ...]) -> list[Any]:
 def fingerprint(home: Path) -> str:
     """Hash of the definitions, kept as a tag of the project: says whether the registry holds these very ones."""
     views = [*product_views(home), embedding_view(home, "any")]
-    specs = [product.to_proto(), *(view.to_proto() for view in views)]
     services = [*product_services(views[:3]), retrieval_service(views[2], views[3])]
-    digest = hashlib.sha256()
-    for message in [*specs, *(service.to_proto() for service in services)]:
-        digest.update(message.spec.SerializeToString(deterministic=True))
+    digest = hashlib.sha256(product.to_proto().spec.SerializeToString(deterministic=True))
+    for view in views:
+        spec = view.to_proto().spec
+        spec.batch_source.ClearField("meta")  # holds the time of this call
+        digest.update(spec.SerializeToString(deterministic=True))
+    for service in services:
+        spec = service.to_proto().spec
+        for projection in spec.features:
+            projection.batch_source.ClearField("meta")
+        digest.update(spec.SerializeToString(deterministic=True))
     return digest.hexdigest()[:16]
 
 

@@ -89,18 +89,12 @@ class History:
         for part in self.parts():
             if part.stat().st_mtime <= young and pq.read_metadata(part).num_rows < rows_per_part:
                 small.append(part)
-        gone, group, rows = 0, list[Path](), 0
-        for part in [*small, None]:
-            if part is not None:
-                group.append(part)
-                rows += pq.read_metadata(part).num_rows
-            if part is None or rows >= rows_per_part:
-                if len(group) > 1:
-                    self._write_part(self._stream(group))
-                    for merged in group:
-                        merged.unlink(missing_ok=True)
-                    gone += len(group)
-                group, rows = [], 0
+        gone = 0
+        for group in _groups(small, rows_per_part):
+            self._write_part(self._stream(group))
+            for merged in group:
+                merged.unlink(missing_ok=True)
+            gone += len(group)
         return gone
 
     def _stream(self, parts: list[Path]) -> Iterator[Any]:
@@ -141,6 +135,21 @@ class History:
         for aside in self.folder.glob(f"*{_PARTIAL}"):
             if aside.stat().st_mtime < time.time() - 3600:
                 aside.unlink(missing_ok=True)
+
+
+def _groups(parts: list[Path], rows_per_part: int) -> Iterator[list[Path]]:
+    """Runs of at least two parts that together just reach `rows_per_part` rows; the last may stay below."""
+    group: list[Path] = []
+    rows = 0
+    for part in parts:
+        group.append(part)
+        rows += pq.read_metadata(part).num_rows
+        if rows >= rows_per_part:
+            if len(group) > 1:
+                yield group
+            group, rows = [], 0
+    if len(group) > 1:
+        yield group
 
 
 def _sync_folder(folder: Path) -> None:

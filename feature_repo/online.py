@@ -238,7 +238,8 @@ class GuardedSqliteOnlineStore(OnlineStore):
         found: list[dict[bytes, OnlineRow]] = []
         with self._snapshot(config) as connection:
             for view, columns in wanted:
-                table, rows = self._table(config, view), {}
+                table = self._table(config, view)
+                rows: dict[bytes, OnlineRow] = {}
                 for start in range(0, len(keys), _MAX_VARIABLES):
                     some = keys[start : start + _MAX_VARIABLES]
                     where = f"entity_key in ({','.join('?' * len(some))})"

@@ -19,22 +19,23 @@ import shutil
 import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
-import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 
-import inference.model
-import inference.visual
 from inference.errors import ArtifactError
 from inference.inputs import MAX_IMAGES, TEXT_FIELDS, VECTOR_DIM
-from inference.model import ItemSage, ItemSageConfig
 from inference.tokenizer import Tokenizer
-from inference.visual import IMAGE_SIZE, VISUAL_VERSION, VisualEncoder
+
+if TYPE_CHECKING:  # torch is imported where it is needed: the client reads LIVE without it
+    from torch import Tensor
+
+    from inference.model import ItemSage, ItemSageConfig
+    from inference.visual import VisualEncoder
 
 ITEMSAGE = "itemsage"
 VISUAL_ENCODER = "visual_encoder"
@@ -54,12 +55,12 @@ class Release(NamedTuple):
 
 
 class ReleaseConfig(msgspec.Struct, frozen=True):
-    """`config.json` of a release. `created` is UTC; `metadata` is the trainer's (data, metrics, commit)."""
+    """`config.json` of a release. `created` is UTC, `model` the fields of ItemSageConfig, `metadata` the trainer's."""
 
     format: str
     created: datetime
     visual_version: str
-    model: ItemSageConfig
+    model: dict[str, int]
     metadata: dict[str, Any]
 
 
@@ -89,6 +90,11 @@ def export_release(
     Raises:
         ArtifactError: model and tokenizer disagree, an extra file is missing or clashes, the disk refuses.
     """
+    from safetensors.torch import save_file
+
+    import inference.model
+    from inference.visual import VISUAL_VERSION
+
     _check_vocabulary(model.config, tokenizer, "the model")
     extra_files = extra_files or {}
     for name, source in extra_files.items():
@@ -96,7 +102,7 @@ def export_release(
             raise ArtifactError(f"{name!r} cannot name an extra file of a release: choose another plain file name")
         if not source.is_file():
             raise ArtifactError(f"the release needs {source} (as {name}), which is not there")
-    config = ReleaseConfig(_FORMAT, clock(), VISUAL_VERSION, model.config, dict(metadata or {}))
+    config = ReleaseConfig(_FORMAT, clock(), VISUAL_VERSION, asdict(model.config), dict(metadata or {}))
     with _writing(repo / ITEMSAGE) as aside:
         shutil.copyfile(_TEMPLATES / ITEMSAGE / "model.py", aside / "model.py")
         shutil.copyfile(inference.model.__file__, aside / "itemsage.py")
@@ -120,6 +126,11 @@ def export_visual_encoder(repo: Path) -> Path:
     Raises:
         ArtifactError: the disk refuses.
     """
+    from safetensors.torch import save_file
+
+    import inference.visual
+    from inference.visual import VISUAL_VERSION, VisualEncoder
+
     folder = repo / VISUAL_ENCODER / "1"
     if _visual_version(folder) == VISUAL_VERSION:
         return folder
@@ -174,7 +185,7 @@ def serve(repo: Path, versions: Collection[str]) -> None:
     Raises:
         ArtifactError: there is no such release.
     """
-    wanted = sorted((int(_find(repo, version).version) for version in versions))
+    wanted = sorted(int(_find(repo, version).version) for version in versions)
     path = repo / ITEMSAGE / "config.pbtxt"
     text = (path if path.exists() else _TEMPLATES / ITEMSAGE / "config.pbtxt").read_text()
     policy = f"version_policy: {{ specific {{ versions: {wanted} }} }}"
@@ -200,12 +211,20 @@ def load_release(path: Path) -> tuple[ItemSage, Tokenizer, ReleaseConfig]:
     Raises:
         ArtifactError: a file is missing or truncated, or the files do not belong together.
     """
+    import torch
+
+    from inference.model import ItemSage, ItemSageConfig
+
     config = _load_config(path / "config.json")
+    try:
+        sizes = ItemSageConfig(**config.model)
+    except (TypeError, ValueError) as error:
+        raise ArtifactError(f"{path / 'config.json'} describes no ItemSage: {error}") from None
     tokenizer = Tokenizer.load(path / "tokenizer.json")
-    _check_vocabulary(config.model, tokenizer, str(path / "config.json"))
-    weights = load_arrays(path / "model.safetensors")
+    _check_vocabulary(sizes, tokenizer, str(path / "config.json"))
+    weights = _load_weights(path / "model.safetensors")
     with torch.device("meta"):  # sizes only: the weights come from the file
-        model = ItemSage(config.model)
+        model = ItemSage(sizes)
     expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     actual = {name: tuple(value.shape) for name, value in weights.items()}
     for name in sorted(expected.keys() | actual.keys()):
@@ -218,12 +237,9 @@ def load_release(path: Path) -> tuple[ItemSage, Tokenizer, ReleaseConfig]:
     return model.eval().requires_grad_(False), tokenizer, config
 
 
-def load_arrays(path: Path) -> dict[str, torch.Tensor]:
-    """A safetensors file as tensors.
+def _load_weights(path: Path) -> dict[str, Tensor]:
+    from safetensors.torch import load_file
 
-    Raises:
-        ArtifactError: missing, truncated or another kind of file.
-    """
     try:
         return dict(load_file(path))
     except OSError as error:
@@ -304,9 +320,12 @@ def _write(path: Path, text: str) -> None:
     aside.replace(path)
 
 
-@torch.inference_mode()
-def _itemsage_probe(config: ItemSageConfig, weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def _itemsage_probe(config: ItemSageConfig, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Inputs from empty to full, and the float32 answers of the reference model to them."""
+    import torch
+
+    from inference.model import ItemSage
+
     generator = torch.Generator().manual_seed(0)
     counts = torch.tensor([0, 1, 2, 3, 5, 8, 12, MAX_IMAGES], dtype=torch.int32)
     lengths = torch.randint(0, 24, (len(counts), len(TEXT_FIELDS)), generator=generator, dtype=torch.int32)
@@ -321,7 +340,8 @@ def _itemsage_probe(config: ItemSageConfig, weights: Mapping[str, torch.Tensor])
     images = images.half()
     model = ItemSage(config)
     model.load_state_dict(weights)
-    answers = model.eval()(images, counts, ids, lengths)
+    with torch.inference_mode():
+        answers = model.eval()(images, counts, ids, lengths)
     return {
         "images": images,
         "image_counts": counts,
@@ -331,11 +351,15 @@ def _itemsage_probe(config: ItemSageConfig, weights: Mapping[str, torch.Tensor])
     }
 
 
-@torch.inference_mode()
-def _visual_probe(model: VisualEncoder) -> dict[str, torch.Tensor]:
+def _visual_probe(model: VisualEncoder) -> dict[str, Tensor]:
     """Smooth random images (noise alone would look the same to the encoder), and its answers to them."""
+    import torch
+
+    from inference.visual import IMAGE_SIZE
+
     generator = torch.Generator().manual_seed(0)
     coarse = torch.rand(4, 3, 7, 7, generator=generator) * 255
     smooth = torch.nn.functional.interpolate(coarse, (IMAGE_SIZE, IMAGE_SIZE), mode="bicubic").clamp(0, 255)
     pixels = smooth.permute(0, 2, 3, 1).to(torch.uint8).contiguous()
-    return {"pixels": pixels, "image_embedding": model(pixels)}
+    with torch.inference_mode():
+        return {"pixels": pixels, "image_embedding": model(pixels)}

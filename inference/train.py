@@ -328,7 +328,10 @@ def _optimiser(
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
     """AdamW with linear warm-up and cosine decay."""
     optimiser = torch.optim.AdamW(
-        [p for m in modules for p in m.parameters()], lr=config.learning_rate, weight_decay=config.weight_decay
+        [p for m in modules for p in m.parameters()],
+        lr=config.learning_rate,
+        weight_decay=config.weight_decay,
+        fused=True,
     )
     warmup = max(1, min(config.warmup_steps, steps // 5))
 

@@ -229,9 +229,7 @@ def check_update(update: ProductUpdate, *, now: datetime) -> None:
     if isinstance(update.price, Price):
         _check_price(update.price)
     if update.op == "upsert" and not update.title:
-        raise ContractError(
-            "title", "an upsert states the whole product and needs a title; use op 'patch' otherwise"
-        )
+        raise ContractError("title", "an upsert states the whole product and needs a title; use op 'patch' otherwise")
 
 
 def _check_price(price: Price) -> None:

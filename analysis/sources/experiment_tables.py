@@ -137,7 +137,7 @@ class ExperimentTables:
         if len(currencies) > 1:
             raise MixedCurrenciesError(self._currencies(connection, cut_off))
         facts = Facts(
-            source=f"experiment {self.experiment}",
+            source=f"Experiment {self.experiment}",
             sql=tuple(statements),
             multiple_arms=self._count_multiple(connection),
             immature=sum(int(row["immature"]) for row in extras),

@@ -40,7 +40,7 @@ class UserTable:
     name: str = ""
 
     def collect(self, needs: Needs) -> Collected:
-        """Aggregates of the table. DataError for NULL, NaN, duplicates; MissingColumnError; SourceError if unreadable."""
+        """Aggregates of the table. DataError for NULL, NaN, duplicates; MissingColumnError; SourceError."""
         import duckdb
 
         # A column that is only tested for being above zero is summed as well: NaN > 0 holds, a sum of NaN shows.

@@ -363,7 +363,7 @@ def _download_error(what: str, folder: Path, error: Exception) -> DownloadError:
 
 
 def _missing_message(what: str, folder: Path, bad: list[str]) -> str:
-    return f"{what} is not ready in {folder} ({_some(bad)} missing or altered): run `sagelift fetch` to fetch it."
+    return f"{what} is not ready in {folder} ({_some(bad)} missing or altered): `sagelift up` fetches it again."
 
 
 def _some(names: list[str]) -> str:

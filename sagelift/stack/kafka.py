@@ -119,9 +119,13 @@ class KafkaBroker:
         self.start(cancelled)
         return None
 
-    def healthy(self, timeout: float = 2.0) -> bool:
-        """Whether it answers a metadata request with itself among the live brokers."""
-        return self.port is not None and _answers(LOOPBACK, self.port, timeout)
+    def healthy(self, timeout: float = 3.0) -> bool:
+        """Whether it answers a metadata request.
+
+        That it names itself as live is asked of a start only: on a machine that is busy for seconds its controller may
+        fence it for a moment, and killing it would not help.
+        """
+        return self.port is not None and _live_brokers(LOOPBACK, self.port, timeout) is not None
 
     def __enter__(self) -> Self:
         return self.start()
@@ -142,7 +146,7 @@ class KafkaBroker:
             "Kafka",
             [*java, "kafka.Kafka", str(settings)],
             log=self.log,
-            ready=lambda: _answers(LOOPBACK, port, timeout=1.0),
+            ready=lambda: bool(_live_brokers(LOOPBACK, port, timeout=1.0)),
             start_timeout=60.0,
             stop_timeout=20.0,
         )
@@ -230,7 +234,7 @@ def probe(bootstrap: str, timeout: float = 3.0) -> bool:
     """Whether a broker of a comma-separated list of host:port answers a metadata request (no TLS, no SASL)."""
     for address in bootstrap.split(","):
         host, _, port = address.strip().rpartition(":")
-        if host and port.isdigit() and _answers(host.strip("[]"), int(port), timeout):
+        if host and port.isdigit() and _live_brokers(host.strip("[]"), int(port), timeout):
             return True
     return False
 
@@ -240,8 +244,8 @@ def probe(bootstrap: str, timeout: float = 3.0) -> bool:
 _METADATA = struct.pack(">hhih8siB", 3, 4, 1, 8, b"sagelift", 0, 0)
 
 
-def _answers(host: str, port: int, timeout: float) -> bool:
-    """True when a broker names at least one live broker; an open port alone says nothing.
+def _live_brokers(host: str, port: int, timeout: float) -> int | None:
+    """How many live brokers the broker at host:port names; None when none answers. An open port alone says nothing.
 
     KRaft opens the port before the broker may serve; until then ("fenced") its list of brokers is empty.
     """
@@ -252,8 +256,8 @@ def _answers(host: str, port: int, timeout: float) -> bool:
             with connection.makefile("rb") as stream:
                 _length, correlation, _throttle, brokers = struct.unpack(">iiii", stream.read(16))
     except (OSError, struct.error):
-        return False
-    return bool(correlation == 1 and brokers >= 1)
+        return None
+    return int(brokers) if correlation == 1 else None
 
 
 def _cluster_id() -> str:

@@ -26,6 +26,7 @@ class ManagedProcess:
     """A child process that cannot outlive this one.
 
     `ready` is asked again and again after the start; it returns whether the server answers and must not raise.
+    Without it the child counts as ready once it was executed.
     `shm_prefixes` name the /dev/shm segments that are removed when the child has ended. Not safe for use by two threads
     at once; whoever supervises it (LocalStack) gives each process one thread.
     """
@@ -37,7 +38,7 @@ class ManagedProcess:
         *,
         log: Path,
         env: Mapping[str, str] | None = None,
-        ready: Callable[[], bool] = lambda: True,
+        ready: Callable[[], bool] | None = None,
         start_timeout: float = 60.0,
         stop_timeout: float = 20.0,
         shm_prefixes: Sequence[str] = (),
@@ -146,6 +147,8 @@ class ManagedProcess:
         self.pid = answer["pid"]
 
     def _wait_ready(self, cancelled: threading.Event) -> None:
+        if self._ready is None:
+            return
         deadline = time.monotonic() + self._start_timeout
         while not self._ready():
             if not self.alive:

@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn, Self
@@ -26,6 +26,7 @@ from sagelift.stack.status import (
     ComponentStatus,
     StackStatus,
     SupervisorLock,
+    read_record,
     read_status,
     remove_status,
     stop,
@@ -187,7 +188,7 @@ class LocalStack:
         """After a supervisor that was killed: its guardians may still be stopping servers on this folder."""
         import psutil
 
-        old = read_status(self.state_dir)
+        old = read_record(self.state_dir)
         remains = []
         for pid in filter(None, (component.pid for component in old.components)):
             try:
@@ -260,7 +261,7 @@ class LocalStack:
         return supervised
 
     def _say(self, line: str) -> None:
-        with self._lock:
+        with self._lock, suppress(OSError):  # a terminal or pipe that is gone must not end a watching thread
             self._say_line(line)
 
     def _write_status(self) -> None:
@@ -310,7 +311,9 @@ def _signals_raise() -> Iterator[None]:
             signal.signal(each, signal.SIG_IGN)
         raise _Signalled(number)
 
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup
+        numbers.append(signal.SIGHUP)
     before = {number: signal.signal(number, on_signal) for number in numbers}
     try:
         yield

@@ -57,12 +57,21 @@ class StackStatus:
 
 def read_status(state_dir: Path) -> StackStatus:
     """The state of the stack in `state_dir`; `running=False` when there is none, or its supervisor is dead."""
-    try:
-        status = msgspec.json.decode(_status_file(state_dir).read_bytes(), type=StackStatus)
-    except (FileNotFoundError, NotADirectoryError, msgspec.DecodeError):
-        status = StackStatus()
+    status = read_record(state_dir)
     holder = SupervisorLock(state_dir).holder()
-    return replace(status, running=holder is not None, pid=holder if holder is not None else status.pid)
+    if holder is None:
+        return replace(status, running=False)
+    if holder != status.pid:  # what a killed predecessor left: the new supervisor has written nothing yet
+        return StackStatus(running=True, pid=holder)
+    return replace(status, running=True)
+
+
+def read_record(state_dir: Path) -> StackStatus:
+    """What the last supervisor wrote, alive or not; an empty one when there is none or it cannot be read."""
+    try:
+        return msgspec.json.decode(_status_file(state_dir).read_bytes(), type=StackStatus)
+    except (FileNotFoundError, NotADirectoryError, msgspec.DecodeError):
+        return StackStatus()
 
 
 def write_status(state_dir: Path, status: StackStatus) -> None:

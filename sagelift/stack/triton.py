@@ -136,7 +136,7 @@ class TritonServer:
         """Raises ModelError. A model that is not loaded is not an error."""
         unload_model(self.grpc, model)
 
-    def healthy(self, timeout: float = 2.0) -> bool:
+    def healthy(self, timeout: float = 3.0) -> bool:
         """Whether the server is live and none of its models' Python processes has died.
 
         Triton does not restart a stub that died and goes on calling its model ready, while every request to it fails.

@@ -1,4 +1,4 @@
-"""A small experiment with everything that makes real ones hard: refunds, pre-periods, heavy tails, units in two arms."""
+"""A small experiment with all that makes real ones hard: refunds, pre-periods, heavy tails, units in two arms."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field

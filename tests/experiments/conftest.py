@@ -1,6 +1,5 @@
 """A store on a SQLite file of its own, and a config to begin with."""
 
-import gc
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,4 +28,3 @@ def store(tmp_path: Path) -> Iterator[ExperimentStore]:
     store.create_all()
     yield store
     engine.dispose()
-    gc.collect()

@@ -1,4 +1,4 @@
-"""One vector file, every implementation: the specification's own words, scalar, column, SQLite, DuckDB, the evaluator."""
+"""One vector file, every implementation: the specification's words, scalar, column, SQLite, DuckDB, evaluator."""
 
 import hashlib
 import json

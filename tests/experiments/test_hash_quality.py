@@ -1,8 +1,8 @@
 """The draws are as good as random where bad hashes fail: sequential ids, adjacent salts.
 
 Random salts and UUIDs hide the faults that these inputs show. Every check is also run on hashes that are known to be
-bad, and must refuse them: a check that accepts everything proves nothing. Of 60 p-values a sound hash has 4 below 0.001,
-7 below 0.01 or 13 below 0.05 with a probability below 1e-5.
+bad, and must refuse them: a check that accepts everything proves nothing. Of 60 p-values a sound hash has 4 below
+0.001, 7 below 0.01 or 13 below 0.05 with a probability below 1e-5.
 """
 
 import zlib
@@ -83,7 +83,7 @@ def assert_uniform(draws: Column, buckets: int) -> None:
 
 
 def assert_independent(first: Column, second: Column, cells: int) -> None:
-    """Chi-square of independence in a table of cells x cells for each pair of rows, and |phi| of halves below 4/sqrt(n)."""
+    """Chi-square in a table of cells x cells for each pair of rows, and |phi| of their halves below 4/sqrt(n)."""
     p_values = []
     for a, b in zip(first, second, strict=True):
         table = np.bincount((a * cells // 10_000) * cells + b * cells // 10_000, minlength=cells * cells)

@@ -1,0 +1,1 @@
+"""One report, several faces: terminal, Markdown, JSON, and one self-contained HTML page. None computes anything."""

@@ -1,0 +1,204 @@
+"""The pictures of the HTML page, as inline SVG. Colours are CSS classes, so they follow the reader's light or dark.
+
+Written by hand rather than by a plotting library: no font is embedded, a page weighs some ten kilobytes, and each
+picture carries a title and a description for those who cannot see it.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from html import escape
+from math import ceil, floor, isfinite, log10
+from statistics import median
+
+from analysis.render import words
+from analysis.report import MetricResult, Report
+
+ROW_WIDTH, ROW_HEIGHT = 340, 44
+WIDTH, HEIGHT = 520, 240
+LEFT, RIGHT, TOP, BOTTOM = 52, 12, 12, 28
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A linear scale from values to pixels, with round ticks."""
+
+    low: float
+    high: float
+    start: float
+    end: float
+
+    def __call__(self, value: float) -> float:
+        return self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start)
+
+    def clipped(self, value: float) -> float:
+        return self(min(max(value, self.low), self.high))
+
+    def ticks(self, about: int = 5) -> list[float]:
+        step = round_step((self.high - self.low) / about)
+        first = ceil(self.low / step - 1e-9)
+        return [step * i for i in range(first, floor(self.high / step + 1e-9) + 1)]
+
+
+def round_step(rough: float) -> float:
+    """The next of 1, 2, 2.5, 5, 10 times a power of ten."""
+    power = 10.0 ** floor(log10(rough))
+    return next((m * power for m in (1, 2, 2.5, 5) if m * power >= rough * 0.999), 10 * power)
+
+
+def lift_axis(report: Report) -> Axis:
+    """One axis for all intervals of the report. A few very wide ones are cut off rather than squeeze the rest."""
+    bounded = [(r.low, r.high) for r in report.metrics if r.low is not None and r.high is not None]
+    reach = [max(abs(low), abs(high)) for low, high in bounded]
+    most = min(max(reach), 2.5 * median(reach)) if reach else 0.1
+    low = max(min((low for low, _ in bounded), default=-most), -most)
+    high = min(max((high for _, high in bounded), default=most), most)
+    low, high = min(low, 0.0), max(high, 0.0)
+    pad = 0.08 * (high - low) or 0.05
+    return Axis(low - pad, high + pad, 8, ROW_WIDTH - 8)
+
+
+def axis_row(axis: Axis) -> str:
+    """The ticks above the column of intervals."""
+    marks = "".join(
+        f'<text class="tick" x="{axis(tick):.1f}" y="14" text-anchor="middle">{percent(tick)}</text>'
+        for tick in axis.ticks()
+        if axis.start + 10 < axis(tick) < axis.end - 10
+    )
+    return f'<svg class="axis" viewBox="0 0 {ROW_WIDTH} 18" aria-hidden="true">{marks}</svg>'
+
+
+def interval_bar(result: MetricResult, axis: Axis, alpha: float) -> str:
+    """A metric's interval on the common axis; arrows where it goes on beyond the picture."""
+    middle, tone = ROW_HEIGHT / 2, words.effect(result, alpha)
+    parts = [
+        f'<line class="grid" x1="{axis(tick):.1f}" x2="{axis(tick):.1f}" y1="0" y2="{ROW_HEIGHT}"/>'
+        for tick in axis.ticks()
+    ]
+    parts.append(f'<line class="zero" x1="{axis(0):.1f}" x2="{axis(0):.1f}" y1="0" y2="{ROW_HEIGHT}"/>')
+    if result.low is not None and result.high is not None:
+        left, right = axis.clipped(result.low), axis.clipped(result.high)
+        width = max(right - left, 2)
+        parts.append(
+            f'<rect class="bar {tone}" x="{left:.1f}" y="{middle - 5}" width="{width:.1f}" height="10" rx="5"/>'
+        )
+        if result.low < axis.low:
+            parts.append(_arrow(axis.start, middle, -1, tone))
+        if result.high > axis.high:
+            parts.append(_arrow(axis.end, middle, +1, tone))
+    elif result.interval != "undefined":
+        parts.append(f'<line class="open-ended" x1="{axis.start}" x2="{axis.end}" y1="{middle}" y2="{middle}"/>')
+        parts += [_arrow(axis.start, middle, -1, "open"), _arrow(axis.end, middle, +1, "open")]
+    if result.lift is not None and axis.low <= result.lift <= axis.high:
+        parts.append(f'<circle class="dot {tone}" cx="{axis(result.lift):.1f}" cy="{middle}" r="5"/>')
+    described = f"{result.label}: lift {words.lift(result.lift)}, interval {words.interval(result)}"
+    return _svg("interval", ROW_WIDTH, ROW_HEIGHT, described, "".join(parts))
+
+
+def cumulative_chart(result: MetricResult) -> str:
+    """The lift over all units enrolled so far, with its interval, against time."""
+    points = [p for p in result.cumulative if p.lift is not None and p.low is not None and p.high is not None]
+    if len(points) < 2:
+        return ""
+    # The first intervals are very wide: the picture is scaled to the later two thirds, and the rest is cut off.
+    later = points[len(points) // 3 :]
+    low = min(0.0, *(p.low for p in later if p.low is not None))
+    high = max(0.0, *(p.high for p in later if p.high is not None))
+    y = Axis(low - 0.06 * (high - low), high + 0.06 * (high - low), HEIGHT - BOTTOM, TOP)
+    times = [datetime.fromisoformat(p.time).timestamp() for p in points]
+    x = Axis(times[0], times[-1], LEFT, WIDTH - RIGHT)
+    upper = [(x(t), y.clipped(p.high or 0.0)) for t, p in zip(times, points, strict=True)]
+    lower = [(x(t), y.clipped(p.low or 0.0)) for t, p in zip(times, points, strict=True)]
+    line = [(x(t), y.clipped(p.lift or 0.0)) for t, p in zip(times, points, strict=True)]
+    last = points[-1]
+    body = (
+        _horizontal_grid(y, x.end, percent)
+        + f'<line class="zero" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y(0):.1f}" y2="{y(0):.1f}"/>'
+        + f'<polygon class="band" points="{_points(upper + lower[::-1])}"/>'
+        + f'<polyline class="line treatment" points="{_points(line)}"/>'
+        + f'<circle class="dot treatment" cx="{line[-1][0]:.1f}" cy="{line[-1][1]:.1f}" r="4"/>'
+        + _time_ticks(x)
+    )
+    described = (
+        f"{result.label}, cumulative lift over {len(points)} intervals of time; at the end {words.lift(last.lift)}, "
+        f"interval {words.lift(last.low)} to {words.lift(last.high)}"
+    )
+    return _svg("chart", WIDTH, HEIGHT, described, body)
+
+
+def enrolment_chart(report: Report, *, wide: bool = False) -> str:
+    """Units enrolled so far, one line per arm."""
+    entries = report.data.enrolment
+    if len(entries) < 2:
+        return ""
+    arms = sorted(report.data.units, key=lambda arm: (arm != report.control, arm != report.treatment, arm))
+    starts = [datetime.fromisoformat(e.time).timestamp() for e in entries]
+    width = report.data.bucket_seconds or 0.0
+    totals: dict[str, list[int]] = {arm: [0] for arm in arms}
+    for entry in entries:
+        for arm in arms:
+            totals[arm].append(totals[arm][-1] + entry.units.get(arm, 0))
+    times = [starts[0], *(start + width for start in starts)]
+    edge = 2 * WIDTH + 40 if wide else WIDTH
+    y = Axis(0, 1.08 * max(counts[-1] for counts in totals.values()), HEIGHT - BOTTOM, TOP)
+    x = Axis(times[0], times[-1], LEFT, edge - RIGHT)
+    lines = ""
+    for arm in reversed(arms):  # control and treatment last, on top
+        path = _points([(x(t), y(n)) for t, n in zip(times, totals[arm], strict=True)])
+        lines += f'<polyline class="line {_tone(arm, report)}" points="{path}"/>'
+    described = "Units enrolled so far: " + ", ".join(f"{arm} {report.data.units[arm]:,}" for arm in arms)
+    return _svg("chart", edge, HEIGHT, described, _horizontal_grid(y, x.end, count) + lines + _time_ticks(x))
+
+
+def percent(value: float) -> str:
+    size = abs(value) * 100
+    text = f"{size:.0f}" if size >= 10 or abs(size - round(size)) < 1e-6 else f"{size:.2g}"
+    return f"{'+' if value > 1e-12 else words.MINUS if value < -1e-12 else ''}{text}%"
+
+
+def count(value: float) -> str:
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= size:
+            return f"{value / size:.3g}{letter}"
+    return f"{value:.3g}"
+
+
+def _tone(arm: str, report: Report) -> str:
+    return {report.control: "control", report.treatment: "treatment"}.get(arm, "other")
+
+
+def _horizontal_grid(y: Axis, edge: float, label: Callable[[float], str]) -> str:
+    return "".join(
+        f'<line class="grid" x1="{LEFT}" x2="{edge}" y1="{y(tick):.1f}" y2="{y(tick):.1f}"/>'
+        f'<text class="tick" x="{LEFT - 8}" y="{y(tick) + 4:.1f}" text-anchor="end">{label(tick)}</text>'
+        for tick in y.ticks(4)
+    )
+
+
+def _time_ticks(x: Axis) -> str:
+    """Five times along the axis, as days or as hours, whichever the span calls for."""
+    long = x.high - x.low > 3 * 86400
+    ticks = []
+    for part in range(5):
+        time = x.low + (x.high - x.low) * part / 4
+        when = datetime.fromtimestamp(time, UTC)
+        anchor = ("start", "middle", "middle", "middle", "end")[part]
+        shown = f"{when.day} {when:%b}" if long else f"{when:%H:%M}"
+        ticks.append(f'<text class="tick" x="{x(time):.1f}" y="{HEIGHT - 6}" text-anchor="{anchor}">{shown}</text>')
+    return "".join(ticks)
+
+
+def _points(points: Sequence[tuple[float, float]]) -> str:
+    return " ".join(f"{x:.1f},{y:.1f}" for x, y in points if isfinite(x) and isfinite(y))
+
+
+def _arrow(x: float, y: float, direction: int, tone: str) -> str:
+    tip = x + 6 * direction
+    return f'<path class="arrow {tone}" d="M{x:.1f} {y - 6} L{tip:.1f} {y} L{x:.1f} {y + 6} Z"/>'
+
+
+def _svg(name: str, width: int, height: int, described: str, body: str) -> str:
+    return (
+        f'<svg class="{name}" viewBox="0 0 {width} {height}" role="img" aria-label="{escape(described)}">'
+        f"<title>{escape(described)}</title>{body}</svg>"
+    )

@@ -1,0 +1,51 @@
+"""The report as one self-contained HTML page: no script, no font, no picture from elsewhere."""
+
+from pathlib import Path
+
+from markupsafe import Markup
+
+from analysis.render import charts, words
+from analysis.report import Report
+
+_MARKS = {"ok": "✓", "warn": "!", "fail": "✕"}
+_TONES = {"ship": "good", "do not ship": "bad", "keep running": "open", "cannot trust": "bad"}
+
+
+def to_html(report: Report) -> str:
+    """The page as text. Everything that comes from data is escaped."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    axis = charts.lift_axis(report)
+    metrics = words.in_order(report)
+    pictures = [
+        (r.label, Markup(picture)) for r in metrics if r.role == "goal" and (picture := charts.cumulative_chart(r))
+    ]
+    return environment.get_template("report.html.j2").render(
+        report=report,
+        data=report.data,
+        words=words,
+        marks=_MARKS,
+        tone=_TONES[report.decision.verdict],
+        axis=Markup(charts.axis_row(axis)),
+        rows=[(r, words.effect(r, report.alpha), Markup(charts.interval_bar(r, axis, report.alpha))) for r in metrics],
+        pictures=pictures,
+        # A full row for the enrolment where it would stand alone in one.
+        wide=len(pictures) % 2 == 0,
+        enrolment=Markup(charts.enrolment_chart(report, wide=len(pictures) % 2 == 0)),
+        checks=sorted(report.checks, key=lambda check: ("fail", "warn", "ok").index(check.status)),
+        percent=f"{1 - report.alpha:.0%}",
+    )
+
+
+def write_html(report: Report, path: Path) -> Path:
+    """Write the page aside and rename it, so that a reader never sees half of it."""
+    aside = path.with_name(path.name + ".part")
+    aside.write_text(to_html(report), encoding="utf-8")
+    return aside.replace(path)

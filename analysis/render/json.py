@@ -1,0 +1,23 @@
+"""The report as JSON, and the JSON Schema of it."""
+
+from typing import Any
+
+import msgspec
+
+from analysis.report import Report
+
+
+def to_json(report: Report, *, indent: int | None = 2) -> str:
+    """The report as JSON text. Every number is finite: what is undefined is null."""
+    encoded = msgspec.json.encode(report)
+    return (msgspec.json.format(encoded, indent=indent) if indent else encoded).decode()
+
+
+def from_json(text: str | bytes) -> Report:
+    """The report back from its JSON, type-checked. msgspec.ValidationError if it is none."""
+    return msgspec.json.decode(text, type=Report)
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON Schema (2020-12) of `to_json`."""
+    return msgspec.json.schema(Report)

@@ -1,0 +1,529 @@
+"""The client of the models on Triton: batches in, vectors and the version that made them out.
+
+What it adds to a bare call:
+* products are grouped by their number of images, so that hardly an empty image slot is sent or computed;
+* a few requests are in flight at once, each written with one copy of its arrays;
+* every failure is met by its kind (`classify`): what passes is retried with jittered back-off until time is up, a
+  refused batch is halved until the guilty product stands alone, a dead model process is replaced, the rest raises;
+* every answer is checked: its version, its shape, that its numbers are finite.
+
+A client may be shared by threads.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from enum import Enum
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import grpc
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+from tritonclient.grpc import service_pb2 as pb
+from tritonclient.grpc import service_pb2_grpc
+
+from inference.errors import ArtifactError, InputError, ServingError, Unavailable
+from inference.inputs import MAX_IMAGES, VECTOR_DIM, Float32Array, FloatArray, ProductInput
+from inference.repository import ITEMSAGE, VISUAL_ENCODER, live_version
+from inference.tokenizer import IntArray, Tokenizer
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+MAX_BATCH = 256  # as in itemsage/config.pbtxt
+_IMAGE_BATCH = 16  # of 150 kB each: half a second on two cores, so that three in flight stay far within a deadline
+_IMAGE_SHAPE = (224, 224, 3)
+_IMAGE_BUCKETS = np.array([1, 2, 4, 8, 12, MAX_IMAGES])
+_MIN_BUCKET = 32  # a request costs about 0.6 ms however small: below this many products, padding is cheaper
+_PROBE_COSINE = 0.999
+_VISUAL_PROBE_COSINE = 0.995  # a convolutional network in bfloat16 against one in float32
+_MISSING_GRACE_S = 10.0  # a server that was just restarted knows no model for a moment
+_LOAD_TIMEOUT_S = 180.0  # a model that imports torch takes its time on a busy machine
+_CHANNEL_OPTIONS = [
+    ("grpc.max_send_message_length", -1),
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1000),  # gRPC's own ceiling is 120 s: a restarted server would wait as long
+    ("grpc.keepalive_time_ms", 30_000),  # a peer that vanished without a word is noticed
+    ("grpc.keepalive_timeout_ms", 5_000),
+]
+_DATATYPES = {"float16": "FP16", "float32": "FP32", "int32": "INT32", "uint8": "UINT8"}
+
+
+class Embedded(NamedTuple):
+    """`vectors` `[B, 256]` float32, unit length, NaN where `rejected` (row -> reason) has the row."""
+
+    vectors: Float32Array
+    rejected: dict[int, str]
+    model_version: str
+
+
+class Failure(Enum):
+    """What a failed request asks for."""
+
+    REJECTED = "the request is wrong in itself: halve it, or reject its only product"
+    TRANSIENT = "send it again later"
+    MISSING = "the model is not loaded: give a restarting server a moment, then give up"
+    DEAD = "the model's process died, and Triton will not replace it: reload the model, then send it again"
+    FATAL = "no use in sending it again"
+
+
+_TRANSIENT_CODES = frozenset(
+    [
+        grpc.StatusCode.UNAVAILABLE,
+        grpc.StatusCode.DEADLINE_EXCEEDED,
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        grpc.StatusCode.CANCELLED,
+        grpc.StatusCode.ABORTED,
+        grpc.StatusCode.INTERNAL,
+        grpc.StatusCode.UNKNOWN,
+    ]
+)
+
+
+def classify(code: grpc.StatusCode, details: str) -> Failure:
+    """The kind of a failure, from Triton's status code and message (as of Triton 2.51)."""
+    if code is grpc.StatusCode.INVALID_ARGUMENT:
+        return Failure.REJECTED
+    if code is grpc.StatusCode.NOT_FOUND:
+        return Failure.MISSING
+    if code is grpc.StatusCode.INTERNAL and ("not healthy" in details or "health mutex" in details):
+        return Failure.DEAD
+    if code is grpc.StatusCode.UNAVAILABLE and "restricted" in details:  # a wrong key for a protected interface
+        return Failure.FATAL
+    return Failure.TRANSIENT if code in _TRANSIENT_CODES else Failure.FATAL
+
+
+def bucketed(counts: IntArray, batch: int) -> Iterator[Array]:
+    """Row numbers of products with alike numbers of images, at most `batch` together, fewest images first."""
+    order = np.argsort(counts, kind="stable")
+    buckets = np.searchsorted(_IMAGE_BUCKETS, counts[order])
+    start = 0
+    for end in range(1, len(order) + 1):
+        full = end == len(order) or end - start == batch
+        if full or (buckets[end] != buckets[end - 1] and end - start >= _MIN_BUCKET):
+            yield order[start:end]
+            start = end
+
+
+def encode_request(model: str, version: str, tensors: Mapping[str, Array], timeout_s: float) -> bytes:
+    """A `ModelInferRequest` on the wire, each array copied once (tritonclient copies it three times).
+
+    Triton drops the request from its queue when it has waited for `timeout_s`.
+    """
+    head = pb.ModelInferRequest(model_name=model, model_version=version)
+    head.parameters["timeout"].int64_param = int(timeout_s * 1e6)
+    raw: list[bytes | memoryview] = []
+    for name, array in tensors.items():
+        tensor = head.inputs.add(name=name, datatype=_DATATYPES[array.dtype.name])
+        tensor.shape.extend(array.shape)
+        # Field 7, raw_input_contents: tag, length, bytes.
+        raw += [b"\x3a", _varint(array.nbytes), np.ascontiguousarray(array).data.cast("B")]
+    return b"".join([head.SerializeToString(), *raw])
+
+
+def _varint(number: int) -> bytes:
+    out = bytearray()
+    while number > 0x7F:
+        out.append(number & 0x7F | 0x80)
+        number >>= 7
+    out.append(number)
+    return bytes(out)
+
+
+class _Chunk(NamedTuple):
+    """One request's tensors and which rows of the caller's batch they are."""
+
+    rows: Array
+    tensors: dict[str, Array]
+
+    def halves(self) -> tuple[_Chunk, _Chunk]:
+        middle = len(self.rows) // 2
+        first, second = (
+            _Chunk(self.rows[part], {name: array[part] for name, array in self.tensors.items()})
+            for part in (slice(middle), slice(middle, None))
+        )
+        return first, second
+
+
+class _Sent(NamedTuple):
+    chunk: _Chunk
+    call: Any
+    started: float  # of the first attempt
+    sent: float  # of this one
+    attempt: int
+
+
+class _Job(NamedTuple):
+    """One call of `embed` or `encode_images`: which model, and where the answers go."""
+
+    model: str
+    version: str
+    vectors: Float32Array
+    rejected: dict[int, str]
+
+
+class TritonClient:
+    """Embeds products and images on a Triton server.
+
+    Args:
+        url: `host:port` of Triton's gRPC.
+        deadline_s: of one request.
+        window: requests in flight per call.
+        max_elapsed_s: how long a request is retried before `Unavailable`.
+        batch: products per request, at most 256.
+        heal: brings a model whose process died back; by default unloads and loads it.
+        credentials: for TLS.
+        channel, clock, sleep, uniform: the world, for tests.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        deadline_s: float = 10.0,
+        window: int = 3,
+        max_elapsed_s: float = 60.0,
+        batch: int = MAX_BATCH,
+        heal: Callable[[str], None] | None = None,
+        credentials: grpc.ChannelCredentials | None = None,
+        channel: grpc.Channel | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+        uniform: Callable[[], float] = random.random,
+    ) -> None:
+        if not 1 <= batch <= MAX_BATCH:
+            raise InputError(f"batch ({batch}) must be within 1 and {MAX_BATCH}")
+        if window < 1 or deadline_s <= 0 or max_elapsed_s <= 0:
+            raise InputError(f"window ({window}), deadline_s ({deadline_s}), max_elapsed_s ({max_elapsed_s}): all > 0")
+        self.url = url
+        self._deadline_s, self._max_elapsed_s, self._window, self._batch = deadline_s, max_elapsed_s, window, batch
+        self._clock, self._sleep, self._uniform = clock, sleep, uniform
+        if channel is None:
+            channel = (
+                grpc.secure_channel(url, credentials, _CHANNEL_OPTIONS)
+                if credentials
+                else grpc.insecure_channel(url, _CHANNEL_OPTIONS)
+            )
+        self._channel = channel
+        self._infer = channel.unary_unary(
+            "/inference.GRPCInferenceService/ModelInfer",
+            request_serializer=None,  # encode_request has done it
+            response_deserializer=pb.ModelInferResponse.FromString,
+        )
+        self._stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+        self._heal = heal or self._reload
+        self._heal_lock = threading.Lock()
+        self._healed: dict[str, float] = {}  # by model: when
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the connection back; what is in flight is cancelled."""
+        self._channel.close()
+
+    def embed(
+        self, images: Sequence[FloatArray], token_ids: IntArray, field_lengths: IntArray, *, version: str
+    ) -> Embedded:
+        """Embed `B` products with one release of ItemSage.
+
+        Args:
+            images: of each product `[n <= 20, 256]`.
+            token_ids: `[B, T]` int32, as `Tokenizer.encode` returns them.
+            field_lengths: `[B, 12]` int32, likewise.
+            version: of the release whose tokenizer made the ids.
+
+        Raises:
+            InputError: the three do not describe the same `B` products.
+            Unavailable: no answer until time was up.
+            ServingError: Triton refuses for another reason than the products.
+        """
+        if not len(images) == len(token_ids) == len(field_lengths):
+            raise InputError(
+                f"{len(images)} products' images, {len(token_ids)} rows of token_ids and {len(field_lengths)} of "
+                "field_lengths: they must be equally many"
+            )
+        if token_ids.dtype != np.int32 or field_lengths.dtype != np.int32:
+            raise InputError(f"token_ids ({token_ids.dtype}) and field_lengths ({field_lengths.dtype}) must be int32")
+        job = _Job(ITEMSAGE, version, _nan_rows(len(images)), {})
+        for row, vectors in enumerate(images):
+            if vectors.ndim != 2 or vectors.shape[1] != VECTOR_DIM or len(vectors) > MAX_IMAGES:
+                job.rejected[row] = (
+                    f"image vectors have shape {list(vectors.shape)}, must be [n <= {MAX_IMAGES}, {VECTOR_DIM}]"
+                )
+        accepted = np.array([row for row in range(len(images)) if row not in job.rejected], np.int64)
+        counts = np.array([len(images[row]) for row in accepted], np.int32)
+        groups = (accepted[group] for group in bucketed(counts, self._batch))
+        self._run(job, (_product_chunk(rows, images, token_ids, field_lengths, job.rejected) for rows in groups))
+        return Embedded(job.vectors, dict(sorted(job.rejected.items())), version)
+
+    def encode_images(self, pixels: np.ndarray[Any, np.dtype[np.uint8]]) -> tuple[Float32Array, dict[int, str]]:
+        """`[N, 224, 224, 3]` uint8 RGB -> `[N, 256]` float32 unit vectors, NaN in rejected rows, and why (by row).
+
+        Raises:
+            InputError: another shape or type.
+            Unavailable, ServingError: as for `embed`.
+        """
+        if pixels.shape[1:] != _IMAGE_SHAPE or pixels.dtype != np.uint8:
+            raise InputError(f"pixels are {pixels.dtype} {list(pixels.shape)}, must be uint8 [N, 224, 224, 3]")
+        job = _Job(VISUAL_ENCODER, "", _nan_rows(len(pixels)), {})
+        groups = (np.arange(i, min(i + _IMAGE_BATCH, len(pixels))) for i in range(0, len(pixels), _IMAGE_BATCH))
+        self._run(job, (_Chunk(rows, {"pixels": pixels[rows[0] : rows[-1] + 1]}) for rows in groups))
+        return job.vectors, job.rejected
+
+    def probe(self, known: Path | Mapping[str, Array], version: str = "") -> float:
+        """Ask a model what its release knows the answers to; returns the smallest cosine between the two.
+
+        Args:
+            known: the folder of a release or of the visual encoder, or the arrays of its probe.safetensors.
+            version: of the release.
+
+        Raises:
+            ServingError: the answers differ (other weights, or a server that garbles its tensors).
+            ArtifactError: the folder has no readable probe.
+        """
+        arrays = _load_probe(known) if isinstance(known, Path) else known
+        if "pixels" in arrays:
+            model, expected, least = VISUAL_ENCODER, arrays["image_embedding"], _VISUAL_PROBE_COSINE
+            vectors, rejected = self.encode_images(arrays["pixels"])
+        else:
+            model, expected, least = ITEMSAGE, arrays["item_embedding"], _PROBE_COSINE
+            images = [v[:n] for v, n in zip(arrays["images"], arrays["image_counts"], strict=True)]
+            vectors, rejected, _ = self.embed(images, arrays["token_ids"], arrays["field_lengths"], version=version)
+        where = self._where(model, version)
+        if rejected:
+            raise ServingError(f"{where} refuses its own known-answer probe: {next(iter(rejected.values()))}")
+        worst = float((vectors * expected).sum(1).min())
+        if not worst >= least:
+            raise ServingError(
+                f"{where} answers its known-answer probe with cosine {worst:.5f}, must be >= {least}: it does not "
+                "serve these weights, or not rightly"
+            )
+        return worst
+
+    def server_ready(self) -> bool:
+        """Whether the server answers and calls itself ready (a release that failed to load makes it say no)."""
+        try:
+            return bool(self._stub.ServerReady(pb.ServerReadyRequest(), timeout=self._deadline_s).ready)
+        except grpc.RpcError:
+            return False
+
+    def model_ready(self, name: str, version: str = "") -> bool:
+        """Whether Triton calls the model ready; a model whose process died is still called so (`probe` tells)."""
+        request = pb.ModelReadyRequest(name=name, version=version)
+        try:
+            return bool(self._stub.ModelReady(request, timeout=self._deadline_s).ready)
+        except grpc.RpcError:
+            return False
+
+    def load(self, name: str) -> None:
+        """Load a model, or what changed in it; requests go on meanwhile.
+
+        Raises:
+            ServingError: Triton's reason. The versions served before go on being served.
+        """
+        request = pb.RepositoryModelLoadRequest(model_name=name)
+        self._administer("load", name, lambda: self._stub.RepositoryModelLoad(request, timeout=_LOAD_TIMEOUT_S))
+
+    def unload(self, name: str) -> None:
+        """Stop serving all versions of a model.
+
+        Raises:
+            ServingError: Triton's reason.
+        """
+        request = pb.RepositoryModelUnloadRequest(model_name=name)
+        self._administer("unload", name, lambda: self._stub.RepositoryModelUnload(request, timeout=_LOAD_TIMEOUT_S))
+
+    def _administer(self, verb: str, name: str, call: Callable[[], object]) -> None:
+        try:
+            call()
+        except grpc.RpcError as error:
+            kind = Unavailable if error.code() is grpc.StatusCode.UNAVAILABLE else ServingError
+            raise kind(f"{self._where(name)} cannot be {verb}ed: {_first_line(error)}") from None
+
+    def _reload(self, name: str) -> None:
+        self.unload(name)  # loading alone changes nothing: Triton believes that the dead process is there
+        self.load(name)
+
+    def _run(self, job: _Job, chunks: Iterable[_Chunk]) -> None:
+        """Send all chunks, a window of them at a time, and settle each."""
+        flying: deque[_Sent] = deque()
+        try:
+            for chunk in chunks:
+                if len(chunk.rows):
+                    flying.append(self._send(job, chunk))
+                while len(flying) >= self._window:
+                    self._settle(job, flying)
+            while flying:
+                self._settle(job, flying)
+        finally:
+            for sent in flying:
+                sent.call.cancel()
+
+    def _send(self, job: _Job, chunk: _Chunk, started: float | None = None, attempt: int = 0) -> _Sent:
+        now = self._clock()
+        started = now if started is None else started
+        # A second at least: after a model was brought back, one more attempt is made even if time is up.
+        timeout = min(self._deadline_s, max(1.0, started + self._max_elapsed_s - now))
+        body = encode_request(job.model, job.version, chunk.tensors, timeout)
+        return _Sent(chunk, self._infer.future(body, timeout=timeout), started, now, attempt)
+
+    def _settle(self, job: _Job, flying: deque[_Sent]) -> None:
+        """Wait for the oldest request in flight; store its answer, or put back what its failure asks for."""
+        sent = flying.popleft()
+        try:
+            self._store(job, sent.chunk.rows, sent.call.result())
+            return
+        except grpc.RpcError as error:
+            code, reason = error.code(), _first_line(error)
+            failure = classify(code, error.details() or "")
+        if failure is Failure.REJECTED:
+            if len(sent.chunk.rows) == 1:
+                job.rejected[int(sent.chunk.rows[0])] = reason
+            else:
+                halves = [self._send(job, half, sent.started) for half in sent.chunk.halves()]
+                flying.extendleft(reversed(halves))
+            return
+        elapsed = self._clock() - sent.started
+        where = self._where(job.model, job.version)
+        if failure is Failure.FATAL:
+            raise ServingError(f"{where} fails with {code.name}: {reason}")
+        if failure is Failure.MISSING and elapsed >= min(_MISSING_GRACE_S, self._max_elapsed_s):
+            raise ServingError(f"{where} is not served: {reason}; load it first")
+        if elapsed >= self._max_elapsed_s:
+            raise Unavailable(f"{where} gave no answer in {elapsed:.0f} s; last failure: {code.name}: {reason}")
+        if failure is Failure.DEAD:
+            self._heal_once(job.model, sent.sent)
+        self._sleep(min(self._backoff(sent.attempt), max(0.0, self._max_elapsed_s - elapsed)))
+        flying.appendleft(self._send(job, sent.chunk, sent.started, sent.attempt + 1))
+
+    def _store(self, job: _Job, rows: Array, response: Any) -> None:
+        where = self._where(job.model, job.version)
+        if job.version and response.model_version != job.version:
+            raise ServingError(f"{where} answered as version {response.model_version}")
+        answer = np.frombuffer(response.raw_output_contents[0], np.float32)
+        if answer.size != len(rows) * VECTOR_DIM:
+            raise ServingError(f"{where} answered {answer.size} numbers for {len(rows)} rows of {VECTOR_DIM}")
+        answer = answer.reshape(len(rows), VECTOR_DIM)
+        finite = np.isfinite(answer).all(1)
+        if not finite.all():
+            for row in rows[~finite]:
+                job.rejected[int(row)] = f"{where} answered NaN or infinity"
+            rows, answer = rows[finite], answer[finite]
+        job.vectors[rows] = answer
+
+    def _heal_once(self, model: str, sent: float) -> None:
+        """Bring a dead model back, unless another thread has done so since the failed request was sent."""
+        with self._heal_lock:
+            if self._healed.get(model, -np.inf) >= sent:
+                return
+            try:
+                self._heal(model)
+            except ServingError:
+                return  # the request's own time limit decides how often this is tried
+            self._healed[model] = self._clock()
+
+    def _backoff(self, attempt: int) -> float:
+        """0.05 s, doubled at each attempt up to 2 s, times 0.5 to 1.5: clients that failed together part ways."""
+        return float(min(2.0, 0.05 * 2.0 ** min(attempt, 10)) * (0.5 + self._uniform()))
+
+    def _where(self, model: str, version: str = "") -> str:
+        return f"Triton at {self.url}, model {model}" + (f" version {version}" if version else "")
+
+
+class ItemEmbedder:
+    """The live release's tokenizer and the client, so that ids and weights are always of one training.
+
+    Raises:
+        ArtifactError: the repository has no live release, or its tokenizer cannot be read.
+    """
+
+    def __init__(self, client: TritonClient, repo: Path) -> None:
+        self._client = client
+        self._repo = repo
+        self._release = self._read_live()
+
+    @property
+    def model_version(self) -> str:
+        """Of the release in use."""
+        return self._release[0]
+
+    def refresh(self) -> bool:
+        """Take over a release that was made live meanwhile; whether there was one.
+
+        Raises:
+            ArtifactError: its tokenizer cannot be read; the old release stays in use.
+        """
+        if live_version(self._repo) == self.model_version:
+            return False
+        self._release = self._read_live()
+        return True
+
+    def embed_products(self, products: Sequence[ProductInput]) -> Embedded:
+        """Embed products with the release in use; see `TritonClient.embed`."""
+        version, tokenizer = self._release
+        token_ids, field_lengths = tokenizer.encode([product.text for product in products])
+        return self._client.embed([p.images for p in products], token_ids, field_lengths, version=version)
+
+    def _read_live(self) -> tuple[str, Tokenizer]:
+        version = live_version(self._repo)
+        if version is None:
+            raise ArtifactError(f"the model repository {self._repo} has no live release: export one and make it live")
+        return version, Tokenizer.load(self._repo / ITEMSAGE / version / "tokenizer.json")
+
+
+def _product_chunk(
+    rows: Array, images: Sequence[FloatArray], token_ids: IntArray, field_lengths: IntArray, rejected: dict[int, str]
+) -> _Chunk:
+    """The request for some products; those whose vectors float16 cannot hold are rejected here."""
+    counts = np.array([len(images[row]) for row in rows], np.int32)
+    stacked = np.zeros((len(rows), max(1, int(counts.max(initial=0))), VECTOR_DIM), np.float16)
+    with np.errstate(over="ignore", invalid="ignore"):  # found below
+        for place, row in enumerate(rows):
+            stacked[place, : counts[place]] = images[row]
+    # NaN and infinity have all five exponent bits set (many times faster than isfinite, which float16 lacks in SIMD).
+    bad = ((stacked.view(np.uint16) & 0x7C00) == 0x7C00).any((1, 2))
+    if bad.any():
+        for row in rows[bad]:
+            rejected[int(row)] = "image vectors hold NaN, infinity or numbers above 65504"
+        rows, stacked, counts = rows[~bad], stacked[~bad], counts[~bad]
+    lengths = field_lengths[rows]
+    width = max(1, int(lengths.sum(1, dtype=np.int64).max(initial=0)))  # of the padding only what is needed
+    return _Chunk(
+        rows,
+        {
+            "images": stacked,
+            "image_counts": counts[:, None],
+            "token_ids": token_ids[rows, :width],
+            "field_lengths": lengths,
+        },
+    )
+
+
+def _load_probe(folder: Path) -> dict[str, Array]:
+    path = folder / "probe.safetensors"
+    try:
+        return dict(load_file(path))
+    except OSError as error:
+        raise ArtifactError(f"{path} cannot be read: {error.strerror or 'no such file'}") from None
+    except SafetensorError:
+        raise ArtifactError(f"{path} is no safetensors file or was cut off; export the model again") from None
+
+
+def _nan_rows(count: int) -> Float32Array:
+    return np.full((count, VECTOR_DIM), np.nan, np.float32)
+
+
+def _first_line(error: grpc.RpcError) -> str:
+    """Triton's message without the Python traceback that may follow."""
+    details = (error.details() or error.code().name).removeprefix("[request id: <id_unknown>] ")
+    return str(details.split("\n", 1)[0])[:300]

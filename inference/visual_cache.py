@@ -1,0 +1,57 @@
+"""Image vectors by content hash, so that an image is encoded once, however many products and updates show it."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from inference.inputs import VECTOR_DIM, Float32Array
+
+
+class VisualCache:
+    """A SQLite file: (visual encoder's version, content hash) -> float32 vector. Safe to share between threads."""
+
+    def __init__(self, path: Path, visual_version: str) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.visual_version = visual_version
+        self._lock = threading.Lock()
+        self._connection = sqlite3.connect(path, timeout=30, check_same_thread=False, isolation_level=None)
+        self._connection.execute("pragma journal_mode=wal")
+        self._connection.execute("pragma synchronous=normal")  # a lost vector is only computed again
+        self._connection.execute(
+            "create table if not exists image_vector (visual_version text, content_hash text, vector blob, "
+            "primary key (visual_version, content_hash)) without rowid"
+        )
+
+    def get(self, hashes: Sequence[str]) -> dict[str, Float32Array]:
+        """The known vectors `[256]` of these images."""
+        found: dict[str, Float32Array] = {}
+        with self._lock:
+            for start in range(0, len(hashes), 500):
+                part = hashes[start : start + 500]
+                rows = self._connection.execute(
+                    "select content_hash, vector from image_vector where visual_version = ? "
+                    f"and content_hash in ({','.join('?' * len(part))})",
+                    (self.visual_version, *part),
+                )
+                found.update((h, np.frombuffer(v, "<f4")) for h, v in rows if len(v) == 4 * VECTOR_DIM)
+        return found
+
+    def put(self, vectors: Mapping[str, Float32Array]) -> None:
+        """Keep vectors `[256]` by content hash."""
+        with self._lock:
+            self._connection.execute("begin")
+            self._connection.executemany(
+                "insert or replace into image_vector values (?, ?, ?)",
+                [(self.visual_version, h, v.astype("<f4").tobytes()) for h, v in vectors.items()],
+            )
+            self._connection.execute("commit")
+
+    def close(self) -> None:
+        """Close the file."""
+        with self._lock:
+            self._connection.close()

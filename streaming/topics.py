@@ -1,0 +1,79 @@
+"""The topics, their settings and why; made at start when missing, checked when there."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from kafka.admin import ConfigResource, ConfigResourceType, NewTopic
+from kafka.errors import TopicAlreadyExistsError
+
+from streaming.errors import TopicError
+from streaming.kafka import Connection
+
+CATALOG_UPDATES = "catalog.updates"
+PRODUCT_EMBEDDINGS = "product.embeddings"
+EVENTS = "events"
+
+
+def dead_letter_topic(topic: str) -> str:
+    """Where the messages go that a consumer of `topic` cannot use."""
+    return f"{topic}.dlq"
+
+
+class Topic(msgspec.Struct, frozen=True):
+    """A topic as we need it; settings not named are the broker's."""
+
+    name: str
+    partitions: int
+    settings: dict[str, str]
+
+
+TOPICS: tuple[Topic, ...] = (
+    # The broker's clock stamps each update: freshness is measured from its arrival.
+    Topic(CATALOG_UPDATES, 8, {"cleanup.policy": "delete", "message.timestamp.type": "LogAppendTime"}),
+    # Compacted: a fresh reader rebuilds exactly the live vectors. Tombstones stay a day for slow readers.
+    Topic(PRODUCT_EMBEDDINGS, 8, {"cleanup.policy": "compact", "delete.retention.ms": "86400000"}),
+    Topic(EVENTS, 8, {"cleanup.policy": "delete"}),
+    Topic(dead_letter_topic(CATALOG_UPDATES), 1, {"cleanup.policy": "delete", "retention.ms": "2592000000"}),
+    Topic(dead_letter_topic(EVENTS), 1, {"cleanup.policy": "delete", "retention.ms": "2592000000"}),
+)
+
+
+def ensure_topics(connection: Connection, *, replication: int = 1) -> None:
+    """Create the missing topics and check the others.
+
+    Raises:
+        TopicError: a topic has another setting than we need; names it and the command that mends it.
+        BrokerError: no broker answers.
+    """
+    admin = connection.admin()
+    try:
+        present = set(admin.list_topics())
+        for topic in TOPICS:
+            if topic.name in present:
+                continue
+            try:
+                admin.create_topics([NewTopic(topic.name, topic.partitions, replication, topic_configs=topic.settings)])
+            except TopicAlreadyExistsError:
+                present.add(topic.name)  # another process was quicker
+        for topic in TOPICS:
+            if topic.name in present:
+                _check(topic, _settings(admin, topic.name))
+    finally:
+        admin.close()
+
+
+def _settings(admin: Any, name: str) -> dict[str, str]:
+    found = admin.describe_configs([ConfigResource(ConfigResourceType.TOPIC, name)], config_filter="all")
+    return {key: entry["value"] for key, entry in found["topic"][name].items()}
+
+
+def _check(topic: Topic, actual: dict[str, str]) -> None:
+    for key in ("cleanup.policy", "message.timestamp.type"):
+        wanted = topic.settings.get(key)
+        if wanted is not None and actual.get(key) != wanted:
+            raise TopicError(
+                f"topic {topic.name} has {key}={actual.get(key)}, must be {wanted}; mend it with: "
+                f"kafka-configs.sh --alter --entity-type topics --entity-name {topic.name} --add-config {key}={wanted}"
+            )

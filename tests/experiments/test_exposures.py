@@ -1,0 +1,233 @@
+"""The exposure logger: once per unit and window, never in the caller's way, whole units dropped and counted."""
+
+import re
+import threading
+import time
+from collections.abc import Callable
+
+import pytest
+
+from experiments.decision import Decision, Reason
+from experiments.events import EventRow, problem
+from experiments.exposures import DAY_US, ExposureLogger, _Recent, exposure_id
+
+NOON = 19_675 * DAY_US + DAY_US // 2
+
+
+def decision(unit: str, arm: str = "control", experiment: str = "ranking", version: int = 1) -> Decision:
+    return Decision(experiment, unit, arm, True, Reason.ASSIGNED, version, 1, 2)
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "the condition did not come true"
+        threading.Event().wait(0.005)
+
+
+class Gate:
+    """A `send` that blocks until it is opened, and remembers what came through."""
+
+    def __init__(self) -> None:
+        self.opened = threading.Event()
+        self.entered = threading.Event()
+        self.rows: list[EventRow] = []
+
+    def __call__(self, row: EventRow) -> None:
+        self.entered.set()
+        assert self.opened.wait(20)
+        self.rows.append(row)
+
+
+def test_the_id_is_the_one_of_the_specification() -> None:
+    """X1, with the expected value from `printf 'ranking\\0371\\037control\\03719675\\037u1' | sha256sum`."""
+    assert exposure_id("ranking", 1, "u1", "control", 19_675) == "84e3f7da07fcdab5e128965451d3c9a8"
+
+
+def test_every_part_of_the_id_counts_and_none_runs_into_the_next() -> None:
+    ids = {
+        exposure_id("ranking", 1, "u1", "control", 19_675),
+        exposure_id("rankin", 1, "u1", "control", 19_675),
+        exposure_id("ranking", 11, "u1", "control", 19_675),
+        exposure_id("ranking", 1, "u2", "control", 19_675),
+        exposure_id("ranking", 1, "u1", "treatment", 19_675),
+        exposure_id("ranking", 1, "u1", "control", 19_676),
+        exposure_id("ranking", 1, "5\x1fu1", "control", 1_967),
+    }
+    assert len(ids) == 7
+    assert all(re.fullmatch("[0-9a-f]{32}", found) for found in ids)
+
+
+def test_an_exposure_is_sent_once_per_unit_experiment_version_arm_and_window() -> None:
+    sent: list[EventRow] = []
+    now = [NOON]
+    logger = ExposureLogger(sent.append, clock=lambda: now[0])
+    different = [
+        decision("u1"), decision("u2"), decision("u1", experiment="other"), decision("u1", version=2),
+        decision("u1", "treatment"),
+    ]  # fmt: skip
+    assert [logger.log(d) for d in different] == [True] * 5
+    assert [logger.log(d) for d in different] == [False] * 5
+    now[0] += DAY_US
+    assert logger.log(decision("u1"))
+    assert logger.close() == 0
+    assert len(sent) == len({row.event_id for row in sent}) == 6
+    assert all(problem(row) is None for row in sent)
+    first = next(row for row in sent if row.event_id == exposure_id("ranking", 1, "u1", "control", NOON // DAY_US))
+    assert (first.kind, first.unit_id, first.experiment, first.arm, first.config_version, first.event_time) == (
+        "exposure", "u1", "ranking", "control", 1, NOON,
+    )  # fmt: skip
+    stats = logger.stats()
+    assert (stats.logged, stats.sent, stats.duplicate, stats.dropped, stats.queued) == (6, 6, 5, 0, 0)
+
+
+def test_two_loggers_give_one_exposure_the_same_id() -> None:
+    """A restart, or two replicas: the store keeps it once."""
+    ids = []
+    for delay in (0, 1_000_000):
+        sent: list[EventRow] = []
+        logger = ExposureLogger(sent.append, clock=lambda delay=delay: NOON + delay)  # type: ignore[misc]
+        logger.log(decision("u1"))
+        logger.close()
+        ids.append(sent[0].event_id)
+    assert ids[0] == ids[1]
+
+
+def test_who_is_not_enrolled_is_not_exposed() -> None:
+    sent: list[EventRow] = []
+    logger = ExposureLogger(sent.append)
+    assert not logger.log(Decision("ranking", "u1", "control", False, Reason.OUTSIDE_COVERAGE, 1, 9_999))
+    assert not logger.log(Decision("ranking", "u1", "control", False, Reason.PAUSED, 1, 1, 1))
+    assert not logger.log(Decision("nobody", "u1", None, False, Reason.UNKNOWN_EXPERIMENT, 0))
+    logger.close()
+    assert sent == []
+
+
+def test_the_caller_never_waits_for_send() -> None:
+    gate = Gate()
+    logger = ExposureLogger(gate)
+    logger.log(decision("first"))
+    assert gate.entered.wait(20)
+    began = time.monotonic()
+    for i in range(1_000):
+        assert logger.log(decision(f"u{i}"))
+    assert time.monotonic() - began < 10  # send stays blocked throughout; a caller that waited would never return
+    assert gate.rows == []
+    gate.opened.set()
+    assert logger.close() == 0
+    assert len(gate.rows) == 1_001
+
+
+def test_an_overflow_drops_whole_units_counts_them_and_welcomes_them_back() -> None:
+    gate = Gate()
+    logger = ExposureLogger(gate, queue_limit=1_000)
+    logger.log(decision("first"))
+    assert gate.entered.wait(20)
+    units = [f"u{i}" for i in range(3_000)]
+    for unit in units:
+        for experiment in ("a", "b"):
+            logger.log(decision(unit, experiment=experiment))
+    stats = logger.stats()
+    assert stats.queued <= 1_000 + 256 + 1  # and what the thread has taken
+    assert 0 < stats.kept_share < 1
+    assert stats.logged + stats.dropped == 6_001
+    gate.opened.set()
+    wait_until(lambda: logger.stats().queued == 0)
+    wait_until(lambda: logger.stats().kept_share == 1)
+    per_unit = {unit: sum(row.unit_id == unit for row in gate.rows) for unit in units}
+    assert set(per_unit.values()) == {0, 2}, "a unit was sent by half"
+    dropped = [unit for unit, count in per_unit.items() if count == 0]
+    assert stats.dropped_units == len(dropped)
+    early, late = units[:1_500], units[1_500:]
+    assert any(per_unit[unit] for unit in early), "the oldest were all dropped"
+    assert any(per_unit[unit] for unit in late), "the newest were all dropped"
+    assert logger.log(decision(dropped[0], experiment="a")), "dropped units are logged again once there is room"
+    assert logger.close() == 0
+
+
+def test_a_way_that_is_blocked_is_tried_again_until_it_is_free() -> None:
+    attempts: list[str] = []
+
+    def send(row: EventRow) -> None:
+        attempts.append(row.unit_id)
+        if len(attempts) < 3:
+            raise ConnectionError("broker away")
+
+    logger = ExposureLogger(send)
+    logger.log(decision("u1"))
+    wait_until(lambda: logger.stats().sent == 1)
+    assert attempts == ["u1"] * 3
+    assert logger.stats().last_error == "ConnectionError: broker away"
+    logger.close()
+
+
+def test_a_row_that_is_at_fault_is_counted_and_does_not_stop_the_others() -> None:
+    sent: list[str] = []
+
+    def send(row: EventRow) -> None:
+        if row.unit_id == "bad":
+            raise ValueError("cannot be encoded")
+        sent.append(row.unit_id)
+
+    logger = ExposureLogger(send)
+    for unit in ("a", "bad", "b"):
+        logger.log(decision(unit))
+    assert logger.close() == 0
+    assert sorted(sent) == ["a", "b"]
+    assert (logger.stats().failed, logger.stats().sent) == (1, 2)
+
+
+@pytest.mark.parametrize("fault", ["blocked", "refused"])
+def test_close_keeps_its_deadline_and_says_what_was_left(fault: str) -> None:
+    release = threading.Event()
+
+    def send(row: EventRow) -> None:
+        if fault == "blocked":
+            release.wait(20)
+        raise ConnectionError("broker away")
+
+    logger = ExposureLogger(send)
+    for i in range(10):
+        logger.log(decision(f"u{i}"))
+    began = time.monotonic()
+    assert logger.close(timeout_s=0.3) == 10
+    assert time.monotonic() - began < 5
+    release.set()
+    assert logger._thread is not None
+    logger._thread.join(20)
+    assert not logger._thread.is_alive()
+
+
+def test_after_close_exposures_are_counted_as_dropped() -> None:
+    sent: list[EventRow] = []
+    logger = ExposureLogger(sent.append)
+    assert logger.close() == 0
+    assert not logger.log(decision("u1"))
+    assert logger.stats().dropped == 1
+    assert sent == []
+
+
+def test_many_threads_lose_and_double_nothing() -> None:
+    sent: list[EventRow] = []
+    logger = ExposureLogger(sent.append)
+
+    def work() -> None:
+        for i in range(500):
+            logger.log(decision(f"u{i}"))
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert logger.close() == 0
+    assert len(sent) == len({row.event_id for row in sent}) == 500
+    assert logger.stats().duplicate == 1_500
+
+
+def test_memory_against_duplicates_is_bounded_and_keeps_the_recent() -> None:
+    recent = _Recent(100)
+    for key in range(10_000):
+        assert recent.put(key, 0)
+        assert len(recent._young) + len(recent._old) <= 100
+        assert not recent.put(max(0, key - 20), 0)

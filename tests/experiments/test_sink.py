@@ -1,0 +1,254 @@
+"""The sink's transaction: any order, any repetition, the same tables; one bad row never costs its batch."""
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sqlalchemy import create_engine, text
+from sqlalchemy.exc import OperationalError
+
+from experiments import sink
+from experiments.config import Arm, ExperimentConfig
+from experiments.events import EventRow
+from experiments.store import ExperimentStore
+from experiments.tables import MULTIPLE_ARMS
+
+TABLES = ("exposure", "first_exposure", "event", "order_event", "sink_offset")
+START = 1_700_000_000_000_000
+
+
+@pytest.fixture
+def live(store: ExperimentStore, config: ExperimentConfig) -> ExperimentStore:
+    make_live(store, config)
+    return store
+
+
+def make_live(store: ExperimentStore, config: ExperimentConfig) -> None:
+    store.create_experiment(config.key, actor="ada")
+    store.publish(config, actor="ada")
+    store.transition(config.key, "running", actor="ada", reason="test")
+
+
+def exposure(event_id: str, unit: str, arm: str = "control", time: int = START, **changes: Any) -> EventRow:
+    fields = {"experiment": "ranking", "config_version": 1, **changes}
+    return EventRow(event_id=event_id, kind="exposure", unit_id=unit, event_time=time, arm=arm, **fields)
+
+
+def click(event_id: str, unit: str = "u", **changes: Any) -> EventRow:
+    fields = {"kind": "click", "product_id": "p1", "event_time": START, **changes}
+    return EventRow(event_id=event_id, unit_id=unit, **fields)
+
+
+def order(event_id: str, kind: str = "order", **changes: Any) -> EventRow:
+    fields = {"order_id": "o1", "amount_minor": 1_999, "currency": "EUR", "event_time": START, **changes}
+    return EventRow(event_id=event_id, kind=kind, unit_id="u", **fields)
+
+
+def contents(store: ExperimentStore) -> dict[str, list[tuple[Any, ...]]]:
+    with store._engine.connect() as connection:
+        return {
+            table: sorted(map(tuple, connection.execute(text(f"select * from {table}"))), key=repr) for table in TABLES
+        }
+
+
+def test_each_kind_arrives_in_its_table(live: ExperimentStore) -> None:
+    rows = [
+        exposure("e1", "u"),
+        click("c1", surface="search", query="red shoes"),
+        click("i1", kind="impression"),
+        click("s1", kind="save"),
+        click("a1", kind="add_to_cart"),
+        order("o1", product_id="p1"),
+        order("r1", "refund", amount_minor=500),
+    ]
+    result = live.write_events(rows, {("events", 0): 7})
+    assert (result.written, result.duplicate, result.rejected) == (7, 0, ())
+    found = contents(live)
+    assert found["exposure"] == [("e1", "ranking", 1, "control", "u", START, START)]
+    assert found["first_exposure"] == [("ranking", "u", "control", START)]
+    assert ("c1", "click", "u", START, "p1", "search", "red shoes", START) in found["event"]
+    assert [row[1] for row in found["event"]] == ["add_to_cart", "click", "impression", "save"]
+    assert found["order_event"] == [
+        ("o1", "placed", "o1", "u", START, "p1", 1_999, "EUR", START),
+        ("r1", "refunded", "o1", "u", START, None, -500, "EUR", START),
+    ]
+    assert live.offsets("events") == {0: 7}
+    assert live.offsets("other") == {}
+
+
+def test_a_replay_is_counted_and_changes_nothing(live: ExperimentStore) -> None:
+    rows = [exposure("e1", "u"), click("c1"), click("c1"), order("o1")]
+    first = live.write_events(rows, {("events", 0): 4})
+    before = contents(live)
+    again = live.write_events(rows, {("events", 0): 4})
+    assert (first.written, first.duplicate) == (3, 1)
+    assert (again.written, again.duplicate) == (0, 4)
+    assert contents(live) == before
+
+
+def test_the_first_exposure_is_the_earliest_whatever_arrives_first(live: ExperimentStore) -> None:
+    live.write_events([exposure("late", "u", time=START + 5)])
+    live.write_events([exposure("early", "u", time=START - 5), exposure("middle", "u")])
+    assert contents(live)["first_exposure"] == [("ranking", "u", "control", START - 5)]
+
+
+@pytest.mark.parametrize("one_batch", [True, False])
+def test_a_unit_seen_in_two_arms_is_marked_for_ever(live: ExperimentStore, one_batch: bool) -> None:
+    rows = [
+        exposure("a", "u", time=START + 2),
+        exposure("b", "u", "treatment", START + 1),
+        exposure("c", "u", "control", START),
+    ]
+    for batch in [rows] if one_batch else [[row] for row in rows]:
+        live.write_events(batch)
+    assert contents(live)["first_exposure"] == [("ranking", "u", MULTIPLE_ARMS, START)]
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        (exposure("x", "u", experiment="nobody"), "experiment 'nobody' has no published version 1"),
+        (exposure("x", "u", config_version=2), "experiment 'ranking' has no published version 2"),
+        (exposure("x", "u", "third"), "version 1 of experiment 'ranking' has no arm 'third'"),
+        (exposure("x", "u", MULTIPLE_ARMS), "has no arm '__multiple__'"),
+        (exposure("x", "u", experiment=None), "exposure without experiment"),
+        (exposure("x", "u", config_version=2**70), "has no published version"),
+        (exposure("x", ""), "unit_id: unit_missing"),
+        (click("x", "u\0"), "unit_id: unit_has_nul"),
+        (click("x", "u" * 1_025), "unit_id: unit_too_long"),
+        (click("x", "\ud800"), "unit_id: unit_not_unicode"),
+        (click(""), "event_id is empty"),
+        (click("x" * 1_025), "event_id is longer than 1024 bytes"),
+        (click("x", query="red\0shoes"), "query holds a NUL"),
+        (click("x", query="\udfff"), "query holds a lone surrogate"),
+        (click("x", product_id=None), "click without product_id"),
+        (click("x", event_time=-1), "event_time -1"),
+        (click("x", event_time=2**63), "event_time 9223372036854775808"),
+        (click("x", kind="stare"), "kind 'stare' is not known"),
+        (order("x", order_id=None), "order without order_id"),
+        (order("x", "refund", amount_minor=-5), "positive amount_minor"),
+        (order("x", amount_minor=2**63), "positive amount_minor"),
+        (order("x", currency="eur"), "currency 'eur'"),
+        (order("x", currency=None), "currency None"),
+    ],
+)
+def test_a_row_that_no_table_can_take_is_returned_and_the_rest_is_written(
+    live: ExperimentStore, row: EventRow, reason: str
+) -> None:
+    result = live.write_events([click("before"), row, click("after")], {("events", 1): 3})
+    (rejected,) = result.rejected
+    assert (rejected.index, rejected.row) == (1, row)
+    assert reason in rejected.reason
+    assert (result.written, result.duplicate) == (2, 0)
+    found = contents(live)
+    assert [row[0] for row in found["event"]] == ["after", "before"]
+    assert found["exposure"] == found["first_exposure"] == found["order_event"] == []
+    assert live.offsets("events") == {1: 3}
+
+
+def test_a_version_published_later_is_known_at_once(live: ExperimentStore, config: ExperimentConfig) -> None:
+    """That a version was unknown is not remembered; that its arms are known is."""
+    row = exposure("x", "u", config_version=2)
+    assert len(live.write_events([row]).rejected) == 1
+    live.publish(msgspec.structs.replace(config, description="second"), actor="ada")
+    assert live.write_events([row]).written == 1
+
+
+def test_rows_and_offsets_are_written_together_or_not_at_all(live: ExperimentStore, monkeypatch: Any) -> None:
+    def fail(*_: Any) -> None:
+        raise OSError("disk full")
+
+    before = contents(live)
+    monkeypatch.setattr(sink, "_write_offsets", fail)
+    with pytest.raises(OSError, match="disk full"):
+        live.write_events([exposure("e1", "u"), click("c1"), order("o1")], {("events", 0): 3})
+    assert contents(live) == before
+
+
+def test_an_offset_never_goes_back(live: ExperimentStore) -> None:
+    live.write_events([], {("events", 0): 9, ("events", 1): 2})
+    live.write_events([], {("events", 0): 5, ("events", 1): 4})
+    assert live.offsets("events") == {0: 9, 1: 4}
+
+
+UNITS, ARMS = [f"u{i}" for i in range(4)], ["control", "treatment"]
+
+
+def row_of(seed: tuple[int, int, int, int]) -> EventRow:
+    """A row whose content follows from its id, as that of a deterministic event does."""
+    kind, unit, arm, time = seed
+    name = "-".join(map(str, seed))
+    if kind == 0:
+        return exposure(name, UNITS[unit], ARMS[arm], START + time)
+    if kind == 1:
+        return click(name, UNITS[unit], event_time=START + time)
+    return order(name, ["order", "refund"][arm], event_time=START + time)
+
+
+rows = st.tuples(st.integers(0, 2), st.integers(0, 3), st.integers(0, 1), st.integers(0, 5)).map(row_of)
+batches = st.lists(st.lists(rows, max_size=8), min_size=1, max_size=6)
+
+
+@settings(max_examples=25, deadline=None)
+@given(batches=batches, data=st.data())
+def test_any_order_and_repetition_of_batches_gives_the_same_tables(
+    tmp_path_factory: pytest.TempPathFactory, batches: list[list[EventRow]], data: st.DataObject
+) -> None:
+    numbered = list(enumerate(batches))
+    repeated = numbered + data.draw(st.lists(st.sampled_from(numbered), max_size=4))
+    shuffled = data.draw(st.permutations(repeated))
+    results = []
+    for order_of_arrival in (numbered, shuffled):
+        path: Path = tmp_path_factory.mktemp("sink") / "experiments.db"
+        engine = create_engine(f"sqlite:///{path}")
+        store = ExperimentStore(engine, clock=lambda: START)
+        store.create_all()
+        make_live(store, CONFIG)
+        written = 0
+        for number, batch in order_of_arrival:
+            result = store.write_events(batch, {("events", number % 2): number + 1})
+            assert result.written + result.duplicate == len(batch)
+            written += result.written
+        assert written == len({row.event_id for batch in batches for row in batch})
+        results.append(contents(store))
+        engine.dispose()
+    assert results[0] == results[1]
+
+
+CONFIG = ExperimentConfig(
+    key="ranking",
+    salt="ranking-1",
+    coverage=10_000,
+    arms=tuple(Arm(arm, 5_000) for arm in ARMS),
+    control="control",
+)
+
+
+def test_two_sinks_that_write_the_same_rows_at_once_lose_and_double_nothing(
+    live: ExperimentStore, tmp_path: Path
+) -> None:
+    batch = [exposure(f"e{i}", f"u{i % 50}") for i in range(200)] + [click(f"c{i}") for i in range(200)]
+    engine = create_engine(f"sqlite:///{tmp_path / 'experiments.db'}")
+    stores, results, errors = [live, ExperimentStore(engine)], [], []
+
+    def work(store: ExperimentStore) -> None:
+        try:
+            results.extend(store.write_events(batch[i : i + 40]) for i in range(0, 400, 40))
+        except OperationalError as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=work, args=(store,)) for store in stores]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    engine.dispose()
+    assert not errors
+    assert (sum(r.written for r in results), sum(r.duplicate for r in results)) == (400, 400)
+    assert {table: len(rows) for table, rows in contents(live).items()} == {
+        "exposure": 200, "first_exposure": 50, "event": 200, "order_event": 0, "sink_offset": 0,
+    }  # fmt: skip

@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+import feature_repo
+from feature_repo.errors import StoreStateError
+from feature_repo.repository import write_repository
+
+PACKAGE = Path(feature_repo.__file__).parent
+
+
+def test_profile_is_filled_in_with_absolute_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    home = write_repository(Path("state"))
+    settings = yaml.safe_load((home / "feature_store.yaml").read_text())
+    assert home == tmp_path / "state" / "feast"
+    assert settings["online_store"]["path"] == str(home / "online.db")
+    assert settings["registry"]["path"] == f"sqlite:///{home}/registry.db"
+    assert "$" not in (home / "feature_store.yaml").read_text()
+
+
+def test_writing_again_leaves_files_untouched(tmp_path: Path) -> None:
+    home = write_repository(tmp_path)
+    before = {path: path.stat().st_mtime_ns for path in home.iterdir()}
+    write_repository(tmp_path)
+    assert {path: path.stat().st_mtime_ns for path in home.iterdir()} == before
+
+
+@pytest.mark.parametrize("name", ["a$HOME", "what?", "a*b", "a[1]", 'a"b', "a%20b"])
+def test_folders_that_feast_would_misread_are_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(StoreStateError, match="choose another folder"):
+        write_repository(tmp_path / name)
+    assert not (tmp_path / name).exists()
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "state").write_text("a file")
+    with pytest.raises(StoreStateError, match=re.escape(str(tmp_path / "state"))):
+        write_repository(tmp_path / "state")
+
+
+def test_feast_apply_imports_repo_py_alone_from_the_package() -> None:
+    ignored = {line for line in (PACKAGE / ".feastignore").read_text().splitlines() if line[:1] not in ("", "#")}
+    modules = {name for name in os.listdir(PACKAGE) if name.endswith(".py")} - {"__init__.py"}
+    assert modules - ignored == {"repo.py"}
+    assert ignored <= modules
