@@ -47,9 +47,7 @@ def sample_ratio(counts: Mapping[str, int], expected: Mapping[str, float]) -> Ch
 
     empty = sorted(arm for arm in expected if not counts.get(arm))
     if empty:
-        return result(
-            "fail", f"No units in {_names(empty)}, although {'they were' if empty[1:] else 'it was'} expected."
-        )
+        return result("fail", f"No units in {_names(empty)}, which the expected split names.")
     strange = sorted(arm for arm, count in counts.items() if count and arm not in expected)
     if strange:
         return result("fail", f"Units in {_names(strange)}, which the expected split does not name.")
@@ -96,7 +94,8 @@ def immature_units(facts: Facts, counted: int) -> Check | None:
         return None
     share = facts.immature / counted if counted else 0.0
     status: Status = "warn" if share > IMMATURE else "ok"
-    sentence = f"{facts.immature:,} of {counted:,} units ({share:.1%}) have not completed their window of {_days(facts.window)}."
+    window = _days(facts.window)
+    sentence = f"{facts.immature:,} of {counted:,} units ({share:.1%}) have not completed their window of {window}."
     if status == "warn":
         sentence += " Both arms miss late events alike; values per user will still rise."
     return Check(name="immature_units", status=status, sentence=sentence, value=share, threshold=IMMATURE)

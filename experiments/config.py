@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 import msgspec
-import yaml  # type: ignore[import-untyped]
+import yaml
 
 from experiments.errors import ConfigError
 from experiments.kernel import BUCKETS

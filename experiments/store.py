@@ -171,17 +171,23 @@ class ExperimentStore:
     # --- event sink ---
 
     def write_events(
-        self, rows: Sequence[EventRow], offsets: Mapping[tuple[str, int], int] | None = None
+        self,
+        rows: Sequence[EventRow],
+        offsets: Mapping[tuple[str, int], int] | None = None,
+        before_commit: Callable[[sink.WriteResult], None] = lambda result: None,
     ) -> sink.WriteResult:
         """Writes a batch and the offsets that follow it, {(topic, partition): next offset}, in one
         transaction.
 
         Idempotent by event id, in any order. A row that no table can take, and an exposure of an unknown
         experiment, version or arm, is not written but returned as rejected; the rest of the batch is written
-        all the same.
+        all the same. `before_commit` sees the result while nothing is final yet: what must not get lost when the
+        offsets move (dead letters of the rejected rows) is secured there; when it raises, nothing is written.
         """
         with writing(self._engine) as connection:
-            return sink.write(connection, rows, offsets or {}, self._arms, self._clock())
+            result = sink.write(connection, rows, offsets or {}, self._arms, self._clock())
+            before_commit(result)
+        return result
 
     def offsets(self, topic: str) -> dict[int, int]:
         """The next offset to read of each partition of a topic that was written from."""

@@ -446,7 +446,10 @@ def from_microseconds(event_us: int) -> datetime:
 
 
 def _connect(path: Path, busy_timeout_s: float) -> _Connection:
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreStateError(f"Cannot make the folder of the online store {path}: {error}.") from error
     connection = sqlite3.connect(
         path,
         factory=_Connection,

@@ -11,7 +11,6 @@ and `materialize`. Importing this module imports Feast, which takes seconds: imp
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -40,7 +39,6 @@ class ProductFeatureStore:
         self.feast = feast_store
         self._config = feast_store.config
         self._views = {view.name: view for view in definitions.product_views(home)}
-        self._lock = threading.Lock()
         self._closed = False
 
     @classmethod
@@ -63,6 +61,8 @@ class ProductFeatureStore:
         """Close all connections; the store cannot be used afterwards."""
         self._closed = True
         self.feast.provider.online_store.disconnect()
+        for engine in (self.feast.registry.write_engine, self.feast.registry.read_engine):
+            engine.dispose()
 
     def __enter__(self) -> Self:
         return self

@@ -233,11 +233,12 @@ def embed_and_publish(
     *,
     source_time: Callable[[str], int],
     counts: Counter[str],
+    republish: bool = True,
 ) -> dict[str, str]:
     """Embed those products whose inputs changed since their stored embedding; returns who was rejected, and why.
 
-    The consumer and the re-embedding of a whole catalogue share it. A stored embedding that is current is published
-    again only when its update is being handled again (equal version): the crash may have come in between.
+    The consumer and the re-embedding of a whole catalogue share it. With `republish`, a stored embedding of the very
+    version that is being handled goes on the topic again: a crash may have come between its writing and its sending.
     """
     version = embedder.model_version
     stored = store.read_embeddings(version, [p.id for p in products])
@@ -247,7 +248,7 @@ def embed_and_publish(
         known = stored.get(product.id)
         if known is None or known.deleted or known.content_hash != hashes[product.id]:
             fresh.append(product)
-        elif known.version == product.version:
+        elif republish and known.version == product.version:
             again.append(known)
         else:
             counts["embedding_unchanged"] += 1

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from experiments.events import EventRow
-from experiments.sink import Rejected, WriteResult
+from experiments.sink import WriteResult
 from streaming.contracts import Event, decode_event
 from streaming.dead_letters import DeadLetter
 from streaming.errors import ContractError
@@ -18,14 +18,19 @@ from streaming.loop import Records
 class EventStore(Protocol):
     """The part of `experiments.store.ExperimentStore` that the sink needs."""
 
-    def check_events(self, rows: Sequence[EventRow]) -> Sequence[Rejected]: ...
-    def write_events(self, rows: Sequence[EventRow], offsets: Mapping[tuple[str, int], int]) -> WriteResult: ...
+    def write_events(
+        self,
+        rows: Sequence[EventRow],
+        offsets: Mapping[tuple[str, int], int],
+        before_commit: Callable[[WriteResult], None],
+    ) -> WriteResult: ...
 
 
 class EventSink:
     """Handles batches of records of `events`.
 
-    Dead letters are sent before the transaction that moves the offsets: a crash in between sends one twice, never none.
+    Dead letters are acknowledged before the transaction that moves the offsets commits: a crash in between sends one
+    twice, never none.
     """
 
     def __init__(
@@ -48,15 +53,16 @@ class EventSink:
                 sources.append(record)
             except ContractError as error:
                 letters.append(DeadLetter(record, "decode", type(error).__name__, str(error)))
-        rejected = {r.index: r.reason for r in self._store.check_events(rows)}
-        letters += [DeadLetter(sources[i], "store", "ContractError", reason) for i, reason in rejected.items()]
-        if letters:
-            self._dead_letters(letters)
-        good = [row for i, row in enumerate(rows) if i not in rejected]
-        result = self._store.write_events(
-            good, {(tp.topic, tp.partition): part[-1].offset + 1 for tp, part in records.items()}
-        )
-        self.counts.update(written=result.written, duplicate=result.duplicate, dead_letters=len(letters))
+
+        def send_dead_letters(result: WriteResult) -> None:
+            refused = [DeadLetter(sources[r.index], "store", "ContractError", r.reason) for r in result.rejected]
+            if letters or refused:
+                self._dead_letters([*letters, *refused])
+            self.counts["dead_letters"] += len(letters) + len(refused)
+
+        offsets = {(tp.topic, tp.partition): part[-1].offset + 1 for tp, part in records.items()}
+        result = self._store.write_events(rows, offsets, send_dead_letters)
+        self.counts.update(written=result.written, duplicate=result.duplicate)
 
 
 def to_row(event: Event) -> EventRow:

@@ -1,8 +1,8 @@
 """The consumer loop that the catalogue and the events share: read, handle, then commit; never the other way round.
 
 What it is built for: a handler that fails for a while (Triton, a store or the broker is away) keeps its group
-membership, pauses, backs off with jitter and reads the same records again; records polled during a pause are given
-back; a rebalance commits only what is finished; a lost partition is somebody else's, and a failed commit means just that.
+membership, pauses, backs off with jitter and handles the same records again; records polled during a pause are given
+back; a rebalance commits only what is finished; a lost partition is somebody else's, as a refused commit tells.
 """
 
 from __future__ import annotations

@@ -75,7 +75,7 @@ class CatalogPublisher(_Publisher):
     def send_all(self, updates: Iterable[ProductUpdate], on_sent: Callable[[int], None] = lambda n: None) -> int:
         """Queue all, then wait for the broker; returns how many."""
         count = 0
-        for count, update in enumerate(updates, 1):  # noqa: B007
+        for count, update in enumerate(updates, 1):
             self.send(update)
             on_sent(count)
         self.flush()

@@ -47,7 +47,7 @@ class UserTable:
         needs |= Needs(frozenset(Column(c.name) for c in needs.columns if c.positive))
         with duckdb.connect() as connection:
             try:
-                view = self._open(connection)
+                view = self._open(connection, needs)
                 types = {str(row[0]): str(row[1]) for row in connection.execute("DESCRIBE users").fetchall()}
                 self._check_columns(needs, types)
                 repeated = self._units_in_two_arms(connection)
@@ -61,10 +61,11 @@ class UserTable:
             return self.name
         return str(self.data) if isinstance(self.data, str | Path) else "the data frame"
 
-    def _open(self, connection: "duckdb.DuckDBPyConnection") -> str:
+    def _open(self, connection: "duckdb.DuckDBPyConnection", needs: Needs) -> str:
         """Make the data known as the view `users`; the statement that did, for the report."""
         if not isinstance(self.data, str | Path):
-            connection.register("users", self.data)
+            is_pandas = type(self.data).__module__.startswith("pandas.")
+            connection.register("users", self._from_pandas(needs) if is_pandas else self.data)
             return ""
         path = str(self.data)
         name = path.lower().removesuffix(".gz")
@@ -81,10 +82,26 @@ class UserTable:
         connection.execute(view)
         return view + ";\n"
 
-    def _check_columns(self, needs: Needs, types: Mapping[str, str]) -> None:
+    def _from_pandas(self, needs: Needs) -> Any:
+        """The columns in question as Arrow: DuckDB 2.0 fails on pandas' reversed views, and Arrow does not."""
+        import pyarrow
+
+        names = [name for name in dict.fromkeys(self._names(needs)) if name in self.data.columns]
+        if missing := next((name for name in self._names(needs) if name not in names), None):
+            raise MissingColumnError(missing, map(str, self.data.columns), self._label)
+        try:
+            return pyarrow.Table.from_pandas(self.data[names], preserve_index=False)
+        except pyarrow.ArrowException as error:
+            raise DataError(f"{self._label} cannot be read: {error}") from error
+
+    def _names(self, needs: Needs) -> list[str]:
+        """Every column that is read: keys, then numbers."""
         keys = [self.variant, self.unit, self.day, self.segment, self.currency_column]
+        return [key for key in keys if key] + sorted({column.name for column in needs.columns})
+
+    def _check_columns(self, needs: Needs, types: Mapping[str, str]) -> None:
         numbers = sorted({column.name for column in needs.columns})
-        for name in [key for key in keys if key] + numbers:
+        for name in self._names(needs):
             if name not in types:
                 raise MissingColumnError(name, types, self._label)
         for name in numbers:

@@ -202,9 +202,14 @@ def fetch_triton(cache: Path, say: Say) -> None:
         shutil.rmtree(aside, ignore_errors=True)  # of a fetch that was interrupted
         try:
             _uv_install(_PACKAGE / "triton.txt", aside)
+            if bad := _unverified(aside, _wheel_record(aside)):
+                # uv checks what it downloads, but trusts what it unpacked into its own cache before.
+                say(f"uv's copy of Triton is damaged ({_some(bad)}); fetching it once more")
+                shutil.rmtree(aside)
+                _uv_install(_PACKAGE / "triton.txt", aside, "--no-cache")
             record = _wheel_record(aside)
             if bad := _unverified(aside, record):
-                raise DownloadError(f"Triton arrived incomplete ({_some(bad)}). Run the command again.")
+                raise DownloadError(f"Triton arrived damaged twice ({_some(bad)}) in {home.parent}: check that disk.")
             _write_stamp(aside, record)
             aside.rename(home)
         finally:
@@ -220,10 +225,12 @@ def _require_triton_platform() -> None:
         )
 
 
-def _uv_install(requirements: Path, target: Path) -> None:
+def _uv_install(requirements: Path, target: Path, *options: str) -> None:
     command = [
+        # A copy, not uv's default of hard links: harm to our file would be harm to the one in uv's cache.
         *(sys.executable, "-m", "uv", "pip", "install", "--no-deps", "--target", str(target)),
         *("--require-hashes", "-r", str(requirements), "--python", sys.executable, "--no-progress"),
+        *("--link-mode", "copy", *options),
     ]
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
     if done.returncode == 0:

@@ -104,22 +104,18 @@ class LocalStack:
         Raises a StackError, with nothing left running: AlreadyRunningError for a second supervisor on the same folder,
         UnreachableError for an external service, and those of the components.
         """
-        self._prepare_folder()
-        self._supervisor_lock.acquire()
-        try:
-            self._wait_for_remains()
-            self._running = True
-            self._write_status()
-            self._probe_external()
-            self._start_servers()
-        except BaseException as error:
-            self.stop()
-            if isinstance(error, OSError) and not isinstance(error, StackError):
-                raise StackError(
-                    f"{error.filename or self.state_dir}: {error.strerror}. The stack's folder must be writable and "
-                    "its disk have room."
-                ) from error
-            raise
+        with self._folder_errors():
+            self._prepare_folder()
+            self._supervisor_lock.acquire()
+            try:
+                self._wait_for_remains()
+                self._running = True
+                self._write_status()
+                self._probe_external()
+                self._start_servers()
+            except BaseException:
+                self.stop()
+                raise
         return self
 
     def add_worker(self, spec: WorkerSpec) -> None:
@@ -170,14 +166,21 @@ class LocalStack:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    def _prepare_folder(self) -> None:
+    @contextmanager
+    def _folder_errors(self) -> Iterator[None]:
         try:
-            self.model_repository.mkdir(parents=True, exist_ok=True)
-            free = shutil.disk_usage(self.state_dir).free
+            yield
+        except StackError:
+            raise
         except OSError as error:
             raise StackError(
-                f"The state folder {self.state_dir} cannot be written ({error.strerror}): choose another one."
+                f"The state folder {self.state_dir} cannot be used ({error.filename or 'writing'}: {error.strerror}): "
+                "choose another one, or make it writable and make room."
             ) from error
+
+    def _prepare_folder(self) -> None:
+        self.model_repository.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(self.state_dir).free
         if free < _STATE_NEEDS:
             raise StackError(
                 f"The disk that holds {self.state_dir} has {free // _MEGABYTE} MB free and "

@@ -135,14 +135,19 @@ class SupervisorLock:
                     f"A stack is already running in {self._state_dir} (process {pid}): use it, stop it with "
                     "`sagelift down`, or choose another state folder."
                 ) from None
-        handle.truncate(0)
-        handle.write(f"{os.getpid()} {_start_time(os.getpid())}")
-        handle.flush()
         self._handle = handle
+        try:
+            handle.truncate(0)
+            handle.write(f"{os.getpid()} {_start_time(os.getpid())}")
+            handle.flush()
+        except OSError:
+            self.release()
+            raise
 
     def release(self) -> None:
         if self._handle is not None:
-            self._handle.close()
+            with contextlib.suppress(OSError):  # a full disk: what is still buffered cannot be written
+                self._handle.close()
             self._handle = None
 
     def holder(self) -> int | None:

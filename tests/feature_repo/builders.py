@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 
@@ -12,13 +13,17 @@ from feature_repo.rows import EMBEDDING_DIM, TEXT_FIELDS, ProductEmbedding, Prod
 NOON = datetime(2026, 3, 1, 12, 0, 0, 123_457, tzinfo=UTC)
 
 
+def moment(version: int) -> datetime:
+    return NOON + timedelta(microseconds=version % 10**6)
+
+
 def make_product(id: str = "a1", version: int = 1, images: int = 2, **changes: Any) -> ProductFeatures:
     """A product whose every value depends on its id and version, so that a mix-up shows."""
-    rng = np.random.default_rng([version, *id.encode()])
+    rng = np.random.default_rng(crc32(f"{id!a}{version}".encode()))
     fields: dict[str, Any] = {
         "id": id,
         "version": version,
-        "event_time": NOON + timedelta(microseconds=version),
+        "event_time": moment(version),
         "text": {name: f"{name} of {id} at {version}" for name in TEXT_FIELDS},
         "image_urls": [f"https://shop.example/{id}/{i}.jpg" for i in range(images)],
         "image_hashes": [f"{id}-{version}-{i}" for i in range(images)],
@@ -32,11 +37,11 @@ def make_product(id: str = "a1", version: int = 1, images: int = 2, **changes: A
 
 
 def make_embedding(id: str = "a1", version: int = 1, model_version: str = "m1", **changes: Any) -> ProductEmbedding:
-    vector = np.random.default_rng([version, *id.encode()]).normal(size=EMBEDDING_DIM).astype(np.float32)
+    vector = np.random.default_rng(crc32(f"{id!a}{version}".encode())).normal(size=EMBEDDING_DIM).astype(np.float32)
     fields: dict[str, Any] = {
         "id": id,
         "version": version,
-        "event_time": NOON + timedelta(microseconds=version),
+        "event_time": moment(version),
         "model_version": model_version,
         "content_hash": f"hash of {id} at {version}",
         "vector": vector / np.linalg.norm(vector),

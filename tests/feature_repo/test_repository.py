@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 
@@ -46,6 +45,6 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
 
 def test_feast_apply_imports_repo_py_alone_from_the_package() -> None:
     ignored = {line for line in (PACKAGE / ".feastignore").read_text().splitlines() if line[:1] not in ("", "#")}
-    modules = {name for name in os.listdir(PACKAGE) if name.endswith(".py")} - {"__init__.py"}
+    modules = {path.name for path in PACKAGE.glob("*.py")} - {"__init__.py"}
     assert modules - ignored == {"repo.py"}
     assert ignored <= modules

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from datetime import datetime
 from typing import Any
 
@@ -78,6 +80,12 @@ def test_a_product_without_images_and_price_is_good() -> None:
     check_features(
         [make_product(images=0, visual_version="", amount_minor=None, currency=None, availability=None)], ALL
     )
+
+
+def test_the_types_can_be_imported_without_feast_and_arrow() -> None:
+    code = "import sys, feature_repo.rows; print({'feast', 'pyarrow', 'pandas'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == "set()"
 
 
 def test_errors_can_be_caught_as_the_builtin_too() -> None:

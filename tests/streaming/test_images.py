@@ -4,6 +4,7 @@ import hashlib
 import io
 import os
 import socket
+import ssl
 import struct
 import threading
 import time
@@ -72,7 +73,11 @@ class Server:
             def log_message(self, format: str, *args: object) -> None:
                 pass
 
-        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        class QuietServer(ThreadingHTTPServer):
+            def handle_error(self, *_: object) -> None:  # clients that hang up are what these tests are about
+                pass
+
+        self.http = QuietServer(("127.0.0.1", 0), Handler)
         self.port = self.http.server_address[1]
         self.url = f"http://127.0.0.1:{self.port}"
         self.thread = threading.Thread(target=self.http.serve_forever, kwargs={"poll_interval": 0.02})
@@ -423,6 +428,65 @@ def test_public_addresses(address: str) -> None:
 )  # fmt: skip
 def test_addresses_that_are_not_public(address: str) -> None:
     assert not is_public(address)
+
+
+# --- https ---
+
+# Self-signed for shop.example, until 2126; of no use outside these tests.
+SHOP_EXAMPLE = """\
+-----BEGIN PRIVATE KEY-----
+MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQgOUf6/1LW4zPaYhcX
++tgHJtArXhT0XpVG2M384uQ3UTWhRANCAAS6TKhJ3VOjVt5rQUUHE/hXlwcXLOkE
+jWJvpipRp4bekY7b9uq4HHhG5LTbQoGgkIp+Xn0R4dp89GnrYU34To/6
+-----END PRIVATE KEY-----
+-----BEGIN CERTIFICATE-----
+MIIBnjCCAUSgAwIBAgIUbe+7uDvWiFwS9ksEW+COxDO8Bz0wCgYIKoZIzj0EAwIw
+FzEVMBMGA1UEAwwMc2hvcC5leGFtcGxlMCAXDTI2MTEyMjExNTE1MFoYDzIxMjYx
+MDI5MTE1MTUwWjAXMRUwEwYDVQQDDAxzaG9wLmV4YW1wbGUwWTATBgcqhkjOPQIB
+BggqhkjOPQMBBwNCAAS6TKhJ3VOjVt5rQUUHE/hXlwcXLOkEjWJvpipRp4bekY7b
+9uq4HHhG5LTbQoGgkIp+Xn0R4dp89GnrYU34To/6o2wwajAdBgNVHQ4EFgQUtCNc
+tX+X8Q5RTuE/d3yOEpndwLgwHwYDVR0jBBgwFoAUtCNctX+X8Q5RTuE/d3yOEpnd
+wLgwFwYDVR0RBBAwDoIMc2hvcC5leGFtcGxlMA8GA1UdEwEB/wQFMAMBAf8wCgYI
+KoZIzj0EAwIDSAAwRQIgA0URvPgesy2L8lUZKdJ9TGcShJWSpyexDPiwLyiYtzMC
+IQDa5JpQmx6F3nnfJmPT8e+l08h3RbdMvPu0ofgVXvgIIA==
+-----END CERTIFICATE-----
+"""
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> Path:
+    path = tmp_path / "shop.example.pem"
+    path.write_text(SHOP_EXAMPLE)
+    return path
+
+
+@pytest.fixture
+def tls_server(certificate: Path) -> Iterator[Server]:
+    server = Server()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    server.http.socket = context.wrap_socket(server.http.socket, server_side=True)
+    server.answers["/a.jpg"] = send()
+    yield server
+    server.close()
+
+
+def to_loopback(host: str, port: int) -> list[str]:
+    return ["127.0.0.1"]
+
+
+def test_https_checks_the_certificate_against_the_name_not_the_address(
+    tls_server: Server, certificate: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    with ImageFetcher(allow_private=True, resolve=to_loopback) as fetcher:
+        assert fetcher.fetch(f"https://shop.example:{tls_server.port}/a.jpg")
+        refused(fetcher, f"https://other.example:{tls_server.port}/a.jpg", "CERTIFICATE_VERIFY_FAILED")
+
+
+def test_an_untrusted_certificate_is_refused_for_good(tls_server: Server) -> None:
+    with ImageFetcher(allow_private=True, resolve=to_loopback) as fetcher:
+        refused(fetcher, f"https://shop.example:{tls_server.port}/a.jpg", "CERTIFICATE_VERIFY_FAILED")
 
 
 # --- Many; messages ---

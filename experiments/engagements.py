@@ -1,0 +1,61 @@
+"""What shoppers engaged with after which query: the training log of a recommender, from the events that are kept.
+
+An order names no query; it is credited to the unit's last click on the same product before it.
+"""
+
+from typing import Literal
+
+import msgspec
+from sqlalchemy import Engine, Select, func, literal, select, union_all
+
+from experiments.tables import engagement, order_event
+
+
+class EngagementCount(msgspec.Struct, frozen=True):
+    """`count` engagements of one kind with a product after one query on one surface."""
+
+    surface: Literal["user", "image", "search"]
+    query: str
+    product_id: str
+    action: Literal["click", "save", "add_to_cart", "checkout"]
+    count: int
+
+
+def engagement_counts(engine: Engine) -> list[EngagementCount]:
+    """All engagements with a surface and a query, counted, in a fixed order. No user-level row leaves the database."""
+    counted = union_all(_engagements(), _checkouts()).subquery()
+    keys = (counted.c.surface, counted.c.query, counted.c.product_id, counted.c.action)
+    statement = select(*keys, func.count()).group_by(*keys).order_by(*keys)
+    with engine.connect() as connection:
+        return [EngagementCount(*row) for row in connection.execute(statement)]
+
+
+def _engagements() -> Select[tuple[str, str, str, str]]:
+    table = engagement.c
+    return select(table.surface, table.query, table.product_id, table.kind.label("action")).where(
+        table.kind.in_(("click", "save", "add_to_cart")), table.surface.is_not(None), table.query.is_not(None)
+    )
+
+
+def _checkouts() -> Select[tuple[str, str, str, str]]:
+    order, click = order_event.c, engagement.alias("click").c
+    last = (
+        select(click.event_id)
+        .where(
+            click.kind == "click",
+            click.unit_id == order.unit_id,
+            click.product_id == order.product_id,
+            click.event_time <= order.event_time,
+        )
+        .order_by(click.event_time.desc(), click.event_id)
+        .limit(1)
+        .correlate(order_event)
+        .scalar_subquery()
+    )
+    source = engagement.alias("source")
+    return (
+        select(source.c.surface, source.c.query, source.c.product_id, literal("checkout").label("action"))
+        .select_from(order_event)
+        .join(source, source.c.event_id == last)
+        .where(order.kind == "placed", source.c.surface.is_not(None), source.c.query.is_not(None))
+    )

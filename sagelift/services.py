@@ -1,0 +1,168 @@
+"""From settings to working parts: the one place that knows which room gets which address.
+
+An address that the settings leave empty is the local stack's, read from its state folder. Everything is opened at
+first use and closed together.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from sagelift.errors import SageliftError
+from sagelift.settings import Settings
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
+    from experiments.store import ExperimentStore
+    from feature_repo.store import ProductFeatureStore
+    from inference.client import ItemEmbedder, TritonClient
+    from inference.visual_cache import VisualCache
+    from streaming.catalog import CatalogPipeline
+    from streaming.kafka import Connection
+
+
+class Services:
+    """The parts of one installation. A context manager."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self._open = ExitStack()
+        self._embedder: ItemEmbedder | None = None
+
+    def __enter__(self) -> Services:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close everything that was opened, the last first."""
+        self._open.close()
+
+    @cached_property
+    def kafka(self) -> Connection:
+        """The Kafka cluster of the settings, or the local stack's broker."""
+        from streaming.kafka import Connection
+
+        return Connection(self.settings.kafka.bootstrap_servers or self._local("kafka_bootstrap", "Kafka"))
+
+    @cached_property
+    def triton(self) -> TritonClient:
+        """A client of the settings' Triton, or of the local stack's."""
+        from inference.client import TritonClient
+
+        address = self.settings.triton.url or self._local("triton_grpc", "Triton")
+        return self._open.enter_context(TritonClient(address, deadline_s=self.settings.triton.deadline_s))
+
+    @cached_property
+    def features(self) -> ProductFeatureStore:
+        """The feature store in the state folder."""
+        from feature_repo.store import ProductFeatureStore
+
+        return self._open.enter_context(ProductFeatureStore.open(self.settings.state))
+
+    @cached_property
+    def visual_cache(self) -> VisualCache:
+        """Image vectors by content hash."""
+        from inference.visual import VISUAL_VERSION
+        from inference.visual_cache import VisualCache
+
+        cache = VisualCache(self.settings.state / "image_vectors.db", VISUAL_VERSION)
+        self._open.callback(cache.close)
+        return cache
+
+    @cached_property
+    def database(self) -> Engine:
+        """The experiment database's engine."""
+        from sqlalchemy import create_engine
+        from sqlalchemy.exc import ArgumentError, NoSuchModuleError
+
+        try:
+            engine = create_engine(self.settings.database_url)
+        except (ArgumentError, NoSuchModuleError, ModuleNotFoundError) as error:
+            raise SageliftError(
+                f"the experiment database cannot be used ({type(error).__name__}): set "
+                "SAGELIFT_EXPERIMENTS__DATABASE_URL to a SQLAlchemy URL and install its driver"
+            ) from None
+        self._open.callback(engine.dispose)
+        return engine
+
+    @cached_property
+    def experiments(self) -> ExperimentStore:
+        """The experiment store; its tables are made when there are none."""
+        from experiments.store import ExperimentStore
+
+        self.settings.state.mkdir(parents=True, exist_ok=True)
+        store = ExperimentStore(self.database)
+        store.create_all()
+        return store
+
+    def embedder(self) -> ItemEmbedder | None:
+        """The live release, asked for anew at each call; None before the first."""
+        from inference.client import ItemEmbedder
+        from inference.repository import live_version
+
+        if live_version(self.settings.model_repository) is None:
+            return None
+        if self._embedder is None:
+            self._embedder = ItemEmbedder(self.triton, self.settings.model_repository)
+        else:
+            self._embedder.refresh()
+        self.features.ensure_model_version(self._embedder.model_version)
+        return self._embedder
+
+    def catalog_pipeline(self) -> CatalogPipeline:
+        """The catalogue consumer's pipeline on the real parts."""
+        from streaming.catalog import CatalogPipeline
+        from streaming.embedding_topic import EmbeddingPublisher
+        from streaming.image_vectors import CachedImageVectors
+        from streaming.images import ImageFetcher
+
+        wanted = self.settings.images
+        fetcher = self._open.enter_context(
+            ImageFetcher(
+                max_bytes=wanted.max_bytes,
+                timeout=wanted.timeout_s,
+                max_pixels=wanted.max_pixels,
+                allow_private=wanted.allow_private,
+            )
+        )
+        images = CachedImageVectors(fetcher.fetch_many, self.triton.encode_images, self.visual_cache)
+        return CatalogPipeline(self.features, images, self.embedder, EmbeddingPublisher(self.producer()))
+
+    def producer(self) -> Any:
+        """A Kafka producer, closed with the services."""
+        producer = self.kafka.producer()
+        self._open.callback(producer.close, 5)
+        return producer
+
+    def _local(self, name: str, what: str) -> str:
+        from sagelift.stack.stack import read_status
+
+        status = read_status(self.settings.state)
+        address = getattr(status, name)
+        if not status.running or not address:
+            variable = {"Kafka": "SAGELIFT_KAFKA__BOOTSTRAP_SERVERS", "Triton": "SAGELIFT_TRITON__URL"}[what]
+            raise SageliftError(
+                f"no {what} is known: no local stack runs in {self.settings.state} (start one with `sagelift up`), "
+                f"and {variable} is not set"
+            )
+        return str(address)
+
+
+def wait_for(condition: Callable[[], bool], what: str, timeout_s: float, pause_s: float = 0.1) -> None:
+    """Poll until the condition holds.
+
+    Raises:
+        SageliftError: it does not within the time; `what` says what was waited for.
+    """
+    end = time.monotonic() + timeout_s
+    while not condition():
+        if time.monotonic() > end:
+            raise SageliftError(f"gave up waiting for {what} after {timeout_s:.0f} s")
+        time.sleep(pause_s)

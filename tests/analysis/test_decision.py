@@ -1,0 +1,70 @@
+"""The rule from metrics to a verdict, and Holm's adjustment."""
+
+import pytest
+from statsmodels.stats.multitest import multipletests
+
+from analysis.checks import Check
+from analysis.decision import Judged, decide, holm
+from analysis.metrics import Direction, Role
+
+OK = Check(name="sample_ratio", status="ok", sentence="fine")
+WARN = Check(name="heavy_tail", status="warn", sentence="careful")
+FAIL = Check(name="sample_ratio", status="fail", sentence="The split is off.")
+
+
+def judged(
+    difference: float | None, p: float | None, role: Role = "goal", direction: Direction = "increase", label: str = "m"
+) -> Judged:
+    return Judged(label=label, role=role, direction=direction, difference=difference, p=p, described="+1%")
+
+
+@pytest.mark.parametrize(
+    ("metrics", "verdict"),
+    [
+        ([judged(1, 0.01)], "ship"),
+        ([judged(1, 0.05)], "keep running"),
+        ([judged(-1, 0.01)], "do not ship"),
+        ([judged(-1, 0.01, direction="decrease")], "ship"),
+        ([judged(1, 0.01, direction="decrease")], "do not ship"),
+        ([judged(1, 0.01), judged(-1, 0.01, "guardrail")], "do not ship"),
+        ([judged(1, 0.01), judged(-1, 0.3, "guardrail")], "ship"),
+        ([judged(1, 0.01), judged(-1, 0.01, label="other goal")], "do not ship"),
+        ([judged(1, 0.01), judged(-1, 0.001, "secondary")], "ship"),
+        ([judged(1, 0.3), judged(1, 0.001, "secondary")], "keep running"),
+        ([judged(None, None)], "keep running"),
+    ],
+)
+def test_the_verdict_follows_goals_and_guardrails_only(metrics: list[Judged], verdict: str) -> None:
+    decision = decide(metrics, [OK])
+    assert decision.verdict == verdict
+    assert decision.reasons
+
+
+def test_a_failed_check_overrules_the_best_result() -> None:
+    decision = decide([judged(1, 1e-9)], [OK, WARN, FAIL])
+    assert decision.verdict == "cannot trust"
+    assert decision.reasons == ["The split is off."]
+
+
+def test_a_warning_is_named_and_does_not_decide() -> None:
+    decision = decide([judged(1, 0.01)], [WARN])
+    assert decision.verdict == "ship"
+    assert decision.reasons[-1] == "Read with care: heavy tail."
+
+
+# Benjamini and Hochberg 1995, table 1.
+BH_1995 = [
+    *(0.0001, 0.0004, 0.0019, 0.0095, 0.0201, 0.0278, 0.0298, 0.0344, 0.0459),
+    *(0.3240, 0.4262, 0.5719, 0.6528, 0.7590, 1.0),
+]
+
+
+def test_holm_agrees_with_statsmodels_and_rejects_three_of_the_published_fifteen() -> None:
+    ours = holm(BH_1995[::-1])[::-1]
+    assert ours == pytest.approx(list(multipletests(BH_1995, method="holm")[1]), rel=1e-12)
+    assert sum(p is not None and p < 0.05 for p in ours) == 3
+
+
+def test_holm_leaves_out_what_could_not_be_tested() -> None:
+    assert holm([0.02, None, 0.03]) == [0.04, None, 0.04]
+    assert holm([]) == []

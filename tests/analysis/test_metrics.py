@@ -1,0 +1,55 @@
+"""A metric's gradient is the derivative of its value, and impossible declarations are refused."""
+
+import pytest
+
+from analysis.aggregates import Column
+from analysis.errors import AnalysisError, MetricError
+from analysis.metrics import Mean, Metric, Proportion, Ratio, merged_needs, shop_metrics
+
+A, B = Column("a"), Column("b")
+
+
+@pytest.mark.parametrize(
+    "metric",
+    [
+        Mean(name="m", column="a"),
+        Ratio(name="r", numerator="a", denominator="b"),
+        Proportion(name="p", column="a"),
+    ],
+)
+def test_the_gradient_is_the_derivative_of_the_value(metric: Metric) -> None:
+    means = {A: 3.0, B: 4.0, Column("a", positive=True): 0.3}
+    gradient = metric.gradient(means)
+    assert set(gradient) == set(metric.inputs)
+    for column, slope in gradient.items():
+        up, down = ({**means, column: means[column] + step} for step in (1e-6, -1e-6))
+        numeric = (metric.value(up) - metric.value(down)) / 2e-6  # type: ignore[operator]
+        assert slope == pytest.approx(numeric, rel=1e-8)
+
+
+def test_a_ratio_over_nothing_is_undefined() -> None:
+    assert Ratio(name="r", numerator="a", denominator="b").value({A: 1.0, B: 0.0}) is None
+
+
+def test_impossible_declarations_are_refused() -> None:
+    with pytest.raises(MetricError, match="own column 'a' as covariate"):
+        Mean(name="m", column="a", covariate="a")
+    with pytest.raises(MetricError, match="own column 'b' as covariate"):
+        Ratio(name="m", numerator="a", denominator="b", covariate="b")
+    with pytest.raises(MetricError, match="divides 'a' by itself"):
+        Ratio(name="r", numerator="a", denominator="a")
+    with pytest.raises(MetricError, match="empty name"):
+        Mean(name="", column="a")
+    with pytest.raises(MetricError, match="No metrics"):
+        merged_needs([])
+    with pytest.raises(MetricError, match="Two metrics are called 'm'"):
+        merged_needs([Mean(name="m", column="a"), Mean(name="m", column="b")])
+    assert issubclass(MetricError, ValueError)
+    assert issubclass(MetricError, AnalysisError)
+
+
+def test_the_shop_metrics_have_net_and_gross_side_by_side() -> None:
+    names = [metric.name for metric in shop_metrics()]
+    assert {"gmv_per_user", "gmv_gross_per_user", "clicks_per_user", "orders_per_user", "ctr", "aov"} <= set(names)
+    assert all(metric.covariate is None for metric in shop_metrics(covariates=False))
+    assert all(metric.description for metric in shop_metrics())

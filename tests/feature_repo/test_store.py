@@ -1,0 +1,273 @@
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from feature_repo.errors import HistoryError, InvalidFeatureError, StoreStateError, UnknownModelVersionError
+from feature_repo.rows import Deletion, ProductFeatures
+from tests.feature_repo.builders import NOON, make_embedding, make_product, same
+
+VIEWS = ("text", "images", "offer")
+
+
+def deletion(id: str = "a1", version: int = 2) -> Deletion:
+    return Deletion(id=id, version=version, event_time=NOON)
+
+
+def parts(store: Any) -> int:
+    return sum(1 for _ in store.home.glob("history/*/*.parquet"))
+
+
+def test_what_was_written_is_read_bit_for_bit(store: Any) -> None:
+    products = [
+        make_product("a1", 3),
+        make_product("ü 靴", 1, images=20),
+        make_product("bare", 2, images=0, visual_version="", amount_minor=None, currency=None, availability=None),
+        make_product("nul", 1, text={**make_product().text, "title": "a\0b", "brand": ""}),
+    ]
+    assert store.write_features(products) == set()
+    found = store.read_features([*(product.id for product in products), "unknown"])
+    assert set(found) == {product.id for product in products}
+    for product in products:
+        assert same(found[product.id], product)
+    assert found["a1"].image_vectors.dtype == np.float32
+
+
+def test_older_versions_are_refused_and_named(store: Any) -> None:
+    store.write_features([make_product("a", 5), make_product("b", 5)])
+    assert store.write_features([make_product("a", 4), make_product("b", 6), make_product("c", 1)]) == {"a"}
+    assert {id: p.version for id, p in store.read_features("abc").items()} == {"a": 5, "b": 6, "c": 1}
+    assert same(store.read_features("a")["a"], make_product("a", 5))
+
+
+def test_of_rows_with_one_id_the_newest_is_written_and_of_equal_versions_the_last(store: Any) -> None:
+    first, last = make_product("a", 2, currency="EUR"), make_product("a", 2, currency="SEK")
+    assert store.write_features([make_product("a", 1), first, last, make_product("a", 1)]) == set()
+    assert store.read_features("a")["a"].currency == "SEK"
+
+
+def test_an_offer_alone_leaves_text_and_images_and_moves_the_product_on(store: Any) -> None:
+    store.write_features([make_product("a", 1)])
+    store.write_features([make_product("a", 3)], views=["offer"])
+    found = store.read_features("a")["a"]
+    assert (found.version, found.event_time) == (3, NOON + timedelta(microseconds=3))
+    assert found.amount_minor == 300
+    assert found.text == make_product("a", 1).text
+    assert np.array_equal(found.image_vectors, make_product("a", 1).image_vectors)
+
+
+def test_an_older_full_update_cannot_pass_a_newer_offer_in_any_view(store: Any) -> None:
+    store.write_features([make_product("a", 1)])
+    store.write_features([make_product("a", 3)], views=["offer"])
+    assert store.write_features([make_product("a", 2)]) == {"a"}
+    found = store.read_features("a")["a"]
+    assert (found.text["title"], found.amount_minor) == ("title of a at 1", 300)
+
+
+def test_only_named_views_get_a_part_of_history(store: Any) -> None:
+    store.write_features([make_product("a", 1)])
+    before = parts(store)
+    store.write_features([make_product("a", 2)], views=["offer"])
+    assert parts(store) == before + 1
+    assert store.history("product_offer").read()["amount_minor"].to_pylist() == [100, 200]
+
+
+def test_a_deleted_product_is_a_tombstone_in_every_view_and_model_version(store: Any) -> None:
+    for model_version in ("m1", "m2"):
+        store.ensure_model_version(model_version)
+        store.write_embeddings(model_version, [make_embedding("a", 1, model_version)])
+    store.write_features([make_product("a", 1)])
+    assert store.delete([deletion("a", 2)]) == set()
+    found = store.read_features("a")["a"]
+    assert same(found, ProductFeatures(id="a", version=2, event_time=NOON, deleted=True))
+    for model_version in ("m1", "m2"):
+        assert store.read_embeddings(model_version, "a")["a"].deleted
+        assert store.write_embeddings(model_version, [make_embedding("a", 1, model_version)]) == {"a"}
+        assert list(store.scan_embeddings(model_version)) == []
+    assert store.write_features([make_product("a", 1)]) == {"a"}
+    assert store.read_features("a")["a"].deleted
+
+
+def test_a_deletion_older_than_the_product_is_refused(store: Any) -> None:
+    store.write_features([make_product("a", 5)])
+    assert store.delete([deletion("a", 4)]) == {"a"}
+    assert same(store.read_features("a")["a"], make_product("a", 5))
+
+
+def test_an_unknown_product_can_be_deleted_before_it_arrives(store: Any) -> None:
+    store.delete([deletion("a", 5)])
+    assert store.write_features([make_product("a", 4)]) == {"a"}
+    assert store.write_features([make_product("a", 6)]) == set()
+    assert same(store.read_features("a")["a"], make_product("a", 6))
+
+
+def test_deletions_are_in_the_history_with_nulls(store: Any) -> None:
+    store.write_features([make_product("a", 1), make_product("b", 1)])
+    store.write_features([ProductFeatures(id="a", version=2, event_time=NOON, deleted=True), make_product("b", 2)])
+    for name in ("product_text", "product_images", "product_offer"):
+        rows = store.history(name).read().sort_by([("product_id", "ascending"), ("version", "ascending")]).to_pylist()
+        assert [(r["product_id"], r["version"], r["deleted"]) for r in rows] == [
+            ("a", 1, False), ("a", 2, True), ("b", 1, False), ("b", 2, False),
+        ]  # fmt: skip
+        payload = [k for k in rows[1] if k not in ("product_id", "version", "deleted") and "timestamp" not in k]
+        assert all(rows[1][k] is None for k in payload)
+        assert all(rows[3][k] is not None for k in payload)
+
+
+def test_history_holds_the_vectors_that_were_written(store: Any) -> None:
+    store.ensure_model_version("m1")
+    gone = make_embedding("gone", 1, deleted=True)
+    store.write_features([make_product("a", 1, images=3), make_product("b", 1, images=0), make_product("c", 1)])
+    store.write_embeddings("m1", [make_embedding("a"), gone, make_embedding("c")])
+    images = {r["product_id"]: r["vectors"] for r in store.history("product_images").read().to_pylist()}
+    vectors = {r["product_id"]: r["vector"] for r in store.history("product_embedding_m1").read().to_pylist()}
+    assert images == {
+        id: make_product(id, 1, images=n).image_vectors.tolist() for id, n in (("a", 3), ("b", 0), ("c", 2))
+    }
+    assert vectors == {"a": make_embedding("a").vector.tolist(), "gone": None, "c": make_embedding("c").vector.tolist()}
+
+
+def test_bad_rows_write_nothing_at_all(store: Any) -> None:
+    before = parts(store)
+    with pytest.raises(InvalidFeatureError, match="'bad'"):
+        store.write_features([make_product("good"), make_product("bad", amount_minor="12")])
+    with pytest.raises(InvalidFeatureError, match="time zone"):
+        store.delete([deletion("good"), Deletion(id="bad", version=1, event_time=NOON.replace(tzinfo=None))])
+    with pytest.raises(InvalidFeatureError, match=r"Unknown views \['price'\]"):
+        store.write_features([make_product("good")], views=["price"])
+    assert store.read_features(["good", "bad"]) == {}
+    assert parts(store) == before
+
+
+def test_nothing_is_online_that_history_does_not_hold(store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise HistoryError("disk full")
+
+    monkeypatch.setattr("feature_repo.history.History.append", fail)
+    with pytest.raises(HistoryError):
+        store.write_features([make_product("a")])
+    assert store.read_features("a") == {}
+
+
+def test_embeddings_of_two_model_versions_stay_apart(store: Any) -> None:
+    store.ensure_model_version("m1")
+    store.ensure_model_version("m-2.0")
+    store.write_embeddings("m1", [make_embedding("a", 1)])
+    store.write_embeddings("m-2.0", [make_embedding("a", 2, "m-2.0")])
+    assert store.model_versions() == ["m-2.0", "m1"]
+    assert same(store.read_embeddings("m1", ["a", "b"])["a"], make_embedding("a", 1))
+    assert same(store.read_embeddings("m-2.0", ["a"])["a"], make_embedding("a", 2, "m-2.0"))
+
+
+def test_an_unknown_model_version_is_named_with_the_known_ones(store: Any) -> None:
+    store.ensure_model_version("m1")
+    with pytest.raises(UnknownModelVersionError, match=r"'m9' has no embedding view \(there are: m1\)"):
+        store.read_embeddings("m9", ["a"])
+    with pytest.raises(UnknownModelVersionError, match="ensure_model_version"):
+        store.write_embeddings("m9", [make_embedding(model_version="m9")])
+
+
+def test_a_model_version_made_through_one_store_is_known_to_another(open_store: Callable[[], Any]) -> None:
+    one, other = open_store(), open_store()
+    one.ensure_model_version("m1")
+    other.write_embeddings("m1", [make_embedding("a")])
+    assert other.model_versions() == ["m1"]
+    assert same(one.read_embeddings("m1", "a")["a"], make_embedding("a"))
+    one.ensure_model_version("m1")
+
+
+def test_scans_give_every_live_product_once(store: Any) -> None:
+    products = [make_product(f"p{i}", 1) for i in range(23)]
+    store.write_features(products)
+    store.delete([deletion("p7")])
+    expected = {product.id: product for product in products if product.id != "p7"}
+    assert sorted(store.product_ids()) == sorted(expected)
+    pages = list(store.scan_features(batch=5))
+    assert max(map(len, pages)) == 5
+    found = [product for page in pages for product in page]
+    assert len(found) == 22
+    assert all(same(product, expected[product.id]) for product in found)
+
+
+def test_scanning_embeddings_gives_every_live_one_once(store: Any) -> None:
+    store.ensure_model_version("m1")
+    store.write_embeddings("m1", [make_embedding(f"p{i}") for i in range(7)])
+    store.delete([deletion("p3")])
+    found = [row for page in store.scan_embeddings("m1", batch=2) for row in page]
+    assert sorted(row.id for row in found) == ["p0", "p1", "p2", "p4", "p5", "p6"]
+    assert all(same(row, make_embedding(row.id)) for row in found)
+
+
+def test_opening_again_finds_everything_and_applies_nothing(
+    open_store: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = open_store()
+    first.ensure_model_version("m1")
+    first.write_features([make_product("a")])
+    first.close()
+    monkeypatch.setattr("feast.FeatureStore.apply", lambda *_: pytest.fail("applied again"))
+    second = open_store()
+    assert same(second.read_features("a")["a"], make_product("a"))
+    assert second.model_versions() == ["m1"]
+
+
+@pytest.mark.parametrize("lost", ["registry.db", "online.db"])
+def test_opening_after_a_loss_makes_tables_and_registry_again(open_store: Callable[[], Any], lost: str) -> None:
+    first = open_store()
+    first.ensure_model_version("m1")
+    first.close()
+    for path in first.home.glob(f"{lost}*"):
+        path.unlink()
+    second = open_store()
+    second.write_features([make_product("a")])
+    second.write_embeddings("m1", [make_embedding("a")])
+    names = {view.name for view in second.feast.list_feature_views()}
+    assert names == {"product_text", "product_images", "product_offer", "product_embedding_m1"}
+
+
+def test_a_closed_store_says_so(store: Any) -> None:
+    store.close()
+    with pytest.raises(StoreStateError, match="closed"):
+        store.read_features(["a"])
+    store.close()
+
+
+_UNUSED_IDS = itertools.count()
+Step = tuple[str, int, tuple[str, ...]]
+STEPS = st.lists(
+    st.tuples(
+        st.sampled_from(["write", "delete"]),
+        st.integers(0, 8),
+        st.sampled_from([VIEWS, VIEWS, ("offer",), ("text", "offer")]),
+    ),
+    max_size=8,
+)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(steps=STEPS)
+def test_in_whatever_order_steps_arrive_the_newest_decides(store: Any, steps: list[Step]) -> None:
+    """Versions are drawn from few, so that equal, older and newer ones meet; every run has its own product."""
+    id = f"p{next(_UNUSED_IDS)}"
+    store.write_features([make_product(id, 4)])
+    newest, dead = 4, False
+    for kind, version, views in steps:
+        whole = views if not dead else VIEWS  # a product that is gone must come back whole
+        if kind == "write":
+            stale = store.write_features([make_product(id, version)], views=whole)
+        else:
+            stale = store.delete([deletion(id, version)])
+        assert stale == ({id} if version < newest else set())
+        if version >= newest:
+            newest, dead = version, kind == "delete"
+        found = store.read_features([id])[id]
+        assert (found.version, found.deleted) == (newest, dead)
+        if kind == "write" and not stale:
+            assert found.amount_minor == make_product(id, version).amount_minor

@@ -1,0 +1,245 @@
+"""The feature store as Feast's users meet it: its own readers, writers, jobs and command line, and many processes."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+import feature_repo
+from feature_repo.rows import Deletion
+from feature_repo.store import ProductFeatureStore
+from tests.feature_repo.builders import NOON, make_embedding, make_product, same
+
+FEAST = Path(sys.executable).with_name("feast")
+
+# Feast reads Parquet through ibis, which calls what DuckDB 2.0 deprecates.
+_IBIS = pytest.mark.filterwarnings("ignore:fetch_:DeprecationWarning")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[ProductFeatureStore]:
+    with ProductFeatureStore.open(tmp_path) as store:
+        yield store
+
+
+def online(store: ProductFeatureStore, features: Any, ids: list[str]) -> dict[str, list[Any]]:
+    rows = [{"product_id": id} for id in ids]
+    return dict(store.feast.get_online_features(features=features, entity_rows=rows).to_dict())
+
+
+def test_get_online_features_reads_what_was_written_under_the_right_ids(store: ProductFeatureStore) -> None:
+    products = [make_product(f"p{i}", i + 1) for i in range(30)]
+    store.write_features(products)
+    random.Random(1).shuffle(products)
+    service = store.feast.get_feature_service("itemsage_inputs_v1")
+    found = online(store, service, [product.id for product in products])
+    for i, product in enumerate(products):
+        assert found["product_id"][i] == product.id
+        assert found["version"][i] == product.version
+        assert {name: found[name][i] for name in product.text} == product.text
+        assert found["urls"][i] == product.image_urls
+        assert np.array_equal(np.array(found["vectors"][i], np.float32), product.image_vectors)
+
+
+def test_get_online_features_sees_neither_deleted_nor_unknown_products(store: ProductFeatureStore) -> None:
+    store.write_features([make_product("a"), make_product("b")])
+    store.delete([Deletion(id="a", version=2, event_time=NOON)])
+    found = online(store, ["product_offer:amount_minor", "product_text:title"], ["a", "b", "c"])
+    assert found["amount_minor"] == [None, 100, None]
+    assert found["title"] == [None, "title of b at 1", None]
+
+
+def test_vector_search_pairs_every_product_with_its_own_features_and_distance(store: ProductFeatureStore) -> None:
+    store.ensure_model_version("m1")
+    embeddings = {id: make_embedding(id) for id in (f"p{i}" for i in random.Random(2).sample(range(1000), 300))}
+    store.write_embeddings("m1", list(embeddings.values()))
+    wrong = 0
+    for query in list(embeddings.values())[:5]:
+        found = store.feast.retrieve_online_documents_v2(
+            features=["product_embedding_m1:content_hash", "product_embedding_m1:vector"],
+            query=query.vector.tolist(),
+            top_k=100,
+        ).to_dict()
+        assert len(set(found["product_id"])) == 100
+        for id, content_hash, vector, distance in zip(
+            found["product_id"], found["content_hash"], found["vector"], found["distance"], strict=True
+        ):
+            own = embeddings[id]
+            right = np.array_equal(np.array(vector, np.float32), own.vector) and content_hash == own.content_hash
+            wrong += not (right and abs(distance - (1 - own.vector @ query.vector)) < 1e-5)
+    assert wrong == 0
+
+
+def test_feasts_own_push_is_guarded_too(store: ProductFeatureStore) -> None:
+    store.write_features([make_product("a", 5)])
+    row = {"product_id": ["a"], "event_timestamp": [pd.Timestamp(NOON + timedelta(days=9))], "deleted": [False]}
+    row |= {"amount_minor": [1], "currency": ["SEK"], "availability": ["out_of_stock"]}
+    for version, amount in ((4, 500), (6, 1)):
+        frame = pd.DataFrame(row | {"version": [version], "created_timestamp": row["event_timestamp"]})
+        store.feast.write_to_online_store("product_offer", df=frame)
+        assert online(store, ["product_offer:amount_minor"], ["a"])["amount_minor"] == [amount]
+
+
+@_IBIS
+def test_point_in_time_join_gives_what_was_known_at_each_time(store: ProductFeatureStore) -> None:
+    store.ensure_model_version("m-2.0")
+    for version in (1, 2, 3):
+        product = make_product("a", version, event_time=NOON + timedelta(hours=version))
+        store.write_features([product, make_product("b", version, event_time=product.event_time)])
+        embedding = make_embedding("a", version, "m-2.0", event_time=product.event_time)
+        store.write_embeddings("m-2.0", [embedding])
+        store.write_embeddings("m-2.0", [embedding])  # delivered twice
+    labels = pd.DataFrame(
+        {
+            "row": range(5),
+            "product_id": ["a", "a", "a", "b", "a"],
+            "event_timestamp": [pd.Timestamp(NOON + timedelta(hours=h)) for h in (1, 2.5, 2.5, 99, 0.5)],
+        }
+    )
+    features = ["product_offer:amount_minor", "product_text:title", "product_embedding_m-2.0:vector"]
+    found = store.feast.get_historical_features(labels, features).to_df().sort_values("row")
+    assert found["row"].tolist() == [0, 1, 2, 3, 4]
+    assert found["amount_minor"].tolist()[:4] == [100, 200, 200, 300]
+    assert found["title"].tolist()[:4] == [f"title of {p} at {v}" for p, v in (("a", 1), ("a", 2), ("a", 2), ("b", 3))]
+    assert found[["amount_minor", "title"]].iloc[4].isna().all()
+    expected = make_embedding("a", 2, "m-2.0").vector
+    assert np.array_equal(np.array(found["vector"].iloc[1], np.float32), expected)
+
+
+@_IBIS
+def test_materialising_rebuilds_a_lost_online_store_and_spares_fresher_values(tmp_path: Path) -> None:
+    with ProductFeatureStore.open(tmp_path) as store:
+        store.ensure_model_version("m1")
+        store.write_features([make_product(id, 1) for id in "abc"])
+        store.write_embeddings("m1", [make_embedding(id, 1) for id in "abc"])
+        store.delete([Deletion(id="b", version=2, event_time=NOON + timedelta(seconds=1))])
+    for path in store.home.glob("online.db*"):
+        path.unlink()
+    with ProductFeatureStore.open(tmp_path) as store:
+        fresh = make_product("c", 9)
+        store.write_features([fresh])
+        store.feast.materialize(NOON - timedelta(days=1), NOON + timedelta(days=1))
+        found = store.read_features("abc")
+        assert same(found["a"], make_product("a", 1))
+        assert found["b"].deleted
+        assert found["b"].version == 2
+        assert same(found["c"], fresh)
+        embeddings = store.read_embeddings("m1", "abc")
+        assert same(embeddings["a"], make_embedding("a", 1))
+        assert embeddings["b"].deleted
+
+
+def feast(folder: Path, *arguments: str, **environment: str) -> str:
+    done = subprocess.run(
+        [str(FEAST), "-c", str(folder), *arguments],
+        cwd="/",
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_feast_command_line_works_in_the_state_folder_and_apply_forgets_nothing(tmp_path: Path) -> None:
+    with ProductFeatureStore.open(tmp_path) as store:
+        store.ensure_model_version("m1")
+        store.write_embeddings("m1", [make_embedding("a")])
+    feast(store.home, "apply")
+    listed = feast(store.home, "feature-views", "list")
+    for name in ("product_text", "product_images", "product_offer", "product_embedding_m1"):
+        assert name in listed
+    with ProductFeatureStore.open(tmp_path) as store:
+        assert same(store.read_embeddings("m1", "a")["a"], make_embedding("a"))
+
+
+def test_feast_apply_works_on_the_package_with_the_environment_variable(tmp_path: Path) -> None:
+    home = tmp_path / "feast"
+    home.mkdir()
+    package = Path(feature_repo.__file__).parent
+    feast(package, "apply", "--skip-source-validation", SAGELIFT_FEAST=str(home))
+    with ProductFeatureStore.open(tmp_path) as store:
+        store.write_features([make_product("a")])
+        assert same(store.read_features("a")["a"], make_product("a"))
+    profile = yaml.safe_load((package / "feature_store.yaml").read_text())
+    written = yaml.safe_load((home / "feature_store.yaml").read_text())
+    assert profile["offline_store"] == written["offline_store"] == {"type": "duckdb"}
+
+
+def _write_versions(state_dir: Path, versions: list[int], barrier: Any) -> None:
+    with ProductFeatureStore.open(state_dir) as store:
+        barrier.wait(120)
+        for version in versions:
+            store.write_features([make_product("contested", version), make_product(f"own{os.getpid()}", version)])
+
+
+def _write_for_ever(state_dir: Path, ready: Any) -> None:
+    with ProductFeatureStore.open(state_dir) as store:
+        for version in range(1, 1_000_000):
+            store.write_features([make_product(f"p{i}", version) for i in range(20)])
+            if version == 3:
+                ready.set()
+
+
+def test_processes_that_race_for_one_product_leave_the_newest_version_whole(tmp_path: Path) -> None:
+    """Both open the store for the first time at once, too."""
+    versions = list(range(1, 61))
+    random.Random(3).shuffle(versions)
+    context = multiprocessing.get_context("spawn")
+    barrier = context.Barrier(2)
+    processes = [context.Process(target=_write_versions, args=(tmp_path, versions[i::2], barrier)) for i in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(240)
+    assert [process.exitcode for process in processes] == [0, 0]
+    with ProductFeatureStore.open(tmp_path) as store:
+        assert same(store.read_features(["contested"])["contested"], make_product("contested", 60))
+        assert len(list(store.product_ids())) == 3
+        assert len(store.history("product_text").read()) == 120
+
+
+def test_a_writer_killed_at_any_moment_leaves_whole_products_and_whole_parts(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    ready = context.Event()
+    process = context.Process(target=_write_for_ever, args=(tmp_path, ready))
+    process.start()
+    assert ready.wait(240)
+    deadline = time.monotonic() + random.Random().uniform(0, 0.3)
+    while time.monotonic() < deadline:
+        pass
+    assert process.pid is not None
+    os.kill(process.pid, signal.SIGKILL)
+    process.join(60)
+    with ProductFeatureStore.open(tmp_path) as store:
+        found = store.read_features(f"p{i}" for i in range(20))
+        (version,) = {product.version for product in found.values()}
+        assert version >= 3
+        assert all(same(product, make_product(id, version)) for id, product in found.items())
+        for name in ("product_text", "product_images", "product_offer"):
+            past = store.history(name).read(["product_id", "version"])
+            assert max(past["version"].to_pylist()) >= version
+            assert len(past) % 20 == 0
+        assert store.write_features([make_product("p0", version + 10)]) == set()
+
+
+def test_times_before_the_epoch_and_far_ahead_survive(store: ProductFeatureStore) -> None:
+    for version, moment in enumerate((datetime(1969, 1, 1, tzinfo=UTC), datetime(9999, 1, 1, tzinfo=UTC))):
+        store.write_features([make_product("a", version, event_time=moment)])
+        assert store.read_features("a")["a"].event_time == moment
