@@ -12,7 +12,7 @@ import msgspec
 
 from analysis.aggregates import Aggregates, Moments
 from analysis.inference import Effect, compare
-from analysis.metrics import Mean, Metric
+from analysis.metrics import Mean, Metric, Proportion
 from analysis.sources.base import Facts
 
 Status = Literal["ok", "warn", "fail"]
@@ -59,8 +59,9 @@ def sample_ratio(counts: Mapping[str, int], expected: Mapping[str, float]) -> Ch
     p = chi_square_p(statistic, len(expected) - 1)
     arms = sorted(expected)
     seen = " : ".join(f"{counts[arm]:,}" for arm in arms)
-    planned = " : ".join(f"{expected[arm] / weight:.4g}" for arm in arms)
-    split = f"{' : '.join(arms)} is {seen}, planned {planned} (p = {p:.3g})."
+    shares = [expected[arm] / weight for arm in arms]
+    planned = "equal shares" if len(set(shares)) == 1 else " : ".join(f"{share:.4g}" for share in shares)
+    split = f"{' : '.join(arms)} is {seen}, planned {planned} ({_p(p)})."
     if p < SRM_P:
         return result("fail", f"Sample ratio mismatch: {split} The arms are not comparable; find the cause first.", p)
     return result("ok", f"The split is as planned: {split}", p)
@@ -127,9 +128,9 @@ def variation(metrics: Sequence[Metric], control: Moments, treatment: Moments) -
 def few_nonzero(metrics: Sequence[Metric], control: Moments, treatment: Moments) -> Check | None:
     """Means that rest on few units with a value other than 0 (buyers, for GMV) in the smaller arm."""
     smallest = {
-        _label(m): min(arm.tails[m.inputs[0]].nonzero for arm in (control, treatment))
+        _label(m): min(_nonzero(m, control), _nonzero(m, treatment))
         for m in metrics
-        if all(m.inputs[0] in arm.tails for arm in (control, treatment))
+        if isinstance(m, Mean | Proportion)
     }
     if not smallest:
         return None
@@ -156,7 +157,7 @@ def heavy_tail(metrics: Sequence[Metric], control: Moments, treatment: Moments) 
     for metric in metrics:
         column = metric.inputs[0]
         for arm in (control, treatment):
-            if isinstance(metric, Mean) and column in arm.tails and arm.n > 1 and arm.variance(column) > 0:
+            if isinstance(metric, Mean) and arm.variance(column) > 0:
                 distance = (arm.tails[column].largest - arm.means[column]) ** 2
                 share = min(distance / (arm.variance(column) * (arm.n - 1)), 1.0)
                 shares[_label(metric)] = max(shares.get(_label(metric), 0.0), share)
@@ -185,9 +186,9 @@ def balance_before(metrics: Sequence[Metric], control: Moments, treatment: Momen
     off = [name for name, p in p_values.items() if p < IMBALANCE_P]
     least = min(p_values.values())
     sentence = (
-        f"{_names(off)}: the arms already differed before exposure (p = {least:.2g}). Is the split random?"
+        f"{_names(off)}: the arms already differed before exposure ({_p(least)}). Is the split random?"
         if off
-        else f"Before exposure the arms were alike (smallest p = {least:.2g})."
+        else f"Before exposure the arms were alike (smallest {_p(least)})."
     )
     return Check(
         name="balance_before_exposure",
@@ -224,8 +225,17 @@ def run_checks(
     return [check for check in found if check is not None]
 
 
+def _nonzero(metric: Mean | Proportion, arm: Moments) -> int:
+    (column,) = metric.inputs
+    return arm.tails[column].nonzero if isinstance(metric, Mean) else round(arm.means[column] * arm.n)
+
+
 def _varies(metric: Metric, arm: Moments) -> bool:
     return arm.variance(metric.inputs[0]) > 0
+
+
+def _p(p: float) -> str:
+    return f"p = {p:.2g}" if p >= 1e-4 else "p < 0.0001"
 
 
 def _label(metric: Metric) -> str:

@@ -70,7 +70,7 @@ class Metric(ABC):
     @property
     def needs(self) -> Needs:
         covariate = (self.covariate_column,) if self.covariate_column else ()
-        return Needs.moments((*self.inputs, *covariate), tails=self.inputs[:1])
+        return Needs.moments((*self.inputs, *covariate))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +78,11 @@ class Mean(Metric):
     """Mean of a column per unit: GMV per user, clicks per user."""
 
     column: str
+
+    @property
+    def needs(self) -> Needs:
+        """Also how many units have a value at all and what the largest is: a mean can hang on a few."""
+        return super().needs | Needs(tails=frozenset(self.inputs))
 
     @property
     def inputs(self) -> tuple[Column, ...]:

@@ -53,7 +53,7 @@ def aggregate_select(units: FromClause, layout: Layout, shifts: Mapping[Column, 
     selected += [func.sum(x[a] * x[b]).label(f"sum {a} * {b}") for a, b in layout.products]
     for column in layout.tails:
         shift = shifts.get(column, 0.0)
-        selected.append(func.sum(case((x[column] != (-shift if shift else 0), 1), else_=0)).label(f"nonzero {column}"))
+        selected.append(func.count(case((x[column] != (-shift if shift else 0), 1))).label(f"nonzero {column}"))
         selected.append(func.max(func.abs(x[column] + shift if shift else x[column])).label(f"largest {column}"))
     selected += [expression.label(name) for name, expression in layout.extras.items()]
     return select(*selected).group_by(*keys)
@@ -77,7 +77,7 @@ def read_cells(rows: Iterable[Sequence[Any]], layout: Layout) -> tuple[list[Cell
                 n=int(next(values)),
                 sums={column: _float(next(values)) for column in layout.columns},
                 products={product: _float(next(values)) for product in layout.products},
-                tails={column: Tail(int(next(values) or 0), _float(next(values))) for column in layout.tails},
+                tails={column: Tail(int(next(values)), _float(next(values))) for column in layout.tails},
             )
         )
         extras.append({name: next(values) for name in layout.extras})

@@ -53,6 +53,11 @@ class ExperimentStore:
 
     # --- schema ---
 
+    @property
+    def engine(self) -> Engine:
+        """The database, for readers of its own (reports, training logs)."""
+        return self._engine
+
     def create_all(self) -> None:
         """Makes the tables where there are none. Raises SchemaError for tables of another version; changes
         nothing then.
@@ -152,6 +157,11 @@ class ExperimentStore:
             if not row.actor:
                 raise TransitionError(f"experiment {key!r}: the actor is empty; say who does this.") from error
             raise ConflictError(f"experiment {key!r} was changed by someone else just now; look again.") from error
+
+    def keys(self) -> set[str]:
+        """The keys of all experiments, in whatever state."""
+        with self._engine.connect() as connection:
+            return set(connection.scalars(select(tables.experiment.c.key)))
 
     def history(self, key: str) -> list[Transition]:
         """All transitions of an experiment, oldest first. Raises UnknownExperimentError."""

@@ -13,6 +13,7 @@ A release is written aside and renamed: a reader sees all of it or nothing. No f
 
 from __future__ import annotations
 
+import copy
 import os
 import re
 import shutil
@@ -110,7 +111,7 @@ def export_release(
         save_file(weights, aside / "model.safetensors")
         (aside / "config.json").write_bytes(msgspec.json.format(msgspec.json.encode(config)))
         tokenizer.save(aside / "tokenizer.json")
-        save_file(_itemsage_probe(model.config, weights), aside / "probe.safetensors")
+        save_file(_itemsage_probe(model), aside / "probe.safetensors")
         for name, source in extra_files.items():
             shutil.copyfile(source, aside / name)
         release = _publish(repo, aside)
@@ -223,7 +224,7 @@ def load_release(path: Path) -> tuple[ItemSage, Tokenizer, ReleaseConfig]:
     tokenizer = Tokenizer.load(path / "tokenizer.json")
     _check_vocabulary(sizes, tokenizer, str(path / "config.json"))
     weights = _load_weights(path / "model.safetensors")
-    with torch.device("meta"):  # sizes only: the weights come from the file
+    with torch.random.fork_rng(devices=[]):  # the first weights are random, and of no interest
         model = ItemSage(sizes)
     expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     actual = {name: tuple(value.shape) for name, value in weights.items()}
@@ -233,7 +234,7 @@ def load_release(path: Path) -> tuple[ItemSage, Tokenizer, ReleaseConfig]:
                 f"{path / 'model.safetensors'} does not fit its config.json: {name} is {actual.get(name)}, "
                 f"must be {expected.get(name)}; export the model again"
             )
-    model.load_state_dict(weights, assign=True)
+    model.load_state_dict(weights)
     return model.eval().requires_grad_(False), tokenizer, config
 
 
@@ -320,12 +321,11 @@ def _write(path: Path, text: str) -> None:
     aside.replace(path)
 
 
-def _itemsage_probe(config: ItemSageConfig, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _itemsage_probe(model: ItemSage) -> dict[str, Tensor]:
     """Inputs from empty to full, and the float32 answers of the reference model to them."""
     import torch
 
-    from inference.model import ItemSage
-
+    vocabulary = model.config.vocabulary
     generator = torch.Generator().manual_seed(0)
     counts = torch.tensor([0, 1, 2, 3, 5, 8, 12, MAX_IMAGES], dtype=torch.int32)
     lengths = torch.randint(0, 24, (len(counts), len(TEXT_FIELDS)), generator=generator, dtype=torch.int32)
@@ -334,14 +334,13 @@ def _itemsage_probe(config: ItemSageConfig, weights: Mapping[str, Tensor]) -> di
     images = torch.nn.functional.normalize(torch.randn(len(counts), MAX_IMAGES, VECTOR_DIM, generator=generator), dim=2)
     images[torch.arange(MAX_IMAGES) >= counts[:, None]] = 0
     width = int(lengths.sum(1).max())
-    ids = torch.randint(0, config.vocabulary, (len(counts), width), generator=generator, dtype=torch.int32)
-    ids[-1, :2] = torch.tensor([0, config.vocabulary - 1])
+    ids = torch.randint(0, vocabulary, (len(counts), width), generator=generator, dtype=torch.int32)
+    ids[-1, :2] = torch.tensor([0, vocabulary - 1])
     ids[torch.arange(width) >= lengths.sum(1, keepdim=True)] = -1
     images = images.half()
-    model = ItemSage(config)
-    model.load_state_dict(weights)
+    reference = copy.deepcopy(model).float().cpu().eval()
     with torch.inference_mode():
-        answers = model.eval()(images, counts, ids, lengths)
+        answers = reference(images, counts, ids, lengths)
     return {
         "images": images,
         "image_counts": counts,

@@ -1,6 +1,6 @@
 """Training: fit the vocabularies, train the search encoder, freeze it, train ItemSage, evaluate against *Sum*.
 
-One run is one folder: `config.json`, `tokenizer.json`, `search.{safetensors,json}`, `model.safetensors`,
+One run is one folder: `config.json`, `tokenizer.json`, `search.{safetensors,json}`, `model.{safetensors,json}`,
 `metrics.json`; it appears under its name only when it is complete. Equal inputs, configuration, seed and thread count
 give equal weights.
 """
@@ -11,6 +11,7 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import msgspec
@@ -19,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from inference.dataset import TASKS, Engagement, IntArray, PackedProducts, Pairs
-from inference.errors import InputError
+from inference.errors import ArtifactError, InputError
 from inference.evaluate import Evaluation, evaluate
 from inference.inputs import TEXT_FIELDS, Float32Array, ProductInput
 from inference.losses import Temperature, sampled_softmax
@@ -85,8 +86,27 @@ class TrainedModel:
         self.search.save(aside)
         save_file(self.model.state_dict(), aside / "model.safetensors")
         (aside / "config.json").write_bytes(msgspec.json.format(msgspec.json.encode(config)))
+        (aside / "model.json").write_bytes(msgspec.json.encode(asdict(self.model.config)))
         (aside / "metrics.json").write_bytes(msgspec.json.format(msgspec.json.encode(self.result)))
         aside.rename(folder)
+
+    @classmethod
+    def load(cls, folder: Path) -> TrainedModel:
+        """Read a run folder back.
+
+        Raises:
+            ArtifactError: a file is missing, truncated, or of another kind.
+        """
+        from safetensors.torch import load_file
+
+        search = SearchQueries.load(folder)
+        try:
+            model = ItemSage(ItemSageConfig(**msgspec.json.decode((folder / "model.json").read_bytes())))
+            model.load_state_dict(load_file(folder / "model.safetensors"))
+            result = msgspec.json.decode((folder / "metrics.json").read_bytes(), type=TrainResult)
+        except Exception as error:
+            raise ArtifactError(f"{folder} is no complete training run: {error}") from None
+        return cls(model, search.tokenizer, search, result)
 
 
 def train(

@@ -332,14 +332,14 @@ class _CheckedBackend(httpcore.NetworkBackend):
                 f"the host {host!r} is not on the public internet ({', '.join(addresses)}); "
                 "private addresses have to be allowed in the settings"
             )
-        failed: httpcore.ConnectError | None = None
-        for address in allowed:
+        failed: httpcore.ConnectError | httpcore.ConnectTimeout | None = None
+        for tried, address in enumerate(allowed):
             try:
-                stream = self._sockets.connect_tcp(
-                    address, port, self.left(httpcore.ConnectTimeout), local_address, socket_options
-                )
+                # A share each: one address that swallows packets must not use up the time of the others.
+                share = self.left(httpcore.ConnectTimeout) / (len(allowed) - tried)
+                stream = self._sockets.connect_tcp(address, port, share, local_address, socket_options)
                 return _DeadlineStream(stream, self)
-            except httpcore.ConnectError as error:
+            except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
                 failed = error
         assert failed is not None
         raise failed

@@ -109,7 +109,10 @@ def cumulative_chart(result: MetricResult) -> str:
     x = Axis(times[0], times[-1], LEFT, WIDTH - RIGHT)
     upper = [(x(t), y.clipped(p.high or 0.0)) for t, p in zip(times, points, strict=True)]
     lower = [(x(t), y.clipped(p.low or 0.0)) for t, p in zip(times, points, strict=True)]
-    line = [(x(t), y.clipped(p.lift or 0.0)) for t, p in zip(times, points, strict=True)]
+    # The line starts where it stays inside the picture; pinned to an edge it would show a value that is not there.
+    outside = [i for i, p in enumerate(points) if not y.low <= (p.lift or 0.0) <= y.high]
+    start = outside[-1] + 1 if outside else 0
+    line = [(x(t), y(p.lift or 0.0)) for t, p in zip(times[start:], points[start:], strict=True)]
     last = points[-1]
     body = (
         _horizontal_grid(y, x.end, percent)
@@ -131,7 +134,7 @@ def enrolment_chart(report: Report, *, wide: bool = False) -> str:
     entries = report.data.enrolment
     if len(entries) < 2:
         return ""
-    arms = sorted(report.data.units, key=lambda arm: (arm != report.control, arm != report.treatment, arm))
+    arms = words.arms(report)
     starts = [datetime.fromisoformat(e.time).timestamp() for e in entries]
     width = report.data.bucket_seconds or 0.0
     totals: dict[str, list[int]] = {arm: [0] for arm in arms}
@@ -146,7 +149,7 @@ def enrolment_chart(report: Report, *, wide: bool = False) -> str:
     for arm in reversed(arms):  # control and treatment last, on top
         path = _points([(x(t), y(n)) for t, n in zip(times, totals[arm], strict=True)])
         lines += f'<polyline class="line {_tone(arm, report)}" points="{path}"/>'
-    described = "Units enrolled so far: " + ", ".join(f"{arm} {report.data.units[arm]:,}" for arm in arms)
+    described = "Units enrolled so far: " + ", ".join(f"{arm} {report.data.units.get(arm, 0):,}" for arm in arms)
     return _svg("chart", edge, HEIGHT, described, _horizontal_grid(y, x.end, count) + lines + _time_ticks(x))
 
 

@@ -32,6 +32,7 @@ def to_html(report: Report) -> str:
         data=report.data,
         words=words,
         marks=_MARKS,
+        arms=words.arms(report),
         tone=_TONES[report.decision.verdict],
         axis=Markup(charts.axis_row(axis)),
         rows=[(r, words.effect(r, report.alpha), Markup(charts.interval_bar(r, axis, report.alpha))) for r in metrics],

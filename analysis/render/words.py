@@ -78,6 +78,12 @@ def in_order(report: Report) -> list[MetricResult]:
     return sorted(report.metrics, key=lambda result: rank[result.role])
 
 
+def arms(report: Report) -> list[str]:
+    """Control, treatment, then the other arms by name."""
+    rest = sorted(set(report.data.units) - {report.control, report.treatment})
+    return [report.control, report.treatment, *rest]
+
+
 def effect(result: MetricResult, alpha: float) -> str:
     """`good`, `bad` or `open`: is the effect significant, and in the direction that is wanted?"""
     p = result.p_adjusted if result.p_adjusted is not None else result.p

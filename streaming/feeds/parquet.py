@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from streaming.errors import FeedError
 from streaming.feeds.rows import Row, RowBuilder
@@ -27,7 +28,9 @@ def read_parquet(path: Path, builder: RowBuilder) -> Iterator[Row]:
             columns = builder.columns(names)
             builder.need(path, columns.values(), names)
             for batch in file.iter_batches(batch_size=_BATCH, columns=list(columns)):
-                for row in batch.to_pylist():
+                # Nanoseconds would come as pandas' own type; the contract's clock ticks in microseconds.
+                fields = [f.with_type(pa.timestamp("us", f.type.tz)) if _is_nano(f) else f for f in batch.schema]
+                for row in batch.cast(pa.schema(fields), safe=False).to_pylist():
                     number += 1
                     yield builder.build(number, {columns[name]: v for name, v in row.items() if v is not None})
     except FeedError:
@@ -36,3 +39,7 @@ def read_parquet(path: Path, builder: RowBuilder) -> Iterator[Row]:
         where = f" after row {number}" if number else ""
         reason = " ".join(str(error).split())[:200].rstrip(".")
         raise FeedError(f"{path} is no sound Parquet file{where}: {reason}.") from error
+
+
+def _is_nano(field: Any) -> bool:
+    return str(field.type).startswith("timestamp[ns")

@@ -16,7 +16,7 @@ from analysis.checks import (
     several_arms,
     variation,
 )
-from analysis.metrics import Mean
+from analysis.metrics import Mean, Proportion
 from analysis.sources.base import Facts
 
 GMV = Mean(name="gmv", label="GMV", column="gmv", role="goal")
@@ -97,6 +97,14 @@ def test_few_buyers_are_counted_in_the_smaller_arm() -> None:
     check = few_nonzero([GMV], many, many)
     assert check is not None
     assert check.status == "ok"
+
+
+def test_for_a_share_the_units_above_zero_are_counted() -> None:
+    column = Column("gmv", positive=True)
+    arm = moments_of([Cell("a", None, None, 1000, {column: 7.0}, {(column, column): 7.0})], {})
+    check = few_nonzero([Proportion(name="buyers", column="gmv")], arm, arm)
+    assert check is not None
+    assert check.value == 7
 
 
 def test_one_order_that_carries_the_variance_is_a_warning() -> None:

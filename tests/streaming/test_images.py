@@ -1,5 +1,6 @@
 """Fetching and decoding product images: limits, and no way into private networks."""
 
+import contextlib
 import hashlib
 import io
 import os
@@ -395,6 +396,21 @@ def test_of_several_addresses_only_the_public_ones_are_tried(server: Server) -> 
         assert fetcher.fetch(f"http://shop.example:{server.port}/a.jpg")
     with ImageFetcher(resolve=lambda host, port: ["127.0.0.2", "10.0.0.1"]) as fetcher:
         refused(fetcher, f"http://shop.example:{server.port}/a.jpg", "127.0.0.2, 10.0.0.1")
+
+
+def test_an_address_that_does_not_answer_leaves_time_for_the_next(server: Server) -> None:
+    """127.0.0.3 refuses; the full backlog of a socket on 127.0.0.2 swallows the attempt without an answer."""
+    server.answers["/a.jpg"] = send()
+    with socket.socket() as deaf, contextlib.ExitStack() as stack:
+        deaf.bind(("127.0.0.2", server.port))
+        deaf.listen(0)
+        for _ in range(2):
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(("127.0.0.2", server.port))
+        addresses = ["127.0.0.3", "127.0.0.2", "127.0.0.1"]
+        with ImageFetcher(allow_private=True, timeout=1, resolve=lambda host, port: addresses) as fetcher:
+            assert fetcher.fetch(f"http://shop.example:{server.port}/a.jpg")
 
 
 def test_a_name_server_that_is_down_is_worth_another_try_an_unknown_name_is_not() -> None:

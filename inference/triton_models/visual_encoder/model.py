@@ -8,6 +8,9 @@ import json
 import os
 from pathlib import Path
 
+# Before torch is imported: a thread that waits for another sleeps instead of spinning (see itemsage/model.py).
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 import torch
 import triton_python_backend_utils as pb_utils
 from safetensors.torch import load_file

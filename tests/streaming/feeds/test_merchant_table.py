@@ -13,8 +13,8 @@ HEADER = "id\ttitle\tdescription\timage link\tadditional image link\tprice\tavai
 
 
 def test_a_row_with_googles_column_names_is_read(read: Read) -> None:
-    cells = "A\tMug\tHolds tea.\thttps://a/1.jpg\thttps://a/2.jpg,https://a/3.jpg\t9.99 EUR\tin stock\tKitchen > Mugs, Cups\n"
-    (row,) = read("a.tsv", HEADER + cells)
+    images = "https://a/1.jpg\thttps://a/2.jpg,https://a/3.jpg"
+    (row,) = read("a.tsv", f"{HEADER}A\tMug\tHolds tea.\t{images}\t9.99 EUR\tin stock\tKitchen > Mugs, Cups\n")
     assert isinstance(row, ProductUpdate), row
     assert (row.title, row.availability, row.product_type) == ("Mug", "in_stock", ["Kitchen > Mugs, Cups"])
     assert row.image_link == "https://a/1.jpg"
@@ -61,7 +61,8 @@ def test_blank_rows_count_but_are_no_products(read: Read) -> None:
 
 def test_empty_cells_and_cells_left_out_at_the_end_are_not_stated(read: Read) -> None:
     rows = read("a.tsv", "id\ttitle\tcolor\tbrand\nA\tMug\t\tKiln\nB\tCup\n")
-    assert [row.brand for row in rows if isinstance(row, ProductUpdate)][0] == "Kiln"
+    assert isinstance(rows[0], ProductUpdate)
+    assert rows[0].brand == "Kiln"
     assert all(isinstance(row, ProductUpdate) and not row.color for row in rows)
 
 

@@ -41,8 +41,14 @@ def test_without_a_telling_suffix_the_content_decides(tmp_path: Path, format: st
 
 @pytest.mark.parametrize(
     ("name", "format"),
-    [("a.jsonl", "jsonl"), ("a.ndjson", "jsonl"), ("a.TSV", "merchant-tsv"), ("a.csv", "merchant-csv"), ("a.xml", "merchant-xml")],
-)  # fmt: skip
+    [
+        ("a.jsonl", "jsonl"),
+        ("a.ndjson", "jsonl"),
+        ("a.TSV", "merchant-tsv"),
+        ("a.csv", "merchant-csv"),
+        ("a.xml", "merchant-xml"),
+    ],
+)
 def test_the_suffix_decides(tmp_path: Path, name: str, format: str) -> None:
     (tmp_path / name).write_text(SAMPLES[format])
     assert read_feed(tmp_path / name, now=NOW).format == format
@@ -174,7 +180,7 @@ def test_what_is_accepted_passes_the_contract_on_the_wire(tmp_path: Path, format
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(FeedError, match="There is no feed at .*none.tsv"):
+    with pytest.raises(FeedError, match=r"There is no feed at .*none\.tsv"):
         read_feed(tmp_path / "none.tsv", now=NOW)
 
 
@@ -187,8 +193,13 @@ def test_an_empty_file_is_refused(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "content"),
-    [("a.jsonl", "\n\n"), ("a.tsv", "id\ttitle\n"), ("a.csv", "id,title\n"), ("a.xml", RSS.format("<title>Shop</title>"))],
-)  # fmt: skip
+    [
+        ("a.jsonl", "\n\n"),
+        ("a.tsv", "id\ttitle\n"),
+        ("a.csv", "id,title\n"),
+        ("a.xml", RSS.format("<title>Shop</title>")),
+    ],
+)
 def test_a_file_without_products_is_refused(tmp_path: Path, name: str, content: str) -> None:
     (tmp_path / name).write_text(content)
     with pytest.raises(FeedError, match=f"{name} holds no products"):
@@ -228,21 +239,32 @@ def test_a_shopify_import_of_another_table_is_refused(tmp_path: Path) -> None:
 
 def test_unknown_formats_and_currencies_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text("{}")
-    with pytest.raises(FeedError, match=f"'yaml' is unknown; it is one of {FORMATS[0]}"):
+    with pytest.raises(FeedError, match=rf"'yaml' is unknown; it is one of {FORMATS[0]}"):
         read_feed(tmp_path / "a.jsonl", now=NOW, format="yaml")
     with pytest.raises(FeedError, match="'XYZ' is no active ISO 4217 code"):
         read_feed(tmp_path / "a.jsonl", now=NOW, currency="XYZ")
 
 
 def test_a_folder_stands_for_its_products_and_images(tmp_path: Path) -> None:
-    row = {"id": 7, "title": "Hammer", "description": "Heavy.", "price": 28, "stock": 25,
-           "category": ["HAND TOOLS", "HAMMERS"], "image": "images/7.jpg", "brand": "Thor"}  # fmt: skip
+    row = {
+        "id": 7,
+        "title": "Hammer",
+        "description": "Heavy.",
+        "price": 28,
+        "stock": 25,
+        "category": ["HAND TOOLS", "HAMMERS"],
+        "image": "images/7.jpg",
+        "brand": "Thor",
+    }
     (tmp_path / "products.jsonl").write_text(json.dumps(row))
     (update,) = read_feed(tmp_path, now=NOW)
     assert isinstance(update, ProductUpdate)
     assert (update.id, update.product_type, update.availability, update.brand) == (
-        "7", ["HAND TOOLS > HAMMERS"], "in_stock", "Thor",
-    )  # fmt: skip
+        "7",
+        ["HAND TOOLS > HAMMERS"],
+        "in_stock",
+        "Thor",
+    )
     assert update.image_link == str(tmp_path / "images" / "7.jpg")
     assert update.price
     assert update.price.amount_minor == 2800

@@ -11,9 +11,9 @@ from streaming.feeds.shopify_csv import text_of_html
 Read = Callable[..., list[Row]]
 
 HEADER = (
-    "Handle,Title,Body (HTML),Vendor,Product Category,Type,Tags,Published,Option1 Name,Option1 Value,Option2 Name,Option2 Value,"
-    "Variant SKU,Variant Inventory Tracker,Variant Inventory Qty,Variant Inventory Policy,Variant Price,Image Src,Image Position,"
-    "Variant Image,Google Shopping / Google Product Category,Status"
+    "Handle,Title,Body (HTML),Vendor,Product Category,Type,Tags,Published,Option1 Name,Option1 Value,Option2 Name,"
+    "Option2 Value,Variant SKU,Variant Inventory Tracker,Variant Inventory Qty,Variant Inventory Policy,Variant Price,"
+    "Image Src,Image Position,Variant Image,Google Shopping / Google Product Category,Status"
 )
 
 
@@ -24,19 +24,37 @@ def table(*rows: dict[str, str]) -> str:
 
 
 TEE = {
-    "Handle": "tee", "Title": "Tee", "Body (HTML)": "<p>Soft &amp; <b>light</b>.</p><ul><li>Cotton</li></ul>", "Vendor": "Loom",
-    "Product Category": "Apparel & Accessories > Clothing", "Type": "Shirts", "Published": "true", "Status": "active",
-    "Option1 Name": "Colour", "Option1 Value": "Red", "Option2 Name": "Size", "Option2 Value": "S",
-    "Variant Inventory Tracker": "shopify", "Variant Inventory Qty": "0", "Variant Inventory Policy": "deny", "Variant Price": "19.90",
-    "Image Src": "https://cdn.example/2.jpg", "Image Position": "2",
-}  # fmt: skip
+    "Handle": "tee",
+    "Title": "Tee",
+    "Body (HTML)": "<p>Soft &amp; <b>light</b>.</p><ul><li>Cotton</li></ul>",
+    "Vendor": "Loom",
+    "Product Category": "Apparel & Accessories > Clothing",
+    "Type": "Shirts",
+    "Published": "true",
+    "Status": "active",
+    "Option1 Name": "Colour",
+    "Option1 Value": "Red",
+    "Option2 Name": "Size",
+    "Option2 Value": "S",
+    "Variant Inventory Tracker": "shopify",
+    "Variant Inventory Qty": "0",
+    "Variant Inventory Policy": "deny",
+    "Variant Price": "19.90",
+    "Image Src": "https://cdn.example/2.jpg",
+    "Image Position": "2",
+}
 
 
 def variant(**cells: str) -> dict[str, str]:
     return {
-        "Handle": "tee", "Option1 Value": "Red", "Option2 Value": "M", "Variant Price": "24.90", "Variant Inventory Tracker": "shopify",
-        "Variant Inventory Qty": "3", "Variant Inventory Policy": "deny",
-    } | {name.replace("_", " "): value for name, value in cells.items()}  # fmt: skip
+        "Handle": "tee",
+        "Option1 Value": "Red",
+        "Option2 Value": "M",
+        "Variant Price": "24.90",
+        "Variant Inventory Tracker": "shopify",
+        "Variant Inventory Qty": "3",
+        "Variant Inventory Policy": "deny",
+    } | {name.replace("_", " "): value for name, value in cells.items()}
 
 
 def test_the_rows_of_one_handle_are_one_product(read: Read) -> None:
@@ -124,8 +142,10 @@ def test_a_bad_product_is_refused_once_under_its_first_row(
 def test_a_handle_that_comes_back_later_is_refused_with_both_rows(read: Read) -> None:
     rows = read("a.csv", table(TEE, {**TEE, "Handle": "cap"}, TEE))
     assert [row.id if isinstance(row, ProductUpdate) else (row.row, row.rule) for row in rows] == [
-        "tee", "cap", (4, "row 2 already holds it; the later row is refused"),
-    ]  # fmt: skip
+        "tee",
+        "cap",
+        (4, "row 2 already holds it; the later row is refused"),
+    ]
 
 
 def test_of_many_images_the_first_by_position_are_kept(read: Read) -> None:

@@ -17,11 +17,19 @@ FOLDER = Path("/feeds/shop")
 @pytest.mark.parametrize(
     ("value", "expected"),
     [
-        (9.99, "9.99"), (28, "28"), ("9.99", "9.99"), (" 9.99 USD ", "9.99"), ("USD 9.99", "9.99"), ("9.99usd", "9.99"),
-        (Decimal("9.990"), "9.99"), (0, "0"), ({"amount": "9.99", "currency": "USD"}, "9.99"),
-        ({"amount": 9.99, "currency": "USD"}, "9.99"), ("-3 USD", "-3"),
+        (9.99, "9.99"),
+        (28, "28"),
+        ("9.99", "9.99"),
+        (" 9.99 USD ", "9.99"),
+        ("USD 9.99", "9.99"),
+        ("9.99usd", "9.99"),
+        (Decimal("9.990"), "9.99"),
+        (0, "0"),
+        ({"amount": "9.99", "currency": "USD"}, "9.99"),
+        ({"amount": 9.99, "currency": "USD"}, "9.99"),
+        ("-3 USD", "-3"),
     ],
-)  # fmt: skip
+)
 def test_prices_as_sources_write_them(value: object, expected: str) -> None:
     assert values.price(value, None, "USD") == {"amount": Decimal(expected), "currency": "USD"}
 
@@ -40,12 +48,21 @@ def test_an_empty_price_is_none(value: object) -> None:
 @pytest.mark.parametrize(
     ("value", "rule"),
     [
-        ("1,234.50 USD", "no thousands separator"), ("9,99 EUR", "with a dot"), ("$9.99", "no symbol"), ("free", "is not a price"),
-        ("1e5 USD", "is not a price"), ("9" * 40, "is not a price"), (True, "must be a number or text"), ([9.99], "is a list"),
-        (float("inf"), "is not a finite number"), (Decimal("1e999999999"), "is not a finite number"),
-        ("9.99 USD EUR", "is not a price"), ("USD 9.99 EUR", "two currencies"), ("٣ USD", "is not a price"),
+        ("1,234.50 USD", "no thousands separator"),
+        ("9,99 EUR", "with a dot"),
+        ("$9.99", "no symbol"),
+        ("free", "is not a price"),
+        ("1e5 USD", "is not a price"),
+        ("9" * 40, "is not a price"),
+        (True, "must be a number or text"),
+        ([9.99], "is a list"),
+        (float("inf"), "is not a finite number"),
+        (Decimal("1e999999999"), "is not a finite number"),
+        ("9.99 USD EUR", "is not a price"),
+        ("USD 9.99 EUR", "two currencies"),
+        ("٣ USD", "is not a price"),
     ],
-)  # fmt: skip
+)
 def test_what_is_no_price_is_refused_with_what_to_write(value: object, rule: str) -> None:
     with pytest.raises(ContractError, match=rule) as caught:
         values.price(value, None, "USD")
@@ -60,8 +77,15 @@ def test_a_price_and_a_currency_column_must_agree() -> None:
 
 @pytest.mark.parametrize(
     ("value", "expected"),
-    [("in stock", "in_stock"), ("In_Stock", "in_stock"), ("out of stock", "out_of_stock"), ("pre-order", "preorder"), ("backorder", "backorder"), ("", None)],
-)  # fmt: skip
+    [
+        ("in stock", "in_stock"),
+        ("In_Stock", "in_stock"),
+        ("out of stock", "out_of_stock"),
+        ("pre-order", "preorder"),
+        ("backorder", "backorder"),
+        ("", None),
+    ],
+)
 def test_availability_is_read_as_google_writes_it(value: str, expected: str | None) -> None:
     assert values.availability(value) == expected
 
@@ -103,10 +127,14 @@ def test_image_links_are_absolute(link: str, expected: str | None) -> None:
 @pytest.mark.parametrize(
     ("link", "rule"),
     [
-        ("../../etc/a.jpg", "leads out of the feed's folder"), ("../shop2/a.jpg", "leads out"), ("ftp://a/b.jpg", "must be http"),
-        ("data:image/png;base64,AAAA", "must be http"), ("javascript:alert(1)", "must be http"), (7, "must be text"),
+        ("../../etc/a.jpg", "leads out of the feed's folder"),
+        ("../shop2/a.jpg", "leads out"),
+        ("ftp://a/b.jpg", "must be http"),
+        ("data:image/png;base64,AAAA", "must be http"),
+        ("javascript:alert(1)", "must be http"),
+        (7, "must be text"),
     ],
-)  # fmt: skip
+)
 def test_image_links_to_elsewhere_are_refused(link: object, rule: str) -> None:
     with pytest.raises(ContractError, match=rule):
         values.image("image_link", link, FOLDER)

@@ -1,0 +1,478 @@
+"""The `sagelift` command. Data goes to stdout, progress to stderr; nothing heavy is imported before it is needed.
+
+Exit codes: 0 fine, 1 a finding (bad rows, a failed check), 2 wrong usage or settings, 3 it could not be done,
+130 interrupted.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+if TYPE_CHECKING:
+    from sagelift.settings import Settings
+
+app = typer.Typer(
+    help="Product embeddings that follow the catalogue within a second, and the experiment that proves they pay.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+catalog_app = typer.Typer(help="The catalogue: make a sample, check a feed, publish it.", no_args_is_help=True)
+stream_app = typer.Typer(help="The streaming consumers.", no_args_is_help=True)
+model_app = typer.Typer(help="ItemSage: train, release, list.", no_args_is_help=True)
+experiment_app = typer.Typer(help="Experiments: publish, start, stop, list.", no_args_is_help=True)
+app.add_typer(catalog_app, name="catalog")
+app.add_typer(stream_app, name="stream")
+app.add_typer(model_app, name="model")
+app.add_typer(experiment_app, name="experiment")
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")]
+
+
+def main() -> NoReturn:
+    """Run the command; an expected failure is one sentence on stderr, never a traceback."""
+    try:
+        app(standalone_mode=False)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:  # the reader of our output went away
+        sys.stderr.close()
+        sys.exit(0)
+    except Exception as error:
+        sys.exit(_report(error))
+    sys.exit(0)
+
+
+def _report(error: Exception) -> int:
+    import click
+
+    from sagelift.errors import SettingsError, user_errors
+
+    if isinstance(error, click.exceptions.Exit):
+        return error.exit_code
+    if isinstance(error, click.Abort):
+        return 130
+    if isinstance(error, click.ClickException):
+        error.show()
+        return 2
+    if isinstance(error, user_errors()):
+        typer.echo(f"sagelift: {error}", err=True)
+        return 2 if isinstance(error, SettingsError) else 3
+    if isinstance(error, OSError):
+        where = f"{error.filename}: " if error.filename else ""
+        typer.echo(f"sagelift: {where}{error.strerror or error}", err=True)
+        return 3
+    raise error
+
+
+def _settings() -> Settings:
+    from sagelift.settings import load_settings
+
+    return load_settings()
+
+
+def _say(line: str) -> None:
+    typer.echo(line, err=True)
+
+
+def _print_json(value: Any) -> None:
+    import msgspec
+
+    typer.echo(msgspec.json.format(msgspec.json.encode(value)).decode())
+
+
+# ------------------------------------------------------------------------------------------------ the installation
+
+
+@app.callback(invoke_without_command=True)
+def _options(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        from importlib.metadata import version as installed
+
+        typer.echo(installed("sagelift"))
+        raise typer.Exit
+
+
+@app.command()
+def settings(as_json: AsJson = False) -> None:
+    """List all settings: name, environment variable, default, meaning."""
+    from sagelift.settings import rows
+
+    if as_json:
+        return _print_json([r.model_dump() for r in rows()])
+    for row in rows():
+        typer.echo(f"{row.variable}={row.default}\n    {row.description}")
+
+
+@app.command()
+def fetch() -> None:
+    """Download what is not a Python dependency (Apache Kafka, Triton) into the cache folder, verified."""
+    from sagelift.stack.components import fetch_all
+
+    fetch_all(_settings().cache, _say)
+    _say("All components are there.")
+
+
+@app.command()
+def up() -> None:
+    """Start the local stack and its consumers; runs until Ctrl-C."""
+    from inference.repository import export_visual_encoder
+    from sagelift.services import Services
+    from sagelift.stack.components import fetch_all
+    from sagelift.stack.stack import LocalStack, StackOptions, run
+    from sagelift.workers import worker_specs
+
+    chosen = _settings()
+    fetch_all(chosen.cache, _say)
+    options = StackOptions(
+        kafka_bootstrap=chosen.kafka.bootstrap_servers or None,
+        kafka_port=chosen.kafka.port or None,
+        triton_url=chosen.triton.url or None,
+        triton_port=chosen.triton.port or None,
+    )
+    with Services(chosen) as services:
+        _ = services.experiments, services.features  # made when missing, before anyone needs them
+        export_visual_encoder(chosen.model_repository)
+    stack = LocalStack(chosen.state, chosen.cache, options, say=_say)
+    raise typer.Exit(run(stack, lambda running: worker_specs(running, chosen), say=_say))
+
+
+@app.command()
+def status(as_json: AsJson = False) -> None:
+    """Say whether the local stack runs, and how each part is. Exit code 1 when something is not well."""
+    from dataclasses import asdict
+
+    from sagelift.stack.stack import read_status
+
+    found = read_status(_settings().state)
+    if as_json:
+        _print_json(asdict(found) | {"healthy": found.healthy})
+    elif not found.running:
+        typer.echo("No local stack is running" + (" (its supervisor was killed)." if found.stale else "."))
+    else:
+        typer.echo(f"running, pid {found.pid}")
+        for part in found.components:
+            error = f"  last error: {part.last_error}" if part.last_error else ""
+            typer.echo(
+                f"  {part.name:<10} {part.state:<10} {part.address or '':<22} restarts {part.restarts}"
+                f"  log {part.log or '-'}{error}"
+            )
+    raise typer.Exit(0 if found.healthy else 1)
+
+
+@app.command()
+def down(timeout: Annotated[float, typer.Option(help="Seconds to wait for a clean end.")] = 60.0) -> None:
+    """Stop the local stack."""
+    from sagelift.stack.stack import stop
+
+    _say("Stopped." if stop(_settings().state, timeout) else "No local stack was running.")
+
+
+@app.command()
+def demo(
+    catalog: Annotated[
+        Path | None, typer.Option(help="A feed, or a folder with products.jsonl; without it, a generated catalogue.")
+    ] = None,
+    products: Annotated[int, typer.Option(min=20, help="Products of the generated catalogue.")] = 1000,
+    shoppers: Annotated[int, typer.Option(min=200, help="Simulated shoppers.")] = 4000,
+    seed: Annotated[int, typer.Option(help="Of everything random.")] = 7,
+    as_json: AsJson = False,
+) -> None:
+    """Run the whole loop on real components: catalogue, features, training, release, experiment, report."""
+    from sagelift.demo import Demo, DemoConfig
+
+    config = DemoConfig(catalog=catalog, products=products, shoppers=shoppers, seed=seed)
+    result, report = Demo(_settings(), config).run()
+    if as_json:
+        return _print_json(result)
+    from rich.console import Console
+
+    from analysis.render.terminal import to_terminal
+
+    Console().print(to_terminal(report))
+    fresh = result.freshness_ms
+    typer.echo(f"\nReport: {result.report}")
+    typer.echo(f"Kafka to retrievable: p50 {fresh.p50:.0f} ms, p99 {fresh.p99:.0f} ms over {fresh.count} updates")
+    typer.echo(f"Dead letters: {result.dead_letters}")
+    typer.echo("Stages: " + ", ".join(f"{name} {seconds:.1f} s" for name, seconds in result.stages_s.items()))
+
+
+# --------------------------------------------------------------------------------------------------- the catalogue
+
+
+@catalog_app.command("sample")
+def catalog_sample(
+    folder: Annotated[Path, typer.Argument(help="Where to write products.jsonl and images/.")],
+    products: Annotated[int, typer.Option(min=1)] = 1000,
+    seed: int = 7,
+) -> None:
+    """Write a generated catalogue: drawn images, texts from templates, prices."""
+    from sagelift.samples import write_sample
+
+    typer.echo(write_sample(folder, products, seed))
+
+
+_Feed = Annotated[Path, typer.Argument(help="JSONL, Parquet, Merchant Center TSV or XML, Shopify CSV, or a folder.")]
+_Format = Annotated[str | None, typer.Option("--format", help="Of the feed, when its name does not tell.")]
+_Currency = Annotated[str | None, typer.Option(help="Of prices that state none.")]
+
+
+@catalog_app.command("check")
+def catalog_check(feed: _Feed, format: _Format = None, currency: _Currency = None, as_json: AsJson = False) -> None:
+    """Read a feed and list the rows that would be refused. Exit code 1 when there are any."""
+    _read(feed, format, currency, as_json, publish=False)
+
+
+@catalog_app.command("publish")
+def catalog_publish(feed: _Feed, format: _Format = None, currency: _Currency = None, as_json: AsJson = False) -> None:
+    """Publish a feed to Kafka; bad rows are listed and left out. Exit code 1 when there are any."""
+    _read(feed, format, currency, as_json, publish=True)
+
+
+def _read(feed: Path, format: str | None, currency: str | None, as_json: bool, *, publish: bool) -> None:
+    from collections.abc import Iterator
+    from datetime import UTC, datetime
+
+    from streaming.contracts import ProductUpdate
+    from streaming.feeds import BadRow, read_feed
+
+    rows = read_feed(feed, now=datetime.now(UTC), format=format, currency=currency)
+    refused: list[BadRow] = []
+
+    def good() -> Iterator[ProductUpdate]:
+        for row in rows:
+            if isinstance(row, BadRow):
+                refused.append(row)
+                _say(f"{feed}: {row}")
+            else:
+                yield row
+
+    if publish:
+        from sagelift.services import Services
+        from streaming.producers import CatalogPublisher
+        from streaming.topics import ensure_topics
+
+        with Services(_settings()) as services:
+            ensure_topics(services.kafka, replication=services.settings.kafka.replication)
+            with CatalogPublisher(services.kafka) as publisher:
+                count = publisher.send_all(good())
+    else:
+        count = sum(1 for _ in good())
+    verb = "published" if publish else "good"
+    if as_json:
+        bad = [{"row": r.row, "id": r.product_id, "field": r.field, "rule": r.rule} for r in refused]
+        unknown = dict(rows.unknown_columns)
+        _print_json({"feed": str(feed), "format": rows.format, verb: count, "refused": bad, "unknown_columns": unknown})
+    else:
+        typer.echo(f"{count} {verb}, {len(refused)} refused")
+    raise typer.Exit(1 if refused else 0)
+
+
+# ---------------------------------------------------------------------------------------------------- the consumers
+
+
+@stream_app.command("catalog")
+def stream_catalog() -> None:
+    """Consume catalogue updates: features, embeddings, product.embeddings. Until SIGTERM or Ctrl-C."""
+    from sagelift.workers import run_worker
+
+    run_worker("catalog", _settings())
+
+
+@stream_app.command("events")
+def stream_events() -> None:
+    """Consume shop events into the experiment database. Until SIGTERM or Ctrl-C."""
+    from sagelift.workers import run_worker
+
+    run_worker("events", _settings())
+
+
+# --------------------------------------------------------------------------------------------------------- the model
+
+
+@model_app.command("train")
+def model_train(
+    steps: Annotated[int, typer.Option(min=1, help="Training steps.")] = 400, seed: int = 7, as_json: AsJson = False
+) -> None:
+    """Train ItemSage on the feature store's products and the event store's engagements."""
+    from inference.train import TrainConfig
+    from sagelift.progress import Stages
+    from sagelift.services import Services
+    from sagelift.training import train_run
+
+    with Services(_settings()) as services, Stages().stage("train", "Training") as stage:
+        run, result = train_run(
+            services, TrainConfig(steps=steps, seed=seed), lambda name, done, total: stage.update(done, total, name)
+        )
+    if as_json:
+        return _print_json({"run": str(run), "result": result})
+    typer.echo(f"run {run}")
+    typer.echo(
+        f"Recall@10 over the tasks: ItemSage {result.itemsage.mean_recall:.3f}, Sum {result.sum.mean_recall:.3f}"
+    )
+
+
+@model_app.command("release")
+def model_release(
+    run: Annotated[Path | None, typer.Option(help="A run folder; without it, the newest.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Export a run to Triton, probe it, embed the catalogue with it, and switch to it."""
+    from sagelift.progress import Stages
+    from sagelift.services import Services
+    from sagelift.training import latest_run, release_run
+
+    with Services(_settings()) as services, Stages().stage("release", "Release") as stage:
+        released = release_run(services, run or latest_run(services), lambda done: stage.update(done))
+    if as_json:
+        return _print_json(released)
+    typer.echo(f"release {released.version} is live; {released.counts.get('embedded', 0)} products embedded")
+    for product, reason in released.rejected.items():
+        _say(f"rejected: {product}: {reason}")
+    raise typer.Exit(1 if released.rejected else 0)
+
+
+@model_app.command("list")
+def model_list(as_json: AsJson = False) -> None:
+    """List the releases; the live one is marked."""
+    from inference.repository import live_version, releases
+
+    repo = _settings().model_repository
+    live = live_version(repo)
+    found = [{"version": r.version, "live": r.version == live, "path": str(r.path)} for r in releases(repo)]
+    if as_json:
+        return _print_json(found)
+    for release in found:
+        typer.echo(f"{'*' if release['live'] else ' '} {release['version']}  {release['path']}")
+
+
+# --------------------------------------------------------------------------------------------------- the experiments
+
+_Key = Annotated[str, typer.Argument(help="The experiment's key.")]
+_Actor = Annotated[str, typer.Option(help="Who does this.", envvar="USER")]
+_Reason = Annotated[str, typer.Option(help="Why.")]
+
+
+@experiment_app.command("publish")
+def experiment_publish(
+    file: Annotated[Path, typer.Argument(help="The experiment as YAML.")], actor: _Actor, reason: _Reason = ""
+) -> None:
+    """Publish an experiment from a file; it is created when it is new."""
+    from experiments.config import load_yaml
+    from sagelift.services import Services
+
+    config = load_yaml(file)
+    with Services(_settings()) as services:
+        store = services.experiments
+        if config.key not in store.keys():
+            store.create_experiment(config.key, actor=actor, reason=reason)
+        version = store.publish(config, actor=actor, reason=reason)
+    typer.echo(f"{config.key} version {version}")
+
+
+@experiment_app.command("set")
+def experiment_set(
+    key: _Key,
+    state: Annotated[str, typer.Argument(help="running, paused, stopped or decided.")],
+    actor: _Actor,
+    reason: _Reason,
+    outcome: Annotated[str | None, typer.Option(help="ship, roll_back or inconclusive, when decided.")] = None,
+) -> None:
+    """Move an experiment to its next state."""
+    from typing import cast, get_args
+
+    from experiments.config import State
+    from experiments.lifecycle import Outcome
+    from sagelift.services import Services
+
+    if state not in get_args(State):
+        raise typer.BadParameter(f"{state!r} is none of {', '.join(get_args(State))}")
+    if outcome is not None and outcome not in get_args(Outcome):
+        raise typer.BadParameter(f"{outcome!r} is none of {', '.join(get_args(Outcome))}")
+    with Services(_settings()) as services:
+        services.experiments.transition(
+            key, cast(State, state), actor=actor, reason=reason, outcome=cast("Outcome | None", outcome)
+        )
+    typer.echo(f"{key} is {state}")
+
+
+@experiment_app.command("list")
+def experiment_list(as_json: AsJson = False) -> None:
+    """List the experiments that services know of."""
+    from sagelift.services import Services
+
+    with Services(_settings()) as services:
+        found = [
+            {"key": e.config.key, "state": e.state, "version": e.version, "arms": [a.key for a in e.config.arms]}
+            for e in services.experiments.load()
+        ]
+    if as_json:
+        return _print_json(found)
+    for row in found:
+        typer.echo("{key:<32} {state:<9} version {version}  arms {arms}".format(**row))
+
+
+@app.command()
+def assign(
+    unit: Annotated[str, typer.Argument(help="The unit's id.")],
+    experiment: Annotated[str, typer.Option(help="The experiment's key.")],
+    explain: Annotated[bool, typer.Option("--explain", help="Print each step.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Say which arm a unit gets."""
+    from experiments.errors import UnknownExperimentError
+    from experiments.evaluator import prepare
+    from sagelift.services import Services
+
+    with Services(_settings()) as services:
+        published = next((e for e in services.experiments.load() if e.config.key == experiment), None)
+    if published is None:
+        raise UnknownExperimentError(f"no running experiment {experiment!r}; `sagelift experiment list` lists them")
+    decision, steps = prepare(published).explain(unit)
+    if as_json:
+        return _print_json({"decision": decision, "steps": steps} if explain else decision)
+    typer.echo(decision.arm)
+    if explain:
+        for step in steps:
+            typer.echo(f"  {step}")
+
+
+@app.command()
+def report(
+    experiment: _Key,
+    control: Annotated[str, typer.Option(help="The control arm.")],
+    treatment: Annotated[str, typer.Option(help="The treatment arm.")],
+    window_days: Annotated[float, typer.Option(min=0.01, help="Days after first exposure that count.")] = 14.0,
+    html: Annotated[Path | None, typer.Option(help="Write the page here.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compute the lift of an experiment: table, JSON, page. Exit code 1 when a check fails."""
+    from datetime import timedelta
+
+    from analysis.metrics import shop_metrics
+    from analysis.report import analyze
+    from analysis.sources.experiment_tables import ExperimentTables
+    from sagelift.services import Services
+
+    with Services(_settings()) as services:
+        source = ExperimentTables(services.experiments.engine, experiment, window=timedelta(days=window_days))
+        result = analyze(source, shop_metrics(), control, treatment, title=experiment)
+    if html is not None:
+        from analysis.render.html import write_html
+
+        _say(f"page: {write_html(result, html)}")
+    if as_json:
+        from analysis.render.json import to_json
+
+        typer.echo(to_json(result))
+    else:
+        from rich.console import Console
+
+        from analysis.render.terminal import to_terminal
+
+        Console().print(to_terminal(result))
+    raise typer.Exit(1 if any(c.status == "fail" for c in result.checks) else 0)

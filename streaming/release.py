@@ -1,0 +1,65 @@
+"""Putting a trained model into service: export, load, probe, embed the catalogue beside the old vectors, switch.
+
+The old release answers until the switch and stays served for a rollback. A release that fails its probe, or that
+cannot embed, never becomes live. Every step can be repeated.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+
+from inference.client import ItemEmbedder, TritonClient
+from inference.model import ItemSage
+from inference.repository import ITEMSAGE, Release, export_release, set_live
+from inference.tokenizer import Tokenizer
+from streaming.catalog import Publish
+from streaming.reembed import ScannableStore, reembed
+
+
+class Released(msgspec.Struct, frozen=True):
+    """A release that is live: its version, its probe's smallest cosine, what was embedded, who was rejected."""
+
+    version: str
+    probe_cosine: float
+    counts: dict[str, int]
+    rejected: dict[str, str]
+
+
+class VersionedStore(ScannableStore, Protocol):
+    """A feature store that keeps one view of embeddings per model version."""
+
+    def ensure_model_version(self, model_version: str) -> None: ...
+
+
+def release_model(
+    repo: Path,
+    model: ItemSage,
+    tokenizer: Tokenizer,
+    *,
+    client: TritonClient,
+    store: VersionedStore,
+    publish: Publish,
+    extra_files: Mapping[str, Path],
+    metadata: Mapping[str, Any],
+    on_progress: Callable[[int], None] = lambda done: None,
+) -> Released:
+    """Release a model; returns when it is live and the whole catalogue is embedded with it.
+
+    Raises:
+        ServingError: Triton cannot load it, or its probe fails. The old release stays live.
+    """
+    release: Release = export_release(repo, model, tokenizer, metadata=metadata, extra_files=extra_files)
+    client.load(ITEMSAGE)
+    cosine = client.probe(release.path, release.version)
+    store.ensure_model_version(release.version)
+    embedder = ItemEmbedder(client, repo, version=release.version)
+    counts, rejected = reembed(store, embedder, publish, on_progress=on_progress)
+    set_live(repo, release.version)
+    # What the consumer embedded with the old release while the first pass ran.
+    late, late_rejected = reembed(store, embedder, publish, republish=False)
+    return Released(release.version, cosine, dict(Counter(counts) + late), {**rejected, **late_rejected})
