@@ -126,6 +126,13 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
                 return result
         raise LookupError(f"The report has no metric {name!r}; it has {', '.join(m.name for m in self.metrics)}.")
 
+    def check(self, name: str) -> Check:
+        """A check by name. LookupError if it did not apply."""
+        for check in self.checks:
+            if check.name == name:
+                return check
+        raise LookupError(f"The report has no check {name!r}; it has {', '.join(c.name for c in self.checks)}.")
+
 
 def analyze(
     source: Source,

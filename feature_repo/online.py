@@ -211,7 +211,7 @@ class GuardedSqliteOnlineStore(OnlineStore):
         """Write rows of several views in one transaction: all of them or, on any error, none.
 
         Rows of one batch that share a key are taken in their order. For every accepted key, the version and event
-        time of its live row in the views `advance` follow, with their features untouched.
+        time of its row in the views `advance` follow, tombstone or not, with their features untouched.
 
         Returns:
             for each batch the keys whose rows were refused, because the store holds a newer version.
@@ -386,10 +386,7 @@ class _Table:
 
     @property
     def advance_sql(self) -> str:
-        return (
-            f"update {self.name} set {VERSION} = ?, event_us = ? "
-            f"where entity_key = ? and {VERSION} <= ? and not {DELETED}"
-        )
+        return f"update {self.name} set {VERSION} = ?, event_us = ? where entity_key = ? and {VERSION} <= ?"
 
     def insert(self, connection: _Connection, rows: Sequence[OnlineRow]) -> set[bytes]:
         """Write the rows that are not older than what is there; the keys of those."""

@@ -111,13 +111,9 @@ def bucketed(counts: IntArray, batch: int) -> Iterator[Array]:
             start = end
 
 
-def encode_request(model: str, version: str, tensors: Mapping[str, Array], timeout_s: float) -> bytes:
-    """A `ModelInferRequest` on the wire, each array copied once (tritonclient copies it three times).
-
-    Triton drops the request from its queue when it has waited for `timeout_s`.
-    """
+def encode_request(model: str, version: str, tensors: Mapping[str, Array]) -> bytes:
+    """A `ModelInferRequest` on the wire, each array copied once (tritonclient copies it three times)."""
     head = pb.ModelInferRequest(model_name=model, model_version=version)
-    head.parameters["timeout"].int64_param = int(timeout_s * 1e6)
     raw: list[bytes | memoryview] = []
     for name, array in tensors.items():
         tensor = head.inputs.add(name=name, datatype=_DATATYPES[array.dtype.name])
@@ -374,7 +370,7 @@ class TritonClient:
         started = now if started is None else started
         # A second at least: after a model was brought back, one more attempt is made even if time is up.
         timeout = min(self._deadline_s, max(1.0, started + self._max_elapsed_s - now))
-        body = encode_request(job.model, job.version, chunk.tensors, timeout)
+        body = encode_request(job.model, job.version, chunk.tensors)
         return _Sent(chunk, self._infer.future(body, timeout=timeout), started, now, attempt)
 
     def _settle(self, job: _Job, flying: deque[_Sent]) -> None:
@@ -441,16 +437,20 @@ class TritonClient:
 
 
 class ItemEmbedder:
-    """The live release's tokenizer and the client, so that ids and weights are always of one training.
+    """A release's tokenizer and the client, so that ids and weights are always of one training.
+
+    Args:
+        version: of the release to use; without it the live one, as of the last `refresh`.
 
     Raises:
-        ArtifactError: the repository has no live release, or its tokenizer cannot be read.
+        ArtifactError: the repository has no such release, or its tokenizer cannot be read.
     """
 
-    def __init__(self, client: TritonClient, repo: Path) -> None:
+    def __init__(self, client: TritonClient, repo: Path, version: str | None = None) -> None:
         self._client = client
         self._repo = repo
-        self._release = self._read_live()
+        self._pinned = version
+        self._release = self._read()
 
     @property
     def model_version(self) -> str:
@@ -463,9 +463,9 @@ class ItemEmbedder:
         Raises:
             ArtifactError: its tokenizer cannot be read; the old release stays in use.
         """
-        if live_version(self._repo) == self.model_version:
+        if self._pinned is not None or live_version(self._repo) == self.model_version:
             return False
-        self._release = self._read_live()
+        self._release = self._read()
         return True
 
     def embed_products(self, products: Sequence[ProductInput]) -> Embedded:
@@ -474,8 +474,8 @@ class ItemEmbedder:
         token_ids, field_lengths = tokenizer.encode([product.text for product in products])
         return self._client.embed([p.images for p in products], token_ids, field_lengths, version=version)
 
-    def _read_live(self) -> tuple[str, Tokenizer]:
-        version = live_version(self._repo)
+    def _read(self) -> tuple[str, Tokenizer]:
+        version = self._pinned or live_version(self._repo)
         if version is None:
             raise ArtifactError(f"the model repository {self._repo} has no live release: export one and make it live")
         return version, Tokenizer.load(self._repo / ITEMSAGE / version / "tokenizer.json")

@@ -105,7 +105,7 @@ class RetrievalIndex:
             found: Any = self._index.search(np.atleast_2d(queries), min(k, len(self._index)), exact=exact, threads=1)
             keys, distances = np.atleast_2d(found.keys), np.atleast_2d(found.distances)
             counts = np.atleast_1d(found.counts) if hasattr(found, "counts") else [keys.shape[1]] * len(keys)
-            silent = ~np.atleast_2d(queries).any(axis=1)
+            silent = np.linalg.norm(np.atleast_2d(queries), axis=1) == 0.0
             return [
                 Candidates([], [])
                 if silent[row]

@@ -246,8 +246,7 @@ class Demo:
                 waited.append(milliseconds)
 
         with IndexFollower(services.kafka, index, on_applied) as follower:
-            if not follower.wait_until_caught_up(60):
-                raise DemoError("the index did not catch up with product.embeddings within 60 s")
+            self._catch_up(follower)
             applied.set()
             with CatalogPublisher(services.kafka) as publisher:
                 changes = Changes(list(features.values()), self.config.seed)
@@ -258,7 +257,7 @@ class Demo:
                     stage.update(number + 1, self.config.changes)
                 publisher.flush()
             self._wait_for_group(services, CATALOG_GROUP, "catalog.updates", self.config.changes, stage)
-            wait_for(lambda: len(waited) >= changes.embeddings, "the last changed embeddings", 30)
+            self._catch_up(follower)
         p50, p99 = np.percentile(waited, [50, 99])
         return index, Percentiles(round(float(p50), 1), round(float(p99), 1), len(waited))
 
@@ -294,20 +293,24 @@ class Demo:
             for name in ("gmv_per_user", "clicks_per_user")
             for m in [report.metric(name)]
         }
-        srm = next((c for c in report.checks if c.name == "srm"), None)
+        srm = report.check("sample_ratio")
         return DemoResult(
             catalogue=catalogue,
             stages_s=self.stages.seconds,
             freshness_ms=freshness,
             dead_letters=dead,
             model=model,
-            srm_p=srm.value if srm else None,
+            srm_p=srm.value,
             lifts=lifts,
             decision=report.decision.verdict,
             report=str(path),
         )
 
     # ----------------------------------------------------------------------------------------------- waiting
+
+    def _catch_up(self, follower: Any) -> None:
+        if not follower.catch_up(60):
+            raise DemoError("the index did not catch up with product.embeddings within 60 s")
 
     def _wait_for_events(self, services: Services, stage: Stage) -> None:
         self._wait_for_group(services, EVENTS_GROUP, "events", 0, stage, timeout_s=300)
@@ -335,7 +338,6 @@ class Changes:
         self._products = products
         self._random = random.Random(seed)
         self._alive = [p for p in products if p.amount_minor and p.currency]
-        self.embeddings = 0  # that must follow
 
     def send(self, number: int, publisher: Any) -> None:
         """Publish change `number`: of ten, five retitle, three reprice, one is new, one is bad or a deletion."""
@@ -348,14 +350,12 @@ class Changes:
         if kind < 5:
             title = f"{product.text['title']} ({number})"
             publisher.send(ProductUpdate(id=product.id, op="patch", title=title, **stamp))
-            self.embeddings += 1
         elif kind < 8 and product.currency:
             price = Price(Decimal(self._random.randint(500, 20_000)) / 100, product.currency)
             publisher.send(ProductUpdate(id=product.id, op="patch", price=price, **stamp))
         elif kind == 8:
             new = ProductUpdate(id=f"demo-new-{number}", title=f"{product.text['title']} II", **stamp)
             publisher.send(new)
-            self.embeddings += 1
         elif number % 20 == 9:
             publisher.send(ProductUpdate(id=f"demo-new-{number - 1}", op="delete", **stamp))
         else:

@@ -73,7 +73,7 @@ class IndexFollower:
         self._partitions = [TopicPartition(PRODUCT_EMBEDDINGS, p) for p in sorted(found)]
         self._consumer.assign(self._partitions)
         self._consumer.seek_to_beginning(*self._partitions)
-        self._end = self._consumer.end_offsets(self._partitions)
+        self._end: dict[TopicPartition, int] | None = None
         self._stop = threading.Event()
         self._caught_up = threading.Event()
         self._thread = threading.Thread(target=self._run, name="index-follower", daemon=True)
@@ -83,8 +83,12 @@ class IndexFollower:
         self._thread.start()
         return self
 
-    def wait_until_caught_up(self, timeout_s: float) -> bool:
-        """Whether everything that was on the topic at the start is applied within the time."""
+    def catch_up(self, timeout_s: float) -> bool:
+        """Whether everything that is on the topic now is applied within the time."""
+        # The thread, which alone may use the consumer, looks the ends up: forgotten before the flag is lowered, so that
+        # it cannot raise it again for the old ones.
+        self._end = None
+        self._caught_up.clear()
         return self._caught_up.wait(timeout_s)
 
     def close(self) -> None:
@@ -116,7 +120,10 @@ class IndexFollower:
             self._consumer.close()
 
     def _at_end(self) -> bool:
-        return all(self._consumer.position(tp) >= self._end[tp] for tp in self._partitions)
+        end = self._end
+        if end is None:
+            end = self._end = self._consumer.end_offsets(self._partitions)
+        return all(self._consumer.position(tp) >= end[tp] for tp in self._partitions)
 
     def _apply(self, record: object) -> None:
         model_version, _, product_id = record.key.decode().partition("/")  # type: ignore[attr-defined]

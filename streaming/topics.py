@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import time
 from typing import Any
 
 import msgspec
@@ -14,6 +16,8 @@ from streaming.kafka import Connection
 CATALOG_UPDATES = "catalog.updates"
 PRODUCT_EMBEDDINGS = "product.embeddings"
 EVENTS = "events"
+
+_CREATION_S = 10.0
 
 
 def dead_letter_topic(topic: str) -> str:
@@ -52,21 +56,28 @@ def ensure_topics(connection: Connection, *, replication: int = 1) -> None:
         present = set(admin.list_topics())
         for topic in TOPICS:
             if topic.name in present:
-                continue
-            try:
-                admin.create_topics([NewTopic(topic.name, topic.partitions, replication, topic_configs=topic.settings)])
-            except TopicAlreadyExistsError:
-                present.add(topic.name)  # another process was quicker
-        for topic in TOPICS:
-            if topic.name in present:
                 _check(topic, _settings(admin, topic.name))
+            else:
+                _create(admin, topic, replication)
     finally:
         admin.close()
 
 
+def _create(admin: Any, topic: Topic, replication: int) -> None:
+    # Another process may have been quicker: it makes them as we would.
+    with contextlib.suppress(TopicAlreadyExistsError):
+        admin.create_topics([NewTopic(topic.name, topic.partitions, replication, topic_configs=topic.settings)])
+
+
 def _settings(admin: Any, name: str) -> dict[str, str]:
-    found = admin.describe_configs([ConfigResource(ConfigResourceType.TOPIC, name)], config_filter="all")
-    return {key: entry["value"] for key, entry in found["topic"][name].items()}
+    """The topic's settings; a topic that is being created this moment has none for a while."""
+    end = time.monotonic() + _CREATION_S
+    while True:
+        found = admin.describe_configs([ConfigResource(ConfigResourceType.TOPIC, name)], config_filter="all")
+        settings = {key: entry["value"] for key, entry in found["topic"][name].items()}
+        if settings or time.monotonic() > end:
+            return settings
+        time.sleep(0.1)
 
 
 def _check(topic: Topic, actual: dict[str, str]) -> None:

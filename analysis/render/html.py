@@ -48,5 +48,8 @@ def to_html(report: Report) -> str:
 def write_html(report: Report, path: Path) -> Path:
     """Write the page aside and rename it, so that a reader never sees half of it."""
     aside = path.with_name(path.name + ".part")
-    aside.write_text(to_html(report), encoding="utf-8")
-    return aside.replace(path)
+    try:
+        aside.write_text(to_html(report), encoding="utf-8")
+        return aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)

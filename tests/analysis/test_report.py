@@ -132,7 +132,11 @@ def test_a_split_of_nine_to_one_is_judged_by_the_plan_that_is_given() -> None:
     data["variant"] = np.where(np.arange(5000) % 10 == 0, "b", "a")
     assert analyze(UserTable(data), [GMV], "a", "b").decision.verdict == "cannot trust"
     planned = analyze(UserTable(data), [GMV], "a", "b", {"a": 0.9, "b": 0.1})
-    assert planned.checks[0].status == "ok"
+    assert planned.check("sample_ratio").status == "ok"
+    with pytest.raises(LookupError, match="no metric 'x'; it has gmv"):
+        planned.metric("x")
+    with pytest.raises(LookupError, match="no check 'x'; it has sample_ratio"):
+        planned.check("x")
 
 
 def test_a_metric_of_zeros_only_is_named_and_gives_no_number() -> None:

@@ -71,6 +71,18 @@ def test_an_older_full_update_cannot_pass_a_newer_offer_in_any_view(store: Any) 
     assert (found.text["title"], found.amount_minor) == ("title of a at 1", 300)
 
 
+def test_an_offer_alone_does_not_bring_a_deleted_product_back_but_a_whole_one_does(store: Any) -> None:
+    store.write_features([make_product("a", 1)])
+    store.delete([deletion("a", 2)])
+    store.write_features([make_product("a", 4)], views=["offer"])
+    found = store.read_features("a")["a"]
+    assert (found.version, found.deleted) == (4, True)
+    assert store.write_features([make_product("a", 3)]) == {"a"}
+    assert store.read_features("a")["a"].deleted
+    store.write_features([make_product("a", 4)])
+    assert same(store.read_features("a")["a"], make_product("a", 4))
+
+
 def test_only_named_views_get_a_part_of_history(store: Any) -> None:
     store.write_features([make_product("a", 1)])
     before = parts(store)
@@ -259,15 +271,15 @@ def test_in_whatever_order_steps_arrive_the_newest_decides(store: Any, steps: li
     store.write_features([make_product(id, 4)])
     newest, dead = 4, False
     for kind, version, views in steps:
-        whole = views if not dead else VIEWS  # a product that is gone must come back whole
         if kind == "write":
-            stale = store.write_features([make_product(id, version)], views=whole)
+            stale = store.write_features([make_product(id, version)], views=views)
         else:
             stale = store.delete([deletion(id, version)])
         assert stale == ({id} if version < newest else set())
         if version >= newest:
-            newest, dead = version, kind == "delete"
+            # A product that is gone comes back whole or not at all.
+            newest, dead = version, kind == "delete" or (dead and views != VIEWS)
         found = store.read_features([id])[id]
         assert (found.version, found.deleted) == (newest, dead)
-        if kind == "write" and not stale:
+        if kind == "write" and not stale and not dead:
             assert found.amount_minor == make_product(id, version).amount_minor

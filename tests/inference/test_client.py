@@ -137,9 +137,8 @@ def test_every_failure_is_met_by_its_kind(code: grpc.StatusCode, details: str, e
 
 def test_a_request_on_the_wire_is_the_protobuf_message_that_triton_expects() -> None:
     tensors = {"images": np.arange(600, dtype=np.float16).reshape(1, 300, 2), "image_counts": np.array([[3]], np.int32)}
-    request = pb.ModelInferRequest.FromString(encode_request("itemsage", "4", tensors, 2.5))
+    request = pb.ModelInferRequest.FromString(encode_request("itemsage", "4", tensors))
     assert (request.model_name, request.model_version) == ("itemsage", "4")
-    assert request.parameters["timeout"].int64_param == 2_500_000
     assert [t.datatype for t in request.inputs] == ["FP16", "INT32"]
     for name, array in arrays(request).items():
         np.testing.assert_array_equal(array, tensors[name])

@@ -11,11 +11,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
+import grpc
 import numpy as np
 import psutil
 import pytest
 import torch
 from safetensors.numpy import load_file, save_file
+from tritonclient.grpc import service_pb2 as pb
+from tritonclient.grpc import service_pb2_grpc
 
 from inference.client import ItemEmbedder, TritonClient
 from inference.errors import ServingError, Unavailable
@@ -135,6 +138,21 @@ def test_requests_batched_together_get_their_own_answers_and_a_bad_one_fails_alo
     assert [rejected for _, rejected in answers] == [row % 3 == 0 for row in range(60)]
     good = [row for row in range(60) if row % 3]
     assert worst_cosine(np.array([answers[row][0] for row in good]), expected[good]) > 0.9998
+
+
+def test_requests_one_after_the_other_never_lie_in_the_queue(served: Served) -> None:
+    """Triton's batcher sleeps for 500 ms when it misses a wake-up, as it does under a queue policy (config.pbtxt)."""
+    product = random_products(1, seed=5)
+    embedder = ItemEmbedder(served.client, served.repo)
+    embedder.embed_products(product)
+    request = pb.ModelStatisticsRequest(name="itemsage", version="1")
+    queued_s = []  # up to and with each request
+    with grpc.insecure_channel(served.triton.grpc) as channel:
+        statistics = service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelStatistics
+        for _ in range(300):
+            embedder.embed_products(product)
+            queued_s.append(statistics(request).model_stats[0].inference_stats.queue.ns / 1e9)
+    assert np.diff(queued_s).max() < 0.4
 
 
 def test_the_visual_encoder_gives_the_vectors_of_the_encoder_in_process(served: Served) -> None:

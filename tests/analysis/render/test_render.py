@@ -136,7 +136,10 @@ def _by_mean(data: pd.DataFrame) -> tuple[str, str]:
 def test_a_page_is_written_whole_or_not_at_all(report: Report, tmp_path: Path) -> None:
     path = write_html(report, tmp_path / "report.html")
     assert path.read_text(encoding="utf-8") == to_html(report)
-    assert [p.name for p in tmp_path.iterdir()] == ["report.html"]
+    (tmp_path / "taken").mkdir()
+    with pytest.raises(OSError, match="directory"):
+        write_html(report, tmp_path / "taken")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["report.html", "taken"]
 
 
 def test_a_report_without_days_has_no_empty_pictures() -> None:

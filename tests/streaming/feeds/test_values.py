@@ -140,6 +140,10 @@ def test_image_links_to_elsewhere_are_refused(link: object, rule: str) -> None:
         values.image("image_link", link, FOLDER)
 
 
+def test_a_feed_in_the_root_folder_may_have_relative_images() -> None:
+    assert values.image("image_link", "images/a.jpg", Path("/")) == "/images/a.jpg"
+
+
 def test_several_images_come_as_a_list_or_with_commas() -> None:
     expected = ["https://a/1.jpg", "/feeds/shop/2.jpg"]
     assert values.images("additional_image_link", "https://a/1.jpg, 2.jpg,", FOLDER) == expected
