@@ -92,7 +92,7 @@ class EncoderLayer(nn.Module):
         normed = self.norm1(x)
         residual = x[:, :1] if first_only else x
         weight, bias = self.in_proj.weight, self.in_proj.bias
-        query = F.linear(normed[:, :1] if first_only else normed, weight[:width], bias[:width])
+        query = F.linear(normed[:, :1].contiguous() if first_only else normed, weight[:width], bias[:width])
         key, value = F.linear(normed, weight[width:], bias[width:]).chunk(2, dim=-1)
         q, k, v = (t.view(batch, -1, self.heads, width // self.heads).transpose(1, 2) for t in (query, key, value))
         attended = F.scaled_dot_product_attention(q, k, v, attn_mask=present[:, None, None, :])

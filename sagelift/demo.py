@@ -46,6 +46,7 @@ class DemoConfig(msgspec.Struct, frozen=True, kw_only=True):
     shoppers: int = 4000
     days_before: int = 14
     days_of_experiment: int = 14
+    window_days: int = 10  # after first exposure that count
     training_steps: int = 250
     changes: int = 300  # catalogue changes whose freshness is measured
     changes_per_s: float = 20.0
@@ -267,8 +268,8 @@ class Demo:
         from analysis.report import analyze
         from analysis.sources.experiment_tables import ExperimentTables
 
-        days = timedelta(days=self.config.days_of_experiment)
-        source = ExperimentTables(services.database, EXPERIMENT, window=days)
+        window = timedelta(days=self.config.window_days)
+        source = ExperimentTables(services.database, EXPERIMENT, window=window)
         report = analyze(source, shop_metrics(), control="sum", treatment="itemsage", title="ItemSage against Sum")
         return report, write_html(report, self.state / "report.html")
 

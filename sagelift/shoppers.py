@@ -111,7 +111,7 @@ class Shoppers:
         # How often one visits, and how freely one spends: both heavy-tailed, as in real shops.
         self._activity = np.clip(self._rng.lognormal(-0.4, 0.7, count), 0.05, 1.0)
         self._budget = self._rng.beta(2, 2, count)
-        self._quantity = 1 + (self._rng.pareto(2.5, count)).astype(int).clip(0, 19)
+        self._quantity = 1 + (self._rng.pareto(4.0, count)).astype(int).clip(0, 9)
         self._history: list[list[str]] = [[] for _ in range(count)]
         self._visit = 0
 

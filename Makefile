@@ -1,0 +1,48 @@
+# make install | demo | test | check: each sets .venv up by itself when it is missing or stale.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+PYTHON ?= python3
+UV_VERSION := 0.13.9
+VENV := .venv
+BIN := $(VENV)/bin
+# The environment is current when this file is there: its name holds the hash of everything that it was made from.
+STAMP := $(VENV)/.installed-$(shell cat requirements.txt pyproject.toml Makefile | sha256sum | cut -c1-16)
+DEMO := $(if $(CATALOG),--catalog "$(CATALOG)") $(ARGS)
+
+.PHONY: help install demo test check lock clean
+help:
+	@echo "make demo     the whole loop on real components (CATALOG=folder-or-feed for your own products)"
+	@echo "make test     all tests, with the real servers"
+	@echo "make check    lint, types, import contracts"
+	@echo "make install  the environment in $(VENV) and the servers in the cache"
+	@echo "make lock     resolve requirements.txt anew from pyproject.toml"
+
+install: $(STAMP)
+
+$(STAMP): requirements.txt pyproject.toml Makefile
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(not (3, 11) <= v < (3, 14) and f"Sagelift needs Python 3.11, 3.12 or 3.13; {sys.executable} is {v[0]}.{v[1]}. Call: make PYTHON=python3.11")'
+	@rm -f $(VENV)/.installed-*
+	@$(BIN)/python -m uv --version 2>/dev/null | grep -qF "uv $(UV_VERSION)" || \
+		{ rm -rf $(VENV) && $(PYTHON) -m venv $(VENV) && $(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION); }
+	$(BIN)/python -m uv pip sync --quiet --python $(BIN)/python --require-hashes requirements.txt
+	$(BIN)/python -m uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	$(BIN)/sagelift fetch
+	@touch $(STAMP)
+
+demo: $(STAMP)
+	@$(BIN)/sagelift demo $(DEMO)
+
+test: $(STAMP)
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: $(STAMP)
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+lock: $(STAMP)
+	$(BIN)/python -m uv pip compile --quiet --universal --generate-hashes --no-header --extra dev --python-version 3.11 pyproject.toml -o requirements.txt
+
+clean:
+	rm -rf $(VENV) .sagelift
