@@ -52,25 +52,30 @@ def content_hash(text: Mapping[str, str], image_hashes: Sequence[str], visual_ve
     return digest.hexdigest()[:32]
 
 
+def check_images(owner: str, vectors: FloatArray) -> None:
+    """Raise unless these can be a product's image vectors.
+
+    Raises:
+        InputError: another shape than `[n, 256]`, more than 20 images, NaN or infinity; names the `owner`.
+    """
+    if vectors.ndim != 2 or vectors.shape[1] != VECTOR_DIM:
+        raise InputError(f"image vectors of {owner} have shape {vectors.shape}, must be [n, {VECTOR_DIM}]")
+    if len(vectors) > MAX_IMAGES:
+        raise InputError(f"{owner} has {len(vectors)} images; at most {MAX_IMAGES} are allowed")
+    if not np.isfinite(vectors).all():
+        raise InputError(f"image vectors of {owner} hold NaN or infinity")
+
+
 def stack_images(images: Sequence[FloatArray]) -> tuple[Float32Array, np.ndarray[Any, np.dtype[np.int32]]]:
     """Ragged `[n_i, 256]` arrays -> padded `[B, max(n_i, 1), 256]` float32 and the counts `[B]` int32.
 
     Raises:
-        InputError: more than 20 images, another width than 256, NaN or infinity.
+        InputError: see `check_images`.
     """
+    for row, vectors in enumerate(images):
+        check_images(f"product {row} of the batch", vectors)
     counts = np.fromiter((len(i) for i in images), np.int32, len(images))
     out = np.zeros((len(images), max(1, int(counts.max(initial=0))), VECTOR_DIM), np.float32)
     for row, vectors in enumerate(images):
-        if len(vectors) > MAX_IMAGES:
-            raise InputError(f"product {row} of the batch has {len(vectors)} images; at most {MAX_IMAGES} are allowed")
-        if len(vectors) == 0:
-            continue
-        if vectors.shape[1:] != (VECTOR_DIM,):
-            raise InputError(
-                f"image vectors of product {row} of the batch have shape {vectors.shape}, must be [n, {VECTOR_DIM}]"
-            )
         out[row, : len(vectors)] = vectors
-    if not np.isfinite(out).all():
-        row = int(np.flatnonzero(~np.isfinite(out).all((1, 2)))[0])
-        raise InputError(f"image vectors of product {row} of the batch hold NaN or infinity")
     return out, counts

@@ -62,15 +62,9 @@ class HashEmbedding(nn.Module):
 
     def forward(self, ids: Tensor, offsets: Tensor) -> Tensor:
         """Flat ids `[N]` and the start of each bag `[bags]` -> `[bags, dim]`."""
-        weights = self.importance[ids]
-        total: Tensor | None = None
-        for column, modulus in enumerate(self.moduli):
-            part = F.embedding_bag(
-                ids % modulus, self.table, offsets, mode="sum", per_sample_weights=weights[:, column].contiguous()
-            )
-            total = part if total is None else total + part
-        assert total is not None
-        return total
+        rows = torch.stack([ids % modulus for modulus in self.moduli], 1).flatten()
+        weights = self.importance[ids].flatten()
+        return F.embedding_bag(rows, self.table, 2 * offsets, mode="sum", per_sample_weights=weights)
 
 
 class EncoderLayer(nn.Module):
@@ -134,7 +128,8 @@ class ItemSage(nn.Module):
             `[B, 256]` float32, unit length.
         """
         batch, slots = images.shape[:2]
-        fields = self.text_fields(token_ids, field_lengths)
+        filled = (field_lengths > 0).any(0)  # a field that no product of the batch has costs nothing
+        fields = self.text_fields(token_ids, field_lengths)[:, filled]
         sequence = torch.cat(
             [
                 self.cls.expand(batch, 1, -1),
@@ -147,7 +142,7 @@ class ItemSage(nn.Module):
             [
                 torch.ones(batch, 1, dtype=torch.bool, device=images.device),
                 torch.arange(slots, device=images.device) < image_counts[:, None],
-                field_lengths > 0,
+                field_lengths[:, filled] > 0,
             ],
             dim=1,
         )

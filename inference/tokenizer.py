@@ -1,22 +1,28 @@
 """Text fields -> token ids: unigrams, bigrams and character trigrams (ItemSage §3.2; vocabulary as in its successor).
 
-A string is NFKC-normalised and casefolded, and split into words at white space and punctuation; a CJK character is a
-word of its own. Tokens of "Red shoe" are `red`, `shoe`; `red#shoe`; and the trigrams of `#red#shoe#`. A token outside
-the vocabularies is dropped: there are no out-of-vocabulary buckets. The ids of the three vocabularies follow each
-other: unigrams, bigrams, trigrams. A field is a bag: the order of its ids carries no meaning, their counts do.
+A string is NFKC-normalised and casefolded, and split into words at everything that is no letter, number or combining
+mark; a CJK character is a word of its own. Tokens of "Red shoe" are `red`, `shoe`; `red#shoe`; and the trigrams of
+`#red#shoe#`. A token outside the vocabularies is dropped: there are no out-of-vocabulary buckets. The ids of the three
+vocabularies follow each other: unigrams, bigrams, trigrams. A field is a bag: the order of its ids carries no meaning,
+their counts do.
+
+Every update passes here, so the work is cut along words. The trigrams of `#red#shoe#` are those of `#red#`, those of
+`#shoe#` and the one across the border, `d#s`. All ids that a word brings (its unigram, its trigrams) and all that a
+pair of neighbours brings (its bigram, the trigram across) are therefore looked up once and kept, as bytes; encoding is
+then a join of kept bytes.
 """
 
 from __future__ import annotations
 
-import json
-import re
 import unicodedata
+from array import array
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from inference.errors import ArtifactError, InputError
@@ -24,40 +30,123 @@ from inference.inputs import TEXT_FIELDS
 
 IntArray = np.ndarray[Any, np.dtype[np.int32]]
 
-_CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff"
-_WORDS = re.compile(rf"[{_CJK}]|[^\W_{_CJK}]+")
 _FORMAT = "sagelift-tokenizer-1"
+_KEPT = 1_000_000  # words and pairs remembered at most, some 100 bytes each
+_CJK = (
+    range(0x3040, 0x3100),  # hiragana, katakana
+    range(0x3400, 0x4DC0),  # ideographs, extension A
+    range(0x4E00, 0xA000),  # ideographs
+    range(0xAC00, 0xD7B0),  # hangul syllables
+    range(0xF900, 0xFB00),  # compatibility ideographs
+    range(0x20000, 0x32000),  # ideographs, extensions B to H
+)
+
+
+class _Characters(dict[int, str | None]):
+    """The table for `str.translate` that leaves words between spaces; filled as characters are met."""
+
+    def __missing__(self, code: int) -> str | None:
+        character = chr(code)
+        kind = unicodedata.category(character)
+        out: str | None
+        if kind[0] in "LN":
+            out = f" {character} " if any(code in block for block in _CJK) else character
+        elif 0xFE00 <= code <= 0xFE0F or 0xE0100 <= code <= 0xE01EF or (kind == "Cf" and code != 0x200B):
+            out = None  # variation selectors, soft hyphens, joiners: unseen, inside words; not so the zero-width space
+        else:
+            out = character if kind in ("Mn", "Mc") else " "
+        self[code] = out
+        return out
+
+
+_CHARACTERS = _Characters()
 
 
 def words(text: str) -> list[str]:
     """The words of a string after NFKC and casefolding."""
-    if not text.isascii():
-        text = unicodedata.normalize("NFKC", text)
-    return _WORDS.findall(text.casefold())
+    folded = text.casefold() if text.isascii() else _fold(text)
+    return folded.translate(_CHARACTERS).split()
 
 
-def char_trigrams(word_list: Sequence[str]) -> list[str]:
-    """Character trigrams over the words joined, preceded and followed by `#`."""
-    if not word_list:
-        return []
-    padded = "#" + "#".join(word_list) + "#"
-    return [padded[i : i + 3] for i in range(len(padded) - 2)]
+def _fold(text: str) -> str:
+    # Casefolding can leave a string that is not normalised any more.
+    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+
+
+def word_trigrams(word: str) -> list[str]:
+    """Character trigrams of a word between two `#`."""
+    padded = f"#{word}#"
+    return [padded[i : i + 3] for i in range(len(word))]
+
+
+def border_trigram(left: str, right: str) -> str:
+    """The character trigram across the border of two neighbouring words."""
+    return f"{left[-1]}#{right[0]}"
+
+
+class _WordIds(dict[str, bytes]):
+    """Word -> its known unigram and trigrams, int32 in bytes."""
+
+    def __init__(self, unigrams: Mapping[str, int], trigrams: Mapping[str, int]) -> None:
+        super().__init__()
+        self._unigrams, self._trigrams = unigrams, trigrams
+
+    def __missing__(self, word: str) -> bytes:
+        if len(self) >= _KEPT:
+            self.clear()
+        found = [self._unigrams.get(word), *map(self._trigrams.get, word_trigrams(word))]
+        out = self[word] = _to_bytes(found)
+        return out
+
+
+class _PairIds(dict[tuple[str, str], bytes]):
+    """Two neighbouring words -> their known bigram and the known trigram across their border, int32 in bytes."""
+
+    def __init__(self, bigrams: Mapping[str, int], trigrams: Mapping[str, int]) -> None:
+        super().__init__()
+        self._bigrams, self._trigrams = bigrams, trigrams
+
+    def __missing__(self, pair: tuple[str, str]) -> bytes:
+        if len(self) >= _KEPT:
+            self.clear()
+        found = [self._bigrams.get("#".join(pair)), self._trigrams.get(border_trigram(*pair))]
+        out = self[pair] = _to_bytes(found)
+        return out
+
+
+def _to_bytes(ids: Iterable[int | None]) -> bytes:
+    return array("i", [i for i in ids if i is not None]).tobytes()
+
+
+class _Content(msgspec.Struct, frozen=True):
+    """The file: plain data."""
+
+    format: str
+    unigrams: list[str]
+    bigrams: list[str]
+    trigrams: list[str]
 
 
 class Tokenizer:
-    """Vocabularies and the encoding with them. The same artefact serves training, serving and export."""
+    """Vocabularies and the encoding with them. The same artefact serves training, serving and export.
+
+    Safe to use from several threads: what is kept is only ever added to or forgotten.
+
+    Raises:
+        ArtifactError: a vocabulary names a token twice.
+    """
 
     def __init__(self, unigrams: Sequence[str], bigrams: Sequence[str], trigrams: Sequence[str]) -> None:
-        self._lists = (list(unigrams), list(bigrams), list(trigrams))
-        ids = iter(range(self.size))
-        self._unigram, self._bigram, self._trigram = ({token: next(ids) for token in part} for part in self._lists)
-        if sum(map(len, (self._unigram, self._bigram, self._trigram))) != self.size:
-            raise ArtifactError("a vocabulary names a token twice; fit the tokenizer anew")
-
-    @property
-    def size(self) -> int:
+        self._content = _Content(_FORMAT, list(unigrams), list(bigrams), list(trigrams))
+        lists = (self._content.unigrams, self._content.bigrams, self._content.trigrams)
+        self.size = sum(map(len, lists))
         """Number of ids over the three vocabularies."""
-        return sum(map(len, self._lists))
+        numbers = iter(range(self.size))
+        unigram, bigram, trigram = ({token: next(numbers) for token in part} for part in lists)
+        if len(unigram) + len(bigram) + len(trigram) != self.size:
+            raise ArtifactError("a vocabulary names a token twice; fit the tokenizer anew")
+        self._words = _WordIds(unigram, trigram)
+        self._pairs = _PairIds(bigram, trigram)
 
     @classmethod
     def fit(
@@ -73,55 +162,64 @@ class Tokenizer:
         Raises:
             InputError: the corpus holds no word.
         """
-        counts: tuple[Counter[str], Counter[str], Counter[str]] = (Counter(), Counter(), Counter())
+        word_counts: Counter[str] = Counter()
+        pair_counts: Counter[tuple[str, str]] = Counter()
         for fields in texts:
             for name in TEXT_FIELDS:
-                found = words(fields.get(name, ""))
-                counts[0].update(found)
-                counts[1].update(map("#".join, pairwise(found)))
-                counts[2].update(char_trigrams(found))
-        if not counts[0]:
+                if text := fields.get(name):
+                    found = words(text)
+                    word_counts.update(found)
+                    pair_counts.update(pairwise(found))
+        if not word_counts:
             raise InputError("the corpus holds no word to fit a vocabulary on: check the products' text fields")
-        kept = (
-            [token for token, _ in sorted(c.items(), key=lambda item: (-item[1], item[0]))[:limit]]
-            for c, limit in zip(counts, (unigrams, bigrams, trigrams), strict=True)
+        trigram_counts: Counter[str] = Counter()
+        for word, count in word_counts.items():
+            for trigram in word_trigrams(word):
+                trigram_counts[trigram] += count
+        for pair, count in pair_counts.items():
+            trigram_counts[border_trigram(*pair)] += count
+        bigram_counts = {"#".join(pair): count for pair, count in pair_counts.items()}
+        return cls(
+            _most_frequent(word_counts, unigrams),
+            _most_frequent(bigram_counts, bigrams),
+            _most_frequent(trigram_counts, trigrams),
         )
-        return cls(*kept)
 
     def ids(self, text: str) -> list[int]:
-        """The ids of one string: known unigrams, then bigrams, then trigrams, each in text order."""
-        found = words(text)
-        out = [i for w in found if (i := self._unigram.get(w)) is not None]
-        out += [i for b in map("#".join, pairwise(found)) if (i := self._bigram.get(b)) is not None]
-        out += [i for t in char_trigrams(found) if (i := self._trigram.get(t)) is not None]
-        return out
+        """The ids of one string; an id occurs as often as its token."""
+        return array("i", self._bag(text)).tolist()
+
+    def encode_flat(self, products: Iterable[Mapping[str, str]]) -> tuple[IntArray, IntArray]:
+        """Text fields of `B` products -> token ids `[N]` int32, field after field and product after product, and how
+        many belong to each field `[B, 12]` int32.
+        """
+        bags = self._bags(products)
+        flat = np.frombuffer(bytearray().join(bags), np.int32)
+        return flat, _lengths(bags)
 
     def encode(self, products: Sequence[Mapping[str, str]]) -> tuple[IntArray, IntArray]:
         """Text fields of `B` products -> token ids `[B, T]` int32 and how many belong to each field `[B, 12]` int32.
 
         A product's ids are its fields' bags one after the other, padded with -1 to the longest product of the batch.
         """
-        rows: list[list[int]] = []
-        lengths = np.zeros((len(products), len(TEXT_FIELDS)), np.int32)
-        for row, fields in enumerate(products):
-            flat: list[int] = []
-            for column, name in enumerate(TEXT_FIELDS):
-                if text := fields.get(name):
-                    bag = self.ids(text)
-                    lengths[row, column] = len(bag)
-                    flat += bag
-            rows.append(flat)
-        tokens = np.full((len(rows), max(1, max(map(len, rows), default=0))), -1, np.int32)
-        for row, flat in enumerate(rows):
-            tokens[row, : len(flat)] = flat
+        flat, lengths = self.encode_flat(products)
+        totals = lengths.sum(1)
+        tokens = np.full((len(lengths), max(1, int(totals.max(initial=0)))), -1, np.int32)
+        tokens[np.arange(tokens.shape[1]) < totals[:, None]] = flat
         return tokens, lengths
+
+    def _bags(self, products: Iterable[Mapping[str, str]]) -> list[bytes]:
+        bag = self._bag
+        return [bag(text) if (text := fields.get(name)) else b"" for fields in products for name in TEXT_FIELDS]
+
+    def _bag(self, text: str) -> bytes:
+        found = words(text)
+        return b"".join([*map(self._words.__getitem__, found), *map(self._pairs.__getitem__, pairwise(found))])
 
     def save(self, path: Path) -> None:
         """Write the vocabularies as JSON (plain data), atomically."""
-        unigrams, bigrams, trigram_list = self._lists
-        content = {"format": _FORMAT, "unigrams": unigrams, "bigrams": bigrams, "trigrams": trigram_list}
         aside = path.with_suffix(".tmp")
-        aside.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+        aside.write_bytes(msgspec.json.encode(self._content))
         aside.replace(path)
 
     @classmethod
@@ -132,11 +230,19 @@ class Tokenizer:
             ArtifactError: missing, truncated, or another kind of file.
         """
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            if content["format"] != _FORMAT:
-                raise ArtifactError(f"{path} has format {content['format']!r}, must be {_FORMAT!r}")
-            return cls(content["unigrams"], content["bigrams"], content["trigrams"])
+            content = msgspec.json.decode(path.read_bytes(), type=_Content)
         except OSError as error:
             raise ArtifactError(f"the tokenizer {path} cannot be read: {error.strerror}") from None
-        except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError):
+        except (msgspec.DecodeError, UnicodeDecodeError):
             raise ArtifactError(f"{path} is no tokenizer or was cut off; export the model again") from None
+        if content.format != _FORMAT:
+            raise ArtifactError(f"{path} has format {content.format!r}, must be {_FORMAT!r}")
+        return cls(content.unigrams, content.bigrams, content.trigrams)
+
+
+def _most_frequent(counts: Mapping[str, int], limit: int) -> list[str]:
+    return [token for token, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:limit]]
+
+
+def _lengths(bags: Sequence[bytes]) -> IntArray:
+    return (np.fromiter(map(len, bags), np.int32, len(bags)) // 4).reshape(-1, len(TEXT_FIELDS))

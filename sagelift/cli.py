@@ -36,29 +36,18 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object inst
 def main() -> NoReturn:
     """Run the command; an expected failure is one sentence on stderr, never a traceback."""
     try:
-        app(standalone_mode=False)
-    except KeyboardInterrupt:
-        sys.exit(130)
+        app()  # wrong usage, `typer.Exit` and Ctrl-C end here with their codes
     except BrokenPipeError:  # the reader of our output went away
         sys.stderr.close()
         sys.exit(0)
     except Exception as error:
         sys.exit(_report(error))
-    sys.exit(0)
+    raise AssertionError("app() always exits")
 
 
 def _report(error: Exception) -> int:
-    import click
-
     from sagelift.errors import SettingsError, user_errors
 
-    if isinstance(error, click.exceptions.Exit):
-        return error.exit_code
-    if isinstance(error, click.Abort):
-        return 130
-    if isinstance(error, click.ClickException):
-        error.show()
-        return 2
     if isinstance(error, user_errors()):
         typer.echo(f"sagelift: {error}", err=True)
         return 2 if isinstance(error, SettingsError) else 3
@@ -98,10 +87,15 @@ def _options(version: Annotated[bool, typer.Option("--version", help="Print the 
 
 
 @app.command()
-def settings(as_json: AsJson = False) -> None:
+def settings(
+    as_json: AsJson = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print docs/settings.md.")] = False,
+) -> None:
     """List all settings: name, environment variable, default, meaning."""
-    from sagelift.settings import rows
+    from sagelift.settings import rows, table
 
+    if markdown:
+        return typer.echo(table(), nl=False)
     if as_json:
         return _print_json([r.model_dump() for r in rows()])
     for row in rows():

@@ -207,13 +207,11 @@ class Demo:
         return DemoCatalogue(str(feed), products, refused)
 
     def _train(self, services: Services, stage: Stage) -> dict[str, Any]:
-        import torch
-
         from inference.train import TrainConfig
         from sagelift.training import train_run
 
-        torch.set_num_threads(max(1, torch.get_num_threads()))
-        config = TrainConfig(steps=self.config.training_steps, seed=self.config.seed)
+        steps = self.config.training_steps
+        config = TrainConfig(steps=steps, search_steps=steps, seed=self.config.seed)
         run, result = train_run(services, config, lambda name, done, total: stage.update(done, total, name))
         return {
             "run": str(run),

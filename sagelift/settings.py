@@ -149,3 +149,29 @@ def rows(model: type[BaseModel] = Settings, prefix: str = "") -> Iterator[Settin
             default="" if default is None else str(default),
             description=field.description or "",
         )
+
+
+def table() -> str:
+    """`docs/settings.md`: all settings as a Markdown page."""
+    lines = [
+        "# Settings",
+        "",
+        "From environment variables, else from `sagelift.toml` in the working directory (or the file that",
+        "`SAGELIFT_FILE` names), else these defaults. In the file, the part before the dot is a table:",
+        "",
+        "```toml",
+        'state_dir = "/var/lib/sagelift"',
+        "",
+        "[kafka]",
+        'bootstrap_servers = "broker-1:9092,broker-2:9092"',
+        "```",
+        "",
+        "This page is printed by `sagelift settings --markdown`.",
+        "",
+        "| setting | environment variable | default | meaning |",
+        "|---|---|---|---|",
+    ]
+    for row in rows():
+        default = f"`{row.default}`" if row.default else "empty"
+        lines.append(f"| `{row.name}` | `{row.variable}` | {default} | {row.description} |")
+    return "\n".join(lines) + "\n"

@@ -7,14 +7,16 @@
 
 JSON on the wire: batches are compressed (lz4), so its size is no handicap, and every language reads it. A vector
 travels as base64 of little-endian float16, which decodes six times faster than JSON numbers. The contract's
-version is the `SCHEMA_HEADER` of each record. Fields that the contract does not name are kept out.
+version is the `SCHEMA_HEADER` of each record. Fields that the contract does not name are kept out and counted, so that
+a producer may be ahead of its readers.
 """
 
 from __future__ import annotations
 
 import base64
+from collections import Counter
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -22,7 +24,7 @@ import msgspec
 import numpy as np
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from streaming.currency import DECIMALS, to_minor
+from streaming.currency import DECIMALS, shown, to_minor
 from streaming.errors import ContractError
 
 T = TypeVar("T")
@@ -35,9 +37,12 @@ VECTOR_DIM = 256
 MAX_MESSAGE_BYTES = 1_000_000
 # A version or an event time further ahead than this is a broken clock or unit; it would block all later updates.
 MAX_AHEAD = timedelta(days=1)
+_EPOCH = datetime.fromtimestamp(0, UTC)
 
-ProductId = Annotated[str, Meta(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f\x7f]+$")]
-UnitId = Annotated[str, Meta(min_length=1, max_length=256, pattern=r"^[^\x00-\x1f\x7f]+$")]
+# `$` would let a newline at the end pass.
+_NO_CONTROLS = r"^[^\x00-\x1f\x7f]+(?![\s\S])"
+ProductId = Annotated[str, Meta(min_length=1, max_length=128, pattern=_NO_CONTROLS)]
+UnitId = Annotated[str, Meta(min_length=1, max_length=256, pattern=_NO_CONTROLS)]
 Version = Annotated[int, Meta(ge=1, le=2**63 - 1)]
 Instant = Annotated[datetime, Meta(tz=True)]
 Short = Annotated[str, Meta(max_length=1_000)]
@@ -59,7 +64,9 @@ class Price(Struct, frozen=True):
 Availability = Literal["in_stock", "out_of_stock", "preorder", "backorder"]
 
 
-class ProductUpdate(Struct, frozen=True, kw_only=True, omit_defaults=True, repr_omit_defaults=True):
+class ProductUpdate(
+    Struct, frozen=True, kw_only=True, omit_defaults=True, repr_omit_defaults=True, forbid_unknown_fields=True
+):
     """One change of one product, with the attributes of a Google Merchant Center product.
 
     `version` grows with each change of a product: the source's sequence number, or its event time in microseconds.
@@ -91,7 +98,7 @@ class ProductUpdate(Struct, frozen=True, kw_only=True, omit_defaults=True, repr_
 ATTRIBUTES: tuple[str, ...] = tuple(
     f for f in ProductUpdate.__struct_fields__ if f not in ("id", "version", "event_time", "op")
 )
-_TEXTS = tuple(a for a in ATTRIBUTES if a not in ("additional_image_link", "product_type", "price", "availability"))
+_TEXTS = tuple(a for a in ATTRIBUTES if a not in ("price", "availability"))  # and lists of texts
 
 
 class ProductVector(Struct, frozen=True, kw_only=True):
@@ -133,7 +140,9 @@ EventKind = Literal["exposure", "impression", "click", "save", "add_to_cart", "o
 Surface = Literal["user", "image", "search"]
 
 
-class Event(Struct, frozen=True, kw_only=True, omit_defaults=True, repr_omit_defaults=True):
+class Event(
+    Struct, frozen=True, kw_only=True, omit_defaults=True, repr_omit_defaults=True, forbid_unknown_fields=True
+):
     """Something that happened in the shop. `event_id` is deterministic, so that a retry is no second event.
 
     `query` is what the surface was asked with: the text of a search, the product id of an image query.
@@ -145,7 +154,7 @@ class Event(Struct, frozen=True, kw_only=True, omit_defaults=True, repr_omit_def
     event_time: Instant
     experiment: Short | None = None
     arm: Short | None = None
-    config_version: int | None = None
+    config_version: Annotated[int, Meta(ge=1, le=2**31 - 1)] | None = None
     product_id: ProductId | None = None
     order_id: Short | None = None
     amount_minor: Annotated[int, Meta(ge=0, le=2**53)] | None = None
@@ -175,13 +184,16 @@ def encode(message: ProductUpdate | ProductVector | Event) -> bytes:
     return _encoder.encode(message)
 
 
-def decode_update(raw: bytes | None, *, now: datetime) -> ProductUpdate:
+def decode_update(raw: bytes | None, *, now: datetime, unknown: Counter[str] | None = None) -> ProductUpdate:
     """Decode and validate one record of `catalog.updates`.
+
+    Args:
+        unknown: counts the names of fields that the contract does not have, and that were kept out.
 
     Raises:
         ContractError: names the field and the rule.
     """
-    update = _decode(_update_decoder, raw)
+    update = _decode(_update_decoder, raw, unknown)
     check_update(update, now=now)
     return update
 
@@ -191,20 +203,19 @@ def decode_vector(raw: bytes) -> ProductVector:
     return _decode(_vector_decoder, raw)
 
 
-def decode_event(raw: bytes | None, *, now: datetime) -> Event:
-    """Decode and validate one record of `events`.
+def decode_event(raw: bytes | None, *, now: datetime, unknown: Counter[str] | None = None) -> Event:
+    """Decode and validate one record of `events`; `unknown` as for `decode_update`.
 
     Raises:
         ContractError: names the field and the rule.
     """
-    event = _decode(_event_decoder, raw)
+    event = _decode(_event_decoder, raw, unknown)
     for name in _NEEDED[event.kind]:
         if getattr(event, name) is None:
             raise ContractError(name, f"is required for kind {event.kind!r}")
     if event.currency is not None and event.currency not in DECIMALS:
         raise ContractError("currency", f"{event.currency!r} is not an active ISO 4217 code")
-    if event.event_time > now + MAX_AHEAD:
-        raise ContractError("event_time", f"{event.event_time.isoformat()} is more than a day ahead of the clock")
+    _check_time(event.event_time, now)
     return event
 
 
@@ -214,17 +225,16 @@ def check_update(update: ProductUpdate, *, now: datetime) -> None:
     Raises:
         ContractError: names the field and the rule.
     """
-    limit = now + MAX_AHEAD
-    if update.event_time > limit:
-        raise ContractError("event_time", f"{update.event_time.isoformat()} is more than a day ahead of the clock")
-    if update.version > limit.timestamp() * 1e6:
+    _check_time(update.event_time, now)
+    if update.version > (now + MAX_AHEAD).timestamp() * 1e6:
         raise ContractError(
             "version",
             f"{update.version} lies in the far future: use a sequence number or the event time in microseconds",
         )
     for name in _TEXTS:
         value = getattr(update, name)
-        if isinstance(value, str) and "\x00" in value:
+        texts = (value,) if isinstance(value, str) else value if isinstance(value, list) else ()
+        if any("\x00" in text for text in texts):
             raise ContractError(name, "holds a NUL character; remove it at the source")
     if isinstance(update.price, Price):
         _check_price(update.price)
@@ -232,29 +242,51 @@ def check_update(update: ProductUpdate, *, now: datetime) -> None:
         raise ContractError("title", "an upsert states the whole product and needs a title; use op 'patch' otherwise")
 
 
+def _check_time(at: datetime, now: datetime) -> None:
+    if at > now + MAX_AHEAD:
+        raise ContractError("event_time", f"{at.isoformat()} is more than a day ahead of the clock")
+    if at < _EPOCH:
+        raise ContractError("event_time", f"{at.isoformat()} lies before 1970")
+
+
 def _check_price(price: Price) -> None:
     if not price.amount.is_finite() or price.amount < 0:
-        raise ContractError("price.amount", f"{price.amount} must be a finite number >= 0")
+        raise ContractError("price.amount", f"{shown(price.amount)} must be a finite number >= 0")
     if price.amount > 10**12:
-        raise ContractError("price.amount", f"{price.amount} must be at most 1e12")
+        raise ContractError("price.amount", f"{shown(price.amount)} must be at most 1e12")
     try:
         price.amount_minor  # noqa: B018  (raises for an unknown currency or too many decimals)
     except ValueError as error:
         raise ContractError("price", str(error)) from None
 
 
-def _decode(decoder: msgspec.json.Decoder[T], raw: bytes | None) -> T:
+def _decode(decoder: msgspec.json.Decoder[T], raw: bytes | None, unknown: Counter[str] | None = None) -> T:
     if raw is None:
         raise ContractError("", "the record has no value")
     if len(raw) > MAX_MESSAGE_BYTES:
         raise ContractError("", f"the record has {len(raw)} bytes, at most {MAX_MESSAGE_BYTES} are allowed")
     try:
-        return decoder.decode(raw)
+        try:
+            return decoder.decode(raw)
+        except msgspec.ValidationError as error:
+            if not str(error).startswith("Object contains unknown field"):
+                raise
+            return decoder.decode(_known_fields_only(decoder.type, raw, Counter() if unknown is None else unknown))
     except msgspec.ValidationError as error:
         message, _, path = str(error).partition(" - at `$")
         raise ContractError(path.strip("`.") if path else "", message) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ContractError("", f"not JSON: {error}") from None
+    except RecursionError:
+        raise ContractError("", "nested too deeply") from None
+
+
+def _known_fields_only(contract: Any, raw: bytes, unknown: Counter[str]) -> bytes:
+    """The message without the fields that the contract does not name: the slow way, taken only when there are some."""
+    fields = msgspec.json.decode(raw, type=dict[str, msgspec.Raw])
+    known = {name: value for name, value in fields.items() if name in contract.__struct_fields__}
+    unknown.update(name[:100] for name in fields.keys() - known.keys())
+    return msgspec.json.encode(known)
 
 
 def image_links(update: ProductUpdate) -> list[str] | None:

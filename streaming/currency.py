@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from decimal import Decimal
+from decimal import MAX_EMAX, MAX_PREC, MIN_EMIN, Context, Decimal
 
 _TWO = """
 AED AFN ALL AMD ANG AOA ARS AUD AWG AZN BAM BBD BDT BGN BMD BND BOB BRL BSD BTN BWP BYN BZD CAD CDF CHF CNY
@@ -16,21 +16,34 @@ _THREE = "BHD IQD JOD KWD LYD OMR TND".split()
 
 DECIMALS: dict[str, int] = {**dict.fromkeys(_TWO, 2), **dict.fromkeys(_NONE, 0), **dict.fromkeys(_THREE, 3)}
 
+# The default context would round what has more than 28 digits.
+_EXACT = Context(prec=MAX_PREC, Emax=MAX_EMAX, Emin=MIN_EMIN)
+_MAX_DIGITS = 18  # of the minor amount: what 64 bits hold
+
 
 def to_minor(amount: Decimal, currency: str) -> int:
     """The amount in minor units (cents): `to_minor(Decimal("12.34"), "USD") == 1234`.
 
     Raises:
-        ValueError: unknown currency, or more decimals than the currency has.
+        ValueError: unknown currency, not finite, too large, or more decimals than the currency has.
     """
     try:
         decimals = DECIMALS[currency]
     except KeyError:
         raise ValueError(f"{currency!r} is not an active ISO 4217 currency code") from None
-    scaled = amount.scaleb(decimals)
-    if scaled != scaled.to_integral_value():
-        raise ValueError(f"{amount} has more decimals than {currency} ({decimals})")
-    return int(scaled)
+    if not amount.is_finite() or (amount and amount.adjusted() + decimals >= _MAX_DIGITS):
+        raise ValueError(f"{shown(amount)} must be finite, with at most {_MAX_DIGITS} digits in minor units")
+    scaled = amount.scaleb(decimals, _EXACT)
+    whole = scaled.to_integral_value(context=_EXACT)
+    if scaled != whole:
+        raise ValueError(f"{shown(amount)} has more decimals than {currency} ({decimals})")
+    return int(whole)
+
+
+def shown(amount: Decimal) -> str:
+    """The amount for a message: a hostile one may have a million digits."""
+    text = str(amount)
+    return text if len(text) <= 40 else f"{text[:30]}… ({len(text)} characters)"
 
 
 def from_minor(minor: int, currency: str) -> Decimal:

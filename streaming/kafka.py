@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
 from kafka import ConsumerRebalanceListener, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.admin import KafkaAdminClient
+from kafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAssignor  # noqa: F401
 from kafka.errors import KafkaError
 
 from streaming.contracts import MAX_MESSAGE_BYTES
