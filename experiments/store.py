@@ -158,7 +158,7 @@ class ExperimentStore:
                 raise TransitionError(f"experiment {key!r}: the actor is empty; say who does this.") from error
             raise ConflictError(f"experiment {key!r} was changed by someone else just now; look again.") from error
 
-    def keys(self) -> set[str]:
+    def experiment_keys(self) -> set[str]:
         """The keys of all experiments, in whatever state."""
         with self._engine.connect() as connection:
             return set(connection.scalars(select(tables.experiment.c.key)))

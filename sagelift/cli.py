@@ -117,21 +117,15 @@ def up() -> None:
     from inference.repository import export_visual_encoder
     from sagelift.services import Services
     from sagelift.stack.components import fetch_all
-    from sagelift.stack.stack import LocalStack, StackOptions, run
-    from sagelift.workers import worker_specs
+    from sagelift.stack.stack import LocalStack, run
+    from sagelift.workers import stack_options, worker_specs
 
     chosen = _settings()
     fetch_all(chosen.cache, _say)
-    options = StackOptions(
-        kafka_bootstrap=chosen.kafka.bootstrap_servers or None,
-        kafka_port=chosen.kafka.port or None,
-        triton_url=chosen.triton.url or None,
-        triton_port=chosen.triton.port or None,
-    )
     with Services(chosen) as services:
         _ = services.experiments, services.features  # made when missing, before anyone needs them
         export_visual_encoder(chosen.model_repository)
-    stack = LocalStack(chosen.state, chosen.cache, options, say=_say)
+    stack = LocalStack(chosen.state, chosen.cache, stack_options(chosen), say=_say)
     raise typer.Exit(run(stack, lambda running: worker_specs(running, chosen), say=_say))
 
 
@@ -362,7 +356,7 @@ def experiment_publish(
     config = load_yaml(file)
     with Services(_settings()) as services:
         store = services.experiments
-        if config.key not in store.keys():
+        if config.key not in store.experiment_keys():
             store.create_experiment(config.key, actor=actor, reason=reason)
         version = store.publish(config, actor=actor, reason=reason)
     typer.echo(f"{config.key} version {version}")

@@ -26,7 +26,7 @@ from sagelift.progress import Stage, Stages
 from sagelift.services import Services, wait_for
 from sagelift.settings import Settings
 from sagelift.shoppers import Market, Shoppers, ShopProduct
-from sagelift.workers import CATALOG_GROUP, EVENTS_GROUP, worker_specs
+from sagelift.workers import CATALOG_GROUP, EVENTS_GROUP, stack_options, worker_specs
 
 if TYPE_CHECKING:
     from analysis.report import Report
@@ -106,22 +106,14 @@ class Demo:
     def run(self) -> tuple[DemoResult, Report]:
         """Everything, in order. Whatever happens, nothing is left running."""
         from sagelift.stack.components import fetch_all
-        from sagelift.stack.stack import LocalStack, StackOptions
+        from sagelift.stack.stack import LocalStack
 
         with self.stages.stage("components", "Components: Apache Kafka, Triton") as stage:
             fetch_all(self.settings.cache, stage.say)
         self._empty_state()
         with self.stages.stage("catalogue", "Catalogue") as stage:
             feed = self._catalogue(stage)
-        kafka, triton = self.settings.kafka, self.settings.triton
-        options = StackOptions(
-            kafka_bootstrap=kafka.bootstrap_servers or None,
-            kafka_port=kafka.port or None,
-            triton_url=triton.url or None,
-            triton_port=triton.port or None,
-        )
-        quiet: list[str] = []
-        with LocalStack(self.state, self.settings.cache, options, say=quiet.append) as stack:
+        with LocalStack(self.state, self.settings.cache, stack_options(self.settings)) as stack:
             with self.stages.stage("stack", "Local stack: broker, Triton, consumers") as stage:
                 self._start(stack)
             with Services(self.settings) as services:

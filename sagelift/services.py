@@ -130,6 +130,7 @@ class Services:
                 timeout=wanted.timeout_s,
                 max_pixels=wanted.max_pixels,
                 allow_private=wanted.allow_private,
+                root=wanted.folder,
             )
         )
         images = CachedImageVectors(fetcher.fetch_many, self.triton.encode_images, self.visual_cache)

@@ -48,6 +48,9 @@ class ImageSettings(_Section):
     max_bytes: PositiveInt = Field(10_000_000, description="largest image file")
     max_pixels: PositiveInt = Field(40_000_000, description="largest width times height")
     allow_private: bool = Field(False, description="whether images may come from private and loopback addresses")
+    folder: Path | None = Field(
+        None, description="image files are read only below this folder; empty: any file that the consumer may read"
+    )
 
 
 class Settings(BaseSettings):

@@ -10,7 +10,8 @@ from collections.abc import Callable, Sequence
 
 from sagelift.services import Services
 from sagelift.settings import Settings
-from sagelift.stack.stack import LocalStack, WorkerSpec
+from sagelift.stack.stack import LocalStack, StackOptions, WorkerSpec
+from sagelift.triton_probe import KnownAnswerProbe
 
 log = logging.getLogger(__name__)
 
@@ -78,6 +79,17 @@ def run_worker(name: str, settings: Settings) -> None:
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     logging.getLogger("kafka").setLevel(logging.ERROR)
     WORKERS[name](settings, stop)
+
+
+def stack_options(settings: Settings) -> StackOptions:
+    """The local stack as the settings want it: a service given by address is not started."""
+    return StackOptions(
+        kafka_bootstrap=settings.kafka.bootstrap_servers or None,
+        kafka_port=settings.kafka.port or None,
+        triton_url=settings.triton.url or None,
+        triton_port=settings.triton.port or None,
+        triton_probe=KnownAnswerProbe(settings.model_repository),
+    )
 
 
 def worker_specs(stack: LocalStack, settings: Settings) -> Sequence[WorkerSpec]:
