@@ -55,6 +55,10 @@ def _report(error: Exception) -> int:
         where = f"{error.filename}: " if error.filename else ""
         typer.echo(f"sagelift: {where}{error.strerror or error}", err=True)
         return 3
+    if type(error).__module__.split(".")[0] in ("sqlalchemy", "sqlite3", "psycopg"):  # named, not imported: heavy
+        reason = str(getattr(error, "orig", None) or error).splitlines()[0]
+        typer.echo(f"sagelift: a database cannot be used: {reason} (settings: `sagelift settings`)", err=True)
+        return 3
     raise error
 
 

@@ -123,3 +123,11 @@ def test_an_experiment_goes_from_file_to_assignment(tmp_path: Path) -> None:
     assert answer["decision"]["arm"] in ("a", "b")
     assert answer["decision"]["enrolled"] is True
     assert answer["steps"]
+
+
+def test_a_database_that_cannot_be_opened_is_one_sentence(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/no/such/folder/x.db"
+    done = sagelift("experiment", "list", state=tmp_path, SAGELIFT_EXPERIMENTS__DATABASE_URL=url)
+    assert done.returncode == 3
+    assert "unable to open database file" in done.stderr
+    assert "Traceback" not in done.stderr
