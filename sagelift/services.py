@@ -147,7 +147,9 @@ class Services:
 
         status = read_status(self.settings.state)
         address = getattr(status, name)
-        if not status.running or not address:
+        if status.running and not address:
+            raise SageliftError(f"the local stack in {self.settings.state} is still starting {what}; try again shortly")
+        if not status.running:
             variable = {"Kafka": "SAGELIFT_KAFKA__BOOTSTRAP_SERVERS", "Triton": "SAGELIFT_TRITON__URL"}[what]
             raise SageliftError(
                 f"no {what} is known: no local stack runs in {self.settings.state} (start one with `sagelift up`), "

@@ -6,12 +6,17 @@ import logging
 import signal
 import sys
 import threading
+from collections import Counter
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from sagelift.services import Services
 from sagelift.settings import Settings
 from sagelift.stack.stack import LocalStack, StackOptions, WorkerSpec
 from sagelift.triton_probe import KnownAnswerProbe
+
+if TYPE_CHECKING:
+    from streaming.loop import ConsumerLoop
 
 log = logging.getLogger(__name__)
 
@@ -21,8 +26,10 @@ EVENTS_GROUP = "sagelift-events"
 
 def catalog_worker(settings: Settings, stop: threading.Event) -> None:
     """Consume `catalog.updates` until stopped; see `streaming.catalog`."""
-    from feature_repo.errors import HistoryError, StoreBusyError
-    from inference.errors import ServingError
+    from sqlite3 import OperationalError
+
+    from feature_repo.errors import HistoryError, StoreBusyError, StoreStateError
+    from inference.errors import ArtifactError, ServingError
     from streaming.catalog import CatalogPipeline
     from streaming.dead_letters import DeadLetters
     from streaming.errors import BrokerError
@@ -38,34 +45,68 @@ def catalog_worker(settings: Settings, stop: threading.Event) -> None:
             outcome = pipeline.process([r for part in records.values() for r in part])
             dead_letters.send_all(outcome.dead_letters)
             log.info("catalogue: %s", dict(+outcome.counts))
+            _log_unknown("catalogue", outcome.unknown_fields)
 
+        # What a person or a supervisor mends while we wait: a server that is away, a model that is not loaded or was
+        # left half-written, a store that is locked, a full disk.
+        transient = (
+            *(BrokerError, ServingError, ArtifactError),
+            *(StoreBusyError, StoreStateError, HistoryError, OperationalError),
+        )
         consumer = services.kafka.consumer(CATALOG_GROUP, max_poll_records=256)
-        transient = (ServingError, StoreBusyError, HistoryError, BrokerError)
-        ConsumerLoop(consumer, CATALOG_UPDATES, handle, transient=transient).run(stop)
+        loop = ConsumerLoop(
+            consumer, CATALOG_UPDATES, handle, transient=transient, unreadable=dead_letters.send_unreadable
+        )
+        _run(loop, stop)
 
 
 def events_worker(settings: Settings, stop: threading.Event) -> None:
     """Consume `events` into the experiment database until stopped; see `streaming.event_sink`."""
-    from sqlalchemy.exc import DBAPIError
+    from sqlalchemy.exc import DBAPIError, TimeoutError
 
     from streaming.dead_letters import DeadLetters
     from streaming.errors import BrokerError
     from streaming.event_sink import EventSink
-    from streaming.loop import ConsumerLoop
+    from streaming.loop import ConsumerLoop, Records
     from streaming.topics import EVENTS, ensure_topics
 
     with Services(settings) as services:
         ensure_topics(services.kafka, replication=settings.kafka.replication)
         store = services.experiments
-        sink = EventSink(store, DeadLetters(services.producer(), EVENTS_GROUP).send_all)
+        dead_letters = DeadLetters(services.producer(), EVENTS_GROUP)
+        sink = EventSink(store, dead_letters.send_all)
+
+        def handle(records: Records) -> None:
+            sink.handle(records)
+            _log_unknown("events", sink.unknown_fields)
+            sink.unknown_fields.clear()
+
         consumer = services.kafka.consumer(EVENTS_GROUP, max_poll_records=5000)
-        ConsumerLoop(
+        loop = ConsumerLoop(
             consumer,
             EVENTS,
-            sink.handle,
-            transient=(DBAPIError, BrokerError),
+            handle,
+            transient=(BrokerError, DBAPIError, TimeoutError),
+            unreadable=dead_letters.send_unreadable,
             start_offsets=lambda: store.offsets(EVENTS),
-        ).run(stop)
+        )
+        _run(loop, stop)
+
+
+def _run(loop: ConsumerLoop, stop: threading.Event) -> None:
+    from streaming.loop import end_process, watch
+
+    ended = threading.Event()
+    threading.Thread(target=watch, args=(loop, ended), kwargs={"end": end_process}, daemon=True).start()
+    try:
+        loop.run(stop)
+    finally:
+        ended.set()
+
+
+def _log_unknown(what: str, fields: Counter[str]) -> None:
+    if fields:
+        log.warning("%s: fields that the contract does not name are kept out: %s", what, dict(fields.most_common(10)))
 
 
 WORKERS: dict[str, Callable[[Settings, threading.Event], None]] = {"catalog": catalog_worker, "events": events_worker}

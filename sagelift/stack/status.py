@@ -47,7 +47,8 @@ class StackStatus:
 
     @property
     def healthy(self) -> bool:
-        return self.running and all(c.state in ("ready", "external") for c in self.components)
+        """Whether everything is up; a stack that has only begun to start is not."""
+        return self.running and bool(self.components) and all(c.state in ("ready", "external") for c in self.components)
 
     @property
     def stale(self) -> bool:
