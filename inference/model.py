@@ -5,7 +5,7 @@ What differs from a textbook transformer encoder:
   `[CLS]`; empty slots are masked (the paper feeds zero vectors);
 * a text field is a bag of token ids through a hash embedding (Svenstrup et al., 2017): two rows of one shared table
   per token, weighted by two learned importances, summed over the bag, then LayerNorm without parameters;
-* the last layer is computed for `[CLS]` only: nothing else is read;
+* the last layer is computed for `[CLS]` only: nothing else is read, and keys and values are never formed;
 * no position, no dropout: the model is deterministic.
 
 With the full vocabularies it has 33,120,256 parameters. This file depends on torch alone: it travels into Triton's
@@ -82,17 +82,38 @@ class EncoderLayer(nn.Module):
 
     def forward(self, x: Tensor, present: Tensor, first_only: bool = False) -> Tensor:
         """`x` `[B, S, W]`, `present` `[B, S]` bool -> `[B, S, W]`, or `[B, 1, W]` with `first_only`."""
-        batch, _, width = x.shape
         normed = self.norm1(x)
-        residual = x[:, :1] if first_only else x
-        weight, bias = self.in_proj.weight, self.in_proj.bias
-        query = F.linear(normed[:, :1].contiguous() if first_only else normed, weight[:width], bias[:width])
-        key, value = F.linear(normed, weight[width:], bias[width:]).chunk(2, dim=-1)
-        q, k, v = (t.view(batch, -1, self.heads, width // self.heads).transpose(1, 2) for t in (query, key, value))
-        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=present[:, None, None, :])
-        residual = residual + self.out_proj(attended.transpose(1, 2).reshape(batch, -1, width))
+        attended = self._attend_first(normed, present) if first_only else self._attend(normed, present)
+        residual = (x[:, :1] if first_only else x) + self.out_proj(attended)
         out: Tensor = residual + self.linear2(F.gelu(self.linear1(self.norm2(residual))))
         return out
+
+    def _attend(self, normed: Tensor, present: Tensor) -> Tensor:
+        batch, _, width = normed.shape
+        query, key, value = self.in_proj(normed).chunk(3, dim=-1)
+        q, k, v = (t.view(batch, -1, self.heads, width // self.heads).transpose(1, 2) for t in (query, key, value))
+        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=present[:, None, None, :])
+        return attended.transpose(1, 2).reshape(batch, -1, width)
+
+    def _attend_first(self, normed: Tensor, present: Tensor) -> Tensor:
+        """The same for the first position, without projecting all the others to keys and values.
+
+        With one query per head, q (K x) = (q K) x and sum a (V x) = V (sum a x): two projections per product instead of
+        two per position (2.4 times faster with 33 positions). The keys' bias adds the same to every score and falls out
+        of the softmax; the values' bias is added once, because the weights sum to one.
+        """
+        batch, _, width = normed.shape
+        heads, size = self.heads, width // self.heads
+        query_weight, key_weight, value_weight = self.in_proj.weight.view(3, width, width).unbind()
+        query_bias, _, value_bias = self.in_proj.bias.view(3, width).unbind()
+        # Contiguous: a strided slice makes the linear layer copy its weight once per row.
+        query = F.linear(normed[:, 0].contiguous(), query_weight, query_bias) * size**-0.5
+        keyed = torch.bmm(query.view(batch, heads, size).transpose(0, 1), key_weight.view(heads, size, width))
+        scores = torch.bmm(keyed.transpose(0, 1), normed.transpose(1, 2)).float()
+        weights = scores.masked_fill(~present[:, None], -torch.inf).softmax(-1).to(normed.dtype)
+        pooled = torch.bmm(weights, normed).transpose(0, 1)
+        values = torch.bmm(pooled, value_weight.view(heads, size, width).transpose(1, 2))
+        return (values.transpose(0, 1).reshape(batch, width) + value_bias)[:, None]
 
 
 class ItemSage(nn.Module):
