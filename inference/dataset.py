@@ -7,6 +7,7 @@ batch with equal quotas; they differ only in the frozen encoder that embeds the 
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor
 
 from inference.errors import InputError
-from inference.inputs import TEXT_FIELDS, Float32Array, ProductInput, stack_images
+from inference.inputs import VECTOR_DIM, Float32Array, ProductInput, check_images
 from inference.tokenizer import Tokenizer
 
 QueryKind = Literal["image", "search"]
@@ -56,17 +57,18 @@ class PackedProducts:
         self.vocabulary = tokenizer.size
         self.index = {p: i for i, p in enumerate(self.ids)}
         if len(self.index) != len(self.ids):
-            raise InputError("a product id occurs twice in the training set")
+            twice = next(p for p, n in Counter(self.ids).items() if n > 1)
+            raise InputError(f"product {twice!r} occurs twice in the training set")
         for product in products:
-            stack_images([product.images])  # validates
+            check_images(f"product {product.id!r}", product.images)
         self.image_counts = np.fromiter((len(p.images) for p in products), np.int64, len(products))
         self._image_starts = np.cumsum(self.image_counts) - self.image_counts
-        self._images = np.concatenate([np.zeros((1, 256), np.float32), *(p.images for p in products if len(p.images))])
-        bags = [[tokenizer.ids(p.text.get(name, "")) for name in TEXT_FIELDS] for p in products]
-        self.field_lengths = np.array([[len(bag) for bag in row] for row in bags], np.int64)
+        self._images = np.concatenate([np.zeros((1, VECTOR_DIM)), *(p.images for p in products)], dtype=np.float32)
+        tokens, lengths = tokenizer.encode_flat([p.text for p in products])
+        self.field_lengths = lengths.astype(np.int64)
         self._token_counts = self.field_lengths.sum(1)
         self._token_starts = np.cumsum(self._token_counts) - self._token_counts
-        self._tokens = np.array([0, *(i for row in bags for bag in row for i in bag)], np.int64)
+        self._tokens = np.concatenate([np.zeros(1, np.int64), tokens])
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -98,7 +100,9 @@ class PackedProducts:
 
 def sum_images(images: Sequence[Float32Array]) -> Float32Array:
     """The *Sum* baseline: `[n_i, 256]` image vectors per product -> `[B, 256]`, summed and of unit length."""
-    total = np.stack([i.sum(0, dtype=np.float32) if len(i) else np.zeros(256, np.float32) for i in images])
+    total = np.zeros((len(images), VECTOR_DIM), np.float32)
+    for row, vectors in enumerate(images):
+        total[row] = vectors.sum(0)
     unit: Float32Array = total / np.maximum(np.linalg.norm(total, axis=1, keepdims=True), 1e-12)
     return unit
 
@@ -106,14 +110,27 @@ def sum_images(images: Sequence[Float32Array]) -> Float32Array:
 class Pairs:
     """Engagements as index arrays, split by hash into training and held-out pairs.
 
+    Left out: engagements with products that are not in the catalogue, and image queries by a product that is not there,
+    has no image, or is the engaged product itself.
+
     Attributes:
         queries: the distinct (kind, query), `query` `[N]` indexes it.
         product, task, count: `[N]` each.
         held_out: `[N]` bool. The split is by (query, product), so that no pair is on both sides.
+        query_product: `[Q]`, the product whose image the query is, -1 for a search.
+
+    Raises:
+        InputError: an unknown task, a count below 1, or no usable engagement at all.
     """
 
     def __init__(self, engagements: Sequence[Engagement], packed: PackedProducts, held_out_share: float = 0.1) -> None:
-        _, has_image = packed.main_images()
+        for e in engagements:
+            if (e.kind, e.action) not in TASKS or e.count < 1:
+                raise InputError(
+                    f"{e!r} is no engagement: kind and action must be one of "
+                    f"{', '.join('/'.join(t) for t in TASKS)}, count at least 1"
+                )
+        has_image = packed.image_counts > 0
         usable = [
             e
             for e in engagements
@@ -128,8 +145,9 @@ class Pairs:
                 f"none of the {len(engagements)} engagements is about a product of the catalogue after a usable query; "
                 "publish the catalogue and collect clicks first"
             )
-        self.product_index = packed.index
         self.queries: list[tuple[QueryKind, str]] = sorted({(e.kind, e.query) for e in usable})
+        asked = [packed.index[q] if kind == "image" else -1 for kind, q in self.queries]
+        self.query_product = np.array(asked, np.int64)
         position = {q: i for i, q in enumerate(self.queries)}
         tasks = {t: i for i, t in enumerate(TASKS)}
         self.query = np.array([position[e.kind, e.query] for e in usable], np.int64)
@@ -137,7 +155,7 @@ class Pairs:
         self.task = np.array([tasks[e.kind, e.action] for e in usable], np.int64)
         self.count = np.array([e.count for e in usable], np.int64)
         self.held_out = np.array([_share(e.kind, e.query, e.product_id) < held_out_share for e in usable])
-        if self.held_out.all():
+        if self.held_out.all():  # a handful of pairs: better to train on them
             self.held_out[:] = False
 
     @property

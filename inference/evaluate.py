@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import msgspec
 import numpy as np
 
 from inference.dataset import TASKS, Pairs
+from inference.errors import InputError
 from inference.inputs import Float32Array
+
+_CHUNK = 1024  # pairs scored against the whole catalogue at once
 
 
 class Evaluation(msgspec.Struct, frozen=True):
-    """`recall` by task ("image/click"), `mean_recall` over the tasks that have pairs, `coverage` of the catalogue."""
+    """`recall` by task ("image/click"), `mean_recall` over the tasks that have pairs (0 without any), `coverage`: the
+    share of the catalogue that is among the best `k` of some query.
+    """
 
     recall: dict[str, float]
     pairs: dict[str, int]
@@ -23,24 +26,33 @@ class Evaluation(msgspec.Struct, frozen=True):
 def evaluate(products: Float32Array, queries: Float32Array, pairs: Pairs, *, k: int = 10) -> Evaluation:
     """Engagement-weighted Recall@k on the held-out pairs.
 
-    A pair counts if fewer than `k` other products score at least as high as the engaged one (ties count against it;
-    the query product itself is no candidate of an image query).
+    A pair counts if fewer than `k` other products score at least as high as the engaged one: ties count against it, so
+    that a query of zeros, which says nothing, finds nothing. The query product itself is no candidate of an image
+    query.
 
     Args:
-        products: `[P, 256]` unit vectors; queries: `[Q, 256]` in the order of `pairs.queries`.
+        products: `[P, 256]` unit vectors, zeros for a product that the model cannot place.
+        queries: `[Q, 256]` in the order of `pairs.queries`.
+
+    Raises:
+        InputError: NaN or infinity among the vectors.
     """
+    if not (np.isfinite(products).all() and np.isfinite(queries).all()):
+        raise InputError("product or query vectors hold NaN or infinity: the model that made them is broken")
     rows = np.flatnonzero(pairs.held_out)
     hit = np.zeros(len(rows), bool)
     retrieved = np.zeros(len(products), bool)
-    own = _query_products(pairs)
-    for start in range(0, len(rows), 1024):
-        part = rows[start : start + 1024]
-        scores = queries[pairs.query[part]] @ products.T
-        asked = own[pairs.query[part]]
-        scores[np.flatnonzero(asked >= 0), asked[asked >= 0]] = -np.inf
-        target = scores[np.arange(len(part)), pairs.product[part]]
-        hit[start : start + 1024] = (scores >= target[:, None]).sum(1) - 1 < k
-        retrieved[np.argpartition(-scores, min(k, len(products) - 1), axis=1)[:, :k].ravel()] = True
+    speaks = np.any(queries != 0, axis=1)
+    for start in range(0, len(rows), _CHUNK):
+        part = rows[start : start + _CHUNK]
+        query, product = pairs.query[part], pairs.product[part]
+        scores = queries[query] @ products.T
+        own = pairs.query_product[query]
+        scores[np.flatnonzero(own >= 0), own[own >= 0]] = -np.inf
+        target = scores[np.arange(len(part)), product]
+        hit[start : start + _CHUNK] = (scores >= target[:, None]).sum(1) - 1 < k
+        best = np.argpartition(-scores, min(k, len(products)) - 1, axis=1)[:, :k]
+        retrieved[best[speaks[query]].ravel()] = True
     recall: dict[str, float] = {}
     counts: dict[str, int] = {}
     for number, (kind, action) in enumerate(TASKS):
@@ -52,8 +64,3 @@ def evaluate(products: Float32Array, queries: Float32Array, pairs: Pairs, *, k: 
         counts[f"{kind}/{action}"] = int(of_task.sum())
     mean = float(np.mean(list(recall.values()))) if recall else 0.0
     return Evaluation(recall, counts, mean, float(retrieved.mean()))
-
-
-def _query_products(pairs: Pairs) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """For each query the product whose image it is, -1 for a search."""
-    return np.array([pairs.product_index.get(q, -1) if kind == "image" else -1 for kind, q in pairs.queries], np.int64)

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -58,12 +59,11 @@ class SearchQueries:
         return out
 
     def save(self, folder: Path) -> tuple[Path, Path]:
-        """Write `search.safetensors` and `search.json` into the folder."""
+        """Write `search.safetensors` and `search.json` into a folder that nobody reads yet."""
         from safetensors.torch import save_file
 
         weights, shape = folder / "search.safetensors", folder / "search.json"
-        save_file(self.encoder.state_dict(), weights.with_suffix(".tmp"))
-        weights.with_suffix(".tmp").replace(weights)
+        save_file(self.encoder.state_dict(), weights)
         shape.write_text(json.dumps(self.encoder.shape))
         return weights, shape
 
@@ -80,7 +80,7 @@ class SearchQueries:
         try:
             encoder = SearchEncoder(**json.loads((folder / "search.json").read_text()))
             encoder.load_state_dict(load_file(folder / "search.safetensors"))
-        except Exception as error:
+        except (OSError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
             raise ArtifactError(f"the search encoder in {folder} cannot be loaded: {error}") from None
         if encoder.shape["vocabulary"] != tokenizer.size:
             raise ArtifactError(
@@ -108,16 +108,15 @@ def interests(vectors: Float32Array, *, most: int = 3, distance: float = 0.9) ->
     Returns:
         Row numbers into `vectors`.
     """
-    from scipy.cluster.hierarchy import fcluster, linkage
+    from scipy.cluster.hierarchy import cut_tree, linkage
 
     if len(vectors) == 0:
         return []
     if len(vectors) == 1:
         return [0]
-    tree = linkage(vectors, "ward")
-    label = fcluster(tree, distance, "distance")
-    if label.max() > most:
-        label = fcluster(tree, most, "maxclust")
+    tree = linkage(vectors.astype(np.float64), "ward")
+    apart = 1 + int((tree[:, 2] > distance).sum())
+    label = cut_tree(tree, min(apart, most))[:, 0]  # fcluster cannot cut between merges at the same distance
     chosen: list[tuple[int, int]] = []
     for group in np.unique(label):
         members = np.flatnonzero(label == group)

@@ -47,7 +47,8 @@ class Recommender:
         medoids: list[list[str]] = []
         queries: list[Float32Array] = []
         for history in histories:
-            vectors = self.index.vectors(history)
+            latest = list(dict.fromkeys(reversed(history)))[::-1]  # each product once, at its last place
+            vectors = self.index.vectors(latest)
             recent = list(vectors)
             chosen = [recent[i] for i in interests(np.stack(list(vectors.values())))] if recent else []
             medoids.append(chosen)

@@ -93,25 +93,32 @@ class RetrievalIndex:
             return {p: np.asarray(self._index.get(k), np.float32).reshape(self.dim) for p, k in held}
 
     def search(self, queries: Float32Array, k: int = 10, *, exact: bool = False) -> list[Candidates]:
-        """The `k` nearest products of each query.
+        """The `k` nearest products of each query, fewer when the index holds fewer.
 
         Args:
             queries: `[B, 256]`; a zero vector (a query that says nothing) finds nothing.
+            k: at least 1.
             exact: compare with every product instead of walking the graph.
+
+        Raises:
+            InputError: another shape, NaN or infinity, k below 1.
         """
+        if queries.ndim != 2 or queries.shape[1] != self.dim or not np.isfinite(queries).all():
+            raise InputError(f"queries must be finite numbers of shape [B, {self.dim}]; have shape {queries.shape}")
+        if k < 1:
+            raise InputError(f"k ({k}) must be at least 1")
+        answers = [Candidates([], []) for _ in range(len(queries))]
+        speaking = np.flatnonzero(queries.any(1))
         with self._lock:
-            if not len(self._index) or not len(queries):
-                return [Candidates([], []) for _ in range(len(queries))]
-            found: Any = self._index.search(np.atleast_2d(queries), min(k, len(self._index)), exact=exact, threads=1)
+            if not len(self._index) or not len(speaking):
+                return answers
+            found: Any = self._index.search(
+                queries[speaking].astype(np.float32), min(k, len(self._index)), exact=exact, threads=1
+            )
+            # For a single query usearch answers with one row and no counts.
             keys, distances = np.atleast_2d(found.keys), np.atleast_2d(found.distances)
-            counts = np.atleast_1d(found.counts) if hasattr(found, "counts") else [keys.shape[1]] * len(keys)
-            silent = np.linalg.norm(np.atleast_2d(queries), axis=1) == 0.0
-            return [
-                Candidates([], [])
-                if silent[row]
-                else Candidates(
-                    [self._ids[int(key)] for key in keys[row, : counts[row]]],
-                    [1.0 - float(d) for d in distances[row, : counts[row]]],
-                )
-                for row in range(len(keys))
-            ]
+            counts = found.counts if len(speaking) > 1 else [len(found)]
+            for row, at, count in zip(speaking, range(len(speaking)), counts, strict=True):
+                ids = [self._ids[key] for key in keys[at, :count].tolist()]
+                answers[row] = Candidates(ids, (1.0 - distances[at, :count]).tolist())
+        return answers

@@ -7,9 +7,9 @@ vocabularies follow each other: unigrams, bigrams, trigrams. A field is a bag: t
 their counts do.
 
 Every update passes here, so the work is cut along words. The trigrams of `#red#shoe#` are those of `#red#`, those of
-`#shoe#` and the one across the border, `d#s`. All ids that a word brings (its unigram, its trigrams) and all that a
-pair of neighbours brings (its bigram, the trigram across) are therefore looked up once and kept, as bytes; encoding is
-then a join of kept bytes.
+`#shoe#` and the one across the border, `d#s`. All that a word brings after another one (its unigram, its trigrams, the
+bigram and the trigram across the border) is looked up once and kept, as bytes; encoding is then one join of kept bytes
+over all texts of a batch, without a step of Python per token.
 """
 
 from __future__ import annotations
@@ -31,7 +31,9 @@ from inference.inputs import TEXT_FIELDS
 IntArray = np.ndarray[Any, np.dtype[np.int32]]
 
 _FORMAT = "sagelift-tokenizer-1"
-_KEPT = 1_000_000  # words and pairs remembered at most, some 100 bytes each
+_START = "\x02"  # stands before the first word of each text of a batch; no word holds a control character
+_BORDER = f" {_START} "
+_KEPT = 300_000  # pairs remembered at most, some 300 bytes each
 _CJK = (
     range(0x3040, 0x3100),  # hiragana, katakana
     range(0x3400, 0x4DC0),  # ideographs, extension A
@@ -59,18 +61,36 @@ class _Characters(dict[int, str | None]):
         return out
 
 
-_CHARACTERS = _Characters()
+_CHARACTERS = _Characters({ord(_START): _START})
 
 
 def words(text: str) -> list[str]:
     """The words of a string after NFKC and casefolding."""
-    folded = text.casefold() if text.isascii() else _fold(text)
-    return folded.translate(_CHARACTERS).split()
+    return _fold(text).translate(_CHARACTERS).replace(_START, " ").split()
 
 
 def _fold(text: str) -> str:
+    if text.isascii():
+        return text.casefold()
     # Casefolding can leave a string that is not normalised any more.
     return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+
+
+def _words_of_all(texts: Sequence[str]) -> list[str]:
+    """The words of all texts, each text's led by `_START`, and a last `_START`."""
+    if not texts:
+        return [_START]
+    # All ASCII texts are translated as one: `str.translate` looks a character up once per call there, but at every
+    # occurrence in a string that is not ASCII.
+    plain = [text for text in texts if text.isascii()]
+    joined = _BORDER.join(plain)
+    if joined.count(_START) >= max(1, len(plain)):  # in a text itself
+        joined = _BORDER.join(text.replace(_START, " ") for text in plain)
+    done = joined.casefold().translate(_CHARACTERS)
+    if len(plain) < len(texts):
+        parts = iter(done.split(_START))
+        done = _BORDER.join(next(parts) if text.isascii() else " ".join(words(text)) for text in texts)
+    return f"{_START} {done} {_START}".split()
 
 
 def word_trigrams(word: str) -> list[str]:
@@ -85,7 +105,7 @@ def border_trigram(left: str, right: str) -> str:
 
 
 class _WordIds(dict[str, bytes]):
-    """Word -> its known unigram and trigrams, int32 in bytes."""
+    """Word -> the known ids of its unigram and trigrams, int32 in bytes."""
 
     def __init__(self, unigrams: Mapping[str, int], trigrams: Mapping[str, int]) -> None:
         super().__init__()
@@ -94,28 +114,37 @@ class _WordIds(dict[str, bytes]):
     def __missing__(self, word: str) -> bytes:
         if len(self) >= _KEPT:
             self.clear()
-        found = [self._unigrams.get(word), *map(self._trigrams.get, word_trigrams(word))]
-        out = self[word] = _to_bytes(found)
+        out = self[word] = _to_bytes(self._unigrams.get(word), *map(self._trigrams.get, word_trigrams(word)))
         return out
 
 
-class _PairIds(dict[tuple[str, str], bytes]):
-    """Two neighbouring words -> their known bigram and the known trigram across their border, int32 in bytes."""
+class _KnownIds(dict[tuple[str, str], bytes]):
+    """(A word or `_START`, the next word) -> all known ids that the next word brings, int32 in bytes.
 
-    def __init__(self, bigrams: Mapping[str, int], trigrams: Mapping[str, int]) -> None:
+    `_START` as the next word brings `_END`: a bag is over.
+    """
+
+    def __init__(self, unigrams: Mapping[str, int], bigrams: Mapping[str, int], trigrams: Mapping[str, int]) -> None:
         super().__init__()
+        self._words = _WordIds(unigrams, trigrams)
         self._bigrams, self._trigrams = bigrams, trigrams
 
     def __missing__(self, pair: tuple[str, str]) -> bytes:
+        before, word = pair
+        out = _END if word == _START else self._words[word]
+        if _START not in pair:
+            out += _to_bytes(self._bigrams.get("#".join(pair)), self._trigrams.get(border_trigram(before, word)))
         if len(self) >= _KEPT:
             self.clear()
-        found = [self._bigrams.get("#".join(pair)), self._trigrams.get(border_trigram(*pair))]
-        out = self[pair] = _to_bytes(found)
+        self[pair] = out
         return out
 
 
-def _to_bytes(ids: Iterable[int | None]) -> bytes:
+def _to_bytes(*ids: int | None) -> bytes:
     return array("i", [i for i in ids if i is not None]).tobytes()
+
+
+_END = _to_bytes(-1)
 
 
 class _Content(msgspec.Struct, frozen=True):
@@ -145,8 +174,7 @@ class Tokenizer:
         unigram, bigram, trigram = ({token: next(numbers) for token in part} for part in lists)
         if len(unigram) + len(bigram) + len(trigram) != self.size:
             raise ArtifactError("a vocabulary names a token twice; fit the tokenizer anew")
-        self._words = _WordIds(unigram, trigram)
-        self._pairs = _PairIds(bigram, trigram)
+        self._known = _KnownIds(unigram, bigram, trigram)
 
     @classmethod
     def fit(
@@ -187,15 +215,20 @@ class Tokenizer:
 
     def ids(self, text: str) -> list[int]:
         """The ids of one string; an id occurs as often as its token."""
-        return array("i", self._bag(text)).tolist()
+        ids: list[int] = self._flat([text])[:-1].tolist()
+        return ids
 
     def encode_flat(self, products: Iterable[Mapping[str, str]]) -> tuple[IntArray, IntArray]:
         """Text fields of `B` products -> token ids `[N]` int32, field after field and product after product, and how
         many belong to each field `[B, 12]` int32.
         """
-        bags = self._bags(products)
-        flat = np.frombuffer(bytearray().join(bags), np.int32)
-        return flat, _lengths(bags)
+        texts = [fields.get(name) for fields in products for name in TEXT_FIELDS]
+        filled = np.fromiter(map(bool, texts), np.bool_, len(texts))
+        flat = self._flat([*filter(None, texts)])
+        ends = np.flatnonzero(flat < 0)
+        lengths = np.zeros(len(texts), np.int32)
+        lengths[filled] = np.diff(ends, prepend=-1) - 1
+        return flat[flat >= 0], lengths.reshape(-1, len(TEXT_FIELDS))
 
     def encode(self, products: Sequence[Mapping[str, str]]) -> tuple[IntArray, IntArray]:
         """Text fields of `B` products -> token ids `[B, T]` int32 and how many belong to each field `[B, 12]` int32.
@@ -208,13 +241,10 @@ class Tokenizer:
         tokens[np.arange(tokens.shape[1]) < totals[:, None]] = flat
         return tokens, lengths
 
-    def _bags(self, products: Iterable[Mapping[str, str]]) -> list[bytes]:
-        bag = self._bag
-        return [bag(text) if (text := fields.get(name)) else b"" for fields in products for name in TEXT_FIELDS]
-
-    def _bag(self, text: str) -> bytes:
-        found = words(text)
-        return b"".join([*map(self._words.__getitem__, found), *map(self._pairs.__getitem__, pairwise(found))])
+    def _flat(self, texts: Sequence[str]) -> IntArray:
+        """The bags of all texts, each ended by -1."""
+        found = _words_of_all(texts)
+        return np.frombuffer(b"".join([*map(self._known.__getitem__, pairwise(found))]), np.int32)
 
     def save(self, path: Path) -> None:
         """Write the vocabularies as JSON (plain data), atomically."""
@@ -242,7 +272,3 @@ class Tokenizer:
 
 def _most_frequent(counts: Mapping[str, int], limit: int) -> list[str]:
     return [token for token, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:limit]]
-
-
-def _lengths(bags: Sequence[bytes]) -> IntArray:
-    return (np.fromiter(map(len, bags), np.int32, len(bags)) // 4).reshape(-1, len(TEXT_FIELDS))

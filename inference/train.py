@@ -17,6 +17,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from inference.dataset import TASKS, Engagement, IntArray, PackedProducts, Pairs
@@ -41,7 +42,7 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True):
     learning_rate: float = 1e-3
     warmup_steps: int = 50
     weight_decay: float = 0.01
-    search_steps: int = 300
+    search_steps: int = 150
     seed: int = 7
     unigrams: int = 200_000
     bigrams: int = 1_000_000
@@ -51,6 +52,11 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True):
     feedforward: int = 1024
     head_hidden: int = 1024
     layers: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch", "random_negatives", "search_steps"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} ({getattr(self, name)}) must be at least 1")
 
 
 class TrainResult(msgspec.Struct, frozen=True):
@@ -76,19 +82,30 @@ class TrainedModel:
         self.result = result
 
     def save(self, folder: Path, config: TrainConfig) -> None:
-        """Write the run folder, aside first, then renamed: it is there whole or not at all."""
+        """Write the run folder, aside first, then renamed: it is there whole or not at all.
+
+        Raises:
+            ArtifactError: the folder is there already, or the disk refuses.
+        """
         from safetensors.torch import save_file
 
+        if folder.exists():
+            raise ArtifactError(f"{folder} is there already; a run never replaces another")
         aside = folder.with_name(folder.name + ".partial")
         shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir(parents=True)
-        self.tokenizer.save(aside / "tokenizer.json")
-        self.search.save(aside)
-        save_file(self.model.state_dict(), aside / "model.safetensors")
-        (aside / "config.json").write_bytes(msgspec.json.format(msgspec.json.encode(config)))
-        (aside / "model.json").write_bytes(msgspec.json.encode(asdict(self.model.config)))
-        (aside / "metrics.json").write_bytes(msgspec.json.format(msgspec.json.encode(self.result)))
-        aside.rename(folder)
+        try:
+            aside.mkdir(parents=True)
+            self.tokenizer.save(aside / "tokenizer.json")
+            self.search.save(aside)
+            save_file(self.model.state_dict(), aside / "model.safetensors")
+            (aside / "config.json").write_bytes(msgspec.json.format(msgspec.json.encode(config)))
+            (aside / "model.json").write_bytes(msgspec.json.encode(asdict(self.model.config)))
+            (aside / "metrics.json").write_bytes(msgspec.json.format(msgspec.json.encode(self.result)))
+            aside.rename(folder)
+        except (OSError, SafetensorError) as error:
+            raise ArtifactError(f"the run {folder} cannot be written: {error}") from None
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
 
     @classmethod
     def load(cls, folder: Path) -> TrainedModel:
@@ -104,8 +121,10 @@ class TrainedModel:
             model = ItemSage(ItemSageConfig(**msgspec.json.decode((folder / "model.json").read_bytes())))
             model.load_state_dict(load_file(folder / "model.safetensors"))
             result = msgspec.json.decode((folder / "metrics.json").read_bytes(), type=TrainResult)
-        except Exception as error:
+        except (OSError, TypeError, ValueError, RuntimeError, msgspec.MsgspecError, SafetensorError) as error:
             raise ArtifactError(f"{folder} is no complete training run: {error}") from None
+        if model.config.vocabulary != (size := search.tokenizer.size):
+            raise ArtifactError(f"{folder}: the model has {model.config.vocabulary} ids, its tokenizer {size}")
         return cls(model, search.tokenizer, search, result)
 
 
@@ -118,12 +137,11 @@ def train(
     """Train on a catalogue and its engagement log.
 
     Raises:
-        InputError: no product, no usable engagement, no word in the catalogue.
+        InputError: no product, no usable engagement, no word in the catalogue, a loss that is not finite.
     """
     if not products:
         raise InputError("there is no product to train on; publish a catalogue first")
     started = time.monotonic()
-    torch.manual_seed(config.seed)
     rng = np.random.default_rng(config.seed)
     searches = sorted({e.query for e in engagements if e.kind == "search"})
     tokenizer = Tokenizer.fit(
@@ -134,9 +152,12 @@ def train(
     )
     packed = PackedProducts(products, tokenizer)
     pairs = Pairs(engagements, packed)
-    search = SearchQueries(_train_search(products, packed, pairs, tokenizer, config, rng, on_progress), tokenizer)
-    queries = query_vectors(pairs, packed, search)
-    model, losses = _train_itemsage(packed, pairs, queries, config, rng, on_progress)
+    with torch.random.fork_rng(devices=[]):  # the caller's random numbers stay as they were
+        torch.manual_seed(config.seed)
+        encoder = _train_search(products, packed, pairs, tokenizer, config, rng, on_progress)
+        search = SearchQueries(encoder, tokenizer)
+        queries = query_vectors(pairs, packed, search)
+        model, losses = _train_itemsage(packed, pairs, queries, config, rng, on_progress)
     result = TrainResult(
         parameters=sum(p.numel() for p in model.parameters()),
         vocabulary=tokenizer.size,
@@ -190,7 +211,7 @@ def _train_search(
     bags = [tokenizer.ids(t) for t in texts]
     usable = np.flatnonzero(has_image[target] & np.array([len(b) > 0 for b in bags]))
     if len(usable) < 2:
-        return encoder  # a catalogue without images: searches find nothing through the image space
+        return encoder  # a catalogue without images: a random projection of the texts must do
     temperature = Temperature()
     optimiser, schedule = _optimiser([encoder, temperature], config, config.search_steps)
     for step in range(config.search_steps):
@@ -258,11 +279,8 @@ def _train_itemsage(
             negative_log_q=batch.random_log_q,
             masked=batch.random_masked,
         )
-        _step(loss, optimiser, schedule)
-        losses.append(loss.item())
+        losses.append(_step(loss, optimiser, schedule))
         on_progress("ItemSage", step + 1, config.steps)
-    if not math.isfinite(losses[-1]):
-        raise InputError("training diverged: the loss is not finite; lower learning_rate")
     return model, losses
 
 
@@ -332,10 +350,11 @@ class PairSampler:
         return query * self._products + product
 
     def _masked(self, query: IntArray, candidates: IntArray) -> Tensor:
-        """`[B, N]`: the candidate was engaged by this query (the positive itself included)."""
+        """`[B, N]`: the query engaged with the candidate (the positive itself included), or is made of its image."""
         key = self._key(query[:, None], candidates[None])
         at = np.searchsorted(self._engaged, key).clip(max=len(self._engaged) - 1)
-        return torch.from_numpy(self._engaged[at] == key)
+        own = self._pairs.query_product[query][:, None] == candidates
+        return torch.from_numpy((self._engaged[at] == key) | own)
 
 
 def _table_rows(vocabulary: int) -> int:
@@ -363,11 +382,15 @@ def _optimiser(
     return optimiser, torch.optim.lr_scheduler.LambdaLR(optimiser, factor)
 
 
-def _step(loss: Tensor, optimiser: torch.optim.Optimizer, schedule: torch.optim.lr_scheduler.LRScheduler) -> None:
+def _step(loss: Tensor, optimiser: torch.optim.Optimizer, schedule: torch.optim.lr_scheduler.LRScheduler) -> float:
+    value = loss.item()
+    if not math.isfinite(value):
+        raise InputError(f"training diverged: the loss is {value}; lower learning_rate ({schedule.get_last_lr()[0]:g})")
     optimiser.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
     optimiser.step()
     schedule.step()
+    return value
 
 
 def _float(values: np.ndarray) -> Tensor:

@@ -9,23 +9,31 @@ from pathlib import Path
 
 import numpy as np
 
+from inference.errors import ArtifactError
 from inference.inputs import VECTOR_DIM, Float32Array
 
 
 class VisualCache:
-    """A SQLite file: (visual encoder's version, content hash) -> float32 vector. Safe to share between threads."""
+    """A SQLite file: (visual encoder's version, content hash) -> float32 vector. Safe to share between threads.
+
+    Raises:
+        ArtifactError: the file cannot be opened or is something else.
+    """
 
     def __init__(self, path: Path, visual_version: str) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
         self.visual_version = visual_version
         self._lock = threading.Lock()
-        self._connection = sqlite3.connect(path, timeout=30, check_same_thread=False, isolation_level=None)
-        self._connection.execute("pragma journal_mode=wal")
-        self._connection.execute("pragma synchronous=normal")  # a lost vector is only computed again
-        self._connection.execute(
-            "create table if not exists image_vector (visual_version text, content_hash text, vector blob, "
-            "primary key (visual_version, content_hash)) without rowid"
-        )
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._connection = sqlite3.connect(path, timeout=30, check_same_thread=False, isolation_level=None)
+            self._connection.execute("pragma journal_mode=wal")
+            self._connection.execute("pragma synchronous=normal")  # a lost vector is only computed again
+            self._connection.execute(
+                "create table if not exists image_vector (visual_version text, content_hash text, vector blob, "
+                "primary key (visual_version, content_hash)) without rowid"
+            )
+        except (OSError, sqlite3.Error) as error:
+            raise ArtifactError(f"the cache of image vectors {path} cannot be used ({error}); delete it") from None
 
     def get(self, hashes: Sequence[str]) -> dict[str, Float32Array]:
         """The known vectors `[256]` of these images."""
@@ -43,13 +51,11 @@ class VisualCache:
 
     def put(self, vectors: Mapping[str, Float32Array]) -> None:
         """Keep vectors `[256]` by content hash."""
+        rows = [(self.visual_version, h, v.astype("<f4").tobytes()) for h, v in vectors.items()]
         with self._lock:
-            self._connection.execute("begin")
-            self._connection.executemany(
-                "insert or replace into image_vector values (?, ?, ?)",
-                [(self.visual_version, h, v.astype("<f4").tobytes()) for h, v in vectors.items()],
-            )
-            self._connection.execute("commit")
+            self._connection.execute("begin immediate")
+            with self._connection:  # commits, or rolls back
+                self._connection.executemany("insert or replace into image_vector values (?, ?, ?)", rows)
 
     def close(self) -> None:
         """Close the file."""

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from sagelift import analysis_commands
+
 if TYPE_CHECKING:
     from sagelift.settings import Settings
 
@@ -431,6 +433,10 @@ def assign(
     if explain:
         for step in steps:
             typer.echo(f"  {step}")
+
+
+app.command()(analysis_commands.analyze)
+app.command()(analysis_commands.simulate)
 
 
 @app.command()

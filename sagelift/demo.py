@@ -203,7 +203,7 @@ class Demo:
         from sagelift.training import train_run
 
         steps = self.config.training_steps
-        config = TrainConfig(steps=steps, search_steps=steps, seed=self.config.seed)
+        config = TrainConfig(steps=steps, search_steps=min(150, steps), seed=self.config.seed)
         run, result = train_run(services, config, lambda name, done, total: stage.update(done, total, name))
         return {
             "run": str(run),

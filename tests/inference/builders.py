@@ -1,0 +1,46 @@
+"""A catalogue in which only the text tells which products belong together: the images are the same noise for all."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from inference.dataset import Engagement
+from inference.inputs import VECTOR_DIM, ProductInput
+
+COLOURS = ("crimson", "azure", "olive", "amber")
+KINDS = ("lamp", "boots", "kettle", "tent", "drill")
+
+
+def unit(rng: np.random.Generator, rows: int) -> np.ndarray:
+    vectors = rng.normal(size=(rows, VECTOR_DIM)).astype(np.float32)
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def catalogue(per_kind: int = 12, seed: int = 0) -> list[ProductInput]:
+    """Products of five kinds, told apart by a word of the description alone."""
+    rng = np.random.default_rng(seed)
+    return [
+        ProductInput(
+            f"{kind}-{i}",
+            {"title": f"item {COLOURS[i % 4]}", "description": f"a {kind} for every day", "brand": "acme"},
+            unit(rng, 1 + i % 3),
+        )
+        for kind in KINDS
+        for i in range(per_kind)
+    ]
+
+
+def engagements(per_kind: int = 12) -> list[Engagement]:
+    """Everyone who looks at a product clicks on others of its kind; a search names a kind."""
+    clicks = [
+        Engagement("image", f"{kind}-{i}", f"{kind}-{(i + step) % per_kind}", action)
+        for kind in KINDS
+        for i in range(per_kind)
+        for step, action in ((1, "click"), (2, "click"), (3, "save"), (5, "checkout"))
+    ]
+    searches = [
+        Engagement("search", f"{kind} please", f"{kind}-{i}", "click", count=1 + i % 3)
+        for kind in KINDS
+        for i in range(per_kind)
+    ]
+    return clicks + searches
