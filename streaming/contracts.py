@@ -140,9 +140,7 @@ EventKind = Literal["exposure", "impression", "click", "save", "add_to_cart", "o
 Surface = Literal["user", "image", "search"]
 
 
-class Event(
-    Struct, frozen=True, kw_only=True, omit_defaults=True, repr_omit_defaults=True, forbid_unknown_fields=True
-):
+class Event(Struct, frozen=True, kw_only=True, omit_defaults=True, repr_omit_defaults=True, forbid_unknown_fields=True):
     """Something that happened in the shop. `event_id` is deterministic, so that a retry is no second event.
 
     `query` is what the surface was asked with: the text of a search, the product id of an image query.

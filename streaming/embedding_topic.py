@@ -10,11 +10,19 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from inference.retrieval import RetrievalIndex
 from streaming.contracts import SCHEMA_HEADER, SCHEMA_VERSION, ProductVector, decode_vector, encode
 from streaming.errors import BrokerError, ContractError, TopicError
-from streaming.kafka import Connection, KafkaError, KafkaProducer, TopicPartition
+from streaming.kafka import (
+    Connection,
+    CorruptRecordError,
+    KafkaError,
+    KafkaProducer,
+    TopicPartition,
+    unreadable_partition,
+)
 from streaming.topics import PRODUCT_EMBEDDINGS
 
 log = logging.getLogger(__name__)
@@ -69,13 +77,16 @@ class IndexFollower:
         found = self._consumer.partitions_for_topic(PRODUCT_EMBEDDINGS)
         if not found:
             self._consumer.close()
-            raise TopicError(f"topic {PRODUCT_EMBEDDINGS} does not exist; create the topics with `sagelift topics`")
+            raise TopicError(
+                f"topic {PRODUCT_EMBEDDINGS} does not exist; the consumers create the topics when they start"
+            )
         self._partitions = [TopicPartition(PRODUCT_EMBEDDINGS, p) for p in sorted(found)]
         self._consumer.assign(self._partitions)
         self._consumer.seek_to_beginning(*self._partitions)
-        self._end: dict[TopicPartition, int] | None = None
         self._stop = threading.Event()
-        self._caught_up = threading.Event()
+        self._progress = threading.Condition()
+        self._asked = self._reached = 0  # how often `catch_up` was called, and up to which call it is done
+        self._ended = False
         self._thread = threading.Thread(target=self._run, name="index-follower", daemon=True)
 
     def start(self) -> IndexFollower:
@@ -85,11 +96,11 @@ class IndexFollower:
 
     def catch_up(self, timeout_s: float) -> bool:
         """Whether everything that is on the topic now is applied within the time."""
-        # The thread, which alone may use the consumer, looks the ends up: forgotten before the flag is lowered, so that
-        # it cannot raise it again for the old ones.
-        self._end = None
-        self._caught_up.clear()
-        return self._caught_up.wait(timeout_s)
+        with self._progress:
+            self._asked += 1
+            mine = self._asked
+            self._progress.wait_for(lambda: self._reached >= mine or self._ended, timeout_s)
+            return self._reached >= mine
 
     def close(self) -> None:
         """Stop following."""
@@ -103,41 +114,58 @@ class IndexFollower:
         self.close()
 
     def _run(self) -> None:
+        ends: dict[TopicPartition, int] = {}
+        asked = 0  # what `ends` is the answer to
         try:
             while not self._stop.is_set():
                 try:
-                    records = self._consumer.poll(100)
+                    for rows in self._consumer.poll(100).values():
+                        for record in rows:
+                            self._apply(record)
+                    # Only this thread may use the consumer, so it looks the ends up for `catch_up`.
+                    if asked != self._asked:
+                        asked, ends = self._asked, self._consumer.end_offsets(self._partitions)
+                    if self._reached < asked and all(self._consumer.position(tp) >= end for tp, end in ends.items()):
+                        with self._progress:
+                            self._reached = asked
+                            self._progress.notify_all()
+                except CorruptRecordError as error:
+                    self._pass_damaged(error)
                 except KafkaError as error:
                     log.warning("%s: %s; trying again", PRODUCT_EMBEDDINGS, type(error).__name__)
                     self._stop.wait(0.2)
-                    continue
-                for rows in records.values():
-                    for record in rows:
-                        self._apply(record)
-                if not self._caught_up.is_set() and self._at_end():
-                    self._caught_up.set()
+        except Exception:
+            log.exception("%s: the index no longer follows", PRODUCT_EMBEDDINGS)
         finally:
-            self._consumer.close()
+            with self._progress:
+                self._ended = True
+                self._progress.notify_all()
+            self._consumer.close(timeout_ms=3_000)
 
-    def _at_end(self) -> bool:
-        end = self._end
-        if end is None:
-            end = self._end = self._consumer.end_offsets(self._partitions)
-        return all(self._consumer.position(tp) >= end[tp] for tp in self._partitions)
+    def _pass_damaged(self, error: CorruptRecordError) -> None:
+        tp = unreadable_partition(error)
+        if tp is None:
+            raise error
+        offset = self._consumer.position(tp)
+        log.error("%s: offset %d of partition %d cannot be read and is passed", tp.topic, offset, tp.partition)
+        self._consumer.seek(tp, offset + 1)
 
-    def _apply(self, record: object) -> None:
-        model_version, _, product_id = record.key.decode().partition("/")  # type: ignore[attr-defined]
-        if model_version != self._index.model_version:
-            return
+    def _apply(self, record: Any) -> None:
+        """One record into the index; one that is not ours to read is skipped."""
         try:
-            if record.value is None:  # type: ignore[attr-defined]
-                headers = dict(record.headers)  # type: ignore[attr-defined]
-                self._index.remove(product_id, int(headers[_VERSION_HEADER]))
+            model_version, _, product_id = (record.key or b"").decode().partition("/")
+            if model_version != self._index.model_version:
                 return
-            message = decode_vector(record.value)  # type: ignore[attr-defined]
-            applied = self._index.upsert(message.id, message.version, message.unpack())
-        except (ContractError, ValueError, KeyError) as error:
-            log.error("%s: record %s is skipped: %s", PRODUCT_EMBEDDINGS, record, error)
+            if record.value is None:
+                self._index.remove(product_id, int(dict(record.headers)[_VERSION_HEADER]))
+                return
+            message = decode_vector(record.value)
+            if (message.model_version, message.id) != (model_version, product_id):
+                raise ContractError("id", f"{message.model_version}/{message.id} is not what the key names")
+            applied = self._index.upsert(product_id, message.version, message.unpack())
+        except (ValueError, KeyError) as error:
+            where = f"{record.topic} {record.partition} {record.offset}"
+            log.error("record %s is skipped: %s: %s", where, type(error).__name__, error)
             return
         if applied and self._on_applied is not None:
             self._on_applied(message.id, time.time() * 1000 - message.source_time)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
+
+from sqlalchemy.exc import DataError, IntegrityError
 
 from experiments.events import EventRow
 from experiments.sink import WriteResult
@@ -13,6 +15,10 @@ from streaming.contracts import Event, decode_event
 from streaming.dead_letters import DeadLetter
 from streaming.errors import ContractError
 from streaming.loop import Records
+
+_EPOCH = datetime.fromtimestamp(0, UTC)
+# What a database says of values, not of itself: the same rows will never go in.
+_BLAMES_ROWS = (DataError, IntegrityError, OverflowError, UnicodeEncodeError)
 
 
 class EventStore(Protocol):
@@ -41,28 +47,47 @@ class EventSink:
     ) -> None:
         self._store, self._dead_letters, self._clock = store, dead_letters, clock
         self.counts: Counter[str] = Counter()
+        self.unknown_fields: Counter[str] = Counter()
 
     def handle(self, records: Records) -> None:
         """Write the records of one poll and where to go on."""
-        letters: list[DeadLetter] = []
-        rows: list[EventRow] = []
-        sources: list[Any] = []
+        now, letters = self._clock(), []
+        read: list[tuple[Any, EventRow | None]] = []
         for record in (r for part in records.values() for r in part):
             try:
-                rows.append(to_row(decode_event(record.value, now=self._clock())))
-                sources.append(record)
+                read.append((record, to_row(decode_event(record.value, now=now, unknown=self.unknown_fields))))
             except ContractError as error:
                 letters.append(DeadLetter(record, "decode", type(error).__name__, str(error)))
+                read.append((record, None))
+        self._write(read, letters)
+
+    def _write(self, read: Sequence[tuple[Any, EventRow | None]], letters: Sequence[DeadLetter]) -> None:
+        """Write these records in one transaction; halve them when the database cannot take one, until it is alone."""
+        good = [(record, row) for record, row in read if row is not None]
 
         def send_dead_letters(result: WriteResult) -> None:
-            refused = [DeadLetter(sources[r.index], "store", "ContractError", r.reason) for r in result.rejected]
+            refused = [DeadLetter(good[r.index][0], "store", "ContractError", r.reason) for r in result.rejected]
             if letters or refused:
                 self._dead_letters([*letters, *refused])
-            self.counts["dead_letters"] += len(letters) + len(refused)
 
-        offsets = {(tp.topic, tp.partition): part[-1].offset + 1 for tp, part in records.items()}
-        result = self._store.write_events(rows, offsets, send_dead_letters)
-        self.counts.update(written=result.written, duplicate=result.duplicate)
+        offsets: dict[tuple[str, int], int] = {}
+        for record, _ in read:
+            offsets[record.topic, record.partition] = record.offset + 1
+        try:
+            result = self._store.write_events([row for _, row in good], offsets, send_dead_letters)
+        except _BLAMES_ROWS as error:
+            middle = len(read) // 2
+            if middle:
+                first = {id(record) for record, _ in read[:middle]}
+                self._write(read[:middle], [letter for letter in letters if id(letter.record) in first])
+                self._write(read[middle:], [letter for letter in letters if id(letter.record) not in first])
+            else:
+                record = read[0][0]
+                self._write([(record, None)], [DeadLetter(record, "store", type(error).__name__, str(error))])
+            return
+        self.counts.update(
+            written=result.written, duplicate=result.duplicate, dead_letters=len(letters) + len(result.rejected)
+        )
 
 
 def to_row(event: Event) -> EventRow:
@@ -90,7 +115,7 @@ def to_event(row: EventRow) -> Event:
         event_id=row.event_id,
         kind=row.kind,  # type: ignore[arg-type]  # validated on the way in
         unit_id=row.unit_id,
-        event_time=datetime.fromtimestamp(row.event_time / 1e6, UTC),
+        event_time=_EPOCH + timedelta(microseconds=row.event_time),
         experiment=row.experiment,
         arm=row.arm,
         config_version=row.config_version,
@@ -104,5 +129,4 @@ def to_event(row: EventRow) -> Event:
 
 
 def _microseconds(at: datetime) -> int:
-    delta = at - datetime.fromtimestamp(0, UTC)
-    return (delta.days * 86_400 + delta.seconds) * 1_000_000 + delta.microseconds
+    return (at - _EPOCH) // timedelta(microseconds=1)

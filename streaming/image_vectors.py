@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -31,10 +32,25 @@ class FetchMany(Protocol):
 
 
 class CachedImageVectors:
-    """The catalogue consumer's `ImageVectors`."""
+    """The catalogue consumer's `ImageVectors`.
 
-    def __init__(self, fetch_many: FetchMany, encode: EncodeImages, cache: VisualCache, *, batch: int = 128) -> None:
+    Args:
+        batch: images in memory at once.
+        pauses_s: before each further attempt to fetch what may be there later; what then still is not, is an error.
+    """
+
+    def __init__(
+        self,
+        fetch_many: FetchMany,
+        encode: EncodeImages,
+        cache: VisualCache,
+        *,
+        batch: int = 128,
+        pauses_s: Sequence[float] = (0.2, 1.0),
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
         self._fetch_many, self._encode, self._cache, self._batch = fetch_many, encode, cache, batch
+        self._pauses_s, self._sleep = pauses_s, sleep
         self.visual_version = cache.visual_version
 
     def vectors(self, links: Sequence[str]) -> Mapping[str, tuple[str, Float32Array] | ImageError]:
@@ -46,7 +62,7 @@ class CachedImageVectors:
         return out
 
     def _of_batch(self, links: Sequence[str]) -> dict[str, tuple[str, Float32Array] | ImageError]:
-        fetched = dict(zip(links, self._fetch_many(links), strict=True))
+        fetched = self._fetch(links)
         images = {f.content_hash: f.pixels for f in fetched.values() if not isinstance(f, ImageError)}
         vectors = self._cache.get(list(images))
         unseen = [h for h in images if h not in vectors]
@@ -65,3 +81,13 @@ class CachedImageVectors:
             else ImageError(f"the visual encoder rejects {link}: {rejected[f.content_hash]}")
             for link, f in fetched.items()
         }
+
+    def _fetch(self, links: Sequence[str]) -> dict[str, Fetched | ImageError]:
+        fetched = dict(zip(links, self._fetch_many(links), strict=True))
+        for pause_s in self._pauses_s:
+            again = [link for link, f in fetched.items() if isinstance(f, ImageError) and f.retryable]
+            if not again:
+                break
+            self._sleep(pause_s)
+            fetched.update(zip(again, self._fetch_many(again), strict=True))
+        return fetched

@@ -9,13 +9,22 @@ from typing import Any
 import msgspec
 from kafka import ConsumerRebalanceListener, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.admin import KafkaAdminClient
-from kafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAssignor  # noqa: F401
-from kafka.errors import KafkaError
+from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
+from kafka.errors import CorruptRecordError, KafkaError
 
 from streaming.contracts import MAX_MESSAGE_BYTES
 from streaming.errors import BrokerError
 
-__all__ = ["Connection", "ConsumerRebalanceListener", "KafkaConsumer", "KafkaError", "KafkaProducer", "TopicPartition"]
+__all__ = [
+    "Connection",
+    "ConsumerRebalanceListener",
+    "CorruptRecordError",
+    "KafkaConsumer",
+    "KafkaError",
+    "KafkaProducer",
+    "TopicPartition",
+    "unreadable_partition",
+]
 
 POLL_MS = 500
 """No poll waits longer, so that a signal to stop is heard (kafka-python has no wakeup)."""
@@ -66,9 +75,11 @@ class Connection(msgspec.Struct, frozen=True):
                     "fetch_min_bytes": 1,
                     "fetch_max_wait_ms": 100,
                     # A dead member is replaced within this time; long work keeps its membership by polling.
-                    "session_timeout_ms": 15_000,
-                    "heartbeat_interval_ms": 3_000,
+                    "session_timeout_ms": 10_000,
+                    "heartbeat_interval_ms": 2_000,
                     "max_poll_interval_ms": 300_000,
+                    # A member that joins or leaves moves only the partitions that must move.
+                    "partition_assignment_strategy": [CooperativeStickyAssignor],
                     **settings,
                 }
             )
@@ -86,3 +97,16 @@ class Connection(msgspec.Struct, frozen=True):
                 f"no Kafka broker answers at {self.bootstrap_servers} ({type(error).__name__}): "
                 "start the local stack with `sagelift up`, or set SAGELIFT_KAFKA__BOOTSTRAP_SERVERS"
             ) from None
+
+
+_PARTITION = re.compile(r"TopicPartition\(topic='([^']+)', partition=(\d+)\)")
+
+
+def unreadable_partition(error: CorruptRecordError) -> TopicPartition | None:
+    """The partition whose next bytes a poll could not read; None when the error does not say.
+
+    Such a poll must be followed by a `seek` of that partition: kafka-python keeps the half-read batch, and the next
+    poll would spin on it for ever.
+    """
+    found = _PARTITION.search(str(error))
+    return TopicPartition(found[1], int(found[2])) if found else None

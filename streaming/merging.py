@@ -100,15 +100,18 @@ def _domain(link: str) -> str:
         return ""
 
 
-def changed_views(before: ProductFeatures | None, after: Product) -> tuple[str, ...]:
-    """Which feature views an applied update changes: of text, images, offer (all of them for a new product)."""
+def changed_views(before: ProductFeatures | None, after: Product, visual_version: str) -> tuple[str, ...]:
+    """Which feature views an applied update changes: of text, images, offer (all of them for a new product).
+
+    Images that another visual encoder than `visual_version` saw are to be seen anew.
+    """
     if before is None or before.deleted:
         return ("text", "images", "offer")
     old = Product.of(before)
     views = []
     if old.text != after.text:
         views.append("text")
-    if old.links != after.links:
+    if old.links != after.links or (after.links and before.visual_version != visual_version):
         views.append("images")
     offer = ("amount_minor", "currency", "availability")
     if any(getattr(old, name) != getattr(after, name) for name in offer):

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from kafka.errors import KafkaTimeoutError
-
-from streaming.contracts import SCHEMA_HEADER, SCHEMA_VERSION, Event, ProductUpdate, encode
-from streaming.errors import BrokerError
+from streaming.contracts import MAX_MESSAGE_BYTES, SCHEMA_HEADER, SCHEMA_VERSION, Event, ProductUpdate, encode
+from streaming.errors import BrokerError, ContractError
 from streaming.kafka import Connection, KafkaError
 from streaming.topics import CATALOG_UPDATES, EVENTS
 
@@ -23,11 +21,18 @@ class _Publisher:
         self._topic = topic
         self._failed: list[Exception] = []
 
-    def _send(self, key: str, value: bytes) -> None:
+    def _send(self, key: str, message: ProductUpdate | Event) -> None:
         self._raise_failed()
         try:
-            sent = self._producer.send(self._topic, key=key.encode("utf-8"), value=value, headers=_HEADERS)
-        except (KafkaTimeoutError, KafkaError) as error:
+            value = encode(message)
+            raw_key = key.encode("utf-8")
+        except UnicodeEncodeError:
+            raise ContractError("", f"{key!r} holds a lone surrogate: it is not valid Unicode") from None
+        if len(value) > MAX_MESSAGE_BYTES:
+            raise ContractError("", f"{key!r} makes a message of {len(value)} bytes, at most {MAX_MESSAGE_BYTES} go")
+        try:
+            sent = self._producer.send(self._topic, key=raw_key, value=value, headers=_HEADERS)
+        except KafkaError as error:
             raise BrokerError(f"{self._topic}: the broker takes nothing ({type(error).__name__})") from error
         sent.add_errback(self._failed.append)
 
@@ -69,8 +74,13 @@ class CatalogPublisher(_Publisher):
         super().__init__(connection, CATALOG_UPDATES)
 
     def send(self, update: ProductUpdate) -> None:
-        """Queue one update; raises BrokerError when an earlier one was refused."""
-        self._send(update.id, encode(update))
+        """Queue one update.
+
+        Raises:
+            ContractError: it cannot be sent at all (lone surrogates, too large); nothing else is affected.
+            BrokerError: an earlier one was refused.
+        """
+        self._send(update.id, update)
 
     def send_all(self, updates: Iterable[ProductUpdate], on_sent: Callable[[int], None] = lambda n: None) -> int:
         """Queue all, then wait for the broker; returns how many."""
@@ -89,5 +99,5 @@ class EventPublisher(_Publisher):
         super().__init__(connection, EVENTS)
 
     def send(self, event: Event) -> None:
-        """Queue one event; raises BrokerError when an earlier one was refused."""
-        self._send(event.unit_id, encode(event))
+        """Queue one event; raises as `CatalogPublisher.send` does."""
+        self._send(event.unit_id, event)

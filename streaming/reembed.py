@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
-from feature_repo.rows import ProductFeatures
+from feature_repo.rows import ProductEmbedding, ProductFeatures
 from streaming.catalog import Embedder, FeatureStore, Publish, embed_and_publish
 
 
@@ -30,18 +30,23 @@ def reembed(
     batch: int = 256,
     on_progress: Callable[[int], None] = lambda done: None,
 ) -> tuple[Counter[str], dict[str, str]]:
-    """Returns counts (`embedded`, `embedding_unchanged`) and the rejected products with reasons; `republish` as for
-    `embed_and_publish`."""
+    """Returns counts (`embedded`, `embedding_unchanged`) and the rejected products with reasons.
+
+    `republish` puts stored embeddings on the topic again: the run that made them may have been broken off before.
+    """
 
     def now(_: str) -> int:
         return int(time.time() * 1000)
+
+    def again(_: ProductEmbedding) -> bool:
+        return republish
 
     counts: Counter[str] = Counter()
     rejected: dict[str, str] = {}
     done = 0
     for products in store.scan_features(batch):
         rejected |= embed_and_publish(
-            products, store, embedder, publish, source_time=now, counts=counts, republish=republish
+            products, store, embedder, publish, source_time=now, republish=again, counts=counts
         )
         done += len(products)
         on_progress(done)

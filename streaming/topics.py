@@ -8,14 +8,23 @@ from typing import Any
 
 import msgspec
 from kafka.admin import ConfigResource, ConfigResourceType, NewTopic
-from kafka.errors import TopicAlreadyExistsError
+from kafka.errors import (
+    AuthorizationError,
+    InvalidReplicationFactorError,
+    KafkaError,
+    PolicyViolationError,
+    TopicAlreadyExistsError,
+)
 
-from streaming.errors import TopicError
+from streaming.errors import BrokerError, TopicError
 from streaming.kafka import Connection
 
 CATALOG_UPDATES = "catalog.updates"
 PRODUCT_EMBEDDINGS = "product.embeddings"
 EVENTS = "events"
+
+DEAD_LETTER_BYTES = 2_000_000
+"""Of one dead letter, headers included: any message that its topic takes uncompressed, and what is said about it."""
 
 _CREATION_S = 10.0
 
@@ -33,14 +42,20 @@ class Topic(msgspec.Struct, frozen=True):
     settings: dict[str, str]
 
 
+_DEAD_LETTERS = {
+    "cleanup.policy": "delete",
+    "retention.ms": str(30 * 86_400_000),
+    "max.message.bytes": str(2 * DEAD_LETTER_BYTES),
+}
+
 TOPICS: tuple[Topic, ...] = (
     # The broker's clock stamps each update: freshness is measured from its arrival.
     Topic(CATALOG_UPDATES, 8, {"cleanup.policy": "delete", "message.timestamp.type": "LogAppendTime"}),
     # Compacted: a fresh reader rebuilds exactly the live vectors. Tombstones stay a day for slow readers.
     Topic(PRODUCT_EMBEDDINGS, 8, {"cleanup.policy": "compact", "delete.retention.ms": "86400000"}),
     Topic(EVENTS, 8, {"cleanup.policy": "delete"}),
-    Topic(dead_letter_topic(CATALOG_UPDATES), 1, {"cleanup.policy": "delete", "retention.ms": "2592000000"}),
-    Topic(dead_letter_topic(EVENTS), 1, {"cleanup.policy": "delete", "retention.ms": "2592000000"}),
+    Topic(dead_letter_topic(CATALOG_UPDATES), 1, _DEAD_LETTERS),
+    Topic(dead_letter_topic(EVENTS), 1, _DEAD_LETTERS),
 )
 
 
@@ -48,7 +63,7 @@ def ensure_topics(connection: Connection, *, replication: int = 1) -> None:
     """Create the missing topics and check the others.
 
     Raises:
-        TopicError: a topic has another setting than we need; names it and the command that mends it.
+        TopicError: a topic has another setting than we need, or cannot be made; names it and what mends it.
         BrokerError: no broker answers.
     """
     admin = connection.admin()
@@ -59,6 +74,8 @@ def ensure_topics(connection: Connection, *, replication: int = 1) -> None:
                 _check(topic, _settings(admin, topic.name))
             else:
                 _create(admin, topic, replication)
+    except KafkaError as error:
+        raise BrokerError(f"{connection.bootstrap_servers} does not answer about its topics: {error}") from error
     finally:
         admin.close()
 
@@ -66,7 +83,13 @@ def ensure_topics(connection: Connection, *, replication: int = 1) -> None:
 def _create(admin: Any, topic: Topic, replication: int) -> None:
     # Another process may have been quicker: it makes them as we would.
     with contextlib.suppress(TopicAlreadyExistsError):
-        admin.create_topics([NewTopic(topic.name, topic.partitions, replication, topic_configs=topic.settings)])
+        try:
+            admin.create_topics([NewTopic(topic.name, topic.partitions, replication, topic_configs=topic.settings)])
+        except (InvalidReplicationFactorError, PolicyViolationError, AuthorizationError) as error:
+            raise TopicError(
+                f"topic {topic.name} cannot be created with {topic.partitions} partitions and replication factor "
+                f"{replication}: {error}; create it by hand, or set SAGELIFT_KAFKA__REPLICATION"
+            ) from None
 
 
 def _settings(admin: Any, name: str) -> dict[str, str]:
@@ -81,9 +104,12 @@ def _settings(admin: Any, name: str) -> dict[str, str]:
 
 
 def _check(topic: Topic, actual: dict[str, str]) -> None:
-    for key in ("cleanup.policy", "message.timestamp.type"):
-        wanted = topic.settings.get(key)
-        if wanted is not None and actual.get(key) != wanted:
+    for key, wanted in topic.settings.items():
+        if key == "max.message.bytes":
+            fits = int(actual.get(key) or 0) >= int(wanted)
+        else:  # how long messages are kept is the operator's to say
+            fits = key.endswith("retention.ms") or actual.get(key) == wanted
+        if not fits:
             raise TopicError(
                 f"topic {topic.name} has {key}={actual.get(key)}, must be {wanted}; mend it with: "
                 f"kafka-configs.sh --alter --entity-type topics --entity-name {topic.name} --add-config {key}={wanted}"

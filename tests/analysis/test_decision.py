@@ -4,7 +4,8 @@ import pytest
 from statsmodels.stats.multitest import multipletests
 
 from analysis.checks import Check
-from analysis.decision import Judged, decide, holm
+from analysis.decision import Judged, decide
+from analysis.multiple import holm
 from analysis.metrics import Direction, Role
 
 OK = Check(name="sample_ratio", status="ok", sentence="fine")

@@ -1,0 +1,92 @@
+"""Order-statistic intervals against SciPy and against their promise; quantile effects against simulation."""
+
+from math import sqrt
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from analysis.aggregates import Ranked
+from analysis.errors import ArgumentError, DataError
+from analysis.inference import Effect, Undefined
+from analysis.quantiles import compare_quantiles, order_statistic_ranks, quantile_estimate, quantile_interval, ranked
+
+
+@pytest.mark.parametrize("q", [0.1, 0.5, 0.9])
+@pytest.mark.parametrize("n", [20, 101, 1000])
+def test_the_interval_is_scipys(q: float, n: int) -> None:
+    values = np.random.default_rng(n).lognormal(0, 1, n)
+    ours = quantile_interval(values, q)
+    theirs = stats.quantile_test(values, q=0.0, p=q).confidence_interval(0.95)
+    expected = (None if np.isinf(theirs.low) or np.isnan(theirs.low) else theirs.low,
+                None if np.isinf(theirs.high) or np.isnan(theirs.high) else theirs.high)  # fmt: skip
+    assert (ours.low, ours.high) == expected
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(1, 3000), st.floats(0.01, 0.99), st.sampled_from([0.01, 0.05, 0.2]))
+def test_the_ranks_are_the_closest_that_keep_each_tail(n: int, q: float, alpha: float) -> None:
+    low, high = order_statistic_ranks(n, q, alpha)
+    below = stats.binom(n, q)
+    if low is not None:
+        assert below.cdf(low - 1) <= alpha / 2 * (1 + 1e-9)
+    assert below.cdf(low or 0) > alpha / 2 * (1 - 1e-9)
+    if high is not None:
+        assert below.sf(high - 1) <= alpha / 2 * (1 + 1e-9)
+    assert below.sf((high or n + 1) - 2) > alpha / 2 * (1 - 1e-9)
+
+
+def test_the_interval_covers_as_it_says() -> None:
+    rng = np.random.default_rng(1)
+    truth = float(np.exp(stats.norm.ppf(0.9)))
+    found = [quantile_interval(rng.lognormal(0, 1, 200), 0.9) for _ in range(4000)]
+    hits = np.mean([(f.low or -np.inf) <= truth <= (f.high or np.inf) for f in found])
+    assert hits == pytest.approx(found[0].coverage, abs=0.012)
+    assert found[0].coverage >= 0.95
+
+
+def test_few_units_leave_a_side_open() -> None:
+    found = quantile_interval([3.0, 1.0, 2.0], 0.9)
+    assert (found.value, found.low, found.high) == (3.0, 1.0, None)
+    assert found.coverage == pytest.approx(1 - 0.1**3)
+
+
+def test_the_variance_of_a_quantile_is_that_over_many_samples() -> None:
+    rng = np.random.default_rng(2)
+    samples = rng.lognormal(0, 1, (2000, 1000))
+    estimates = [quantile_estimate(ranked(sample, 0.75), 0.75) for sample in samples[:300]]
+    truth = np.quantile(samples, 0.75, axis=1, method="inverted_cdf").std()
+    assert np.mean([sqrt(e.variance) for e in estimates]) == pytest.approx(truth, rel=0.05)
+    assert estimates[0].raw == np.quantile(samples[0], 0.75, method="inverted_cdf")
+
+
+def test_the_effect_on_a_median_misses_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(3)
+    missed = 0
+    for _ in range(1500):
+        effect = compare_quantiles(ranked(rng.lognormal(1, 1, 400), 0.5), ranked(rng.lognormal(1.2, 1, 600), 0.5), 0.5)
+        assert isinstance(effect, Effect)
+        assert effect.interval is not None
+        assert effect.interval.contains(0.0) == (effect.difference.p > 0.05)
+        missed += not effect.interval.contains(np.exp(0.2) - 1)
+    assert 0.035 <= missed / 1500 <= 0.07
+
+
+def test_a_quantile_at_which_most_users_agree_is_undefined() -> None:
+    zeros = ranked(np.r_[np.zeros(97), np.ones(3)], 0.5)
+    result = compare_quantiles(zeros, zeros, 0.5)
+    assert isinstance(result, Undefined)
+    assert "same value" in result.reason
+    one = Ranked(1, (1, 1, 1), (2.0, 2.0, 2.0))
+    assert compare_quantiles(zeros, one, 0.5) == Undefined("the treatment has 1 unit(s), and a variance needs two")
+
+
+def test_bad_input_is_refused() -> None:
+    with pytest.raises(ArgumentError, match=r"q is 1\.5"):
+        quantile_interval([1.0, 2.0], 1.5)
+    with pytest.raises(DataError, match="1 NaN or infinite"):
+        quantile_interval([1.0, np.inf], 0.5)
+    with pytest.raises(DataError, match="has 0 unit"):
+        quantile_interval([], 0.5)

@@ -1,0 +1,52 @@
+"""Real servers for the tests that share them: started once in a session, each on free ports of the loopback."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from inference.model import ItemSage, ItemSageConfig
+from inference.repository import export_release, export_visual_encoder, set_live
+from inference.tokenizer import Tokenizer
+from sagelift.stack.components import fetch_all
+from sagelift.stack.kafka import KafkaBroker
+from sagelift.stack.triton import TritonServer
+
+WORDS = ["red", "blue", "green", "oak", "pine", "table", "chair", "lamp", "wool", "coat", "summer", "dress"]
+
+
+@pytest.fixture(scope="session")
+def cache() -> Path:
+    """The folder of the servers' programs, filled."""
+    folder = Path(os.environ.get("SAGELIFT_CACHE_DIR", "~/.cache/sagelift")).expanduser()
+    fetch_all(folder, print)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def kafka(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaBroker]:
+    with KafkaBroker(tmp_path_factory.mktemp("kafka"), cache) as broker:
+        yield broker
+
+
+@pytest.fixture(scope="session")
+def model_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small ItemSage, release 1, live; and the visual encoder."""
+    folder = tmp_path_factory.mktemp("models")
+    tokenizer = Tokenizer.fit([{"title": " ".join(WORDS[i:] + WORDS[:i])} for i in range(len(WORDS))])
+    torch.manual_seed(1)
+    model = ItemSage(ItemSageConfig(tokenizer.size, table_rows=499, width=64, heads=4, feedforward=128))
+    export_release(folder, model, tokenizer)
+    set_live(folder, "1")
+    export_visual_encoder(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def triton(cache: Path, model_repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
+    with TritonServer(tmp_path_factory.mktemp("triton"), cache, model_repository) as server:
+        yield server

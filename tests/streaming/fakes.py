@@ -1,0 +1,211 @@
+"""Stand-ins with the semantics of the real thing: version guards, the order of records, what a crash leaves behind."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any, NamedTuple
+
+import msgspec
+import numpy as np
+
+from feature_repo.rows import Deletion, ProductEmbedding, ProductFeatures
+from inference.client import Embedded
+from inference.inputs import Float32Array, ProductInput
+from streaming.contracts import Price, ProductUpdate, ProductVector, encode
+from streaming.errors import ImageError
+
+NOW = datetime(2026, 5, 4, 12, tzinfo=UTC)
+VIEWS = ("text", "images", "offer")
+
+
+class Record(NamedTuple):
+    """A Kafka record as kafka-python hands it over."""
+
+    topic: str = "catalog.updates"
+    partition: int = 0
+    offset: int = 0
+    timestamp: int = 0
+    key: bytes | None = None
+    value: bytes | None = None
+    headers: Sequence[tuple[str, bytes]] = ()
+
+
+def update(id: str, version: int, op: str = "upsert", **fields: Any) -> ProductUpdate:
+    if op == "upsert":
+        fields.setdefault("title", f"{id} {version}")
+    return ProductUpdate(id=id, version=version, op=op, event_time=NOW + timedelta(seconds=version), **fields)
+
+
+def price(amount: str, currency: str = "EUR") -> Price:
+    from decimal import Decimal
+
+    return Price(Decimal(amount), currency)
+
+
+def record(message: ProductUpdate | bytes, offset: int = 0, **fields: Any) -> Record:
+    if isinstance(message, bytes):
+        return Record(value=message, offset=offset, timestamp=1000 + offset, **fields)
+    fields.setdefault("key", message.id.encode())
+    return Record(value=encode(message), offset=offset, timestamp=1000 + offset, **fields)
+
+
+def records(*updates: ProductUpdate) -> list[Record]:
+    return [record(u, offset) for offset, u in enumerate(updates)]
+
+
+class Crash(Exception):
+    """The process dies here."""
+
+
+class FakeStore:
+    """`ProductFeatureStore` in memory: per view a row with its version; older versions are refused."""
+
+    def __init__(self, versions: Sequence[str] = ("1",)) -> None:
+        self.views: dict[str, dict[str, ProductFeatures]] = {view: {} for view in VIEWS}
+        self.embeddings: dict[str, dict[str, ProductEmbedding]] = {v: {} for v in versions}
+        self.before: Callable[[str], None] = lambda call: None
+
+    def read_features(self, ids: Iterable[str]) -> dict[str, ProductFeatures]:
+        out = {}
+        for i in ids:
+            if i in self.views["text"]:
+                text, images, offer = (self.views[view][i] for view in VIEWS)
+                out[i] = msgspec.structs.replace(
+                    text,
+                    version=max(row.version for row in (text, images, offer)),
+                    image_urls=images.image_urls,
+                    image_hashes=images.image_hashes,
+                    image_vectors=images.image_vectors,
+                    visual_version=images.visual_version,
+                    amount_minor=offer.amount_minor,
+                    currency=offer.currency,
+                    availability=offer.availability,
+                )
+        return out
+
+    def write_features(self, products: Sequence[ProductFeatures], views: Sequence[str]) -> set[str]:
+        self.before("write_features")
+        stale = set()
+        for product in products:
+            if any(product.version < self.views[v][product.id].version for v in VIEWS if product.id in self.views[v]):
+                stale.add(product.id)
+                continue
+            known = self.views["text"].get(product.id)
+            assert set(views) == set(VIEWS) or (known and not known.deleted), "a new product needs all views"
+            for view in VIEWS:
+                if view in views:
+                    self.views[view][product.id] = product
+                else:
+                    self.views[view][product.id] = msgspec.structs.replace(
+                        self.views[view][product.id], version=product.version
+                    )
+        return stale
+
+    def delete(self, deletions: Sequence[Deletion]) -> set[str]:
+        self.before("delete")
+        stale = set()
+        for gone in deletions:
+            rows = [self.views[view].get(gone.id) for view in VIEWS]
+            if any(row is not None and gone.version < row.version for row in rows):
+                stale.add(gone.id)
+                continue
+            row = ProductFeatures(id=gone.id, version=gone.version, event_time=gone.event_time, deleted=True)
+            for view in VIEWS:
+                self.views[view][gone.id] = row
+            for version, rows_of in self.embeddings.items():
+                rows_of[gone.id] = ProductEmbedding(
+                    id=gone.id,
+                    version=gone.version,
+                    event_time=gone.event_time,
+                    model_version=version,
+                    content_hash="",
+                    vector=np.zeros(256, np.float32),
+                    deleted=True,
+                )
+        return stale
+
+    def model_versions(self) -> list[str]:
+        return sorted(self.embeddings)
+
+    def read_embeddings(self, model_version: str, ids: Iterable[str]) -> dict[str, ProductEmbedding]:
+        rows = self.embeddings[model_version]
+        return {i: rows[i] for i in ids if i in rows}
+
+    def write_embeddings(self, model_version: str, embeddings: Sequence[ProductEmbedding]) -> set[str]:
+        self.before("write_embeddings")
+        stale = set()
+        rows = self.embeddings[model_version]
+        for row in embeddings:
+            if row.id in rows and row.version < rows[row.id].version:
+                stale.add(row.id)
+            else:
+                rows[row.id] = row
+        return stale
+
+    def scan_features(self, batch: int = 512) -> Iterable[list[ProductFeatures]]:
+        live = [p for p in self.read_features(list(self.views["text"])).values() if not p.deleted]
+        for start in range(0, len(live), batch):
+            yield live[start : start + batch]
+
+    def ensure_model_version(self, model_version: str) -> None:
+        self.embeddings.setdefault(model_version, {})
+
+
+def vector_of(*parts: object) -> Float32Array:
+    """A unit vector that depends on nothing but the parts."""
+    seed = int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:8], "little")
+    vector = np.random.default_rng(seed).normal(size=256).astype(np.float32)
+    return vector / np.linalg.norm(vector)
+
+
+class FakeEmbedder:
+    """A model whose vector depends on its version, the text and the images, and on nothing else."""
+
+    def __init__(self, model_version: str = "1") -> None:
+        self.model_version = model_version
+        self.embedded: list[str] = []
+        self.poison: set[str] = set()  # titles that the model refuses
+
+    def embed_products(self, products: Sequence[ProductInput]) -> Embedded:
+        self.embedded += [p.id for p in products]
+        rejected = {i: "token_ids" for i, p in enumerate(products) if p.text["title"] in self.poison}
+        vectors = np.stack(
+            [vector_of(self.model_version, sorted(p.text.items()), p.images.tobytes()) for p in products]
+        )
+        vectors[list(rejected)] = np.nan
+        return Embedded(vectors, rejected, self.model_version)
+
+
+class FakeImages:
+    """Every link is an image whose content is its link, but for those that are broken."""
+
+    def __init__(self, visual_version: str = "v1") -> None:
+        self.visual_version = visual_version
+        self.broken: set[str] = set()
+        self.asked: list[str] = []
+
+    def vectors(self, links: Sequence[str]) -> Mapping[str, tuple[str, Float32Array] | ImageError]:
+        self.asked += links
+        return {
+            link: ImageError(f"{link}: is no image")
+            if link in self.broken
+            else (f"hash of {link}", vector_of(self.visual_version, link))
+            for link in links
+        }
+
+
+class FakeTopic:
+    """`product.embeddings`: a log, and what a fresh reader makes of it."""
+
+    def __init__(self) -> None:
+        self.log: list[tuple[str, str, int, ProductVector | None]] = []
+
+    def __call__(self, vectors: Sequence[tuple[str, str, int, ProductVector | None]]) -> None:
+        self.log += vectors
+
+    def compacted(self, model_version: str = "1") -> dict[str, str]:
+        """Product -> vector, by the last record of each key alone, as after compaction."""
+        last = {(m, i): vector for m, i, _, vector in self.log}
+        return {i: v.vector for (m, i), v in last.items() if m == model_version and v is not None}

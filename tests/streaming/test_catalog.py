@@ -1,0 +1,394 @@
+"""The catalogue pipeline on stand-ins: same end state whatever the order, the batches, the crashes."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from feature_repo.errors import InvalidFeatureError
+from streaming.catalog import CatalogPipeline, Outcome
+from streaming.contracts import ProductUpdate
+from tests.streaming.fakes import (
+    NOW,
+    Crash,
+    FakeEmbedder,
+    FakeImages,
+    FakeStore,
+    FakeTopic,
+    Record,
+    price,
+    record,
+    records,
+    update,
+)
+
+
+class World:
+    def __init__(self) -> None:
+        self.store, self.images, self.topic = FakeStore(), FakeImages(), FakeTopic()
+        self.embedder: FakeEmbedder | None = FakeEmbedder()
+        self.pipeline = CatalogPipeline(self.store, self.images, lambda: self.embedder, self.topic, lambda: NOW)
+
+    def process(self, *updates: ProductUpdate | Record) -> Outcome:
+        return self.pipeline.process(
+            [u if isinstance(u, Record) else record(u, offset) for offset, u in enumerate(updates)]
+        )
+
+    def state(self) -> dict[str, Any]:
+        """All that counts: features, embeddings, and what a reader of the compacted topic would have."""
+        products = self.store.read_features(list(self.store.views["text"]))
+        return {
+            "features": {
+                i: (p.version, p.deleted, p.text, p.image_urls, p.image_hashes, p.amount_minor, p.currency)
+                for i, p in products.items()
+            },
+            "embeddings": {
+                i: (e.content_hash, e.vector.tobytes()) for i, e in self.store.embeddings["1"].items() if not e.deleted
+            },
+            "topic": self.topic.compacted(),
+        }
+
+
+def counts(outcome: Outcome) -> dict[str, int]:
+    return dict(+outcome.counts)
+
+
+def stages(outcome: Outcome) -> list[str]:
+    return [letter.stage for letter in outcome.dead_letters]
+
+
+def test_a_new_product_has_features_an_embedding_and_a_message() -> None:
+    world = World()
+    outcome = world.process(update("p1", 3, image_link="a", additional_image_link=["b"], price=price("12.30")))
+    assert outcome.dead_letters == []
+    product = world.store.read_features(["p1"])["p1"]
+    assert (product.version, product.amount_minor, product.image_urls) == (3, 1230, ["a", "b"])
+    (sent,) = world.topic.log
+    assert sent[:3] == ("1", "p1", 3)
+    assert sent[3] is not None
+    assert sent[3].source_time == 1000
+    np.testing.assert_allclose(sent[3].unpack(), world.store.embeddings["1"]["p1"].vector, atol=1e-3)
+
+
+def test_inference_is_spent_only_on_what_the_model_reads() -> None:
+    world = World()
+    world.process(update("p1", 1, image_link="a"))
+    assert world.embedder is not None
+    world.embedder.embedded.clear()
+    world.images.asked.clear()
+    world.process(update("p1", 2, "patch", price=price("5")))
+    world.process(update("p1", 3, "patch", availability="out_of_stock"))
+    world.process(update("p1", 4, title="p1 1", image_link="a"))
+    assert world.embedder.embedded == []
+    assert world.images.asked == []
+    assert len(world.topic.log) == 1
+    assert world.store.read_features(["p1"])["p1"].version == 4
+    world.process(update("p1", 5, "patch", brand="Acme"))
+    assert world.embedder.embedded == ["p1"]
+    assert len(world.topic.log) == 2
+
+
+def test_many_updates_of_a_product_in_a_batch_cost_one_embedding() -> None:
+    world = World()
+    outcome = world.process(*(update("p1", v) for v in range(1, 50)), update("p1", 50, "patch", brand="B"))
+    assert world.embedder is not None
+    assert world.embedder.embedded == ["p1"]
+    assert outcome.counts["stale"] == 0
+    assert world.store.read_features(["p1"])["p1"].text["brand"] == "B"
+
+
+def test_an_older_version_after_a_newer_one_changes_nothing() -> None:
+    world = World()
+    world.process(update("p1", 5))
+    before = world.state()
+    log = list(world.topic.log)
+    outcome = world.process(update("p1", 4, title="old"), update("p1", 3, "delete"), update("p1", 2, "patch"))
+    assert world.state() == before
+    assert world.topic.log == log
+    assert outcome.counts["stale"] == 3
+    assert outcome.dead_letters == []
+
+
+def test_a_delete_removes_everywhere_and_no_older_upsert_brings_it_back() -> None:
+    world = World()
+    world.store.ensure_model_version("0")
+    world.process(update("p1", 1))
+    world.process(update("p1", 3, "delete"))
+    assert world.store.read_features(["p1"])["p1"].deleted
+    assert sorted(entry[:3] for entry in world.topic.log[1:]) == [("0", "p1", 3), ("1", "p1", 3)]
+    assert all(vector is None for *_, vector in world.topic.log[1:]), "readers of every model version are told"
+    world.process(update("p1", 2))
+    assert world.store.read_features(["p1"])["p1"].deleted
+    assert world.topic.compacted() == {}
+    world.process(update("p1", 4))
+    assert list(world.topic.compacted()) == ["p1"]
+
+
+def test_deleting_what_was_never_there_leaves_a_mark() -> None:
+    world = World()
+    world.process(update("p1", 5, "delete"))
+    world.process(update("p1", 4))
+    assert world.state()["embeddings"] == {}
+    assert world.store.read_features(["p1"])["p1"].deleted
+
+
+def test_a_product_without_images_is_embedded() -> None:
+    world = World()
+    world.process(update("p1", 1))
+    assert world.images.asked == []
+    assert "p1" in world.topic.compacted()
+    assert world.store.read_features(["p1"])["p1"].image_vectors.shape == (0, 256)
+
+
+def test_images_that_cannot_be_had_cost_one_dead_letter_and_the_rest_is_applied() -> None:
+    world = World()
+    world.images.broken |= {"bad1", "bad2"}
+    outcome = world.process(
+        update("p1", 1, image_link="bad1", additional_image_link=["good", "bad2"]),
+        update("p1", 2, "patch", price=price("5")),
+    )
+    (letter,) = outcome.dead_letters
+    assert (letter.stage, letter.record.offset) == ("image", 0), "the update that named the images is to blame"
+    assert "bad1" in letter.message
+    assert "bad2" in letter.message
+    product = world.store.read_features(["p1"])["p1"]
+    assert (product.version, product.image_urls, product.amount_minor) == (2, ["good"], 500)
+    assert "p1" in world.topic.compacted()
+    world.images.broken.clear()
+    world.process(update("p1", 3, image_link="bad1", additional_image_link=["good", "bad2"]))
+    assert world.store.read_features(["p1"])["p1"].image_urls == ["bad1", "good", "bad2"]
+
+
+def test_images_already_seen_are_not_fetched_again_unless_the_encoder_changed() -> None:
+    world = World()
+    world.process(update("p1", 1, image_link="a"))
+    world.process(update("p1", 2, "patch", image_link="b", additional_image_link=["a"]))
+    assert world.images.asked == ["a", "b"]
+    world.images.visual_version = "v2"
+    world.process(update("p1", 3, "patch", price=price("5")))
+    assert world.images.asked == ["a", "b", "b", "a"]
+    assert world.store.read_features(["p1"])["p1"].visual_version == "v2"
+    assert world.embedder is not None
+    assert world.embedder.embedded == ["p1", "p1", "p1"]
+
+
+def test_without_a_model_features_are_kept() -> None:
+    world = World()
+    world.embedder = None
+    outcome = world.process(update("p1", 1))
+    assert world.store.read_features(["p1"])["p1"].version == 1
+    assert world.topic.log == []
+    assert outcome.counts["no_model"] == 1
+
+
+def test_a_switch_of_models_between_batches_embeds_with_the_new_one() -> None:
+    world = World()
+    world.process(update("p1", 1))
+    world.store.ensure_model_version("2")
+    world.embedder = FakeEmbedder("2")
+    world.process(update("p1", 2, "patch", price=price("5")))
+    assert world.embedder.embedded == ["p1"], "no embedding of model 2 yet, though the inputs are the same"
+    assert list(world.topic.compacted("2")) == ["p1"]
+    assert list(world.topic.compacted("1")) == ["p1"], "for a rollback"
+
+
+def test_a_product_that_the_model_refuses_is_a_dead_letter_alone() -> None:
+    world = World()
+    assert world.embedder is not None
+    world.embedder.poison.add("bad")
+    outcome = world.process(update("p1", 1), update("p2", 1, title="bad"), update("p3", 1))
+    assert [(letter.stage, letter.record.offset) for letter in outcome.dead_letters] == [("embed", 1)]
+    assert sorted(world.topic.compacted()) == ["p1", "p3"]
+    assert world.store.read_features(["p2"])["p2"].version == 1, "its features are good"
+
+
+def test_a_patch_of_nothing_is_a_dead_letter_and_its_neighbours_are_applied() -> None:
+    world = World()
+    outcome = world.process(
+        update("p1", 1, "patch", brand="x"),
+        update("p2", 1, "delete"),
+        update("p2", 2, "patch", brand="x"),
+        update("p3", 1),
+        update("p3", 2, "patch", brand="x"),
+    )
+    assert [(letter.stage, letter.record.offset) for letter in outcome.dead_letters] == [("merge", 0), ("merge", 2)]
+    assert world.store.read_features(["p3"])["p3"].text["brand"] == "x"
+    assert world.store.read_features(["p2"])["p2"].deleted
+
+
+@pytest.mark.parametrize("key", [None, b"", b"p2", b"\xff\xfe", "p\udc80".encode("utf-8", "surrogatepass")])
+def test_a_key_that_is_not_the_product_is_refused(key: bytes | None) -> None:
+    """Another key is another partition: two consumers would work on one product at once."""
+    world = World()
+    outcome = world.process(record(update("p1", 1), key=key))
+    assert stages(outcome) == ["decode"]
+    assert "key" in outcome.dead_letters[0].message
+    assert world.store.views["text"] == {}
+
+
+def test_poison_stops_nothing() -> None:
+    world = World()
+    outcome = world.process(record(b"{", 0), update("p1", 1), record(b"\x00", 2), update("p2", 1))
+    assert [letter.record.offset for letter in outcome.dead_letters] == [0, 2]
+    assert counts(outcome)["refused_decode"] == 2
+    assert sorted(world.topic.compacted()) == ["p1", "p2"]
+
+
+def test_what_only_the_store_refuses_is_found_among_its_batch() -> None:
+    world = World()
+    write = world.store.write_features
+
+    def picky(products: Sequence[Any], views: Sequence[str]) -> set[str]:
+        if any(p.id == "p5" for p in products):
+            raise InvalidFeatureError("Product 'p5' is not to my taste.")
+        return write(products, views)
+
+    world.store.write_features = picky  # type: ignore[method-assign]
+    outcome = world.process(*(update(f"p{i}", 1) for i in range(9)), record(b"{", 9))
+    assert [(letter.stage, letter.record.offset) for letter in outcome.dead_letters] == [("store", 5), ("decode", 9)]
+    assert sorted(world.topic.compacted()) == [f"p{i}" for i in range(9) if i != 5]
+
+
+def test_unknown_fields_are_counted() -> None:
+    raw = b'{"id":"p1","version":1,"event_time":"2026-05-01T00:00:00Z","title":"t","gtin":"4"}'
+    outcome = World().process(record(raw, key=b"p1"))
+    assert outcome.dead_letters == []
+    assert outcome.unknown_fields == {"gtin": 1}
+
+
+def test_an_embedding_that_was_never_published_is_published_though_its_update_is_stale_by_then() -> None:
+    """Two crashes before publishing, the second with a later update in the batch that changes no input of the model."""
+    world = World()
+    same = {"title": "oak", "image_link": "a"}
+    first, second = update("p1", 1, **same), update("p1", 2, **same)
+    publish, crashes = world.topic, [True, True]
+
+    def crashing(vectors: Sequence[Any]) -> None:
+        if crashes:
+            crashes.pop()
+            raise Crash
+        publish(vectors)
+
+    world.pipeline = CatalogPipeline(world.store, world.images, lambda: world.embedder, crashing, lambda: NOW)
+    for batch in ([first], [first, second]):
+        with pytest.raises(Crash):
+            world.process(*batch)
+    world.process(first)
+    world.process(second)
+    assert list(world.topic.compacted()) == ["p1"]
+
+
+# What any history must come to.
+
+_UPDATES = st.builds(
+    lambda id, version, op, title, links: (
+        update(id, version, "delete")
+        if op == "delete"
+        else update(id, version, title=f"{title} {version}", additional_image_link=links, price=price(f"{version}.50"))
+    ),
+    st.sampled_from(["a", "b", "c"]),
+    st.integers(1, 9),
+    st.sampled_from(["upsert", "upsert", "delete"]),
+    st.sampled_from(["x", "y"]),
+    st.lists(st.sampled_from(["i1", "i2", "i3"]), max_size=3),
+)
+
+
+def one_of_each_version(updates: Sequence[ProductUpdate]) -> list[ProductUpdate]:
+    """Two statements of one version contradict each other; the contract forbids them."""
+    return list({(u.id, u.version): u for u in updates}.values())
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(_UPDATES, max_size=12), st.randoms(use_true_random=False))
+def test_order_duplication_and_batches_do_not_matter(updates: list[ProductUpdate], chance: random.Random) -> None:
+    updates = one_of_each_version(updates)
+    undisturbed = World()
+    for u in sorted(updates, key=lambda u: u.version):
+        undisturbed.process(u)
+    disturbed = World()
+    stream = updates + chance.sample(updates, chance.randint(0, len(updates)))
+    chance.shuffle(stream)
+    while stream:
+        size = chance.randint(1, len(stream))
+        disturbed.process(*stream[:size])
+        stream = stream[size:]
+    assert disturbed.state() == undisturbed.state()
+
+
+_HISTORIES = st.lists(
+    st.tuples(
+        st.sampled_from(["a", "b"]),
+        st.sampled_from(["upsert", "title", "price", "images", "delete"]),
+        st.integers(0, 3),
+    ),
+    max_size=10,
+)
+
+
+def history(steps: Sequence[tuple[str, str, int]]) -> list[ProductUpdate]:
+    """One stream as a shop would write it: versions grow, patches only of what is there."""
+    out, alive = [], set()
+    for version, (id, kind, n) in enumerate(steps, 1):
+        if kind == "delete":
+            alive.discard(id)
+            out.append(update(id, version, "delete"))
+        elif kind == "upsert" or id not in alive:
+            alive.add(id)
+            out.append(update(id, version, title=f"t{n}", image_link=f"i{n}"))
+        elif kind == "title":
+            out.append(update(id, version, "patch", title=f"patched {n}"))
+        elif kind == "price":
+            out.append(update(id, version, "patch", price=price(f"{n}.00")))
+        else:
+            out.append(update(id, version, "patch", image_link=f"i{n}"))
+    return out
+
+
+@settings(max_examples=150, deadline=None)
+@given(_HISTORIES, st.randoms(use_true_random=False))
+def test_crashes_at_any_write_and_other_batches_after_them_do_not_matter(
+    steps: list[tuple[str, str, int]], chance: random.Random
+) -> None:
+    """At-least-once delivery with patches: after a crash reading begins again at the last commit, in new batches."""
+    stream = records(*history(steps))
+    undisturbed = World()
+    for one in stream:
+        undisturbed.process(one)
+    disturbed = World()
+
+    def may_crash(_: str) -> None:
+        if chance.random() < 0.25:
+            raise Crash
+
+    publish = disturbed.topic
+
+    def crashing_publish(vectors: Sequence[Any]) -> None:
+        may_crash("before")
+        publish(vectors)
+        may_crash("after")
+
+    disturbed.store.before = may_crash
+    disturbed.pipeline = CatalogPipeline(
+        disturbed.store, disturbed.images, lambda: disturbed.embedder, crashing_publish, lambda: NOW
+    )
+    committed = 0
+    for _ in range(300):
+        batch = stream[committed : committed + chance.randint(1, 4)]
+        if not batch:
+            break
+        try:
+            outcome = disturbed.process(*batch)
+        except Crash:
+            continue
+        assert outcome.dead_letters == []
+        committed += len(batch)
+    else:
+        return  # crashed 300 times: says nothing
+    assert disturbed.state() == undisturbed.state()
