@@ -24,7 +24,8 @@ $(STAMP): requirements.txt pyproject.toml Makefile
 	@rm -f $(VENV)/.installed-*
 	@$(BIN)/python -m uv --version 2>/dev/null | grep -qF "uv $(UV_VERSION)" || \
 		{ rm -rf $(VENV) && $(PYTHON) -m venv $(VENV) && $(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION); }
-	$(BIN)/python -m uv pip sync --quiet --python $(BIN)/python --require-hashes requirements.txt
+	@# Compiled once here, not by each of the many processes that tests and stack start.
+	$(BIN)/python -m uv pip sync --quiet --compile-bytecode --python $(BIN)/python --require-hashes requirements.txt
 	$(BIN)/python -m uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	$(BIN)/sagelift fetch
 	@touch $(STAMP)

@@ -9,6 +9,9 @@ Means and covariances follow exactly, cells add up, and no row of a user is ever
 The shift is what makes this safe. With c = 0 a column of mean m and standard deviation s loses 2 log10(m / s) digits to
 cancellation (NIST StRD NumAcc4: all of them). Sources start from 0, which costs nothing and is exact for counts and
 sparse amounts; `better_shifts` says when the answer was not good enough and from where to look again.
+
+Besides sums, a source counts the units that break a rule (a negative number of clicks), that a cap changed, and that
+have a value at all; and it looks up single order statistics, for quantiles and for caps.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,22 +19,11 @@ from dataclasses import dataclass, field
 from itertools import combinations_with_replacement
 from math import fsum, isfinite
 
+from analysis.columns import Column, Limits
 from analysis.errors import DataError
 
 # (mean - shift)^2 / variance above which a second look pays: more than 4 of a double's 16 digits would be lost.
 WORST_CONDITION = 1e4
-
-
-@dataclass(frozen=True, order=True)
-class Column:
-    """A per-unit quantity: a column of the source, or with `positive` the indicator of it being above zero."""
-
-    name: str
-    positive: bool = False
-
-    def __str__(self) -> str:
-        return f"{self.name} > 0" if self.positive else self.name
-
 
 Pair = tuple[Column, Column]
 
@@ -41,6 +33,42 @@ def pair(a: Column, b: Column) -> Pair:
     return (a, b) if a <= b else (b, a)
 
 
+@dataclass(frozen=True, order=True)
+class Rule:
+    """What holds for every unit of sound data: `column` is not below zero, or not above `most` where that is given."""
+
+    column: Column
+    most: Column | None = None
+
+    def __str__(self) -> str:
+        return f"{self.column} above {self.most}" if self.most else f"{self.column} below 0"
+
+
+@dataclass(frozen=True, order=True)
+class Rank:
+    """An order statistic asked for by arm: the smallest value with at least a share `q` of the units at or below it,
+    and those `reach` standard deviations of the rank, sqrt(n q (1 - q)), below and above it."""
+
+    column: Column
+    q: float
+    reach: float
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """The answer to a `Rank` in one arm: the values at the ranks low <= at <= high, counted from 1, of n units."""
+
+    n: int
+    ranks: tuple[int, int, int]
+    values: tuple[float, float, float]
+
+    @property
+    def tied(self) -> bool:
+        """Many units have the very value of the quantile. It then moves in jumps, and has no normal distribution."""
+        low, at, high = self.values
+        return low == at or at == high
+
+
 @dataclass(frozen=True)
 class Needs:
     """What metrics ask of a source. `a | b` is what both ask for, each thing once."""
@@ -48,6 +76,8 @@ class Needs:
     columns: frozenset[Column] = frozenset()
     products: frozenset[Pair] = frozenset()
     tails: frozenset[Column] = frozenset()  # columns whose non-zero values are counted and whose largest is kept
+    rules: frozenset[Rule] = frozenset()
+    ranks: frozenset[Rank] = frozenset()
 
     @classmethod
     def moments(cls, columns: Sequence[Column], tails: Iterable[Column] = ()) -> "Needs":
@@ -56,15 +86,47 @@ class Needs:
         return cls(frozenset(columns), products, frozenset(tails))
 
     def __or__(self, other: "Needs") -> "Needs":
-        return Needs(self.columns | other.columns, self.products | other.products, self.tails | other.tails)
+        return Needs(
+            self.columns | other.columns,
+            self.products | other.products,
+            self.tails | other.tails,
+            self.rules | other.rules,
+            self.ranks | other.ranks,
+        )
+
+    @property
+    def capped(self) -> tuple[Column, ...]:
+        return tuple(sorted(column for column in self.columns if column.cap))
+
+    @property
+    def quantities(self) -> tuple[Column, ...]:
+        """What has to be read for each unit, before capping and before asking for the sign."""
+        read = {column.quantity for column in self.columns} | {rank.column.quantity for rank in self.ranks}
+        return tuple(sorted(read))
+
+
+# Where the sums alone show that a column is on the right side of these, a source may leave its tails uncounted.
+FEW_NONZERO = 100  # in the smaller arm; below it every interval of a heavy-tailed mean misses more than it says
+ONE_UNIT = 0.2  # share of an arm's variance that a single unit may carry (a rule of thumb)
 
 
 @dataclass(frozen=True)
 class Tail:
-    """nonzero: units with a value other than 0. largest: the largest absolute value of one unit."""
+    """nonzero: units with a value other than 0. largest: the largest absolute value of one unit.
+
+    Not `exact`: there are at least `nonzero` such units, and no value is larger than `largest`.
+    """
 
     nonzero: int
     largest: float
+    exact: bool = True
+
+    def heaviest(self, mean: float, variance: float, n: int) -> float:
+        """Share of the variance, of n units, that the largest of them carries (at most, if not exact)."""
+        if variance <= 0 or n < 2:
+            return 0.0
+        distance = max(abs(self.largest - mean), 0.0 if self.exact else abs(self.largest + mean))
+        return min(distance**2 / (variance * (n - 1)), 1.0)
 
 
 @dataclass(frozen=True)
@@ -78,6 +140,8 @@ class Cell:
     sums: Mapping[Column, float]
     products: Mapping[Pair, float]
     tails: Mapping[Column, Tail] = field(default_factory=dict)
+    broken: Mapping[Rule, int] = field(default_factory=dict)  # units that break a rule
+    capped: Mapping[Column, int] = field(default_factory=dict)  # units whose value the cap changed
 
 
 @dataclass(frozen=True)
@@ -104,6 +168,8 @@ class Aggregates:
 
     cells: tuple[Cell, ...]
     shifts: Mapping[Column, float] = field(default_factory=dict)
+    limits: Mapping[Column, Limits] = field(default_factory=dict)  # what the caps came to
+    ranked: Mapping[tuple[str, Rank], Ranked] = field(default_factory=dict)  # by arm
 
     def __post_init__(self) -> None:
         for cell in self.cells:
@@ -122,8 +188,20 @@ class Aggregates:
     def days(self) -> tuple[int, ...]:
         return tuple(sorted({cell.day for cell in self.cells if cell.day is not None}))
 
-    def count(self, arm: str) -> int:
-        return sum(cell.n for cell in self.cells if cell.arm == arm)
+    @property
+    def segments(self) -> tuple[str, ...]:
+        return tuple(sorted({cell.segment for cell in self.cells if cell.segment is not None}))
+
+    def count(self, arm: str, segment: str | None = None) -> int:
+        return sum(cell.n for cell in self.cells if cell.arm == arm and segment in (None, cell.segment))
+
+    def broken(self, rule: Rule) -> int:
+        """Units that break a rule, over all arms."""
+        return sum(cell.broken.get(rule, 0) for cell in self.cells)
+
+    def capped(self, column: Column, arm: str) -> int:
+        """Units of an arm whose value the cap changed."""
+        return sum(cell.capped.get(column, 0) for cell in self.cells if cell.arm == arm)
 
     def moments(self, arm: str | None = None, *, until: int | None = None, segment: str | None = None) -> Moments:
         """Moments of an arm (all arms if None), of the days up to and including `until`, of one segment or all."""
@@ -146,7 +224,7 @@ class Aggregates:
         for column, mean in overall.means.items():
             shift = self.shifts.get(column, 0.0)
             if shift != mean and any(
-                arm.covariances is not None
+                pair(column, column) in (arm.covariances or {})
                 and (arm.means[column] - shift) ** 2 > WORST_CONDITION * arm.variance(column)
                 for arm in arms
             ):
@@ -171,7 +249,11 @@ def moments_of(cells: Sequence[Cell], shifts: Mapping[Column, float]) -> Moments
             value = (product - sums[a] * sums[b] / n) / (n - 1)
             covariances[key] = _variance(a, value, product / n) if a == b else value
     tails = {
-        column: Tail(sum(c.tails[column].nonzero for c in cells), max(c.tails[column].largest for c in cells))
+        column: Tail(
+            sum(c.tails[column].nonzero for c in cells),
+            max(c.tails[column].largest for c in cells),
+            all(c.tails[column].exact for c in cells),
+        )
         for column in first.tails
     }
     return Moments(n, means, covariances, tails)

@@ -6,13 +6,14 @@ that a reader should know. Thresholds stand here, each with its reason.
 
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
+from math import exp, fsum, lgamma, log
 from typing import Literal
 
 import msgspec
 
-from analysis.aggregates import Aggregates, Moments
+from analysis.aggregates import FEW_NONZERO, ONE_UNIT, Aggregates, Moments
 from analysis.inference import Effect, compare
-from analysis.metrics import Mean, Metric, Proportion
+from analysis.metrics import Count, Declared, Mean, Metric, Proportion
 from analysis.sources.base import Facts
 
 Status = Literal["ok", "warn", "fail"]
@@ -20,10 +21,13 @@ Status = Literal["ok", "warn", "fail"]
 SRM_P = 0.001  # a check that runs on every report must almost never cry wolf (Fabijan et al. 2019)
 SRM_EXPECTED = 5.0  # below this per arm the chi-square distribution is no good approximation
 MULTIPLE_ARMS = 0.01  # share of units; more than a trickle means that assignment or identity is broken
-FEW_NONZERO = 100  # in the smaller arm; below it every interval of a heavy-tailed mean misses more than it says
 IMMATURE = 0.05  # share of units whose window is not over: their late orders are missing in both arms
-ONE_UNIT = 0.2  # share of an arm's variance that a single unit may carry (a rule of thumb)
 IMBALANCE_P = 0.001  # as for SRM
+SRM_PRIOR = 100.0  # weight of the planned split in the always-valid test: sharpest for deviations of a few percent
+COPY = 0.999  # correlation with its covariate beyond which a metric is suspected to have been measured twice
+LATE = 0.01  # share of events that arrive late; their like of the last days are still missing
+REFUNDED_AFTER = 0.05  # share of what is refunded that the window cuts off, and net GMV does not know
+ONE_SOURCE = 0.01  # share of an arm's events that one unit may carry: people do not click like that
 
 
 class Check(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,6 +77,83 @@ def chi_square_p(statistic: float, df: int) -> float:
     return float(chdtrc(df, statistic))
 
 
+def sample_ratio_by_segment(aggregates: Aggregates, expected: Mapping[str, float]) -> Check | None:
+    """The sample ratio in each segment, with Bonferroni's correction: a mismatch may hide in one browser or country."""
+    segments = aggregates.segments
+    if len(segments) < 2:
+        return None
+    p_values: dict[str, float] = {}
+    for segment in segments:
+        counts = {arm: aggregates.count(arm, segment) for arm in expected}
+        found = sample_ratio(counts, expected)
+        if found.value is not None:
+            p_values[segment] = min(found.value * len(segments), 1.0)
+        elif sum(counts.values()) >= SRM_EXPECTED * sum(expected.values()) / min(expected.values()):
+            p_values[segment] = 0.0  # an arm without units, where there should be some
+    if not p_values:
+        return None
+    off = [segment for segment, p in p_values.items() if p < SRM_P]
+    least = min(p_values.values())
+    sentence = (
+        f"Sample ratio mismatch in {_names(off)}: the arms are not comparable there, and so not as a whole."
+        if off
+        else f"The split is as planned in each of {len(p_values)} segments (smallest corrected {_p(least)})."
+    )
+    return Check(
+        name="sample_ratio_by_segment",
+        status="fail" if off else "ok",
+        sentence=sentence,
+        value=least,
+        threshold=SRM_P,
+    )
+
+
+def sample_ratio_over_time(aggregates: Aggregates, expected: Mapping[str, float]) -> Check | None:
+    """The sample ratio for those who look every day: an always-valid p-value of the counts so far.
+
+    The Bayes factor of a Dirichlet prior around the planned split against that split is a martingale if the split is
+    right, so that it ever exceeds 1 / a with chance a at most (Lindon, Malek 2022). It is taken at the end of each
+    interval of time.
+    """
+    if len(aggregates.days) < 2:
+        return None
+    counts, largest = dict.fromkeys(sorted(expected), 0), 0.0
+    weight = sum(expected.values())
+    shares = {arm: expected[arm] / weight for arm in counts}
+    by_day: dict[int, dict[str, int]] = {}
+    for cell in aggregates.cells:
+        if cell.day is not None and cell.arm in counts:
+            joined = by_day.setdefault(cell.day, dict.fromkeys(counts, 0))
+            joined[cell.arm] += cell.n
+    for day in sorted(by_day):
+        for arm, n in by_day[day].items():
+            counts[arm] += n
+        largest = max(largest, log_bayes_factor(counts, shares))
+    p = exp(-largest)
+    sentence = (
+        f"At some time the split was not as planned (always-valid {_p(p)}). Find out what happened then."
+        if p < SRM_P
+        else f"The split was as planned all the time (always-valid {_p(p)})."
+    )
+    return Check(
+        name="sample_ratio_over_time",
+        status="fail" if p < SRM_P else "ok",
+        sentence=sentence,
+        value=p,
+        threshold=SRM_P,
+    )
+
+
+def log_bayes_factor(counts: Mapping[str, int], shares: Mapping[str, float]) -> float:
+    """log of P(counts | Dirichlet(SRM_PRIOR * shares)) / P(counts | shares). shares add up to 1."""
+    total = sum(counts.values())
+    terms = [lgamma(SRM_PRIOR) - lgamma(SRM_PRIOR + total)]
+    for arm, share in shares.items():
+        prior = SRM_PRIOR * share
+        terms.append(lgamma(prior + counts[arm]) - lgamma(prior) - counts[arm] * log(share))
+    return fsum(terms)
+
+
 def several_arms(multiple: int, counted: int) -> Check:
     """Units that were seen in two arms; they are in no sum."""
     total = multiple + counted
@@ -106,7 +187,129 @@ def one_currency(facts: Facts) -> Check | None:
     """Several currencies never get here (MixedCurrenciesError); this states which one it was."""
     if facts.currency is None:
         return None
+    if facts.rates is not None:
+        sentence = f"Amounts are converted to {facts.currency} at the rates of {facts.rates.as_of}, in all arms alike."
+        return Check(name="currency", status="ok", sentence=sentence)
     return Check(name="currency", status="ok", sentence=f"All amounts are in {facts.currency}.")
+
+
+def impossible_values(aggregates: Aggregates, metrics: Sequence[Declared]) -> Check | None:
+    """Units that break what must hold for each: more clicks than impressions, a negative number of events."""
+    rules = sorted({rule for metric in metrics for rule in metric.needs.rules})
+    if not rules:
+        return None
+    broken = {str(rule): n for rule in rules if (n := aggregates.broken(rule))}
+    worst = max(broken.values(), default=0)
+    found = "; ".join(f"{name} in {n:,} unit{'s' * (n != 1)}" for name, n in broken.items())
+    return Check(
+        name="impossible_values",
+        status="fail" if broken else "ok",
+        sentence=f"{found}. Such rows are counted wrongly; mend the data first."
+        if broken
+        else "No unit has a negative number of events, or more of a part than of the whole.",
+        value=float(worst),
+        threshold=0.0,
+    )
+
+
+def covariates_before_exposure(
+    facts: Facts, metrics: Sequence[Metric], control: Moments, treatment: Moments
+) -> Check | None:
+    """Covariates reach up to first exposure and no further, or they would hide the effect that they help to see.
+
+    Where the data tells the end of the covariates' time, it is compared. A covariate that is all but the metric itself
+    is suspected of being measured in the same time.
+    """
+    adjusted = [m for m in metrics if m.adjusters]
+    if not adjusted:
+        return None
+    name, threshold = "covariates_before_exposure", COPY
+    if facts.late_covariates:
+        return Check(
+            name=name,
+            status="fail",
+            sentence=f"The covariates of {facts.late_covariates:,} units reach beyond their first exposure. "
+            "They would hide the effect; measure them strictly before.",
+            value=float(facts.late_covariates),
+            threshold=0.0,
+        )
+    correlations = {_label(m): _correlation(m, (control, treatment)) for m in adjusted}
+    copies = [label for label, r in correlations.items() if r > COPY]
+    most = max(correlations.values())
+    if copies:
+        sentence = f"{_names(copies)}: the covariate is all but the metric itself. Was it measured before exposure?"
+    elif facts.late_covariates == 0:
+        sentence = "All covariates end before first exposure."
+    else:
+        sentence = f"No covariate is the metric itself (largest correlation {most:.3g})."
+    return Check(name=name, status="warn" if copies else "ok", sentence=sentence, value=most, threshold=threshold)
+
+
+def _correlation(metric: Metric, arms: Sequence[Moments]) -> float:
+    """Largest correlation, within an arm, of a column of the metric with one of its covariates."""
+    most = 0.0
+    for arm in arms:
+        for a in metric.inputs:
+            for b in (column for adjuster in metric.adjusters for column in adjuster.inputs):
+                scale = arm.variance(a) * arm.variance(b)
+                if scale > 0:
+                    most = max(most, abs(arm.covariance(a, b)) / scale**0.5)
+    return min(most, 1.0)
+
+
+def late_data(facts: Facts) -> Check | None:
+    """Events that took long to arrive: the last days are then not complete yet."""
+    if facts.late is None or facts.late.of == 0:
+        return None
+    share = facts.late.rows / facts.late.of
+    sentence = f"{share:.2%} of events arrived later than {_days(facts.late.threshold)} after they happened."
+    if share > LATE:
+        sentence += " The last days are not complete; wait, or set an earlier cut-off."
+    status: Status = "warn" if share > LATE else "ok"
+    return Check(name="late_data", status=status, sentence=sentence, value=share, threshold=LATE)
+
+
+def refunds_after_window(facts: Facts) -> Check | None:
+    """Net GMV knows what was taken back inside the window. What came after is stated, as a share of all of it."""
+    refunds = facts.refunds
+    if refunds is None or refunds.counted + refunds.after <= 0:
+        return None
+    share = refunds.after / (refunds.counted + refunds.after)
+    sentence = f"{share:.1%} of what was refunded of these orders came after the window, and is not in net GMV."
+    if share > REFUNDED_AFTER:
+        sentence += " A longer window would see it."
+    status: Status = "warn" if share > REFUNDED_AFTER else "ok"
+    return Check(name="refunds_after_window", status=status, sentence=sentence, value=share, threshold=REFUNDED_AFTER)
+
+
+def automated_traffic(metrics: Sequence[Metric], control: Moments, treatment: Moments) -> Check | None:
+    """A unit that carries a sizeable share of all events of its arm is no person. Not told apart in small samples."""
+    shares: dict[str, float] = {}
+    for metric in metrics:
+        if not isinstance(metric, Count):
+            continue
+        (column,) = metric.inputs
+        for arm in (control, treatment):
+            total = arm.means[column] * arm.n
+            if total > 0 and arm.tails[column].nonzero >= 10 / ONE_SOURCE:
+                share = min(arm.tails[column].largest / total, 1.0)
+                shares[_label(metric)] = max(shares.get(_label(metric), 0.0), share)
+    if not shares:
+        return None
+    loud = [name for name, share in shares.items() if share > ONE_SOURCE]
+    most = max(shares.values())
+    sentence = (
+        f"{_names(loud)}: a single unit carries up to {most:.1%} of all events. Is it a bot? Leave such units out."
+        if loud
+        else f"No single unit carries more than {most:.2%} of all events."
+    )
+    return Check(
+        name="automated_traffic",
+        status="warn" if loud else "ok",
+        sentence=sentence,
+        value=most,
+        threshold=ONE_SOURCE,
+    )
 
 
 def variation(metrics: Sequence[Metric], control: Moments, treatment: Moments) -> Check:
@@ -158,8 +361,7 @@ def heavy_tail(metrics: Sequence[Metric], control: Moments, treatment: Moments) 
         column = metric.inputs[0]
         for arm in (control, treatment):
             if isinstance(metric, Mean) and arm.variance(column) > 0:
-                distance = (arm.tails[column].largest - arm.means[column]) ** 2
-                share = min(distance / (arm.variance(column) * (arm.n - 1)), 1.0)
+                share = arm.tails[column].heaviest(arm.means[column], arm.variance(column), arm.n)
                 shares[_label(metric)] = max(shares.get(_label(metric), 0.0), share)
     if not shares:
         return None
@@ -169,7 +371,7 @@ def heavy_tail(metrics: Sequence[Metric], control: Moments, treatment: Moments) 
         f"{_names(heavy)}: a single unit carries up to {most:.0%} of an arm's variance. "
         "One order could turn the result."
         if heavy
-        else f"No single unit carries more than {most:.1%} of an arm's variance."
+        else f"No single unit carries more than {most:.2%} of an arm's variance."
     )
     return Check(name="heavy_tail", status="warn" if heavy else "ok", sentence=sentence, value=most, threshold=ONE_UNIT)
 
@@ -177,8 +379,9 @@ def heavy_tail(metrics: Sequence[Metric], control: Moments, treatment: Moments) 
 def balance_before(metrics: Sequence[Metric], control: Moments, treatment: Moments) -> Check | None:
     """Covariates are measured before exposure, so they must not differ between the arms."""
     p_values: dict[str, float] = {}
-    for name in sorted({m.covariate for m in metrics if m.covariate}):
-        effect = compare(Mean(name=name, column=name), control, treatment)
+    adjusters = {adjuster.name: adjuster for m in metrics for adjuster in m.adjusters}
+    for name in sorted(adjusters):
+        effect = compare(adjusters[name], control, treatment)
         if isinstance(effect, Effect):
             p_values[name] = effect.difference.p
     if not p_values:
@@ -202,7 +405,7 @@ def balance_before(metrics: Sequence[Metric], control: Moments, treatment: Momen
 def run_checks(
     aggregates: Aggregates,
     facts: Facts,
-    metrics: Sequence[Metric],
+    metrics: Sequence[Declared],
     control: Moments,
     treatment: Moments,
     expected_split: Mapping[str, float],
@@ -210,18 +413,24 @@ def run_checks(
     """All checks that apply, the most serious subject first."""
     counts = {arm: aggregates.count(arm) for arm in aggregates.arms}
     counted = sum(counts.values())
+    of_means = [metric for metric in metrics if isinstance(metric, Metric)]
     found: list[Check | None] = [
         sample_ratio(counts, expected_split),
+        sample_ratio_by_segment(aggregates, expected_split),
+        sample_ratio_over_time(aggregates, expected_split),
         several_arms(facts.multiple_arms, counted) if facts.multiple_arms is not None else None,
+        impossible_values(aggregates, metrics),
     ]
-    if control.n > 1 and treatment.n > 1:
+    if control.n > 1 and treatment.n > 1 and of_means:
         found += [
-            variation(metrics, control, treatment),
-            few_nonzero(metrics, control, treatment),
-            heavy_tail(metrics, control, treatment),
-            balance_before(metrics, control, treatment),
+            variation(of_means, control, treatment),
+            few_nonzero(of_means, control, treatment),
+            heavy_tail(of_means, control, treatment),
+            automated_traffic(of_means, control, treatment),
+            balance_before(of_means, control, treatment),
+            covariates_before_exposure(facts, of_means, control, treatment),
         ]
-    found += [immature_units(facts, counted), one_currency(facts)]
+    found += [immature_units(facts, counted), late_data(facts), refunds_after_window(facts), one_currency(facts)]
     return [check for check in found if check is not None]
 
 

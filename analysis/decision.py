@@ -17,7 +17,8 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Judged(msgspec.Struct, frozen=True, kw_only=True):
-    """What a decision needs to know of a metric. p: adjusted for goals; None if there is no effect to test."""
+    """What a decision needs to know of a metric. p: adjusted for goals; None if there is no effect to test.
+    holds: of a guardrail with a margin, whether a loss as large is ruled out."""
 
     label: str
     role: Role
@@ -25,17 +26,9 @@ class Judged(msgspec.Struct, frozen=True, kw_only=True):
     difference: float | None
     p: float | None
     described: str  # the lift with its interval, in words
-
-
-def holm(p_values: Sequence[float | None]) -> list[float | None]:
-    """Holm's step-down adjusted p-values (1979), in the order given. None stays None and counts as no test."""
-    known = sorted((p, index) for index, p in enumerate(p_values) if p is not None)
-    adjusted: list[float | None] = [None] * len(p_values)
-    highest = 0.0
-    for rank, (p, index) in enumerate(known):
-        highest = max(highest, min(1.0, (len(known) - rank) * p))
-        adjusted[index] = highest
-    return adjusted
+    outlook: str = ""  # how long it would take to know more
+    margin: float | None = None
+    holds: bool | None = None
 
 
 def decide(metrics: Sequence[Judged], checks: Sequence[Check], alpha: float = 0.05) -> Decision:
@@ -43,7 +36,7 @@ def decide(metrics: Sequence[Judged], checks: Sequence[Check], alpha: float = 0.
 
     1. a failed check: cannot trust;
     2. a guardrail or a goal is significantly worse: do not ship;
-    3. at least one goal is significantly better: ship;
+    3. at least one goal is significantly better, and every guardrail with a margin is shown to hold: ship;
     4. otherwise: keep running.
     Goals are judged by p-values adjusted for their number (Holm); each guardrail for itself, the cautious way.
     """
@@ -59,16 +52,31 @@ def decide(metrics: Sequence[Judged], checks: Sequence[Check], alpha: float = 0.
     if worse:
         reasons = [f"{m.label} ({m.role}) is worse: {m.described}." for m in worse]
         return Decision(verdict="do not ship", reasons=reasons + warnings)
-    held = [f"No guardrail is worse ({', '.join(m.label for m in guardrails)})."] if guardrails else []
+    unshown = [m for m in guardrails if m.holds is False]
+    held = _held(guardrails)
     open_goals = [
-        f"{m.label} is undecided: {m.described}." if m.p is not None else f"{m.label} cannot be tested: {m.described}."
+        f"{m.label} is undecided: {m.described}{f'; {m.outlook}' if m.outlook else ''}."
+        if m.p is not None
+        else f"{m.label} cannot be tested: {m.described}."
         for m in goals
         if m not in better
     ]
-    if better:
-        reasons = [f"{m.label} is better: {m.described}." for m in better]
+    reasons = [f"{m.label} is better: {m.described}." for m in better]
+    if better and not unshown:
         return Decision(verdict="ship", reasons=reasons + open_goals + held + warnings)
-    return Decision(verdict="keep running", reasons=open_goals + held + warnings)
+    missing = [
+        f"{m.label} (guardrail) is not yet shown to lose less than {(m.margin or 0) * 100:g} %: {m.described}."
+        for m in unshown
+    ]
+    return Decision(verdict="keep running", reasons=reasons + open_goals + missing + held + warnings)
+
+
+def _held(guardrails: Sequence[Judged]) -> list[str]:
+    """What can be said for the guardrails: shown to hold, or just not seen to be worse."""
+    shown = [m.label for m in guardrails if m.holds]
+    unseen = [m.label for m in guardrails if m.holds is None]
+    said = [f"Shown to hold: {', '.join(shown)}."] if shown else []
+    return said + ([f"No guardrail is worse ({', '.join(unseen)})."] if unseen else [])
 
 
 def _sign(metric: Judged, alpha: float) -> int:

@@ -1,11 +1,13 @@
 """What can go wrong in an analysis, as one tree.
 
 AnalysisError
+├── ArgumentError(ValueError)          an argument is out of its range
 ├── MetricError(ValueError)            a metric is declared in a way that cannot be computed
 ├── ArmError(ValueError)               control or treatment is missing, or there is nothing to compare
 ├── MissingColumnError(LookupError)    a metric names a column that the source does not have
 ├── DataError(ValueError)              the values themselves: NULL, NaN, infinite, duplicates
-│   └── MixedCurrenciesError           amounts of several currencies, which cannot be added
+│   └── MixedCurrenciesError           amounts of several currencies, and no rates
+│       └── MissingRateError           rates are given, but not for one of the currencies
 └── SourceError(OSError)               the file or the database cannot be read
 
 Every message is meant for a person: it names the value, the rule and the remedy.
@@ -17,6 +19,10 @@ from difflib import get_close_matches
 
 class AnalysisError(Exception):
     """Base class of all errors of this package."""
+
+
+class ArgumentError(AnalysisError, ValueError):
+    """An argument is of the wrong kind or out of its range; the message names it, its value and the rule."""
 
 
 class MetricError(AnalysisError, ValueError):
@@ -47,8 +53,19 @@ class MixedCurrenciesError(DataError):
     def __init__(self, currencies: Iterable[str]) -> None:
         self.currencies = tuple(sorted(currencies))
         super().__init__(
-            f"The orders are in several currencies ({', '.join(self.currencies)}), and amounts of different "
-            "currencies are never added. Analyse one currency at a time, or convert the amounts first."
+            f"The amounts are in several currencies ({', '.join(self.currencies)}), and amounts of different "
+            "currencies are never added. Give a table of rates, or analyse one currency at a time."
+        )
+
+
+class MissingRateError(MixedCurrenciesError):
+    """Amounts in a currency that the table of rates does not know."""
+
+    def __init__(self, currencies: Iterable[str], known: Iterable[str]) -> None:
+        self.currencies = tuple(sorted(currencies))
+        DataError.__init__(
+            self,
+            f"The table of rates has none for {', '.join(self.currencies)}; it has {', '.join(sorted(known))}. Add it.",
         )
 
 

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from math import exp, inf, log, sqrt
 from typing import Literal
 
-from analysis.aggregates import Column, Moments
+from analysis.adjustment import Adjustment, bilinear, cuped
+from analysis.aggregates import Moments
 from analysis.metrics import Metric
 
 IntervalMethod = Literal["fieller", "delta", "log"]
@@ -71,7 +72,7 @@ class Effect:
     """The comparison of two arms in one metric.
 
     lift: D / C with the *raw* control value below the line, also under CUPED; None where that is not above 0.
-    theta: the CUPED coefficient, pooled over the arms, None without covariate.
+    theta: the CUPED coefficients, pooled over the arms, one per covariate that varies; None without covariate.
     variance_reduction: 1 - Var(adjusted D) / Var(raw D).
     """
 
@@ -80,7 +81,7 @@ class Effect:
     difference: Difference
     lift: float | None
     interval: LiftInterval | None
-    theta: float | None
+    theta: tuple[float, ...] | None
     variance_reduction: float | None
 
 
@@ -100,51 +101,70 @@ def compare(
     method: IntervalMethod = "fieller",
     adjust: bool = True,
 ) -> Effect | Undefined:
-    """Effect of the treatment on a metric, with CUPED if the metric has a covariate (and `adjust`)."""
+    """Effect of the treatment on a metric, with CUPED if it has covariates (and `adjust`).
+
+    Post-stratified moments (`post_stratify`) are compared like any others.
+    """
     for name, arm in (("control", control), ("treatment", treatment)):
         if arm.n < 2:
             return Undefined(f"the {name} has {arm.n} unit(s), and a variance needs two")
         if metric.value(arm.means) is None:
             return Undefined(f"the denominator is 0 in the {name}")
-    theta = _theta(metric, (control, treatment)) if adjust else None
-    centre = _pooled_mean(metric.covariate_column, control, treatment) if theta is not None else 0.0
-    c = estimate(metric, control, theta=theta or 0.0, centre=centre)
-    t = estimate(metric, treatment, theta=theta or 0.0, centre=centre)
-    if c.variance + t.variance <= 0:
+    adjustment = cuped(metric, control, treatment) if adjust else None
+    return effect_of(
+        estimate(metric, control, adjustment),
+        estimate(metric, treatment, adjustment),
+        alpha=alpha,
+        method=method,
+        theta=adjustment.theta if adjustment else None,
+    )
+
+
+def effect_of(
+    control: ArmEstimate,
+    treatment: ArmEstimate,
+    *,
+    alpha: float = 0.05,
+    method: IntervalMethod = "fieller",
+    theta: tuple[float, ...] | None = None,
+) -> Effect | Undefined:
+    """The effect from the two arms' estimates, wherever they come from."""
+    if control.variance + treatment.variance <= 0:
         return Undefined("the metric does not vary in either arm")
-    difference = welch(c, t, alpha=alpha)
-    raw_variance = c.raw_variance + t.raw_variance
+    difference = welch(control, treatment, alpha=alpha)
+    raw_variance = control.raw_variance + treatment.raw_variance
+    positive = control.raw > 0
     return Effect(
-        control=c,
-        treatment=t,
+        control=control,
+        treatment=treatment,
         difference=difference,
-        lift=difference.value / c.raw if c.raw > 0 else None,
-        interval=lift_interval(c, t, alpha=alpha, method=method) if c.raw > 0 else None,
+        lift=difference.value / control.raw if positive else None,
+        interval=lift_interval(control, treatment, alpha=alpha, method=method) if positive else None,
         theta=theta,
-        variance_reduction=1 - (c.variance + t.variance) / raw_variance
+        variance_reduction=1 - (control.variance + treatment.variance) / raw_variance
         if theta is not None and raw_variance > 0
         else None,
     )
 
 
-def estimate(metric: Metric, arm: Moments, *, theta: float = 0.0, centre: float = 0.0) -> ArmEstimate:
-    """Value and variance in one arm: f(means) - theta (mean of covariate - centre), Var = g' S g / n."""
+def estimate(metric: Metric, arm: Moments, adjustment: Adjustment | None = None) -> ArmEstimate:
+    """Value and variance in one arm: f(means) - theta' (h(means) - centre), Var = g' S g / n."""
     raw = metric.value(arm.means)
     assert raw is not None, "the caller has checked the denominator"
     gradient = metric.gradient(arm.means)
-    raw_variance = _bilinear(gradient, gradient, arm) / arm.n
-    covariate = metric.covariate_column
-    if covariate is None or theta == 0.0:
+    raw_variance = max(bilinear(gradient, gradient, arm), 0.0) / arm.n
+    if adjustment is None:
         return ArmEstimate(arm.n, raw, raw, raw_variance, raw_variance, raw_variance)
-    adjusted = raw - theta * (arm.means[covariate] - centre)
-    adjusted_gradient = {**gradient, covariate: -theta}
+    adjusted_gradient = dict(gradient)
+    for column, slope in adjustment.gradient(arm).items():
+        adjusted_gradient[column] = adjusted_gradient.get(column, 0.0) - slope
     return ArmEstimate(
         arm.n,
         raw,
-        adjusted,
-        max(_bilinear(adjusted_gradient, adjusted_gradient, arm), 0.0) / arm.n,
+        raw - adjustment.shift(arm),
+        max(bilinear(adjusted_gradient, adjusted_gradient, arm), 0.0) / arm.n,
         raw_variance,
-        _bilinear(adjusted_gradient, gradient, arm) / arm.n,
+        bilinear(adjusted_gradient, gradient, arm) / arm.n,
     )
 
 
@@ -155,7 +175,7 @@ def welch(control: ArmEstimate, treatment: ArmEstimate, *, alpha: float = 0.05) 
     value = treatment.adjusted - control.adjusted
     error = sqrt(control.variance + treatment.variance)
     df = degrees_of_freedom(control, treatment)
-    half = _quantile(df, alpha) * error
+    half = t_quantile(df, alpha) * error
     p = float(2 * stdtr(df, -abs(value / error)))
     return Difference(value, value - half, value + half, error, df, p)
 
@@ -168,17 +188,25 @@ def degrees_of_freedom(control: ArmEstimate, treatment: ArmEstimate) -> float:
 
 
 def lift_interval(
-    control: ArmEstimate, treatment: ArmEstimate, *, alpha: float = 0.05, method: IntervalMethod = "fieller"
+    control: ArmEstimate,
+    treatment: ArmEstimate,
+    *,
+    alpha: float = 0.05,
+    method: IntervalMethod = "fieller",
+    critical: float | None = None,
 ) -> LiftInterval:
-    """Interval of the relative lift D / C by name. C must be above 0 for `delta` and `log`."""
+    """Interval of the relative lift D / C by name. C must be above 0 for `delta` and `log`.
+
+    critical: standard errors to either side, for tests other than Welch's (sequential ones); None means its t quantile.
+    """
     d, c = treatment.adjusted - control.adjusted, control.raw
     var_d, var_c = control.variance + treatment.variance, control.raw_variance
     cov = -control.covariance
-    t = _quantile(degrees_of_freedom(control, treatment), alpha)
+    t = t_quantile(degrees_of_freedom(control, treatment), alpha) if critical is None else critical
     if method == "fieller":
         return _fieller(d, c, var_d, var_c, cov, t)
     lift = d / c
-    error = sqrt(max(var_d - 2 * lift * cov + lift**2 * var_c, 0.0)) / c
+    error = lift_error(control, treatment)
     if method == "delta":
         return LiftInterval(lift - t * error, lift + t * error, "bounded", "delta")
     ratio = 1 + lift
@@ -186,6 +214,13 @@ def lift_interval(
         return LiftInterval(-inf, inf, "everything", "log")
     half = t * error / ratio
     return LiftInterval(exp(log(ratio) - half) - 1, exp(log(ratio) + half) - 1, "bounded", "log")
+
+
+def lift_error(control: ArmEstimate, treatment: ArmEstimate) -> float:
+    """Standard error of the lift D / C by the delta method. C must be above 0."""
+    lift = (treatment.adjusted - control.adjusted) / control.raw
+    variance = control.variance + treatment.variance + 2 * lift * control.covariance + lift**2 * control.raw_variance
+    return sqrt(max(variance, 0.0)) / control.raw
 
 
 def _fieller(d: float, c: float, var_d: float, var_c: float, cov: float, t: float) -> LiftInterval:
@@ -204,36 +239,8 @@ def _fieller(d: float, c: float, var_d: float, var_c: float, cov: float, t: floa
     return LiftInterval(low, high, "bounded" if a > 0 else "outside", "fieller")
 
 
-def _theta(metric: Metric, arms: tuple[Moments, Moments]) -> float | None:
-    """CUPED coefficient pooled over the arms: sum of within-arm cov(metric, covariate) over that of its variance."""
-    covariate = metric.covariate_column
-    if covariate is None:
-        return None
-    weight = [arm.n - 1 for arm in arms]
-    variance = sum(w * arm.variance(covariate) for w, arm in zip(weight, arms, strict=True))
-    if variance <= 0:
-        return None
-    return (
-        sum(
-            w * _bilinear(metric.gradient(arm.means), {covariate: 1.0}, arm)
-            for w, arm in zip(weight, arms, strict=True)
-        )
-        / variance
-    )
-
-
-def _pooled_mean(column: Column | None, control: Moments, treatment: Moments) -> float:
-    if column is None:
-        return 0.0
-    total = control.n + treatment.n
-    return (control.n * control.means[column] + treatment.n * treatment.means[column]) / total
-
-
-def _bilinear(left: dict[Column, float], right: dict[Column, float], arm: Moments) -> float:
-    return sum(g * h * arm.covariance(a, b) for a, g in left.items() for b, h in right.items())
-
-
-def _quantile(df: float, alpha: float) -> float:
+def t_quantile(df: float, alpha: float) -> float:
+    """Two-sided critical value of Student's t."""
     from scipy.special import stdtrit
 
     return float(stdtrit(df, 1 - alpha / 2))

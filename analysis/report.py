@@ -1,148 +1,54 @@
-"""`analyze`: a source and metrics in, one typed report out.
-
-The report is what every renderer shows and what JSON carries. Its field names are stable; `schema_version` counts up
-when one changes its meaning. All values are plain numbers, None where something is undefined, never NaN or infinity.
-Money is in minor units (cents) of `data.currency`. Times are ISO 8601, UTC.
-"""
+"""`analyze`: a source and metrics in, one typed report out (`analysis.results`)."""
 
 from collections.abc import Mapping, Sequence
-from datetime import timedelta
+from dataclasses import dataclass, field, replace
 from math import isfinite
-from typing import Literal
 
 import msgspec
 
 from analysis.aggregates import Aggregates, Moments
-from analysis.checks import Check, run_checks
-from analysis.decision import Decision, Judged, decide, holm
-from analysis.errors import ArmError, DataError
-from analysis.inference import Effect, IntervalMethod, Shape, Undefined, compare
-from analysis.metrics import Direction, Metric, Role, Unit, merged_needs
-from analysis.sources.base import Facts, Source, moment
+from analysis.checks import run_checks
+from analysis.decision import Judged, decide
+from analysis.equivalence import non_inferiority
+from analysis.errors import ArgumentError, ArmError, DataError
+from analysis.heterogeneity import by_segment
+from analysis.inference import Effect, IntervalMethod, LiftInterval, Undefined, compare
+from analysis.metrics import Declared, Metric, Quantile, merged_needs
+from analysis.multiple import benjamini_hochberg, holm
+from analysis.planning import remaining
+from analysis.quantiles import compare_quantiles
+from analysis.results import (
+    SCHEMA_VERSION,
+    Anytime,
+    CapUsed,
+    Comparison,
+    Data,
+    Enrolment,
+    MarginShown,
+    MetricResult,
+    Point,
+    RatesUsed,
+    Remaining,
+    Report,
+    SegmentResult,
+)
+from analysis.sequential import monitor
+from analysis.sources.base import DAY, Collected, Facts, Source, moment
 
-SCHEMA_VERSION = 1
-
-
-class Comparison(msgspec.Struct, frozen=True, kw_only=True):
-    """Lift and absolute difference with intervals. low and high are None where the interval is unbounded or undefined;
-    `interval` then says which: `bounded`, `outside` (all but a gap), `everything`, or `undefined` (no lift at all)."""
-
-    lift: float | None
-    low: float | None
-    high: float | None
-    interval: Shape | Literal["undefined"]
-    p: float | None
-    difference: float | None
-    difference_low: float | None
-    difference_high: float | None
-    standard_error: float | None
-    df: float | None
-    method: str
-
-
-class Point(msgspec.Struct, frozen=True, kw_only=True):
-    """Cumulative lift over the units enrolled before `time`. Intervals are for one look each, not for peeking."""
-
-    time: str
-    n_control: int
-    n_treatment: int
-    lift: float | None
-    low: float | None
-    high: float | None
-
-
-class MetricResult(msgspec.Struct, frozen=True, kw_only=True):
-    """One metric. control and treatment are the raw values, whatever the method; lift, low, high, p, difference are the
-    headline (adjusted if the method says CUPED), and `unadjusted` stands beside it. p_adjusted: Holm over the goals."""
-
-    name: str
-    label: str
-    description: str
-    owner: str
-    unit: Unit
-    direction: Direction
-    role: Role
-    control: float | None
-    treatment: float | None
-    n_control: int
-    n_treatment: int
-    lift: float | None
-    low: float | None
-    high: float | None
-    interval: Shape | Literal["undefined"]
-    p: float | None
-    p_adjusted: float | None
-    difference: float | None
-    difference_low: float | None
-    difference_high: float | None
-    standard_error: float | None
-    df: float | None
-    method: str
-    note: str
-    variance_reduction: float | None
-    unadjusted: Comparison | None
-    cumulative: list[Point]
-
-
-class Enrolment(msgspec.Struct, frozen=True, kw_only=True):
-    """Units first exposed in the interval that starts at `time`, by arm."""
-
-    time: str
-    units: dict[str, int]
-
-
-class Data(msgspec.Struct, frozen=True, kw_only=True):
-    """Where the numbers come from. bucket_seconds: width of the intervals of enrolment and cumulative lift."""
-
-    source: str
-    sql: list[str]
-    cut_off: str | None
-    config_versions: list[int]
-    currency: str | None
-    window_seconds: float | None
-    pre_period_seconds: float | None
-    bucket_seconds: float | None
-    units: dict[str, int]
-    units_in_several_arms: int | None
-    enrolment: list[Enrolment]
-
-
-class Report(msgspec.Struct, frozen=True, kw_only=True):
-    schema_version: int
-    title: str
-    control: str
-    treatment: str
-    alpha: float
-    expected_split: dict[str, float]
-    decision: Decision
-    checks: list[Check]
-    metrics: list[MetricResult]
-    data: Data
-
-    def metric(self, name: str) -> MetricResult:
-        """The result of a metric by name. LookupError if there is none."""
-        for result in self.metrics:
-            if result.name == name:
-                return result
-        raise LookupError(f"The report has no metric {name!r}; it has {', '.join(m.name for m in self.metrics)}.")
-
-    def check(self, name: str) -> Check:
-        """A check by name. LookupError if it did not apply."""
-        for check in self.checks:
-            if check.name == name:
-                return check
-        raise LookupError(f"The report has no check {name!r}; it has {', '.join(c.name for c in self.checks)}.")
+__all__ = ["MetricResult", "Report", "analyze", "analyze_arms"]
 
 
 def analyze(
     source: Source,
-    metrics: Sequence[Metric],
+    metrics: Sequence[Declared],
     control: str,
     treatment: str,
     expected_split: Mapping[str, float] | None = None,
     alpha: float = 0.05,
     *,
     interval: IntervalMethod = "fieller",
+    planned_units: int | None = None,
+    precision: float = 0.02,
     title: str = "",
 ) -> Report:
     """Compare a treatment with a control.
@@ -150,46 +56,298 @@ def analyze(
     control, treatment: labels of the arms as they stand in the data; nothing is guessed from their order.
     expected_split: weight of every arm that was planned (any scale); None means equal shares of the arms in the data.
     alpha: 1 - coverage of the intervals, and the level of the tests. interval: how the relative lift is bounded.
-    If no metric is a goal, the first one is taken for it.
-    Errors: ArmError, DataError, MetricError, MissingColumnError, SourceError.
+    planned_units: size of both arms that was planned. Until it is reached, the decision rests on confidence sequences,
+    which may be looked at every day. precision: half-width of the lift's interval for which the report says how long
+    it would still take. If no metric is a goal, the first one is taken for it.
+    Errors: ArmError, DataError, MetricError, MissingColumnError, SourceError, ArgumentError.
     """
-    metrics = _with_goal(metrics)
-    needs = merged_needs(metrics)
+    (report,) = analyze_arms(
+        source,
+        metrics,
+        control,
+        [treatment],
+        expected_split,
+        alpha,
+        interval=interval,
+        planned_units=planned_units,
+        precision=precision,
+        title=title,
+    )
+    return report
+
+
+def analyze_arms(
+    source: Source,
+    metrics: Sequence[Declared],
+    control: str,
+    treatments: Sequence[str],
+    expected_split: Mapping[str, float] | None = None,
+    alpha: float = 0.05,
+    *,
+    interval: IntervalMethod = "fieller",
+    planned_units: int | None = None,
+    precision: float = 0.02,
+    title: str = "",
+) -> list[Report]:
+    """Compare several treatments with one control, from one look at the source. One report each, as by `analyze`.
+
+    Holm's correction is over the goals of all treatments together. planned_units: of the control and one treatment.
+    """
+    declared = _with_goal(metrics)
     if not 0 < alpha < 1:
         raise DataError(f"alpha is {alpha}, and must lie between 0 and 1, for example 0.05.")
-    collected = source.collect(needs)
-    aggregates, facts = collected.aggregates, collected.facts
-    split = _check_arms(aggregates, control, treatment, expected_split)
-    c, t = aggregates.moments(control), aggregates.moments(treatment)
-    checks = run_checks(aggregates, facts, metrics, c, t, split)
-    results = [
-        msgspec.structs.replace(
-            _result(metric, c, t, alpha, interval),
-            cumulative=_cumulative(metric, aggregates, facts, control, treatment, alpha, interval),
+    if planned_units is not None and planned_units < 1:
+        raise ArgumentError(f"planned_units is {planned_units}, and must be at least 1.")
+    if not treatments:
+        raise ArmError("There is no treatment. Name one arm at least.")
+    collected = source.collect(merged_needs(declared))
+    looks = [
+        _Look(
+            collected,
+            _check_arms(collected.aggregates, control, treatment, expected_split),
+            control,
+            treatment,
+            alpha,
+            interval,
+            planned_units,
+            precision,
         )
-        for metric in metrics
+        for treatment in treatments
     ]
-    results = _adjusted(results)
-    return Report(
-        schema_version=SCHEMA_VERSION,
-        title=title or facts.source,
-        control=control,
-        treatment=treatment,
-        alpha=alpha,
-        expected_split=split,
-        decision=decide([_judged(result, alpha) for result in results], checks, alpha),
-        checks=checks,
-        metrics=results,
-        data=_data(aggregates, facts),
-    )
+    results = _adjusted([[look.result(metric) for metric in declared] for look in looks])
+    return [look.report(declared, found, title) for look, found in zip(looks, results, strict=True)]
 
 
-def _with_goal(metrics: Sequence[Metric]) -> list[Metric]:
-    from dataclasses import replace
+@dataclass(frozen=True)
+class _Look:
+    """One control and one treatment in what a source gave."""
 
+    collected: Collected
+    split: Mapping[str, float]
+    control: str
+    treatment: str
+    alpha: float
+    interval: IntervalMethod
+    planned_units: int | None
+    precision: float
+    _found: dict[tuple[int | None, str | None], tuple[Moments, Moments]] = field(default_factory=dict)
+
+    @property
+    def aggregates(self) -> Aggregates:
+        return self.collected.aggregates
+
+    @property
+    def facts(self) -> Facts:
+        return self.collected.facts
+
+    def moments(self, *, until: int | None = None, segment: str | None = None) -> tuple[Moments, Moments]:
+        """Of control and treatment; added up once for all metrics."""
+        key, a = (until, segment), self.aggregates
+        if key not in self._found:
+            c, t = (a.moments(arm, until=until, segment=segment) for arm in (self.control, self.treatment))
+            self._found[key] = (c, t)
+        return self._found[key]
+
+    def report(self, metrics: Sequence[Declared], results: list[MetricResult], title: str) -> Report:
+        c, t = self.moments()
+        checks = run_checks(self.aggregates, self.facts, metrics, c, t, self.split)
+        peeking = self.planned_units is not None and c.n + t.n < self.planned_units
+        judged = [_judged(result, self.alpha, peeking=peeking) for result in results]
+        return Report(
+            schema_version=SCHEMA_VERSION,
+            title=title or self.facts.source,
+            control=self.control,
+            treatment=self.treatment,
+            alpha=self.alpha,
+            planned_units=self.planned_units,
+            expected_split=dict(self.split),
+            decision=decide(judged, checks, self.alpha),
+            checks=checks,
+            metrics=results,
+            data=_data(self.aggregates, self.facts),
+        )
+
+    def effect(self, metric: Declared, c: Moments, t: Moments, *, adjust: bool = True) -> Effect | Undefined:
+        """The effect on a metric; of a quantile over all units only, as its order statistics do not add up."""
+        if isinstance(metric, Metric):
+            return compare(metric, c, t, alpha=self.alpha, method=self.interval, adjust=adjust)
+        assert isinstance(metric, Quantile), f"no way to compare {type(metric).__name__}"
+        ranked = [self.aggregates.ranked.get((arm, metric.rank)) for arm in (self.control, self.treatment)]
+        for arm, name, found in zip((c, t), ("control", "treatment"), ranked, strict=True):
+            if found is None or arm.n < 2:
+                return Undefined(f"the {name} has {arm.n} unit(s), and a quantile's variance needs two")
+            if found.tied:
+                return Undefined(
+                    f"many units of the {name} have the very value of the quantile, {found.values[1]:g}, so that it "
+                    "moves in jumps; compare the share of units above a value instead"
+                )
+        assert ranked[0] is not None
+        assert ranked[1] is not None
+        return compare_quantiles(ranked[0], ranked[1], metric.q, alpha=self.alpha, method=self.interval)
+
+    def result(self, metric: Declared) -> MetricResult:
+        c, t = self.moments()
+        effect = self.effect(metric, c, t)
+        headline = self._comparison(metric, effect)
+        adjusted = isinstance(effect, Effect) and effect.theta is not None
+        raw = self._comparison(metric, self.effect(metric, c, t, adjust=False)) if adjusted else None
+        segments, heterogeneity_p = self._segments(metric)
+        values = self._values(metric, c, t)
+        return MetricResult(
+            name=metric.name,
+            label=metric.label or metric.name,
+            description=metric.description,
+            owner=metric.owner,
+            unit=metric.unit,
+            direction=metric.direction,
+            role=metric.role,
+            control=values[0],
+            treatment=values[1],
+            n_control=c.n,
+            n_treatment=t.n,
+            p_adjusted=None,
+            note=_note(metric, effect),
+            variance_reduction=effect.variance_reduction if isinstance(effect, Effect) else None,
+            unadjusted=raw,
+            uncapped=self._uncapped(metric, c, t),
+            cap=self._cap(metric, c, t),
+            margin=self._margin(metric, effect),
+            anytime=self._anytime(effect),
+            remaining=self._remaining(effect),
+            cumulative=self._cumulative(metric) if isinstance(metric, Metric) else [],
+            segments=segments,
+            heterogeneity_p=heterogeneity_p,
+            **msgspec.structs.asdict(headline),
+        )
+
+    def _values(self, metric: Declared, c: Moments, t: Moments) -> tuple[float | None, float | None]:
+        if isinstance(metric, Metric):
+            return metric.value(c.means) if c.n else None, metric.value(t.means) if t.n else None
+        assert isinstance(metric, Quantile)
+        ranked = [self.aggregates.ranked.get((arm, metric.rank)) for arm in (self.control, self.treatment)]
+        control, treatment = (found.values[1] if found else None for found in ranked)
+        return control, treatment
+
+    def _comparison(self, metric: Declared, effect: Effect | Undefined) -> Comparison:
+        if isinstance(effect, Undefined):
+            nothing = ("lift", "low", "high", "p", "difference", "difference_low", "difference_high")
+            return Comparison(**dict.fromkeys((*nothing, "standard_error", "df")), interval="undefined", method="none")
+        d = effect.difference
+        low, high = _bounds(effect.interval)
+        test = "order-statistics" if isinstance(metric, Quantile) else "welch"
+        return Comparison(
+            lift=effect.lift,
+            low=low,
+            high=high,
+            interval=effect.interval.shape if effect.interval is not None else "undefined",
+            p=d.p,
+            difference=d.value,
+            difference_low=d.low,
+            difference_high=d.high,
+            standard_error=d.standard_error,
+            df=d.df,
+            method=f"{'cuped+' if effect.theta is not None else ''}{test}+{self.interval}",
+        )
+
+    def _uncapped(self, metric: Declared, c: Moments, t: Moments) -> Comparison | None:
+        if not isinstance(metric, Metric) or metric.uncapped is metric:
+            return None
+        return self._comparison(metric, self.effect(metric.uncapped, c, t, adjust=False))
+
+    def _cap(self, metric: Declared, c: Moments, t: Moments) -> CapUsed | None:
+        if not isinstance(metric, Metric) or metric.inputs[0].cap is None:
+            return None
+        column = metric.inputs[0]
+        limits = self.aggregates.limits[column]
+        shares = [
+            self.aggregates.capped(column, arm) / moments.n if moments.n else 0.0
+            for arm, moments in ((self.control, c), (self.treatment, t))
+        ]
+        return CapUsed(
+            rule=str(column.cap),
+            lower=limits.lower,
+            upper=limits.upper,
+            share_control=shares[0],
+            share_treatment=shares[1],
+        )
+
+    def _margin(self, metric: Declared, effect: Effect | Undefined) -> MarginShown | None:
+        if metric.margin is None:
+            return None
+        if isinstance(effect, Undefined) or effect.lift is None:
+            return MarginShown(margin=metric.margin, p=1.0, holds=False)
+        # One-sided at alpha / 2, so that it agrees with the two-sided interval that the report shows.
+        shown = non_inferiority(effect, metric.margin, direction=metric.direction, alpha=self.alpha / 2)
+        return MarginShown(margin=metric.margin, p=shown.test.p, holds=shown.holds)
+
+    def _anytime(self, effect: Effect | Undefined) -> Anytime | None:
+        if self.planned_units is None or isinstance(effect, Undefined):
+            return None
+        monitored = monitor(effect, self.planned_units, alpha=self.alpha, method=self.interval)
+        low, high = _bounds(monitored.lift)
+        return Anytime(low=low, high=high, p=monitored.p)
+
+    def _remaining(self, effect: Effect | Undefined) -> Remaining | None:
+        """None where it is precise enough already, or nothing says how fast units come."""
+        per_day = _units_per_day(self.aggregates, (self.control, self.treatment))
+        if isinstance(effect, Undefined) or not per_day or _bounds(effect.interval) == (None, None):
+            return None
+        needed = remaining(effect, self.precision, per_day)
+        if needed.units == 0:
+            return None
+        return Remaining(precision=self.precision, units=needed.units, days=needed.days)
+
+    def _cumulative(self, metric: Metric) -> list[Point]:
+        """The lift over the units enrolled until the end of each interval, from the cells that are there already."""
+        points = []
+        for day in self.aggregates.days:
+            c, t = self.moments(until=day)
+            effect = self.effect(metric, c, t)
+            shown = self._comparison(metric, effect)
+            end = moment(day + (_microseconds(self.facts) or 0))
+            points.append(
+                Point(
+                    time=(min(end, self.facts.cut_off) if self.facts.cut_off else end).isoformat(),
+                    n_control=c.n,
+                    n_treatment=t.n,
+                    lift=shown.lift,
+                    low=shown.low,
+                    high=shown.high,
+                    anytime=self._anytime(effect),
+                )
+            )
+        return points
+
+    def _segments(self, metric: Declared) -> tuple[list[SegmentResult], float | None]:
+        """The metric by segment, p not yet adjusted, and whether the lift differs between them."""
+        names = self.aggregates.segments
+        if not names or not isinstance(metric, Metric):
+            return [], None
+        moments = {name: self.moments(segment=name) for name in names}
+        found = by_segment(metric, moments, alpha=self.alpha, method=self.interval)
+        rows = []
+        for part in found.segments:
+            shown = self._comparison(metric, part.effect)
+            c, t = moments[part.segment]
+            rows.append(
+                SegmentResult(
+                    segment=part.segment,
+                    n_control=c.n,
+                    n_treatment=t.n,
+                    lift=shown.lift,
+                    low=shown.low,
+                    high=shown.high,
+                    p=shown.p,
+                    p_adjusted=None,
+                )
+            )
+        return rows, found.interaction.p if found.interaction else None
+
+
+def _with_goal(metrics: Sequence[Declared]) -> list[Declared]:
     if not metrics or any(metric.role == "goal" for metric in metrics):
         return list(metrics)
-    return [replace(metrics[0], role="goal"), *metrics[1:]]
+    return [replace(metrics[0], role="goal", margin=None), *metrics[1:]]
 
 
 def _check_arms(
@@ -212,55 +370,14 @@ def _check_arms(
     return dict(sorted((expected or dict.fromkeys(aggregates.arms, 1.0)).items()))
 
 
-def _result(metric: Metric, c: Moments, t: Moments, alpha: float, interval: IntervalMethod) -> MetricResult:
-    effect = compare(metric, c, t, alpha=alpha, method=interval)
-    headline = _comparison(effect, interval)
-    adjusted = isinstance(effect, Effect) and effect.theta is not None
-    return MetricResult(
-        name=metric.name,
-        label=metric.label or metric.name,
-        description=metric.description,
-        owner=metric.owner,
-        unit=metric.unit,
-        direction=metric.direction,
-        role=metric.role,
-        control=metric.value(c.means) if c.n else None,
-        treatment=metric.value(t.means) if t.n else None,
-        n_control=c.n,
-        n_treatment=t.n,
-        p_adjusted=None,
-        note=_note(metric, effect),
-        variance_reduction=effect.variance_reduction if isinstance(effect, Effect) else None,
-        unadjusted=_comparison(compare(metric, c, t, alpha=alpha, method=interval, adjust=False), interval)
-        if adjusted
-        else None,
-        cumulative=[],
-        **msgspec.structs.asdict(headline),
-    )
+def _bounds(interval: LiftInterval | None) -> tuple[float | None, float | None]:
+    """Both bounds of an interval that has them."""
+    if interval is None or interval.shape != "bounded":
+        return None, None
+    return interval.low, interval.high
 
 
-def _comparison(effect: Effect | Undefined, interval: IntervalMethod) -> Comparison:
-    if isinstance(effect, Undefined):
-        names = ("lift", "low", "high", "p", "difference", "difference_low", "difference_high", "standard_error", "df")
-        return Comparison(**dict.fromkeys(names), interval="undefined", method="none")
-    bounds, d = effect.interval, effect.difference
-    bounded = bounds is not None and bounds.shape == "bounded"
-    return Comparison(
-        lift=effect.lift,
-        low=bounds.low if bounds is not None and bounded else None,
-        high=bounds.high if bounds is not None and bounded else None,
-        interval=bounds.shape if bounds is not None else "undefined",
-        p=d.p,
-        difference=d.value,
-        difference_low=d.low,
-        difference_high=d.high,
-        standard_error=d.standard_error,
-        df=d.df,
-        method=f"{'cuped+' if effect.theta is not None else ''}welch+{interval}",
-    )
-
-
-def _note(metric: Metric, effect: Effect | Undefined) -> str:
+def _note(metric: Declared, effect: Effect | Undefined) -> str:
     """What a reader of this row must know, in one sentence; empty if nothing."""
     if isinstance(effect, Undefined):
         return f"No effect: {effect.reason}."
@@ -268,87 +385,93 @@ def _note(metric: Metric, effect: Effect | Undefined) -> str:
         return "The control's value is not above 0, so a relative lift has no meaning; read the difference."
     if effect.interval.shape != "bounded":
         return "The control's value is not clearly above 0, so the lift's interval is unbounded; read the difference."
-    if metric.covariate and effect.theta is None:
-        return f"Not adjusted: the covariate {metric.covariate} does not vary."
+    if isinstance(metric, Metric) and metric.adjusters and effect.theta is None:
+        names = ", ".join(adjuster.name for adjuster in metric.adjusters)
+        return f"Not adjusted: the covariate {names} does not vary."
     return ""
 
 
-def _cumulative(
-    metric: Metric,
-    aggregates: Aggregates,
-    facts: Facts,
-    control: str,
-    treatment: str,
-    alpha: float,
-    interval: IntervalMethod,
-) -> list[Point]:
-    """The lift over the units enrolled until the end of each interval, from the cells that are there already."""
-    points = []
-    for day in aggregates.days:
-        c, t = aggregates.moments(control, until=day), aggregates.moments(treatment, until=day)
-        shown = _comparison(compare(metric, c, t, alpha=alpha, method=interval), interval)
-        end = moment(day) + (facts.bucket or timedelta(0))
-        points.append(
-            Point(
-                time=(min(end, facts.cut_off) if facts.cut_off else end).isoformat(),
-                n_control=c.n,
-                n_treatment=t.n,
-                lift=shown.lift,
-                low=shown.low,
-                high=shown.high,
-            )
+def _adjusted(reports: list[list[MetricResult]]) -> list[list[MetricResult]]:
+    """Holm over the goals of all treatments; Benjamini-Hochberg over their secondary metrics, and over segments."""
+    flat = [result for results in reports for result in results]
+    for role, correct in (("goal", holm), ("secondary", benjamini_hochberg)):
+        chosen = [index for index, result in enumerate(flat) if result.role == role]
+        for index, p in zip(chosen, correct([flat[index].p for index in chosen]), strict=True):
+            flat[index] = msgspec.structs.replace(flat[index], p_adjusted=p)
+    by_rank = iter(benjamini_hochberg([part.p for result in flat for part in result.segments]))
+    flat = [
+        msgspec.structs.replace(
+            result,
+            segments=[msgspec.structs.replace(part, p_adjusted=next(by_rank)) for part in result.segments],
         )
-    return points
+        for result in flat
+    ]
+    size = len(reports[0])
+    return [flat[start : start + size] for start in range(0, len(flat), size)]
 
 
-def _adjusted(results: list[MetricResult]) -> list[MetricResult]:
-    """Holm over the goals; a metric that decides nothing needs no correction here."""
-    goals = [index for index, result in enumerate(results) if result.role == "goal"]
-    adjusted = list(results)
-    for index, p in zip(goals, holm([results[index].p for index in goals]), strict=True):
-        adjusted[index] = msgspec.structs.replace(results[index], p_adjusted=p)
-    return adjusted
-
-
-def _judged(result: MetricResult, alpha: float) -> Judged:
-    if result.p is None:
+def _judged(result: MetricResult, alpha: float, *, peeking: bool) -> Judged:
+    """peeking: before the planned size, where only the confidence sequence may decide."""
+    low, high, p = result.low, result.high, result.p_adjusted if result.role == "goal" else result.p
+    if peeking and result.anytime is not None:
+        low, high, p = result.anytime.low, result.anytime.high, result.anytime.p
+    if p is None:
         described = result.note.removesuffix(".") or "no test"
-    elif result.lift is None or result.low is None or result.high is None:
-        described = f"no bounded lift, p = {result.p:.2g}"
+    elif result.lift is None or low is None or high is None:
+        described = f"no bounded lift, p = {p:.2g}"
     else:
-        described = f"{result.lift:+.1%} ({1 - alpha:.0%} interval {result.low:+.1%} to {result.high:+.1%})"
-        described = described.replace("-", "−")
+        kind = "confidence sequence" if peeking else "interval"
+        described = f"{result.lift:+.1%} ({1 - alpha:.0%} {kind} {low:+.1%} to {high:+.1%})".replace("-", "−")
+    left, outlook = result.remaining, ""
+    if left is not None and left.days is not None:
+        outlook = f"about {left.days:,} more day{'s' * (left.days != 1)} for ±{left.precision * 100:g} %"
     return Judged(
         label=result.label,
         role=result.role,
         direction=result.direction,
         difference=result.difference,
-        p=result.p_adjusted if result.role == "goal" else result.p,
+        p=p,
         described=described,
+        outlook=outlook,
+        holds=None if result.margin is None else result.margin.holds,
+        margin=None if result.margin is None else result.margin.margin,
     )
 
 
+def _units_per_day(aggregates: Aggregates, arms: Sequence[str]) -> list[int]:
+    """New units of both arms, each day from the first to the last."""
+    counts: dict[int, int] = {}
+    for cell in aggregates.cells:
+        if cell.day is not None and cell.arm in arms:
+            counts[cell.day // DAY] = counts.get(cell.day // DAY, 0) + cell.n
+    return [counts.get(day, 0) for day in range(min(counts), max(counts) + 1)] if counts else []
+
+
+def _microseconds(facts: Facts) -> int | None:
+    return None if facts.bucket is None else round(facts.bucket.total_seconds() * 1e6)
+
+
 def _data(aggregates: Aggregates, facts: Facts) -> Data:
-    enrolment = [
-        Enrolment(
-            time=moment(day).isoformat(),
-            units={
-                arm: sum(cell.n for cell in aggregates.cells if cell.day == day and cell.arm == arm)
-                for arm in aggregates.arms
-            },
-        )
-        for day in aggregates.days
-    ]
+    units: dict[int, dict[str, int]] = {day: dict.fromkeys(aggregates.arms, 0) for day in aggregates.days}
+    for cell in aggregates.cells:
+        if cell.day is not None and cell.n:
+            units[cell.day][cell.arm] += cell.n
+    rates = facts.rates
     return Data(
         source=facts.source,
         sql=list(facts.sql),
         cut_off=facts.cut_off.isoformat() if facts.cut_off else None,
         config_versions=list(facts.config_versions),
         currency=facts.currency,
+        rates=RatesUsed(base=rates.base, as_of=rates.as_of.isoformat(), source=rates.source, rates=dict(rates.rates))
+        if rates
+        else None,
         window_seconds=facts.window.total_seconds() if facts.window else None,
         pre_period_seconds=facts.pre_period.total_seconds() if facts.pre_period else None,
         bucket_seconds=facts.bucket.total_seconds() if facts.bucket else None,
+        filters=list(facts.filters),
+        segment=facts.segment,
         units={arm: aggregates.count(arm) for arm in aggregates.arms},
         units_in_several_arms=facts.multiple_arms,
-        enrolment=enrolment,
+        enrolment=[Enrolment(time=moment(day).isoformat(), units=counts) for day, counts in units.items()],
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import numpy as np
 
-from inference.dataset import TASKS, Pairs
+from inference.dataset import Pairs
 from inference.errors import InputError
 from inference.inputs import Float32Array
 
@@ -55,12 +55,12 @@ def evaluate(products: Float32Array, queries: Float32Array, pairs: Pairs, *, k: 
         retrieved[best[speaks[query]].ravel()] = True
     recall: dict[str, float] = {}
     counts: dict[str, int] = {}
-    for number, (kind, action) in enumerate(TASKS):
+    for number, task in enumerate(pairs.tasks):
         of_task = pairs.task[rows] == number
         if not of_task.any():
             continue
         weight = pairs.count[rows][of_task]
-        recall[f"{kind}/{action}"] = float((hit[of_task] * weight).sum() / weight.sum())
-        counts[f"{kind}/{action}"] = int(of_task.sum())
+        recall[task] = float((hit[of_task] * weight).sum() / weight.sum())
+        counts[task] = int(of_task.sum())
     mean = float(np.mean(list(recall.values()))) if recall else 0.0
     return Evaluation(recall, counts, mean, float(retrieved.mean()))

@@ -66,6 +66,14 @@ class HashEmbedding(nn.Module):
         weights = self.importance[ids].flatten()
         return F.embedding_bag(rows, self.table, 2 * offsets, mode="sum", per_sample_weights=weights)
 
+    def fields(self, token_ids: Tensor, field_lengths: Tensor) -> Tensor:
+        """The normalised bags of each field `[B, 12, dim]` from `[B, T]` and `[B, 12]`; an empty field is zero."""
+        lengths = field_lengths.to(torch.int64)
+        used = torch.arange(token_ids.shape[1], device=token_ids.device) < lengths.sum(1, keepdim=True)
+        ends = lengths.flatten().cumsum(0)
+        bags = self(token_ids[used].to(torch.int64), ends - lengths.flatten())
+        return F.layer_norm(bags, bags.shape[-1:]).view(len(lengths), TEXT_SLOTS, -1)
+
 
 class EncoderLayer(nn.Module):
     """A pre-norm transformer layer that can answer for the first position only."""
@@ -173,12 +181,7 @@ class ItemSage(nn.Module):
 
     def text_fields(self, token_ids: Tensor, field_lengths: Tensor) -> Tensor:
         """The twelve field vectors `[B, 12, 256]`; an empty field is zero (and masked)."""
-        lengths = field_lengths.to(torch.int64)
-        used = torch.arange(token_ids.shape[1], device=token_ids.device) < lengths.sum(1, keepdim=True)
-        ends = lengths.flatten().cumsum(0)
-        offsets = ends - lengths.flatten()
-        bags = self.text(token_ids[used].to(torch.int64), offsets)
-        return F.layer_norm(bags, bags.shape[-1:]).view(len(lengths), TEXT_SLOTS, -1)
+        return self.text.fields(token_ids, field_lengths)
 
 
 def _two_primes_up_to(limit: int) -> tuple[int, int]:

@@ -86,8 +86,14 @@ class Connection(msgspec.Struct, frozen=True):
         )
 
     def _common(self) -> dict[str, Any]:
-        # kafka-python would wait up to 30 s between tries; a broker that is back should be found at once.
-        return {"bootstrap_servers": self.bootstrap_servers, "reconnect_backoff_max_ms": 1000, **self.client}
+        return {
+            "bootstrap_servers": self.bootstrap_servers,
+            # kafka-python would wait up to 30 s between tries; a broker that is back should be found at once.
+            "reconnect_backoff_max_ms": 1000,
+            # A wrong address should be told to a person sooner than after the 30 s of the default.
+            "bootstrap_timeout_ms": 10_000,
+            **self.client,
+        }
 
     def _made(self, make: Callable[[], Any]) -> Any:
         try:

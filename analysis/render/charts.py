@@ -12,7 +12,7 @@ from math import ceil, floor, isfinite, log10
 from statistics import median
 
 from analysis.render import words
-from analysis.report import MetricResult, Report
+from analysis.results import MetricResult, Report
 
 ROW_WIDTH, ROW_HEIGHT = 340, 44
 WIDTH, HEIGHT = 520, 240

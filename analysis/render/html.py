@@ -5,7 +5,7 @@ from pathlib import Path
 from markupsafe import Markup
 
 from analysis.render import charts, words
-from analysis.report import Report
+from analysis.results import Report
 
 _MARKS = {"ok": "✓", "warn": "!", "fail": "✕"}
 _TONES = {"ship": "good", "do not ship": "bad", "keep running": "open", "cannot trust": "bad"}
@@ -37,6 +37,7 @@ def to_html(report: Report) -> str:
         axis=Markup(charts.axis_row(axis)),
         rows=[(r, words.effect(r, report.alpha), Markup(charts.interval_bar(r, axis, report.alpha))) for r in metrics],
         pictures=pictures,
+        segments=[(r.label, part) for r in metrics for part in r.segments],
         # A full row for the enrolment where it would stand alone in one.
         wide=len(pictures) % 2 == 0,
         enrolment=Markup(charts.enrolment_chart(report, wide=len(pictures) % 2 == 0)),

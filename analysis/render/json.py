@@ -4,7 +4,7 @@ from typing import Any
 
 import msgspec
 
-from analysis.report import Report
+from analysis.results import Report
 
 
 def to_json(report: Report, *, indent: int | None = 2) -> str:

@@ -1,7 +1,7 @@
 """The report as Markdown, for a pull request or a wiki page."""
 
 from analysis.render import words
-from analysis.report import Report
+from analysis.results import Report
 
 _MARKS = {"ok": "✅", "warn": "⚠️", "fail": "❌"}
 
@@ -21,7 +21,6 @@ def to_markdown(report: Report) -> str:
         for result in words.in_order(report)
     ]
     head = ("Metric", "Role", report.control, report.treatment, "Lift", f"{1 - report.alpha:.0%} interval", "p")
-    versions = ", ".join(map(str, data.config_versions)) or words.DASH
     lines = [
         f"# {_cell(report.title)}: {words.VERDICTS[report.decision.verdict].lower()}",
         "",
@@ -31,11 +30,14 @@ def to_markdown(report: Report) -> str:
         _row(("---", "---", "---:", "---:", "---:", "---:", "---:")),
         *[_row(row) for row in rows],
         "",
+        *[f"- {_cell(note)}" for note in words.notes(report)],
+        *_segments(report),
+        "",
         "## Checks",
         "",
         *[f"- {_MARKS[c.status]} **{words.check_name(c.name)}** {_cell(c.sentence)}" for c in report.checks],
         "",
-        f"Data until {words.when(data.cut_off)}, config version {versions}. {words.method(report)}",
+        words.provenance(report),
         "",
         "<details><summary>SQL</summary>",
         "",
@@ -44,6 +46,34 @@ def to_markdown(report: Report) -> str:
         "</details>",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _segments(report: Report) -> list[str]:
+    """A table of the metrics by segment, where there are any."""
+    rows = [
+        (
+            result.label,
+            part.segment,
+            f"{part.n_control:,}",
+            f"{part.n_treatment:,}",
+            words.lift(part.lift),
+            words.bounds(part.low, part.high),
+            words.p_value(part.p_adjusted),
+        )
+        for result in words.in_order(report)
+        for part in result.segments
+    ]
+    if not rows:
+        return []
+    head = ("Metric", str(report.data.segment), report.control, report.treatment, "Lift", "Interval", "adjusted p")
+    return [
+        "",
+        "## Segments (exploratory)",
+        "",
+        _row(head),
+        _row(("---", "---", "---:", "---:", "---:", "---:", "---:")),
+        *[_row(row) for row in rows],
+    ]
 
 
 def _row(cells: tuple[str, ...]) -> str:

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from analysis.render import words
-from analysis.report import Report
+from analysis.results import Report
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -29,12 +29,36 @@ def to_terminal(report: Report) -> "RenderableType":
         )
         for check in report.checks
     ]
-    data = report.data
-    versions = ", ".join(map(str, data.config_versions)) or words.DASH
-    foot = Text(
-        f"Data until {words.when(data.cut_off)}, config version {versions}. {words.method(report)}", style="dim"
-    )
-    return Group(verdict, *reasons, _table(report), *checks, foot)
+    foot = Text(words.provenance(report), style="dim")
+    notes = [Text(f"  {note}", style="dim") for note in words.notes(report)]
+    return Group(verdict, *reasons, _table(report), *notes, *_segments(report), *checks, foot)
+
+
+def _segments(report: Report) -> "list[RenderableType]":
+    """The metrics by segment, where there are any."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    if not any(result.segments for result in report.metrics):
+        return []
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("Metric", str(report.data.segment)):
+        table.add_column(Text(name))
+    for name in (report.control, report.treatment, "Lift", "Interval", "adjusted p"):
+        table.add_column(Text(name), justify="right")
+    for result in words.in_order(report):
+        for part in result.segments:
+            table.add_row(
+                Text(result.label),
+                Text(part.segment),
+                f"{part.n_control:,}",
+                f"{part.n_treatment:,}",
+                words.lift(part.lift),
+                words.bounds(part.low, part.high),
+                words.p_value(part.p_adjusted),
+            )
+    return [table]
 
 
 def _table(report: Report) -> "RenderableType":

@@ -2,16 +2,12 @@
 
 from datetime import datetime
 
+from analysis.currencies import exponent
 from analysis.metrics import Unit
-from analysis.report import MetricResult, Report
+from analysis.results import MetricResult, Report
 
 DASH = "–"
 MINUS = "−"
-
-# ISO 4217: digits after the point of a currency's minor unit, where it is not two.
-_EXPONENTS = dict.fromkeys(
-    ("BIF", "CLP", "DJF", "GNF", "ISK", "JPY", "KMF", "KRW", "PYG", "RWF", "UGX", "VND", "VUV", "XAF", "XOF", "XPF"), 0
-) | dict.fromkeys(("BHD", "IQD", "JOD", "KWD", "LYD", "OMR", "TND"), 3)
 
 VERDICTS = {
     "ship": "Ship",
@@ -28,7 +24,7 @@ def quantity(value: float | None, unit: Unit, currency: str | None = None) -> st
     if unit == "share":
         return _minus(f"{value:.2%}")
     if unit == "money" and currency:
-        digits = _EXPONENTS.get(currency, 2)
+        digits = exponent(currency)
         return _minus(f"{value / 10**digits:,.{digits if digits else 1}f} {currency}")
     return _minus(f"{value:,.2f}" if abs(value) >= 1000 else f"{value:.4g}")
 
@@ -42,9 +38,13 @@ def lift(value: float | None) -> str:
 
 def interval(result: MetricResult) -> str:
     """The interval of the lift, or why there is none to show."""
-    if result.low is not None and result.high is not None:
-        return f"{lift(result.low)} to {lift(result.high)}"
-    return "unbounded" if result.interval != "undefined" else DASH
+    if result.low is None and result.interval != "undefined":
+        return "unbounded"
+    return bounds(result.low, result.high)
+
+
+def bounds(low: float | None, high: float | None) -> str:
+    return DASH if low is None or high is None else f"{lift(low)} to {lift(high)}"
 
 
 def p_value(p: float | None) -> str:
@@ -104,9 +104,71 @@ def method(report: Report) -> str:
     text = f"Intervals of the lift: {1 - report.alpha:.0%}, by {ways[name]}. p: Welch's test, two-sided."
     if any("cuped" in result.method for result in report.metrics):
         text += " Metrics marked CUPED are adjusted by their value before exposure; the lift is over the raw control."
+    if any(result.method.startswith("order-statistics") for result in report.metrics):
+        text += " Quantiles: variance from the spacing of order statistics."
     if sum(result.role == "goal" for result in report.metrics) > 1:
         text += " Goals are decided by p adjusted for their number (Holm)."
+    if report.planned_units is not None:
+        text += (
+            f" Until {report.planned_units:,} units are in, decisions rest on confidence sequences, which hold however "
+            "often they are looked at."
+        )
+    if any(result.segments for result in report.metrics):
+        text += " Segments are exploratory; their p is adjusted for their number (Benjamini-Hochberg)."
     return text
+
+
+def provenance(report: Report) -> str:
+    """Where the numbers come from, as far as the source knows, and how they were made."""
+    data, known = report.data, []
+    if data.cut_off:
+        known.append(f"data until {when(data.cut_off)}")
+    if data.config_versions:
+        known.append(f"config version {', '.join(map(str, data.config_versions))}")
+    if data.filters:
+        known.append(f"only units with {' and '.join(data.filters)}")
+    said = ", ".join(known)
+    return f"{said[:1].upper()}{said[1:]}. {method(report)}" if said else method(report)
+
+
+def cap(result: MetricResult, currency: str | None = None) -> str:
+    """How a metric was capped, in a sentence; empty if it was not."""
+    used = result.cap
+    if used is None:
+        return ""
+    limits = [
+        f"{side} {quantity(limit, result.unit, currency)}"
+        for side, limit in (("at least", used.lower), ("at most", used.upper))
+        if limit is not None
+    ]
+    raw = lift(result.uncapped.lift) if result.uncapped else DASH
+    return (
+        f"{result.label} is capped ({used.rule}): {' and '.join(limits)}, in all arms alike; it changed "
+        f"{used.share_control:.2%} of the control and {used.share_treatment:.2%} of the treatment. Uncapped: {raw}."
+    )
+
+
+def rates(report: Report) -> str:
+    """What amounts were converted with; empty if they were not."""
+    used = report.data.rates
+    if used is None:
+        return ""
+    table = ", ".join(f"1 {currency} = {rate:g} {used.base}" for currency, rate in sorted(used.rates.items()))
+    return f"Rates of {used.as_of}{f' ({used.source})' if used.source else ''}: {table}."
+
+
+def notes(report: Report) -> list[str]:
+    """What a reader of the table must know besides, a sentence each."""
+    said = [f"{result.label}: {result.note}" for result in in_order(report) if result.note]
+    said += [text for result in in_order(report) if (text := cap(result, report.data.currency))]
+    for result in in_order(report):
+        if result.margin is not None:
+            held = "is ruled out" if result.margin.holds else "is not ruled out yet"
+            loss = f"{result.margin.margin * 100:g} %"
+            said.append(f"{result.label}: a loss of {loss} {held} ({p_value(result.margin.p)}).")
+    if text := rates(report):
+        said.append(text)
+    return said
 
 
 def _minus(text: str) -> str:

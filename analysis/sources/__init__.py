@@ -5,6 +5,7 @@ Both answer `collect` with the same thing, from one aggregate query. No row of a
 
 from analysis.sources.base import Collected, Facts, Source
 from analysis.sources.experiment_tables import ExperimentTables
+from analysis.sources.sql_table import SqlTable
 from analysis.sources.user_table import UserTable
 
-__all__ = ["Collected", "ExperimentTables", "Facts", "Source", "UserTable"]
+__all__ = ["Collected", "ExperimentTables", "Facts", "Source", "SqlTable", "UserTable"]

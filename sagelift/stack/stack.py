@@ -112,6 +112,7 @@ class LocalStack:
                 self._running = True
                 self._write_status()
                 self._probe_external()
+                self._write_status()
                 self._start_servers()
             except BaseException:
                 self.stop()

@@ -48,15 +48,16 @@ class Shop:
         self._add("exposure", event_id=self._id(), experiment=self.experiment, config_version=version, arm=arm,
                   unit_id=unit, event_time=time)  # fmt: skip
 
-    def engagement(self, unit: str, kind: str, time: int) -> None:
-        self._add("event", event_id=self._id(), kind=kind, unit_id=unit, event_time=time)
+    def engagement(self, unit: str, kind: str, time: int, surface: str = "home", delay: int = 0) -> None:
+        self._add("event", event_id=self._id(), kind=kind, unit_id=unit, event_time=time, surface=surface,
+                  ingested_at=time + delay)  # fmt: skip
 
     def order(
         self, unit: str, time: int, amount: int, order: str = "", kind: str = "placed", currency: str = "EUR"
     ) -> str:
         name = order or f"o{self.number}"
         self._add("order_event", event_id=self._id(), kind=kind, order_id=name, unit_id=unit, event_time=time,
-                  amount_minor=amount, currency=currency)  # fmt: skip
+                  amount_minor=amount, currency=currency, ingested_at=time)  # fmt: skip
         return name
 
     def save(self) -> None:

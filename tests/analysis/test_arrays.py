@@ -34,6 +34,11 @@ def test_a_proportion_takes_the_sign() -> None:
     assert metric.value(moments.means) == 0.5
 
 
+def test_a_constant_column_does_not_vary_at_all() -> None:
+    assert sample_moments(MEAN.needs, {"y": [0.1] * 7}).variance(Y) == 0.0
+    assert sample_moments(MEAN.needs, {"y": [1e15 / 3] * 1001}).variance(Y) == 0.0
+
+
 def test_the_order_of_the_rows_changes_no_mean() -> None:
     values = np.random.default_rng(2).lognormal(0, 3, 1000)
     there, back = (sample_moments(MEAN.needs, {"y": v}) for v in (values, values[::-1]))

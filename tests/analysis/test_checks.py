@@ -1,23 +1,35 @@
 """Each check, at and around its threshold."""
 
-from datetime import timedelta
+from datetime import date, timedelta
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from analysis.aggregates import Cell, Column, Moments, Tail, moments_of
+from analysis.aggregates import Aggregates, Cell, Column, Moments, Rule, Tail, moments_of
+from analysis.arrays import sample_moments
 from analysis.checks import (
+    SRM_PRIOR,
+    automated_traffic,
     balance_before,
+    covariates_before_exposure,
     few_nonzero,
     heavy_tail,
     immature_units,
+    impossible_values,
+    late_data,
+    log_bayes_factor,
+    one_currency,
+    refunds_after_window,
     sample_ratio,
+    sample_ratio_by_segment,
+    sample_ratio_over_time,
     several_arms,
     variation,
 )
-from analysis.metrics import Mean, Proportion
-from analysis.sources.base import Facts
+from analysis.currencies import Rates
+from analysis.metrics import Count, Mean, Proportion, Ratio
+from analysis.sources.base import Facts, Late, Refunds
 
 GMV = Mean(name="gmv", label="GMV", column="gmv", role="goal")
 
@@ -127,3 +139,118 @@ def test_a_covariate_that_differs_before_exposure_is_a_warning() -> None:
         check = balance_before([metric], moments(base), other)
         assert check is not None
         assert check.status == status
+
+
+def aggregates(cells: list[tuple[str, int | None, str | None, int]], broken: dict[Rule, int] | None = None) -> Aggregates:
+    return Aggregates(tuple(Cell(arm, day, segment, n, {}, {}, broken=broken or {}) for arm, day, segment, n in cells))
+
+
+def test_a_mismatch_that_hides_in_a_segment_is_found_and_many_segments_do_not_cry_wolf() -> None:
+    hidden = [("a", None, "de", 5_000), ("b", None, "de", 5_400), ("a", None, "fr", 5_400), ("b", None, "fr", 5_000)]
+    split = {"a": 1.0, "b": 1.0}
+    assert sample_ratio({"a": 10_400, "b": 10_400}, split).status == "ok"
+    check = sample_ratio_by_segment(aggregates(hidden), split)
+    assert check is not None
+    assert check.status == "fail"
+    assert "de, fr" in check.sentence
+    p = stats.chisquare([5_000, 5_400]).pvalue
+    assert check.value == pytest.approx(2 * p)  # Bonferroni
+    only_one = [("a", None, "de", 300), ("b", None, "de", 310), ("a", None, "fr", 300), ("b", None, "fr", 0)]
+    empty = sample_ratio_by_segment(aggregates(only_one), split)
+    assert empty is not None
+    assert empty.status == "fail"
+    assert sample_ratio_by_segment(aggregates(hidden[:2]), split) is None
+
+
+def test_the_bayes_factor_of_the_split_is_that_of_the_dirichlet_multinomial() -> None:
+    counts, shares = {"a": 130, "b": 70}, {"a": 0.5, "b": 0.5}
+    against = stats.betabinom.logpmf(130, 200, SRM_PRIOR / 2, SRM_PRIOR / 2) - stats.binom.logpmf(130, 200, 0.5)
+    assert log_bayes_factor(counts, shares) == pytest.approx(against, rel=1e-9)
+
+
+def test_the_split_over_time_remembers_a_bad_day_and_may_be_looked_at_daily() -> None:
+    """A day that lost half of an arm, evened out later, passes the last look's chi-square and not this."""
+    day = 86_400_000_000
+    cells = [("a", 0, None, 2_000), ("b", 0, None, 1_500), ("a", day, None, 1_000), ("b", day, None, 1_480)]
+    split = {"a": 1.0, "b": 1.0}
+    assert sample_ratio({"a": 3_000, "b": 2_980}, split).status == "ok"
+    check = sample_ratio_over_time(aggregates(cells), split)
+    assert check is not None
+    assert check.status == "fail"
+    assert sample_ratio_over_time(aggregates(cells[::-1]), split) == check
+    assert sample_ratio_over_time(aggregates(cells[:2]), split) is None
+    rng, alarms = np.random.default_rng(3), 0
+    for _ in range(300):
+        a = rng.binomial(100, 0.5, 50)
+        daily = [(arm, d, None, int(n)) for d in range(50) for arm, n in (("a", a[d]), ("b", 100 - a[d]))]
+        found = sample_ratio_over_time(aggregates(daily), split)
+        assert found is not None
+        assert found.value is not None
+        alarms += found.value < 0.05
+    assert alarms <= 24  # at most 5 % of 300 paths, and four standard errors
+
+
+def test_impossible_values_fail_and_are_named_with_their_number() -> None:
+    ratio = Ratio(name="ctr", numerator="clicks", denominator="views")
+    clicks, views = ratio.inputs
+    cells = [("a", None, None, 100), ("b", None, None, 100)]
+    check = impossible_values(aggregates(cells, {Rule(clicks, views): 2, Rule(clicks): 0}), [ratio])
+    assert check is not None
+    assert check.status == "fail"
+    assert "clicks above views in 4 units" in check.sentence
+    sound = impossible_values(aggregates(cells), [ratio, Count(name="clicks", column="clicks")])
+    assert sound is not None
+    assert sound.status == "ok"
+    assert impossible_values(aggregates(cells), [GMV]) is None
+
+
+def test_a_covariate_after_exposure_fails_and_one_that_is_the_metric_is_suspected() -> None:
+    metric = Mean(name="gmv", label="GMV", column="gmv", covariate="pre")
+    rng = np.random.default_rng(0)
+    y, x = rng.normal(10, 1, (2, 500))
+    apart = sample_moments(metric.needs, {"gmv": y, "pre": x})
+    copied = sample_moments(metric.needs, {"gmv": y, "pre": 3 * y + 1e-3 * x})
+    late = Facts("t", (), late_covariates=7)
+    found = covariates_before_exposure(late, [metric], apart, apart)
+    assert found is not None
+    assert found.status == "fail"
+    assert "7 units" in found.sentence
+    warned = covariates_before_exposure(Facts("t", ()), [metric], copied, apart)
+    assert warned is not None
+    assert (warned.status, warned.sentence[:4]) == ("warn", "GMV:")
+    fine = covariates_before_exposure(Facts("t", (), late_covariates=0), [metric], apart, apart)
+    assert fine is not None
+    assert (fine.status, fine.sentence) == ("ok", "All covariates end before first exposure.")
+    assert covariates_before_exposure(late, [GMV], apart, apart) is None
+
+
+@pytest.mark.parametrize(("rows", "status"), [(10, "ok"), (11, "warn")])
+def test_late_data_and_refunds_after_the_window_warn_above_their_share(rows: int, status: str) -> None:
+    late = late_data(Facts("t", (), late=Late(rows, 1000, timedelta(days=1))))
+    assert late is not None
+    assert late.status == status
+    assert late_data(Facts("t", ())) is None
+    after = refunds_after_window(Facts("t", (), refunds=Refunds(counted=1000 - 5 * rows, after=5 * rows)))
+    assert after is not None
+    assert after.status == status
+    assert refunds_after_window(Facts("t", (), refunds=Refunds(0, 0))) is None
+
+
+def test_a_unit_with_a_sizeable_share_of_all_clicks_is_suspected_to_be_a_bot() -> None:
+    metric = Count(name="clicks", column="clicks")
+    people = np.full(2_000, 2.0)
+    person = sample_moments(metric.needs, {"clicks": people})
+    bot = sample_moments(metric.needs, {"clicks": np.r_[people, 400.0]})
+    found = automated_traffic([metric], person, bot)
+    assert found is not None
+    assert found.status == "warn"
+    fine = automated_traffic([metric], person, person)
+    assert fine is not None
+    assert fine.status == "ok"
+    assert automated_traffic([GMV], person, bot) is None
+
+
+def test_converted_amounts_are_stated_with_the_date_of_the_rates() -> None:
+    check = one_currency(Facts("t", (), currency="EUR", rates=Rates("EUR", {"USD": 0.9}, date(2026, 6, 1))))
+    assert check is not None
+    assert "converted to EUR at the rates of 2026-06-01" in check.sentence

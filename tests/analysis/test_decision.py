@@ -1,12 +1,13 @@
 """The rule from metrics to a verdict, and Holm's adjustment."""
 
+import msgspec
 import pytest
 from statsmodels.stats.multitest import multipletests
 
 from analysis.checks import Check
 from analysis.decision import Judged, decide
-from analysis.multiple import holm
 from analysis.metrics import Direction, Role
+from analysis.multiple import holm
 
 OK = Check(name="sample_ratio", status="ok", sentence="fine")
 WARN = Check(name="heavy_tail", status="warn", sentence="careful")
@@ -69,3 +70,23 @@ def test_holm_agrees_with_statsmodels_and_rejects_three_of_the_published_fifteen
 def test_holm_leaves_out_what_could_not_be_tested() -> None:
     assert holm([0.02, None, 0.03]) == [0.04, None, 0.04]
     assert holm([]) == []
+
+
+def test_a_guardrail_with_a_margin_has_to_be_shown_to_hold_before_shipping() -> None:
+    better = judged(1, 0.01)
+    guard = Judged(label="latency", role="guardrail", direction="decrease", difference=1.0, p=0.4, described="+1%",
+                   margin=0.02, holds=False)  # fmt: skip
+    waiting = decide([better, guard], [OK])
+    assert waiting.verdict == "keep running"
+    assert any("latency (guardrail) is not yet shown to lose less than 2 %" in r for r in waiting.reasons)
+    shown = decide([better, msgspec.structs.replace(guard, holds=True)], [OK])
+    assert shown.verdict == "ship"
+    assert "Shown to hold: latency." in shown.reasons
+    worse = decide([better, msgspec.structs.replace(guard, p=0.01)], [OK])
+    assert worse.verdict == "do not ship"
+
+
+def test_an_undecided_goal_says_how_long_it_would_take() -> None:
+    waiting = msgspec.structs.replace(judged(1, 0.3), outlook="about 9 more days for ±2 %")
+    decision = decide([waiting], [OK])
+    assert decision.reasons == ["m is undecided: +1%; about 9 more days for ±2 %."]

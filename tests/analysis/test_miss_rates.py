@@ -84,12 +84,13 @@ def test_fieller_errs_on_the_safe_side_with_thirty_buyers_per_arm() -> None:
 
 
 def test_an_unequal_split_is_taken_as_it_is() -> None:
-    """Nine to one: still about 5 %, where a test that takes equal halves for granted errs several times that."""
+    """Nine to one, 300 buyers in the smaller arm: a little above 5 % (5.7 over many runs), where a test that takes
+    equal halves for granted errs one time in four."""
     rng = np.random.default_rng(22)
-    arms = arms_of_gmv(rng, 180_000, experiments=5000), arms_of_gmv(rng, 20_000, experiments=5000)
+    arms = arms_of_gmv(rng, 90_000, experiments=4000), arms_of_gmv(rng, 10_000, experiments=4000)
     p = np.array([welch(c, t).p for c, t in zip(*arms, strict=True)])
-    assert 0.04 <= np.mean(p <= 0.05) <= 0.06
-    half = 100_000
+    assert 0.04 <= np.mean(p <= 0.05) <= 0.07
+    half = 50_000
     halves = [c.variance * c.n / half + t.variance * t.n / half for c, t in zip(*arms, strict=True)]
     z = np.array([(t.raw - c.raw) / v**0.5 for c, t, v in zip(*arms, halves, strict=True)])
     assert np.mean(np.abs(z) > 1.96) > 0.2

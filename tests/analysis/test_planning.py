@@ -37,7 +37,7 @@ def test_power_is_statsmodels(lift: float, n: int) -> None:
     assert power(UNIT, lift, n, n) == pytest.approx(theirs, rel=1e-9)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(
     st.floats(0.005, 1.0),
     st.sampled_from([0.01, 0.05]),
@@ -166,6 +166,8 @@ def test_what_remains_until_an_interval_is_narrow_enough() -> None:
     assert half.days == 30
     assert remaining(effect, 2 * width, [1000] * 10) == remaining(effect, width, [1000] * 10)
     assert remaining(effect, width, [1000] * 10).days == 0
+    assert remaining(effect, width / 2, []).days is None
+    assert remaining(effect, width / 2, [10_000, *[0] * 7]).days is None
 
 
 def test_more_units_do_narrow_the_interval_to_what_was_asked() -> None:

@@ -38,6 +38,11 @@ def test_the_ranks_are_the_closest_that_keep_each_tail(n: int, q: float, alpha: 
     assert below.sf((high or n + 1) - 2) > alpha / 2 * (1 - 1e-9)
 
 
+def test_a_tail_of_exactly_half_alpha_is_enough() -> None:
+    """Of two values the median lies below both with chance 1/4, and above both with chance 1/4."""
+    assert order_statistic_ranks(2, 0.5, alpha=0.5) == (1, 2)
+
+
 def test_the_interval_covers_as_it_says() -> None:
     rng = np.random.default_rng(1)
     truth = float(np.exp(stats.norm.ppf(0.9)))

@@ -3,6 +3,8 @@
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import date
+from fractions import Fraction
 from math import isfinite
 from typing import Any
 
@@ -10,13 +12,15 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
+from statsmodels.stats.multitest import multipletests
 
 from analysis.aggregates import Cell, Column, Moments, moments_of
-from analysis.errors import ArmError, DataError
+from analysis.columns import Cap
+from analysis.errors import ArgumentError, ArmError, DataError
 from analysis.inference import Effect, compare
-from analysis.metrics import Mean, Proportion, Ratio, shop_metrics
+from analysis.metrics import Mean, Proportion, Quantile, Ratio, shop_metrics
 from analysis.render.json import to_json
-from analysis.report import Report, analyze
+from analysis.report import Report, analyze, analyze_arms
 from analysis.sources import ExperimentTables, UserTable
 
 GMV = Mean(name="gmv", column="gmv", role="goal")
@@ -195,3 +199,150 @@ def test_false_positives_come_at_the_nominal_rate() -> None:
 def _moments(values: Any) -> Moments:
     y = Column("y")
     return moments_of([Cell("a", None, None, len(values), {y: values.sum()}, {(y, y): values @ values})], {})
+
+
+def with_days(n: int = 4000, days: int = 10, lift: float = 0.0, seed: int = 5) -> pd.DataFrame:
+    rng = np.random.default_rng(seed)
+    data = users(seed, n, lift)
+    data["day"] = [date(2026, 6, 1 + int(d)) for d in rng.integers(0, days, n)]
+    data["country"] = rng.choice(["de", "fr"], n)
+    return data
+
+
+def test_raw_capped_and_adjusted_stand_side_by_side() -> None:
+    data = users(lift=0.1)
+    data["pre"] = data.gmv * 0.5 + 1
+    metric = replace(GMV, cap=Cap(upper_quantile=0.95), covariate="pre")
+    result = analyze(UserTable(data), [metric], "a", "b").metric("gmv")
+    limit = np.sort(data.gmv)[int(np.ceil(0.95 * len(data) - 1e-9)) - 1]
+    capped = data.gmv.clip(upper=limit)
+    a, b = (data.variant == arm for arm in "ab")
+    assert (result.method, result.control) == ("cuped+welch+fieller", pytest.approx(capped[a].mean()))
+    assert result.unadjusted is not None
+    assert result.unadjusted.p == pytest.approx(stats.ttest_ind(capped[b], capped[a], equal_var=False).pvalue)
+    assert result.uncapped is not None
+    assert result.uncapped.p == pytest.approx(stats.ttest_ind(data.gmv[b], data.gmv[a], equal_var=False).pvalue)
+    assert result.cap is not None
+    assert result.cap.upper == pytest.approx(limit)
+    assert result.cap.share_control == pytest.approx((data.gmv[a] > limit).mean())
+    assert result.cap.rule == "<= p95"
+
+
+def test_segments_are_compared_and_corrected_over_all_metrics() -> None:
+    metrics = [GMV, Mean(name="clicks", column="clicks")]
+    data = with_days()
+    report = analyze(UserTable(data, segment="country"), metrics, "a", "b")
+    parts = [part for result in report.metrics for part in result.segments]
+    expected = multipletests([part.p for part in parts], method="fdr_bh")[1]
+    assert [part.p_adjusted for part in parts] == pytest.approx(expected)
+    german = data[data.country == "de"]
+    theirs = stats.ttest_ind(*(german.gmv[german.variant == arm] for arm in "ba"), equal_var=False)
+    assert (parts[0].segment, parts[0].p) == ("de", pytest.approx(theirs.pvalue))
+    assert report.metric("gmv").heterogeneity_p is not None
+    assert report.check("sample_ratio_by_segment").status == "ok"
+
+
+def test_until_the_planned_size_only_the_confidence_sequence_decides() -> None:
+    data = with_days(lift=0.12)
+    once = analyze(UserTable(data, day="day"), [GMV], "a", "b")
+    assert once.decision.verdict == "ship"
+    peeking = analyze(UserTable(data, day="day"), [GMV], "a", "b", planned_units=40_000)
+    anytime = peeking.metric("gmv").anytime
+    assert anytime is not None
+    assert anytime.p > once.metric("gmv").p  # type: ignore[operator]
+    assert anytime.low is not None
+    assert (anytime.low > 0) == (anytime.p < 0.05) == (peeking.decision.verdict == "ship")
+    assert "confidence sequence" in peeking.decision.reasons[0]
+    assert [point.anytime is not None for point in peeking.metric("gmv").cumulative] == [True] * 10
+    done = analyze(UserTable(data, day="day"), [GMV], "a", "b", planned_units=4_000)
+    assert done.decision.verdict == "ship"
+    with pytest.raises(ArgumentError, match="planned_units is 0"):
+        analyze(UserTable(data), [GMV], "a", "b", planned_units=0)
+
+
+def test_an_undecided_goal_says_about_how_many_days_it_still_takes() -> None:
+    report = analyze(UserTable(with_days(), day="day"), [GMV], "a", "b", precision=0.01)
+    result = report.metric("gmv")
+    assert report.decision.verdict == "keep running"
+    assert result.remaining is not None
+    assert result.high is not None
+    assert result.low is not None
+    needed = 4000 * ((result.high - result.low) / 2 / 0.01) ** 2
+    assert result.remaining.units == pytest.approx(needed - 4000, rel=1e-3)
+    assert f"about {result.remaining.days:,} more days for ±1 %" in report.decision.reasons[0]
+    assert analyze(UserTable(with_days()), [GMV], "a", "b").metric("gmv").remaining is None  # nothing tells the rate
+
+
+def test_several_treatments_share_one_look_and_one_correction() -> None:
+    data = users(n=3000)
+    data["variant"] = np.random.default_rng(1).choice(["a", "b", "c"], 3000)
+    b, c = analyze_arms(UserTable(data), [GMV], "a", ["b", "c"])
+    p = [r.metric("gmv").p for r in (b, c)]
+    assert [r.metric("gmv").p_adjusted for r in (b, c)] == pytest.approx(multipletests(p, method="holm")[1])
+    alone = analyze(UserTable(data), [GMV], "a", "c")
+    assert alone.metric("gmv").p == c.metric("gmv").p
+    assert b.data == c.data
+    with pytest.raises(ArmError, match="no treatment"):
+        analyze_arms(UserTable(data), [GMV], "a", [])
+
+
+def test_a_quantile_has_an_interval_from_order_statistics_or_a_reason_for_none() -> None:
+    rng = np.random.default_rng(2)
+    data = users(n=8000).assign(spent=rng.lognormal(0, 1, 8000))
+    data.loc[data.variant == "b", "spent"] *= 1.2
+    metrics = [Quantile(name="p90", column="spent", q=0.9), Quantile(name="clicks", column="clicks")]
+    report = analyze(UserTable(data), metrics, "a", "b")
+    p90 = report.metric("p90")
+    theirs = [np.quantile(data.spent[data.variant == arm], 0.9, method="inverted_cdf") for arm in "ab"]
+    assert [p90.control, p90.treatment] == theirs
+    assert p90.method == "order-statistics+fieller"
+    assert p90.low is not None
+    assert p90.high is not None
+    assert p90.low < 0.2 < p90.high
+    assert report.metric("clicks").p is None
+    assert "many units of the control have the very value of the quantile, 2" in report.metric("clicks").note
+
+
+def test_a_guardrail_is_held_against_its_margin() -> None:
+    guard = Mean(name="views", column="latency", role="guardrail", margin=0.05, direction="decrease")
+    data = users(n=6000, lift=0.2).assign(latency=np.random.default_rng(0).normal(100, 20, 6000))
+    report = analyze(UserTable(data), [GMV, guard], "a", "b")
+    shown = report.metric("views").margin
+    assert shown is not None
+    assert shown.holds
+    high = report.metric("views").high
+    assert high is not None
+    assert (high < 0.05) == shown.holds
+    assert report.decision.verdict == "ship"
+    narrow = analyze(UserTable(data), [GMV, replace(guard, margin=0.001)], "a", "b")
+    assert narrow.decision.verdict == "keep running"
+
+
+def test_impossible_values_make_a_report_untrusted() -> None:
+    data = users()
+    data.loc[0, "clicks"] = 21
+    report = analyze(UserTable(data), [Ratio(name="ctr", numerator="clicks", denominator="views")], "a", "b")
+    assert report.decision.verdict == "cannot trust"
+    assert "clicks above views in 1 unit." in report.check("impossible_values").sentence
+
+
+def test_nist_univariate_sets_keep_ten_digits() -> None:
+    """NIST StRD NumAcc1 to NumAcc4 as one arm; certified means and standard deviations."""
+    certified = {
+        "NumAcc1": ([10000001, 10000003, 10000002], 10000002, 1.0),
+        "NumAcc2": ([1.2, *[1.1, 1.3] * 500], 1.2, 0.1),
+        "NumAcc3": ([1000000.2, *[1000000.1, 1000000.3] * 500], 1000000.2, 0.1),
+        "NumAcc4": ([10000000.2, *[10000000.1, 10000000.3] * 500], 10000000.2, 0.1),
+    }
+    for name, (values, mean, sd) in certified.items():
+        y = np.array(values, dtype=float)
+        needs = Mean(name="y", column="y").needs
+        found = UserTable(pd.DataFrame({"variant": "a", "y": y})).collect(needs).aggregates.moments("a")
+        assert found.means[Column("y")] == pytest.approx(mean, rel=1e-15), name
+        # Doubles hold 0.1 beside 1e7 to 1e-8 only: the certified value to what the data can carry, and to 1e-10 the
+        # exact value of the numbers as they are stored.
+        stored = [Fraction(value) for value in y]
+        centre = sum(stored) / len(stored)
+        exact = float(sum((value - centre) ** 2 for value in stored) / (len(stored) - 1)) ** 0.5
+        assert found.variance(Column("y")) ** 0.5 == pytest.approx(exact, rel=1e-10), name
+        assert exact == pytest.approx(sd, rel=1e-8)

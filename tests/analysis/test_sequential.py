@@ -80,12 +80,21 @@ def test_the_inflation_of_the_sample_size_is_that_of_the_tables() -> None:
     assert inflation(obrien_fleming(5), evenly(5), power=0.8) == pytest.approx(1.028, abs=6e-4)
 
 
-def test_two_looks_are_a_bivariate_normal_integral() -> None:
+@pytest.mark.parametrize("share", [0.37, 0.02, 0.995])
+def test_two_looks_are_a_bivariate_normal_integral(share: float) -> None:
     """An independent computation: Z_1 and Z_2 have the correlation sqrt(I_1 / I_2)."""
-    a, b, share = 2.3, 2.0, 0.37
+    a, b = 2.3, 2.0
     joint = stats.multivariate_normal([0, 0], [[1, sqrt(share)], [sqrt(share), 1]])
     both_inside = sum(s * t * joint.cdf([s * a, t * b]) for s in (1, -1) for t in (1, -1))
     assert 1 - sum(crossing([a, b], [share, 1.0])) == pytest.approx(both_inside, abs=1e-8)
+
+
+@pytest.mark.parametrize("effect", [0.0, 3.0, -12.0])
+def test_looks_that_cannot_reject_change_nothing(effect: float) -> None:
+    information = [0.1, 0.5, 0.502, 1.0]
+    *none, found = crossing([inf, inf, inf, 2.0], information, effect)
+    assert none == [0.0, 0.0, 0.0]
+    assert found == pytest.approx(stats.norm.sf(2 - effect) + stats.norm.cdf(-2 - effect), rel=1e-9)
 
 
 @settings(max_examples=30, deadline=None)

@@ -6,7 +6,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from inference.dataset import TASKS, Engagement, PackedProducts, Pairs, sum_images
+from inference.dataset import Engagement, PackedProducts, Pairs, sum_images
 from inference.errors import InputError
 from inference.inputs import TEXT_FIELDS, ProductInput, stack_images
 from inference.tokenizer import Tokenizer
@@ -97,7 +97,7 @@ def test_engagements_without_a_usable_query_or_product_are_left_out(packed: Pack
     assert pairs.queries == [("image", "lamp-0"), ("search", "red")]
     assert pairs.query.tolist() == [0, 1]
     assert [packed.ids[p] for p in pairs.product] == ["lamp-1", "bare"]
-    assert [TASKS[t] for t in pairs.task] == [("image", "click"), ("search", "save")]
+    assert [pairs.tasks[t] for t in pairs.task] == ["image/click", "search/save"]
     assert pairs.query_product.tolist() == [packed.index["lamp-0"], -1]
     with pytest.raises(InputError, match="none of the 4 engagements"):
         Pairs(useless, packed)

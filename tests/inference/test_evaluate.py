@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from inference.dataset import TASKS, Engagement, PackedProducts, Pairs
+from inference.dataset import Engagement, PackedProducts, Pairs
 from inference.errors import InputError
 from inference.evaluate import Evaluation, evaluate
 from inference.tokenizer import Tokenizer
@@ -28,7 +28,7 @@ def slow(products: np.ndarray, queries: np.ndarray, pairs: Pairs, k: int) -> Eva
             del scores[pairs.query_product[pairs.query[row]]]
         target = int(pairs.product[row])
         above = sum(score >= scores[target] for p, score in scores.items() if p != target)
-        hits.setdefault("/".join(TASKS[pairs.task[row]]), []).extend([above < k] * int(pairs.count[row]))
+        hits.setdefault(pairs.tasks[pairs.task[row]], []).extend([above < k] * int(pairs.count[row]))
         if queries[pairs.query[row]].any():
             retrieved |= set(sorted(scores, key=lambda p: -scores[p])[:k])
     recall = {task: float(np.mean(found)) for task, found in hits.items()}

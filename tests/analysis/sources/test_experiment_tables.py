@@ -1,16 +1,26 @@
 """What counts for a unit, to the microsecond, and what is refused."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import pytest
 from sqlalchemy import create_engine
 
 from analysis.aggregates import Column
-from analysis.errors import ArmError, DataError, MissingColumnError, MixedCurrenciesError, SourceError
-from analysis.metrics import Mean, merged_needs, shop_metrics
+from analysis.columns import Cap, Filter, Window
+from analysis.currencies import Rates
+from analysis.errors import (
+    ArmError,
+    DataError,
+    MetricError,
+    MissingColumnError,
+    MissingRateError,
+    MixedCurrenciesError,
+    SourceError,
+)
+from analysis.metrics import Declared, Mean, Quantile, Retention, merged_needs, shop_metrics
 from analysis.sources import Collected, ExperimentTables
-from analysis.sources.base import moment
+from analysis.sources.base import Refunds, moment
 
 DAY = 86_400_000_000
 T = 1_780_272_000_000_000  # 2026-06-01 00:00 UTC
@@ -172,3 +182,127 @@ def test_an_aware_cut_off_in_another_zone_means_the_same_instant(shop: Any) -> N
     zone = timezone(timedelta(hours=5))
     for as_of in (datetime(2026, 6, 2, tzinfo=UTC), datetime(2026, 6, 2, 5, tzinfo=zone)):
         assert collect(shop, "clicks", as_of=as_of).facts.cut_off == datetime(2026, 6, 2, tzinfo=UTC)
+
+
+def test_a_metric_has_a_window_of_its_own_from_the_same_first_exposure(shop: Any) -> None:
+    shop.unit("u", "a", T)
+    for time in (T, T + 3 * DAY - 1, T + 3 * DAY, T + 7 * DAY - 1, T + 7 * DAY, T + 20 * DAY):
+        shop.engagement("u", "click", time)
+    shop.order("u", T + 3 * DAY, 500, "o")
+    shop.order("u", T + 7 * DAY, -200, "o", "refunded")
+    shop.save()
+    week = Window(timedelta(days=3), timedelta(days=7))
+    month = Window(timedelta(0), timedelta(days=28))
+    metrics = [
+        Mean(name="all", column="clicks"),
+        Mean(name="week", column="clicks", window=week),
+        Mean(name="month", column="clicks", window=month),
+        Mean(name="week_net", column="gmv_net", window=week),
+        Mean(name="net", column="gmv_net"),
+    ]
+    result = ExperimentTables(shop.engine, "ranking").collect(merged_needs(metrics))
+    means = result.aggregates.moments("a").means
+    assert [means[metric.inputs[0]] for metric in metrics] == [5, 2, 6, 500, 300]
+    assert result.facts.window == timedelta(days=28)  # the longest one decides who is mature
+
+
+def test_retention_is_the_share_of_units_with_any_event_in_its_window(shop: Any) -> None:
+    for unit, day in (("early", 6), ("first", 7), ("last", 13), ("late", 14)):
+        shop.unit(unit, "a", T)
+        shop.engagement(unit, "save", T + day * DAY)
+    shop.save()
+    metric = Retention(name="second_week")
+    result = ExperimentTables(shop.engine, "ranking").collect(merged_needs([metric]))
+    assert metric.value(result.aggregates.moments("a").means) == 0.5
+
+
+def test_filters_choose_events_and_are_refused_for_orders(shop: Any) -> None:
+    shop.unit("u", "a", T)
+    for surface in ("home", "home", "search", "it's"):
+        shop.engagement("u", "click", T + 1, surface)
+    shop.save()
+    source = ExperimentTables(shop.engine, "ranking")
+
+    def clicks(*filters: Filter) -> float:
+        metric = Mean(name="m", column="clicks", where=filters)
+        return source.collect(merged_needs([metric])).aggregates.moments("a").means[metric.inputs[0]]
+
+    assert clicks(Filter("surface", "=", "home")) == 2
+    assert clicks(Filter("surface", "in", ("search", "it's"))) == 2
+    assert clicks(Filter("surface", "!=", "home"), Filter("surface", "!=", "search")) == 1
+    with pytest.raises(MissingColumnError, match=r"An event has no column 'sruface'\. Did you mean 'surface'"):
+        clicks(Filter("sruface", "=", "home"))
+    with pytest.raises(MetricError, match="orders cannot be filtered"):
+        source.collect(merged_needs([Mean(name="m", column="orders", where=(Filter("surface", "=", "home"),))]))
+    with pytest.raises(MetricError, match="counts what was before it"):
+        source.collect(merged_needs([Retention(name="m", column="clicks_pre")]))
+
+
+def test_orders_in_several_currencies_are_converted_with_the_pinned_rates(shop: Any) -> None:
+    shop.unit("u", "a", T)
+    shop.order("u", T + 1, 1_000, "o1")
+    shop.order("u", T + 1, 1_000, "o2", currency="USD")
+    shop.order("u", T + 2, -500, "o2", "refunded", currency="USD")
+    shop.order("u", T + 1, 1_000, "o3", currency="JPY")
+    shop.order("u", T - 1, 200, "o4", currency="USD")
+    columns = ("gmv_net", "gmv_gross", "gmv_net_pre")
+    with pytest.raises(MixedCurrenciesError, match="EUR, JPY, USD.*table of rates"):
+        collect(shop, *columns)
+    rates = Rates("EUR", {"USD": 0.9, "JPY": 0.006}, date(2026, 6, 1))
+    result = collect(shop, *columns, rates=rates)
+    assert total(result, "gmv_gross") == 1_000 + 900 + 600
+    assert total(result, "gmv_net") == 1_000 + 450 + 600
+    assert total(result, "gmv_net_pre") == 180
+    assert (result.facts.currency, result.facts.rates) == ("EUR", rates)
+    with pytest.raises(MissingRateError, match="none for JPY"):
+        collect(shop, *columns, rates=Rates("EUR", {"USD": 0.9}, date(2026, 6, 1)))
+
+
+def test_rows_that_arrived_late_and_refunds_after_the_window_are_stated(shop: Any) -> None:
+    shop.unit("u", "a", T)
+    shop.engagement("u", "click", T + 1, delay=DAY)
+    shop.engagement("u", "click", T + 2, delay=DAY + 1)
+    shop.engagement("u", "click", T - 1, delay=9 * DAY)  # before the experiment
+    for order, refund in (("o1", 5 * DAY), ("o2", 20 * DAY)):
+        shop.order("u", T + 3, 1_000, order)
+        shop.order("u", T + 3, 500, order)  # a second line
+        shop.order("u", T + refund, -600, order, "refunded")
+    shop.order("u", T - 5, 1_000, "before")
+    shop.order("u", T + 5, -1_000, "before", "refunded")
+    facts = collect(shop, "gmv_net", "clicks").facts
+    assert facts.late is not None
+    assert (facts.late.rows, facts.late.of) == (1, 9)
+    assert facts.refunds == Refunds(counted=600, after=600)
+    assert collect(shop, "clicks").facts.refunds is None
+
+
+def test_segments_come_from_a_table_of_units(shop: Any) -> None:
+    for unit in ("u1", "u2", "u3"):
+        shop.unit(unit, "a", T)
+        shop.engagement(unit, "click", T + 1)
+    shop.save()
+    with shop.engine.begin() as connection:
+        connection.exec_driver_sql("CREATE TABLE customer (unit_id TEXT PRIMARY KEY, country TEXT)")
+        connection.exec_driver_sql("INSERT INTO customer VALUES ('u1', 'de'), ('u2', 'fr'), ('elsewhere', 'it')")
+    result = collect(shop, "clicks", segments=("customer", "country"))
+    assert result.aggregates.segments == ("de", "fr", "unknown")
+    assert result.aggregates.count("a", "unknown") == 1
+    assert result.facts.segment == "country"
+
+
+def test_caps_and_quantiles_come_from_the_per_unit_values(filled_shop: Any) -> None:
+    metrics: list[Declared] = [
+        Mean(name="net", column="gmv_net", cap=Cap(upper_quantile=0.9, nonzero=True)),
+        Quantile(name="views", column="impressions", q=0.5),
+    ]
+    source = ExperimentTables(filled_shop.engine, "ranking")
+    found = source.collect(merged_needs(metrics)).aggregates
+    assert isinstance(metrics[0], Mean)
+    column = metrics[0].inputs[0]
+    everyone = found.moments()
+    assert found.limits[column].upper is not None
+    assert everyone.tails[column].largest == found.limits[column].upper
+    assert everyone.means[column] < everyone.means[Column("gmv_net")]
+    assert {arm for arm, _ in found.ranked} == {"control", "treatment"}
+    for ranked in found.ranked.values():
+        assert 15 <= ranked.values[1] <= 25  # Poisson with mean 20

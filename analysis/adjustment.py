@@ -1,0 +1,126 @@
+"""The same expectation with less variance: CUPED with any number of covariates, and post-stratification.
+
+CUPED subtracts theta' (h(arm) - h(both arms)), where h are quantities measured before exposure, whose expectation is
+the same in both arms. A covariate is itself a `Metric`: a mean per user of the weeks before for a mean, the
+click-through rate of the weeks before for a click-through rate. With gradients g_f and g_h of metric and covariates
+(the delta method) and covariances S within the arms, pooled by n - 1,
+
+    theta = (G_h' S G_h)^-1 G_h' S g_f,
+
+which for means is the coefficient of an analysis of covariance. Post-stratification weighs each stratum by its share of
+both arms, so that chance differences in the mix of new and known users, say, drop out.
+
+References: Deng, Xu, Kohavi, Walker 2013 (CUPED); Deng, Knoblich, Lu 2018 (delta method); Miratrix, Sekhon, Yu 2013
+(post-stratification); Lin 2013 (regression adjustment in experiments).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from analysis.aggregates import Moments, Tail
+from analysis.columns import Column
+from analysis.errors import ArmError
+from analysis.metrics import Metric
+
+# Singular values of the covariates' correlation matrix below this share of the largest are taken for zero: the same
+# covariate twice must not divide noise by noise.
+COLLINEAR = 1e-10
+
+
+@dataclass(frozen=True)
+class Adjustment:
+    """theta and the value over both arms of each covariate that varies, in the order given."""
+
+    covariates: tuple[Metric, ...]
+    theta: tuple[float, ...]
+    centres: tuple[float, ...]
+
+    def shift(self, arm: Moments) -> float:
+        """What is subtracted from the metric's value in this arm: theta' (h(arm) - h(both arms))."""
+        terms = zip(self.covariates, self.theta, self.centres, strict=True)
+        return sum(theta * (_value(covariate, arm) - centre) for covariate, theta, centre in terms)
+
+    def gradient(self, arm: Moments) -> dict[Column, float]:
+        """Derivative of `shift` by the arm's means."""
+        total: dict[Column, float] = {}
+        for covariate, theta in zip(self.covariates, self.theta, strict=True):
+            for column, slope in covariate.gradient(arm.means).items():
+                total[column] = total.get(column, 0.0) + theta * slope
+        return total
+
+
+def bilinear(left: Mapping[Column, float], right: Mapping[Column, float], arm: Moments) -> float:
+    """left' S right with the arm's covariances S: the covariance, per unit, of two linear combinations."""
+    return sum(g * h * arm.covariance(a, b) for a, g in left.items() for b, h in right.items())
+
+
+def cuped(metric: Metric, control: Moments, treatment: Moments) -> Adjustment | None:
+    """The adjustment by the metric's covariates; None if none of them varies. Both arms need two units."""
+    arms = (control, treatment)
+    usable = [h for h in metric.adjusters if all(h.value(arm.means) is not None for arm in arms)]
+    slopes = [[h.gradient(arm.means) for arm in arms] for h in usable]
+    own = [metric.gradient(arm.means) for arm in arms]
+
+    def pooled(left: Sequence[Mapping[Column, float]], right: Sequence[Mapping[Column, float]]) -> float:
+        return sum((arm.n - 1) * bilinear(g, h, arm) for g, h, arm in zip(left, right, arms, strict=True))
+
+    varying = [index for index, slope in enumerate(slopes) if pooled(slope, slope) > 0]
+    if not varying:
+        return None
+    usable, slopes = [usable[i] for i in varying], [slopes[i] for i in varying]
+    # In units of each covariate's own spread, so that cents and counts do not meet in one ill-conditioned matrix.
+    spread = np.sqrt([pooled(slope, slope) for slope in slopes])
+    matrix = np.array([[pooled(a, b) for b in slopes] for a in slopes]) / np.outer(spread, spread)
+    right = np.array([pooled(own, slope) for slope in slopes]) / spread
+    theta = np.linalg.lstsq(matrix, right, rcond=COLLINEAR)[0] / spread
+    centre = {
+        column: (control.n * control.means[column] + treatment.n * treatment.means[column]) / (control.n + treatment.n)
+        for h in usable
+        for column in h.inputs
+    }
+    centres = tuple(float(h.value(centre) or 0.0) for h in usable)
+    return Adjustment(tuple(usable), tuple(float(value) for value in theta), centres)
+
+
+def post_stratify(strata: Mapping[str, tuple[Moments, Moments]]) -> tuple[Moments, Moments]:
+    """Control and treatment as if each stratum had had the same share in both: give them to `compare` as usual.
+
+    strata: (control, treatment) moments of each. Strata must be known before exposure. With w_s the stratum's share of
+    all units, means are sum(w_s m_s), and the covariances, times 1/n, are sum(w_s^2 S_s / n_s). The control value in
+    the lift is then the post-stratified one. Errors: ArmError for a stratum with fewer than two units in an arm.
+    """
+    if not strata:
+        raise ArmError("There are no strata. Give at least one, or compare the arms as they are.")
+    for name, arms in strata.items():
+        if min(arm.n for arm in arms) < 2:
+            raise ArmError(
+                f"Stratum {name!r} has {arms[0].n} control and {arms[1].n} treatment unit(s), and each needs two. "
+                "Merge it with another stratum."
+            )
+    names = sorted(strata)
+    sizes = np.array([sum(arm.n for arm in strata[name]) for name in names], dtype=float)
+    weights = (sizes / sizes.sum()).tolist()
+    control = _weighted([strata[name][0] for name in names], weights)
+    return control, _weighted([strata[name][1] for name in names], weights)
+
+
+def _weighted(parts: Sequence[Moments], weights: Sequence[float]) -> Moments:
+    n = sum(part.n for part in parts)
+    means = {c: sum(w * part.means[c] for w, part in zip(weights, parts, strict=True)) for c in parts[0].means}
+    covariances = {
+        (a, b): n * sum(w**2 * part.covariance(a, b) / part.n for w, part in zip(weights, parts, strict=True))
+        for a, b in parts[0].covariances or {}
+    }
+    tails = {
+        c: Tail(sum(part.tails[c].nonzero for part in parts), max(part.tails[c].largest for part in parts))
+        for c in parts[0].tails
+    }
+    return Moments(n, means, covariances, tails)
+
+
+def _value(covariate: Metric, arm: Moments) -> float:
+    value = covariate.value(arm.means)
+    assert value is not None, "cuped() leaves out covariates that are undefined in an arm"
+    return value

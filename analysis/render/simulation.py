@@ -1,0 +1,115 @@
+"""What a simulation showed: a table for the terminal and for Markdown, and a picture (SVG, PNG or PDF)."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from analysis.render import words
+from analysis.simulation import Outcome, Simulation
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+_HEAD = ("Metric", "Planted", "Rejected (below : above 0)", "Covered", "Bias", "±")
+
+
+def to_json(simulation: Simulation) -> str:
+    """The simulation as JSON text."""
+    return msgspec.json.format(msgspec.json.encode(simulation)).decode()
+
+
+def to_markdown(simulation: Simulation) -> str:
+    rows = [_cells(outcome) for outcome in simulation.outcomes]
+    lines = [_HEAD, ("---",) + ("---:",) * (len(_HEAD) - 1), *rows]
+    table = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in lines)
+    return f"{summary(simulation)}\n\n{table}\n"
+
+
+def to_terminal(simulation: Simulation) -> "RenderableType":
+    """Something that `rich.console.Console.print` shows."""
+    from rich import box
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in _HEAD:
+        table.add_column(name, justify="left" if name == "Metric" else "right")
+    for outcome in simulation.outcomes:
+        table.add_row(*map(Text, _cells(outcome)), style="bold red" if outcome.doubtful else "")
+    return Group(Text(summary(simulation)), table)
+
+
+def summary(simulation: Simulation) -> str:
+    """What the runs were, and whether false positives come at the nominal rate, in a few sentences."""
+    s = simulation
+    doubtful = [outcome.metric for outcome in s.outcomes if outcome.doubtful]
+    said = (
+        f"False positives do not come at the rate of {s.alpha:.0%} for {', '.join(doubtful)}: do not trust its p."
+        if doubtful
+        else f"False positives come at the rate of {s.alpha:.0%}, as far as {s.runs:,} runs can tell."
+    )
+    silent = [outcome.metric for outcome in s.outcomes if not outcome.lift and outcome.undefined > s.runs / 2]
+    if silent:
+        said += f" Most runs gave no lift for {', '.join(silent)}."
+    return (
+        f"{s.runs:,} simulated experiments of {s.units:,} units of {s.source}, {s.share:.0%} treated. {said} Where "
+        "nothing is planted, what is rejected is the false-positive rate, elsewhere the power."
+    )
+
+
+def _cells(outcome: Outcome) -> tuple[str, ...]:
+    return (
+        outcome.metric,
+        words.lift(outcome.lift),
+        words.DASH
+        if outcome.rejected is None
+        else f"{_share(outcome.rejected)} ({_share(outcome.rejected_below)} : {_share(outcome.rejected_above)})",
+        _share(outcome.covered),
+        words.DASH
+        if outcome.bias is None or outcome.error is None
+        else f"{words.lift(outcome.bias)} ± {2 * outcome.error:.2%}",
+        _share(outcome.half_width),
+    )
+
+
+def _share(value: float | None) -> str:
+    return words.DASH if value is None else f"{value:.1%}"
+
+
+def write_picture(simulation: Simulation, path: Path) -> Path:
+    """Left, how p is distributed without an effect (it should lie on the diagonal); right, power and coverage by lift.
+
+    The format is that of the file's ending. The file is written aside and renamed.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 4.2), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    left.plot([0, 1], [0, 1], color="0.75", linewidth=1)
+    for name, curve in simulation.p_values.items():
+        if curve:
+            left.plot(curve, [i / (len(curve) - 1) for i in range(len(curve))], label=name)
+    left.set(title="p without an effect", xlabel="p", ylabel="share of runs below", xlim=(0, 1), ylim=(0, 1))
+    left.axvline(simulation.alpha, color="0.75", linewidth=1, linestyle=":")
+    for name in simulation.p_values:
+        rows = [outcome for outcome in simulation.outcomes if outcome.metric == name]
+        tested = [r for r in rows if r.rejected is not None]
+        (line,) = right.plot([r.lift for r in tested], [r.rejected for r in tested], marker="o", label=name)
+        covered = [r for r in rows if r.covered is not None]
+        lifts, shares = [r.lift for r in covered], [r.covered for r in covered]
+        right.plot(lifts, shares, marker=".", linestyle="--", color=line.get_color())
+    right.axhline(1 - simulation.alpha, color="0.75", linewidth=1, linestyle=":")
+    right.axhline(simulation.alpha, color="0.75", linewidth=1, linestyle=":")
+    right.set(title="found (solid) and covered (dashed)", xlabel="planted lift", ylim=(0, 1.02))
+    right.xaxis.set_major_formatter("{x:.0%}")
+    left.legend(frameon=False, fontsize="small")
+    for axes in (left, right):
+        axes.spines[["top", "right"]].set_visible(False)
+    aside = path.with_name(f".{path.name}.part")
+    try:
+        figure.savefig(aside, format=path.suffix.lstrip(".") or "svg", dpi=150)
+        return aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)

@@ -1,0 +1,202 @@
+"""What a report is made of: every renderer shows it, and JSON carries it as it stands.
+
+Field names are stable; `schema_version` counts up when one changes its meaning. All values are plain numbers, None
+where something is undefined, never NaN or infinity. Money is in minor units (cents) of `data.currency`. Times are
+ISO 8601, UTC.
+"""
+
+from typing import Literal
+
+import msgspec
+
+from analysis.checks import Check
+from analysis.decision import Decision
+from analysis.inference import Shape
+from analysis.metrics import Direction, Role, Unit
+
+SCHEMA_VERSION = 1
+
+
+class Comparison(msgspec.Struct, frozen=True, kw_only=True):
+    """Lift and absolute difference with intervals. low and high are None where the interval is unbounded or undefined;
+    `interval` then says which: `bounded`, `outside` (all but a gap), `everything`, or `undefined` (no lift at all)."""
+
+    lift: float | None
+    low: float | None
+    high: float | None
+    interval: Shape | Literal["undefined"]
+    p: float | None
+    difference: float | None
+    difference_low: float | None
+    difference_high: float | None
+    standard_error: float | None
+    df: float | None
+    method: str
+
+
+class Anytime(msgspec.Struct, frozen=True, kw_only=True):
+    """Confidence sequence: it may be looked at every day, and p ever falls below alpha with chance alpha at most.
+    low, high: of the lift, None where unbounded."""
+
+    low: float | None
+    high: float | None
+    p: float
+
+
+class CapUsed(msgspec.Struct, frozen=True, kw_only=True):
+    """The limits of a cap, pooled over all arms, and the share of each arm's units whose value it changed."""
+
+    rule: str
+    lower: float | None
+    upper: float | None
+    share_control: float
+    share_treatment: float
+
+
+class MarginShown(msgspec.Struct, frozen=True, kw_only=True):
+    """A guardrail against its margin. holds: a loss as large as the margin is ruled out (p: one-sided)."""
+
+    margin: float
+    p: float
+    holds: bool
+
+
+class Remaining(msgspec.Struct, frozen=True, kw_only=True):
+    """About how many more units, and days at the present rate, until the lift is known to +- `precision`."""
+
+    precision: float
+    units: int
+    days: int | None
+
+
+class Point(msgspec.Struct, frozen=True, kw_only=True):
+    """Cumulative lift over the units enrolled before `time`. low and high are for one look, not for peeking;
+    `anytime` is for any number of looks, where a size was planned."""
+
+    time: str
+    n_control: int
+    n_treatment: int
+    lift: float | None
+    low: float | None
+    high: float | None
+    anytime: Anytime | None
+
+
+class SegmentResult(msgspec.Struct, frozen=True, kw_only=True):
+    """A metric in one segment: exploratory. p_adjusted: Benjamini-Hochberg over all segments of all metrics."""
+
+    segment: str
+    n_control: int
+    n_treatment: int
+    lift: float | None
+    low: float | None
+    high: float | None
+    p: float | None
+    p_adjusted: float | None
+
+
+class MetricResult(msgspec.Struct, frozen=True, kw_only=True):
+    """One metric. control and treatment are the raw values, capped where the metric is; lift, low, high, p, difference
+    are the headline (adjusted if the method says CUPED). Beside it stand `unadjusted`, without CUPED, and `uncapped`,
+    without cap and CUPED. p_adjusted: Holm over the goals; Benjamini-Hochberg over the secondary metrics.
+    heterogeneity_p: Cochran's Q, whether the lift differs between segments."""
+
+    name: str
+    label: str
+    description: str
+    owner: str
+    unit: Unit
+    direction: Direction
+    role: Role
+    control: float | None
+    treatment: float | None
+    n_control: int
+    n_treatment: int
+    lift: float | None
+    low: float | None
+    high: float | None
+    interval: Shape | Literal["undefined"]
+    p: float | None
+    p_adjusted: float | None
+    difference: float | None
+    difference_low: float | None
+    difference_high: float | None
+    standard_error: float | None
+    df: float | None
+    method: str
+    note: str
+    variance_reduction: float | None
+    unadjusted: Comparison | None
+    uncapped: Comparison | None
+    cap: CapUsed | None
+    margin: MarginShown | None
+    anytime: Anytime | None
+    remaining: Remaining | None
+    cumulative: list[Point]
+    segments: list[SegmentResult]
+    heterogeneity_p: float | None
+
+
+class Enrolment(msgspec.Struct, frozen=True, kw_only=True):
+    """Units first exposed in the interval that starts at `time`, by arm."""
+
+    time: str
+    units: dict[str, int]
+
+
+class RatesUsed(msgspec.Struct, frozen=True, kw_only=True):
+    """What amounts were converted with: the worth of one unit of each currency in the base currency."""
+
+    base: str
+    as_of: str
+    source: str
+    rates: dict[str, float]
+
+
+class Data(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the numbers come from. bucket_seconds: width of the intervals of enrolment and cumulative lift."""
+
+    source: str
+    sql: list[str]
+    cut_off: str | None
+    config_versions: list[int]
+    currency: str | None
+    rates: RatesUsed | None
+    window_seconds: float | None
+    pre_period_seconds: float | None
+    bucket_seconds: float | None
+    filters: list[str]
+    segment: str | None
+    units: dict[str, int]
+    units_in_several_arms: int | None
+    enrolment: list[Enrolment]
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True):
+    """One treatment against the control. planned_units: of both arms, where a size was planned."""
+
+    schema_version: int
+    title: str
+    control: str
+    treatment: str
+    alpha: float
+    planned_units: int | None
+    expected_split: dict[str, float]
+    decision: Decision
+    checks: list[Check]
+    metrics: list[MetricResult]
+    data: Data
+
+    def metric(self, name: str) -> MetricResult:
+        """The result of a metric by name. LookupError if there is none."""
+        for result in self.metrics:
+            if result.name == name:
+                return result
+        raise LookupError(f"The report has no metric {name!r}; it has {', '.join(m.name for m in self.metrics)}.")
+
+    def check(self, name: str) -> Check:
+        """A check by name. LookupError if it did not apply."""
+        for check in self.checks:
+            if check.name == name:
+                return check
+        raise LookupError(f"The report has no check {name!r}; it has {', '.join(c.name for c in self.checks)}.")

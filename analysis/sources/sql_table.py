@@ -1,0 +1,83 @@
+"""The source that reads a table or a view with one row per user, on any SQLAlchemy engine."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from sqlalchemy import Connection, Engine, FromClause, MetaData, Select, Table, types
+from sqlalchemy.exc import NoSuchTableError, SQLAlchemyError
+
+from analysis.aggregates import Needs
+from analysis.errors import SourceError
+from analysis.query import sql_text
+from analysis.sources.user_rows import Extremes, Kind, UserRows
+
+
+@dataclass(frozen=True)
+class SqlTable(UserRows):
+    """One row per unit, in a table or view of a database. schema: where the table is, if not in the default one."""
+
+    engine: Engine
+    table: str
+    schema: str | None = None
+
+    @property
+    def label(self) -> str:
+        return self.name or self.table
+
+    @contextmanager
+    def open(self, needs: Needs) -> Iterator["EngineSession"]:
+        try:
+            with self.engine.connect() as connection:
+                yield EngineSession(connection, self.table, self.schema)
+        except NoSuchTableError as error:
+            raise SourceError(f"The database has no table {self.table!r}.") from error
+        except SQLAlchemyError as error:
+            reason = str(getattr(error, "orig", None) or error).splitlines()[0]
+            raise SourceError(f"{self.label} cannot be read: {reason}.") from error
+
+
+@dataclass(frozen=True)
+class EngineSession:
+    """An open connection."""
+
+    connection: Connection
+    table: str
+    schema: str | None
+
+    @cached_property
+    def users(self) -> FromClause:
+        return Table(self.table, MetaData(), schema=self.schema, autoload_with=self.connection, resolve_fks=False)
+
+    @cached_property
+    def types(self) -> Mapping[str, tuple[Kind, str]]:
+        return {column.name: (_kind(column.type), str(column.type)) for column in self.users.c}
+
+    def rows(self, statement: Select[Any]) -> Sequence[Sequence[Any]]:
+        return self.connection.execute(statement).all()
+
+    def arrays(self, statement: Select[Any]) -> Mapping[str, Any]:
+        import numpy as np
+
+        result = self.connection.execute(statement)
+        columns = list(zip(*result.all(), strict=True)) or [()] * len(result.keys())
+        return {name: np.array(values, dtype=float) for name, values in zip(result.keys(), columns, strict=True)}
+
+    def text(self, statement: Select[Any]) -> str:
+        return sql_text(statement, self.connection.dialect)
+
+    def extremes(self, names: Sequence[str]) -> Extremes | None:
+        """None: a database reads the rows for them."""
+        return None
+
+
+def _kind(given: types.TypeEngine[Any]) -> Kind:
+    if isinstance(given, types.Boolean):
+        return "boolean"
+    if isinstance(given, types.Integer | types.Numeric | types.Float):
+        return "number"
+    if isinstance(given, types.DateTime):
+        return "instant" if given.timezone else "other"
+    return "date" if isinstance(given, types.Date) else "other"

@@ -1,0 +1,37 @@
+"""A pinned table of rates converts minor units, whatever the digits of a currency."""
+
+from datetime import date
+from typing import Any
+
+import pytest
+
+from analysis.currencies import Rates, exponent
+from analysis.errors import DataError
+
+DAY = date(2026, 6, 1)
+
+
+def test_minor_units_are_converted_with_the_digits_of_both_currencies() -> None:
+    rates = Rates("EUR", {"USD": 0.92, "JPY": 0.0061, "KWD": 3.0}, DAY)
+    assert rates.factor("EUR") == 1.0
+    assert rates.factor("USD") == pytest.approx(0.92)
+    assert 1000 * rates.factor("JPY") == pytest.approx(610)  # 1,000 yen are 6.10 EUR, 610 cents
+    assert 1000 * rates.factor("KWD") == pytest.approx(300)  # 1.000 dinar is 3.00 EUR
+    assert Rates("JPY", {"USD": 150.0}, DAY).factor("USD") == pytest.approx(1.5)  # a cent is 1.5 yen
+    assert rates.currencies == ("EUR", "JPY", "KWD", "USD")
+    assert [exponent(c) for c in ("EUR", "JPY", "KWD")] == [2, 0, 3]
+
+
+@pytest.mark.parametrize(
+    ("base", "rates", "message"),
+    [
+        ("eur", {}, "'eur' is no currency code"),
+        ("EUR", {"Dollar": 1.0}, "'Dollar' is no currency code"),
+        ("EUR", {"USD": 0.0}, "must be a number above 0"),
+        ("EUR", {"USD": float("nan")}, "must be a number above 0"),
+        ("EUR", {"EUR": 1.1}, "can only be 1"),
+    ],
+)
+def test_rates_that_cannot_be_meant_are_refused(base: str, rates: dict[str, Any], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        Rates(base, rates, DAY)
