@@ -428,10 +428,9 @@ class _DemoShop:
         store.transition(EXPERIMENT, "running", actor="demo", reason="the model is live")
         clock, set_clock = simulated_clock(self.start)
         search = SearchQueries.load(release)
-        known = {p.id for p in self.products}
         arms = {
-            "sum": _Known(RecommenderAnswers(Recommender(self.sum_index(), search, self.main_images)), known),
-            "itemsage": _Known(RecommenderAnswers(Recommender(index, search, self.main_images)), known),
+            "sum": RecommenderAnswers(Recommender(self.sum_index(), search, self.main_images)),
+            "itemsage": RecommenderAnswers(Recommender(index, search, self.main_images)),
         }
         with EventPublisher(self.services.kafka) as publisher:
 
@@ -459,19 +458,3 @@ class _DemoShop:
                     publisher.send(to_event(action))
                 self.day += 1
                 stage.update(number + 1, days, "days")
-
-
-class _Known:
-    """Leaves out products that came into the catalogue after the shoppers' world was made (the demo's new ones)."""
-
-    def __init__(self, answers: Any, known: set[str]) -> None:
-        self._answers, self._known = answers, known
-
-    def __call__(self, requests: Any) -> Any:
-        from sagelift.shoppers import Shown
-
-        out = []
-        for shown in self._answers(requests):
-            kept = [(i, q) for i, q in zip(shown.ids, shown.queries, strict=True) if i in self._known]
-            out.append(Shown([i for i, _ in kept], [q for _, q in kept]))
-        return out

@@ -159,7 +159,9 @@ class Shoppers:
         for position, (product_id, query) in enumerate(zip(answer.ids[:_LIST], answer.queries, strict=False)):
             if position >= patience:
                 break
-            i = market.index[product_id]
+            i = market.index.get(product_id)
+            if i is None:  # came into the catalogue after the market was made: passed over
+                continue
             product = market.products[i]
             utility = 5.0 * float(market.place[i] @ intent) + 0.7 * float(market.appeal[i])
             utility -= 2.0 * max(0.0, float(market.price_rank[i]) - float(self._budget[user]))
