@@ -24,7 +24,7 @@ import numpy as np
 from sagelift.errors import DemoError
 from sagelift.progress import Stage, Stages
 from sagelift.services import Services, wait_for
-from sagelift.settings import Settings
+from sagelift.settings import ExperimentSettings, KafkaSettings, Settings, TritonSettings
 from sagelift.shoppers import Market, Shoppers, ShopProduct
 from sagelift.workers import CATALOG_GROUP, EVENTS_GROUP, stack_options, worker_specs
 
@@ -95,12 +95,17 @@ class DemoResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Demo:
-    """One run, in a state folder of its own that is emptied first (`<state>/demo`)."""
+    """One run, in a state folder of its own that is emptied first (`<state>/demo`).
+
+    It always starts its own broker, Triton and database, whatever services the settings name: made-up products,
+    orders and models have no business in a real installation.
+    """
 
     def __init__(self, settings: Settings, config: DemoConfig) -> None:
         self.config = config
         self.state = settings.state / "demo"
-        self.settings = settings.model_copy(update={"state_dir": self.state})
+        local = {"kafka": KafkaSettings(), "triton": TritonSettings(), "experiments": ExperimentSettings()}
+        self.settings = settings.model_copy(update={"state_dir": self.state, **local})
         self.stages = Stages()
 
     def run(self) -> tuple[DemoResult, Report]:
@@ -127,7 +132,8 @@ class Demo:
             raise AlreadyRunningError(
                 f"a demo is running already in {self.state} (pid {status.pid}); wait for it or stop it first"
             )
-        shutil.rmtree(self.state, ignore_errors=True)
+        if self.state.exists():
+            shutil.rmtree(self.state)
         self.state.mkdir(parents=True)
 
     def _catalogue(self, stage: Stage) -> Path:
@@ -367,6 +373,11 @@ class _DemoShop:
         if len(self.products) < 20:
             raise DemoError(
                 f"the catalogue has {len(self.products)} products with a price; the demo's shoppers need at least 20"
+            )
+        if len(currencies := {p.currency for p in self.products}) > 1:
+            raise DemoError(
+                f"the catalogue has prices in {', '.join(sorted(currencies))}; the demo's report adds up one currency: "
+                "publish a feed with prices in one"
             )
         self.market = Market(self.products, config.seed)
         self.shoppers = Shoppers(self.market, config.shoppers, config.seed + 1)

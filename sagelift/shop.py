@@ -115,22 +115,23 @@ class UsualShop:
 
 
 class ExperimentShop:
-    """During the experiment: each arm's recommender answers; the exposure is logged where the decision is used."""
+    """During the experiment: each arm's recommender answers; then, when there is something to show, exposures are logged."""
 
     def __init__(self, assigner: Assigner, experiment: str, arms: Mapping[str, Answers]) -> None:
         self._assigner, self._experiment, self._arms = assigner, experiment, arms
 
     def __call__(self, requests: Sequence[Request]) -> list[Shown]:
         """One list per request."""
+        decisions = [self._assigner.assign(request.unit_id, self._experiment) for request in requests]
         by_arm: dict[str, list[int]] = defaultdict(list)
-        for i, request in enumerate(requests):
-            decision = self._assigner.assign(request.unit_id, self._experiment)
+        for i, decision in enumerate(decisions):
             by_arm[decision.arm or next(iter(self._arms))].append(i)
-            self._assigner.expose(decision)
         out = [Shown([], [])] * len(requests)
         for arm, rows in by_arm.items():
             for i, answer in zip(rows, self._arms[arm]([requests[i] for i in rows]), strict=True):
                 out[i] = answer
+        for decision in decisions:  # only now: an answer that failed was not shown
+            self._assigner.expose(decision)
         return out
 
 

@@ -1,7 +1,9 @@
 """The demo's shop: who answers, and what is written down."""
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+
+import pytest
 
 from experiments.client import Assigner
 from experiments.config import Arm, ExperimentConfig, PublishedExperiment
@@ -10,7 +12,7 @@ from experiments.exposures import ExposureLogger
 from inference.recommend import Recommender
 from inference.retrieval import RetrievalIndex
 from sagelift.shop import ExperimentShop, KeywordSearch, UsualShop, simulated_clock, to_event
-from sagelift.shoppers import Action, Market, Request, Shown
+from sagelift.shoppers import Action, Market, Request, Shoppers, Shown
 from streaming.contracts import decode_event, encode
 
 AT = datetime(2026, 1, 5, tzinfo=UTC)
@@ -43,6 +45,46 @@ def test_an_exposure_is_logged_for_each_unit_that_was_shown_its_arm() -> None:
     assert len(logged) == 50
     assert [s.ids for s in shown] == [[f"from-{arms[r.unit_id]}"] for r in requests]
     assert {row.event_time for row in logged} == {int(AT.replace(day=7).timestamp() * 1e6)}
+
+
+def test_who_is_in_which_arm_changes_nothing_when_both_arms_show_the_same(market: Market) -> None:
+    """An A/A of the simulator: other salts put shoppers into other arms, and they do exactly the same."""
+
+    def same(requests: Sequence[Request]) -> list[Shown]:
+        return [Shown([f"p{i}" for i in range(10)], [r.query or r.history[-1]] * 10) for r in requests]
+
+    def actions(salt: str) -> tuple[list[Action], list[str | None]]:
+        config = ExperimentConfig(
+            key="e", salt=salt, coverage=10_000, arms=(Arm("a", 5_000), Arm("b", 5_000)), control="a"
+        )
+        assigner = Assigner(lambda: [PublishedExperiment(config, 1)])
+        assert assigner.refresh()
+        shoppers = Shoppers(market, 300, seed=5)
+        shop = ExperimentShop(assigner, "e", {"a": same, "b": same})
+        done = [a for day in range(4) for a in shoppers.round(shop, AT + timedelta(days=day), timedelta(days=1))]
+        return done, [assigner.assign(unit, "e").arm for unit in shoppers.ids]
+
+    (first, first_arms), (second, second_arms) = actions("salt-1"), actions("salt-2")
+    assert first_arms != second_arms
+    assert first == second
+
+
+def test_an_answer_that_fails_is_no_exposure() -> None:
+    config = ExperimentConfig(
+        key="e", salt="e-1", coverage=10_000, arms=(Arm("a", 5_000), Arm("b", 5_000)), control="a"
+    )
+    logged: list[EventRow] = []
+    logger = ExposureLogger(logged.append)
+    assigner = Assigner(lambda: [PublishedExperiment(config, 1)], logger)
+    assert assigner.refresh()
+
+    def broken(requests: Sequence[Request]) -> list[Shown]:
+        raise ConnectionError
+
+    with pytest.raises(ConnectionError):
+        ExperimentShop(assigner, "e", {"a": broken, "b": broken})([Request("u", "search", "x", ())])
+    assert logger.close(5) == 0
+    assert not logged
 
 
 def test_the_usual_shop_answers_every_request_and_explores(market: Market) -> None:

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import numpy as np
 
-from sagelift.shoppers import Action, Market, Recommend, Request, Shoppers, Shown
+from sagelift.shoppers import Action, Market, Recommend, Request, Shoppers, ShopProduct, Shown
 
 START = datetime(2026, 1, 5, tzinfo=UTC)
 DAY = timedelta(days=1)
@@ -52,14 +52,20 @@ def test_better_lists_earn_more_clicks_and_orders(market: Market) -> None:
     assert good["order"] > bad["order"]
 
 
-def test_nothing_depends_on_who_recommends(market: Market) -> None:
-    """Two recommenders with equal lists earn exactly the same: no lift is planted anywhere."""
-    ids = [f"p{i}" for i in range(10)]
+def test_a_product_without_a_word_is_never_searched_for() -> None:
+    wordless = [ShopProduct(f"p{i}", {"title": "X"}, 100 + i, "EUR") for i in range(30)]
+    market = Market(wordless, seed=3)
 
-    def other(requests: Sequence[Request]) -> list[Shown]:
-        return [Shown(list(ids), [r.query or r.history[-1]] * 10) for r in requests]
+    def answer(requests: Sequence[Request]) -> list[Shown]:
+        assert all(r.surface != "search" for r in requests)
+        return [Shown(["p1", "p2"], ["p3", "p3"]) for _ in requests]
 
-    assert visit(market, same_for_all(ids)) == visit(market, other)
+    assert visit(market, answer, rounds=2)
+
+
+def test_products_unknown_to_the_market_are_passed_over(market: Market) -> None:
+    actions = visit(market, same_for_all(["new-product", "p1"]), rounds=1)
+    assert {a.product_id for a in actions} == {"p1"}
 
 
 def test_every_action_follows_from_one_before(market: Market) -> None:
