@@ -115,7 +115,7 @@ class UsualShop:
 
 
 class ExperimentShop:
-    """During the experiment: each arm's recommender answers; then, when there is something to show, exposures are logged."""
+    """During the experiment: each arm's recommender answers, and what is there to be shown is logged as exposed."""
 
     def __init__(self, assigner: Assigner, experiment: str, arms: Mapping[str, Answers]) -> None:
         self._assigner, self._experiment, self._arms = assigner, experiment, arms
