@@ -27,6 +27,7 @@ SRM_PRIOR = 100.0  # weight of the planned split in the always-valid test: sharp
 COPY = 0.999  # correlation with its covariate beyond which a metric is suspected to have been measured twice
 LATE = 0.01  # share of events that arrive late; their like of the last days are still missing
 REFUNDED_AFTER = 0.05  # share of what is refunded that the window cuts off, and net GMV does not know
+IMPOSSIBLE = 0.001  # share of units; an impression just before first exposure may leave its click alone after it
 ONE_SOURCE = 0.01  # share of an arm's events that one unit may carry: people do not click like that
 
 
@@ -199,16 +200,19 @@ def impossible_values(aggregates: Aggregates, metrics: Sequence[Declared]) -> Ch
     if not rules:
         return None
     broken = {str(rule): n for rule in rules if (n := aggregates.broken(rule))}
-    worst = max(broken.values(), default=0)
+    share = max(broken.values(), default=0) / max(sum(cell.n for cell in aggregates.cells), 1)
     found = "; ".join(f"{name} in {n:,} unit{'s' * (n != 1)}" for name, n in broken.items())
+    sentence = (
+        f"{found}." if broken else "No unit has a negative number of events, or more of a part than of the whole."
+    )
+    if share > IMPOSSIBLE:
+        sentence += " Such rows are counted wrongly; mend the data first."
     return Check(
         name="impossible_values",
-        status="fail" if broken else "ok",
-        sentence=f"{found}. Such rows are counted wrongly; mend the data first."
-        if broken
-        else "No unit has a negative number of events, or more of a part than of the whole.",
-        value=float(worst),
-        threshold=0.0,
+        status="fail" if share > IMPOSSIBLE else "warn" if broken else "ok",
+        sentence=sentence,
+        value=share,
+        threshold=IMPOSSIBLE,
     )
 
 

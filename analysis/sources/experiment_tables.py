@@ -74,7 +74,7 @@ FILTERS = ("surface", "query", "product_id")  # what events can be told apart by
 BUCKETS = tuple(timedelta(minutes=m) for m in (1, 5, 15, 60, 6 * 60, 24 * 60, 7 * 24 * 60))
 MOST_BUCKETS = 48
 
-LATE = timedelta(days=1)  # an event that takes longer than this to arrive is late
+LATE = timedelta(days=1)
 UNKNOWN = "unknown"  # the segment of units that the table of segments does not know
 
 first_exposure = table(
@@ -115,6 +115,8 @@ class ExperimentTables:
     counted as immature.
     rates: the table to convert orders in several currencies with; without it they are refused.
     segments: (table, column) of a table with a row per unit_id, for one segment per unit known before exposure.
+    late_after: an event that takes longer than this to arrive is late. None when all were loaded afterwards (a backfill,
+    a simulation): then nobody can tell.
     """
 
     engine: Engine
@@ -125,6 +127,7 @@ class ExperimentTables:
     complete_windows_only: bool = False
     rates: Rates | None = None
     segments: tuple[str, str] | None = None
+    late_after: timedelta | None = LATE
 
     def __post_init__(self) -> None:
         for name, value in (("window", self.window), ("pre_period", self.pre_period)):
@@ -169,8 +172,12 @@ class ExperimentTables:
         def execute(statement: Select[Any]) -> Sequence[Sequence[Any]]:
             return connection.execute(statement).all()  # type: ignore[no-any-return]
 
-        per_unit = self._per_unit(needs, cut_off, bucket)
-        limits = find_limits(execute, per_unit, needs)
+        def look(statement: Select[Any]) -> Sequence[Sequence[Any]]:
+            looked.append(sql_text(statement, self.engine.dialect))
+            return execute(statement)
+
+        per_unit, looked = self._per_unit(needs, cut_off, bucket), list[str]()
+        limits = find_limits(look, per_unit, needs)
 
         def query(shifts: Mapping[Column, float]) -> list[Cell]:
             statement = aggregate_select(per_unit, layout, shifts, limits)
@@ -181,10 +188,10 @@ class ExperimentTables:
         aggregates = look_twice(query)
         currencies = {row[key] for row in extras for key in ("currency_first", "currency_last") if row.get(key)}
         self._refuse_mixed(connection, currencies, needs, cut_off)
-        ranked = find_ranks(execute, per_unit, needs, {arm: aggregates.count(arm) for arm in aggregates.arms})
+        ranked = find_ranks(look, per_unit, needs, {arm: aggregates.count(arm) for arm in aggregates.arms})
         facts = Facts(
             source=f"Experiment {self.experiment}",
-            sql=tuple(statements),
+            sql=(*statements, *looked),
             multiple_arms=self._count_multiple(connection),
             immature=sum(int(row["immature"]) for row in extras),
             window=self._longest(needs),
@@ -194,7 +201,7 @@ class ExperimentTables:
             currency=self.rates.base if self.rates and currencies else next(iter(currencies), None),
             rates=self.rates if currencies else None,
             config_versions=self._versions(connection),
-            late=self._late(connection, start, cut_off),
+            late=self._late(connection, start, cut_off, self.late_after) if self.late_after else None,
             refunds=self._refunds(connection, needs, cut_off),
             segment=self.segments[1] if self.segments else None,
         )
@@ -253,16 +260,16 @@ class ExperimentTables:
         joined = units.join(order_event, self._reach(units, order_event, wanted, cut_off))
         return list(connection.scalars(select(order_event.c.currency).distinct().select_from(joined)))
 
-    def _late(self, connection: Any, start: int, cut_off: int) -> Late:
-        """Events and orders since the first exposure that took longer than LATE to arrive."""
+    def _late(self, connection: Any, start: int, cut_off: int, threshold: timedelta) -> Late:
+        """Events and orders since the first exposure that took longer than the threshold to arrive."""
         rows, late = 0, 0
         for source in (event, order_event):
-            delayed = source.c.ingested_at - source.c.event_time > _microseconds(LATE)
+            delayed = source.c.ingested_at - source.c.event_time > _microseconds(threshold)
             counts = select(func.count(), func.sum(case((delayed, 1), else_=0))).select_from(source)
             counted = counts.where(source.c.event_time >= start, source.c.event_time <= cut_off)
             found = connection.execute(counted).one()
             rows, late = rows + int(found[0]), late + int(found[1] or 0)
-        return Late(late, rows, LATE)
+        return Late(late, rows, threshold)
 
     def _refunds(self, connection: Any, needs: Needs, cut_off: int) -> Refunds | None:
         """What was taken back of the orders placed in the window: inside the window, and after its end."""

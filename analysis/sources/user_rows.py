@@ -184,8 +184,13 @@ class _Look:
     several: int | None
 
     def collect(self) -> Collected:
-        units = self._units()
-        limits = find_limits(self.session.rows, units, self.needs)
+        units, looked = self._units(), list[str]()
+
+        def execute(statement: Select[Any]) -> Sequence[Sequence[Any]]:
+            looked.append(self.session.text(statement))
+            return self.session.rows(statement)
+
+        limits = find_limits(execute, units, self.needs)
         settled = self._settled()
         layout = self._layout(settled)
         statements: list[str] = []
@@ -206,8 +211,9 @@ class _Look:
         if settled is not None:
             aggregates = self._with_tails(aggregates, settled, units)
         counts = {arm: aggregates.count(arm) for arm in aggregates.arms}
-        ranked = find_ranks(self.session.rows, units, self.needs, counts)
-        return Collected(replace(aggregates, limits=limits, ranked=ranked), self._facts(statements, extras))
+        ranked = find_ranks(execute, units, self.needs, counts)
+        facts = self._facts([*statements, *looked], extras)
+        return Collected(replace(aggregates, limits=limits, ranked=ranked), facts)
 
     def _settled(self) -> Extremes | None:
         """Extremes of the plain columns, if the source has them at hand."""

@@ -141,7 +141,9 @@ def test_a_covariate_that_differs_before_exposure_is_a_warning() -> None:
         assert check.status == status
 
 
-def aggregates(cells: list[tuple[str, int | None, str | None, int]], broken: dict[Rule, int] | None = None) -> Aggregates:
+def aggregates(
+    cells: list[tuple[str, int | None, str | None, int]], broken: dict[Rule, int] | None = None
+) -> Aggregates:
     return Aggregates(tuple(Cell(arm, day, segment, n, {}, {}, broken=broken or {}) for arm, day, segment, n in cells))
 
 
@@ -198,6 +200,10 @@ def test_impossible_values_fail_and_are_named_with_their_number() -> None:
     assert check is not None
     assert check.status == "fail"
     assert "clicks above views in 4 units" in check.sentence
+    few = [("a", None, None, 3_000), ("b", None, None, 3_000)]
+    warned = impossible_values(aggregates(few, {Rule(clicks, views): 2}), [ratio])
+    assert warned is not None
+    assert warned.status == "warn"
     sound = impossible_values(aggregates(cells), [ratio, Count(name="clicks", column="clicks")])
     assert sound is not None
     assert sound.status == "ok"

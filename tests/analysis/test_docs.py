@@ -18,4 +18,4 @@ def test_the_examples_run(page: Path, tmp_path: Path) -> None:
 
 
 def test_there_are_pages_to_run() -> None:
-    assert {page.stem for page in DOCS.glob("*.md")} >= {"which-interval", "reading-a-report"}
+    assert {page.stem for page in DOCS.glob("*.md")} >= {"which-interval", "reading-a-report", "gmv"}

@@ -51,3 +51,25 @@ def test_postgres_text_means_the_same_to_duckdb(filled_shop: Any) -> None:
     for mine, other in zip(ours, theirs, strict=True):
         assert mine[0] == other[0]
         assert mine[1:-2] == pytest.approx([float(value) for value in other[1:-2]], rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("name", "module", "dialect"),
+    [
+        ("Snowflake", "snowflake.sqlalchemy.snowdialect", "SnowflakeDialect"),
+        ("BigQuery", "sqlalchemy_bigquery", "BigQueryDialect"),
+        ("Databricks", "databricks.sqlalchemy", "DatabricksDialect"),
+    ],
+)
+def test_the_statement_compiles_for_a_warehouse_where_its_dialect_is_installed(
+    name: str, module: str, dialect: str, shop: Any
+) -> None:
+    """Written and compiled only: no such warehouse is at hand to run it."""
+    found = pytest.importorskip(module, exc_type=ImportError)
+    source = ExperimentTables(shop.engine, "ranking")
+    text = sql_text(
+        source.statement(merged_needs(shop_metrics()), 10**15, timedelta(days=1)), getattr(found, dialect)()
+    )
+    assert "GROUP BY" in text
+    if name == "BigQuery":
+        assert " % " not in text  # it has MOD and no such operator

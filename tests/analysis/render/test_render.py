@@ -2,6 +2,8 @@
 
 import io
 import re
+from datetime import date
+from html import unescape
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -12,6 +14,8 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
+from analysis.columns import Cap, Filter
+from analysis.currencies import Rates
 from analysis.metrics import Mean, shop_metrics
 from analysis.render import words
 from analysis.render.charts import Axis, round_step
@@ -88,8 +92,6 @@ def test_the_page_stands_alone_and_is_described_for_those_who_cannot_see_it(repo
 
 
 def test_the_sql_stands_on_the_page_as_it_ran(report: Report) -> None:
-    from html import unescape
-
     assert report.data.sql[0] in unescape(to_html(report))
     assert report.data.sql[0] in to_markdown(report)
 
@@ -173,3 +175,36 @@ def test_axes_have_round_ticks_inside_their_range() -> None:
         assert all(low <= tick <= high for tick in ticks)
         assert axis(low) == 0
         assert axis(high) == 100
+
+
+def test_segments_caps_margins_rates_and_filters_are_shown_by_every_face() -> None:
+    rng = np.random.default_rng(2)
+    data = pd.DataFrame({"variant": rng.choice(["a", "b"], 2000), "x": rng.lognormal(8, 1, 2000)})
+    data["country"], data["currency"] = rng.choice(["<de>", "f|r"], 2000), rng.choice(["EUR", "USD"], 2000)
+    metrics = [
+        Mean(name="x", label="Value", column="x", unit="money", cap=Cap(upper_quantile=0.9)),
+        Mean(name="guard", label="Guard", column="x", role="guardrail", margin=0.5),
+    ]
+    source = UserTable(
+        data,
+        segment="country",
+        where=(Filter("x", ">", 10),),
+        currency_column="currency",
+        rates=Rates("EUR", {"USD": 0.9}, date(2026, 6, 1), "ECB"),
+        money=("x",),
+    )
+    made = analyze(source, metrics, "a", "b", planned_units=5000)
+    assert len(made.data.sql) == 3  # the aggregates, and for the cap a count and its quantile
+    for face in (plain(made, 400), to_markdown(made), to_html(made)):
+        shown = unescape(face)
+        assert "Value is capped (<= p90): at most" in shown
+        assert "Guard: a loss of 50 % is ruled out" in shown
+        assert "Rates of 2026-06-01 (ECB): 1 USD = 0.9 EUR." in shown
+        assert "Only units with x > 10" in shown
+        assert "Until 5,000 units are in" in shown
+        assert "country" in shown
+        assert "<de>" in shown
+        assert "adjusted p" in shown
+    assert "<de>" not in to_html(made)
+    assert "f\\|r" in to_markdown(made)
+    assert from_json(to_json(made)) == made

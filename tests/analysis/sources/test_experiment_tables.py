@@ -246,7 +246,7 @@ def test_orders_in_several_currencies_are_converted_with_the_pinned_rates(shop: 
     shop.order("u", T + 1, 1_000, "o3", currency="JPY")
     shop.order("u", T - 1, 200, "o4", currency="USD")
     columns = ("gmv_net", "gmv_gross", "gmv_net_pre")
-    with pytest.raises(MixedCurrenciesError, match="EUR, JPY, USD.*table of rates"):
+    with pytest.raises(MixedCurrenciesError, match=r"EUR, JPY, USD.*table of rates"):
         collect(shop, *columns)
     rates = Rates("EUR", {"USD": 0.9, "JPY": 0.006}, date(2026, 6, 1))
     result = collect(shop, *columns, rates=rates)
@@ -272,6 +272,7 @@ def test_rows_that_arrived_late_and_refunds_after_the_window_are_stated(shop: An
     facts = collect(shop, "gmv_net", "clicks").facts
     assert facts.late is not None
     assert (facts.late.rows, facts.late.of) == (1, 9)
+    assert collect(shop, "clicks", late_after=None).facts.late is None
     assert facts.refunds == Refunds(counted=600, after=600)
     assert collect(shop, "clicks").facts.refunds is None
 
