@@ -19,6 +19,7 @@ from analysis.inference import Effect, estimate, t_quantile
 from analysis.metrics import Metric, Proportion
 
 WEEK = 7  # days over which the current rate of new units is taken, so that weekends do not bend it
+FARTHEST = 730  # days ahead that are still told
 
 
 @dataclass(frozen=True)
@@ -210,7 +211,9 @@ def durations(
 
 
 def days_until(units: float, new_units: Sequence[int]) -> int | None:
-    """Days from now until so many units have joined in all, from the new units of each day so far; None if never.
+    """Days from now until so many units have joined in all, from the new units of each day so far.
+
+    None if never, or not within FARTHEST days: so far ahead a trend of a few weeks says nothing.
 
     Most users of a shop come back, so fewer of each day's are new. Cumulative units are taken to grow like days^b, with
     b from the rate of the last week, and at that same rate where it is above the average so far (b >= 1).
@@ -225,8 +228,14 @@ def days_until(units: float, new_units: Sequence[int]) -> int | None:
     if rate <= 0:
         return None
     exponent = rate * days / total
-    more = (units - total) / rate if exponent >= 1 else days * ((units / total) ** (1 / exponent) - 1)
-    return ceil(more - 1e-9)
+    if exponent >= 1:
+        more = (units - total) / rate
+    else:
+        try:
+            more = days * ((units / total) ** (1 / exponent) - 1)
+        except OverflowError:  # hardly anyone new joins any more
+            return None
+    return ceil(more - 1e-9) if more <= FARTHEST else None
 
 
 def remaining(effect: Effect, half_width: float, new_units: Sequence[int]) -> Remaining:

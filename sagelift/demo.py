@@ -29,6 +29,8 @@ from sagelift.shoppers import Market, Shoppers, ShopProduct
 from sagelift.workers import CATALOG_GROUP, EVENTS_GROUP, stack_options, worker_specs
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future
+
     from analysis.report import Report
     from feature_repo.rows import ProductFeatures
     from inference.retrieval import RetrievalIndex
@@ -62,7 +64,11 @@ class Percentiles(msgspec.Struct, frozen=True):
 
 
 class Lift(msgspec.Struct, frozen=True):
-    """One metric of the report."""
+    """One metric of the report: raw means, and the lift by `method`.
+
+    With CUPED the lift is adjusted for what each user did before, and so need not be treatment / control - 1, which
+    is `unadjusted`.
+    """
 
     control: float | None
     treatment: float | None
@@ -70,6 +76,8 @@ class Lift(msgspec.Struct, frozen=True):
     low: float | None
     high: float | None
     p: float | None
+    method: str
+    unadjusted: float | None
 
 
 class DemoCatalogue(msgspec.Struct, frozen=True):
@@ -138,6 +146,9 @@ class Demo:
 
     def _catalogue(self, stage: Stage) -> Path:
         if self.config.catalog is not None:
+            from streaming.feeds import read_feed
+
+            read_feed(self.config.catalog, now=datetime.now(UTC))  # a missing or empty feed is told now
             return self.config.catalog
         from sagelift.samples import write_sample
 
@@ -151,6 +162,10 @@ class Demo:
 
     def _start(self, stack: LocalStack) -> None:
         from inference.repository import export_visual_encoder
+        from streaming.kafka import Connection
+        from streaming.topics import ensure_topics
+
+        ensure_topics(Connection(stack.kafka_bootstrap))
 
         export_visual_encoder(self.settings.model_repository)
         stack.load_model("visual_encoder")
@@ -198,10 +213,12 @@ class Demo:
 
         with CatalogPublisher(services.kafka) as publisher:
             count = publisher.send_all(good())
+        if not count:
+            raise DemoError(
+                f"{feed} has no product that could be published; all {refused} rows were refused (see above)"
+            )
         self._wait_for_group(services, CATALOG_GROUP, "catalog.updates", count, stage, timeout_s=600)
         products = sum(1 for _ in services.features.product_ids())
-        if not products:
-            raise DemoError(f"{feed} has no product that could be published; every row was refused (see above)")
         return DemoCatalogue(str(feed), products, refused)
 
     def _train(self, services: Services, stage: Stage) -> dict[str, Any]:
@@ -287,7 +304,16 @@ class Demo:
             with LagMeter(services.kafka, "sagelift-demo", dead_letter_topic(topic)) as meter:
                 dead += meter.end()
         lifts = {
-            name: Lift(m.control, m.treatment, m.lift, m.low, m.high, m.p)
+            name: Lift(
+                m.control,
+                m.treatment,
+                m.lift,
+                m.low,
+                m.high,
+                m.p,
+                m.method,
+                m.unadjusted.lift if m.unadjusted else m.lift,
+            )
             for name in ("gmv_per_user", "clicks_per_user")
             for m in [report.metric(name)]
         }
@@ -446,10 +472,10 @@ class _DemoShop:
         }
         with EventPublisher(self.services.kafka) as publisher:
 
-            def send(row: EventRow) -> None:
-                publisher.send(to_event(row))
+            def deliver(row: EventRow) -> Future[None]:
+                return publisher.deliver(to_event(row))
 
-            logger = ExposureLogger(send, clock=clock)
+            logger = ExposureLogger(deliver, clock=clock)
             assigner = Assigner(store.load, logger)
             if not assigner.refresh():
                 raise DemoError(f"the experiment cannot be loaded: {assigner.status().last_error}")

@@ -105,6 +105,18 @@ class Connection(msgspec.Struct, frozen=True):
             ) from None
 
 
+def unpark(consumer: KafkaConsumer) -> None:
+    """Let the next poll look at what was set aside for partitions that were paused; call it before each poll.
+
+    kafka-python 3.0.12 parks such records and takes them up again only while `_next_partition_records` is None, but
+    leaves the last drained batch there: a partition resumed after that is never fetched again, and its consumer waits
+    for ever without an error. There is no public way out; where the attribute is gone, so is this.
+    """
+    fetcher = getattr(consumer, "_fetcher", None)
+    if fetcher is not None and not getattr(fetcher, "_next_partition_records", None):
+        fetcher._next_partition_records = None
+
+
 _PARTITION = re.compile(r"TopicPartition\(topic='([^']+)', partition=(\d+)\)")
 
 

@@ -115,8 +115,8 @@ class ExperimentTables:
     counted as immature.
     rates: the table to convert orders in several currencies with; without it they are refused.
     segments: (table, column) of a table with a row per unit_id, for one segment per unit known before exposure.
-    late_after: an event that takes longer than this to arrive is late. None when all were loaded afterwards (a backfill,
-    a simulation): then nobody can tell.
+    late_after: an event that takes longer than this to arrive is late. None when all were loaded afterwards (backfill,
+    simulation): then nobody can tell.
     """
 
     engine: Engine

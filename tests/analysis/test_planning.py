@@ -206,3 +206,10 @@ def test_plans_that_make_no_sense_are_refused() -> None:
     assert isinstance(unbounded, Effect)
     with pytest.raises(ArgumentError, match="unbounded"):
         remaining(unbounded, 0.1, [1])
+
+
+def test_days_beyond_any_plan_are_none_not_a_number_of_forty_digits() -> None:
+    """An experiment whose users have all come: hardly anyone is new, and the trend leads nowhere."""
+    assert days_until(100_000, [3_000, 800, 150, 40, 10, 3, 1, 1, 0, 0, 1, 0, 0, 1]) is None
+    assert days_until(1e300, [3_000, 800, 150, 40, 10, 3, 1, 1, 0, 0, 1, 0, 0, 1]) is None
+    assert days_until(4_000, [100] * 10) == 30

@@ -41,7 +41,7 @@ def test_help_lists_every_group_and_imports_nothing_heavy(tmp_path: Path) -> Non
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "HEAVY []" in done.stdout
-    for group in ("catalog", "stream", "model", "experiment", "demo", "report"):
+    for group in ("catalog", "features", "stream", "model", "experiment", "demo", "report"):
         assert group in done.stdout
 
 
@@ -54,6 +54,9 @@ def test_help_lists_every_group_and_imports_nothing_heavy(tmp_path: Path) -> Non
         (("status",), 1, "No local stack is running"),
         (("model", "train"), 3, "no product"),
         (("model", "release"), 3, "no training run"),
+        (("model", "release", "--resume", "7"), 3, "no release '7'"),
+        (("model", "release", "--resume", "7", "--run", "x"), 2, "leave out --run"),
+        (("model", "live", "7"), 3, "no release '7'"),
         (("assign", "user-1", "--experiment", "none"), 3, "'none'"),
         (("report", "none", "--control", "a", "--treatment", "b"), 3, "none"),
         (("experiment", "publish", "missing.yaml", "--actor", "me"), 3, "missing.yaml"),
@@ -131,3 +134,17 @@ def test_a_database_that_cannot_be_opened_is_one_sentence(tmp_path: Path) -> Non
     assert done.returncode == 3
     assert "unable to open database file" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_the_documented_experiment_can_be_published(tmp_path: Path) -> None:
+    page = (REPOSITORY / "docs" / "experiments.md").read_text()
+    (tmp_path / "e.yaml").write_text(page.split("```yaml\n", 1)[1].split("```", 1)[0])
+    done = sagelift("experiment", "publish", "e.yaml", "--actor", "me", state=tmp_path)
+    assert (done.returncode, done.stdout) == (0, "similar-products version 1\n"), done.stderr
+
+
+def test_a_feed_in_a_folder_named_by_way_of_its_parent_keeps_its_images(tmp_path: Path) -> None:
+    assert sagelift("catalog", "sample", "shop", "--products", "2", state=tmp_path).returncode == 0
+    (tmp_path / "elsewhere").mkdir()
+    done = sagelift("catalog", "check", "elsewhere/../shop", state=tmp_path)
+    assert (done.returncode, done.stdout) == (0, "2 good, 0 refused\n"), done.stderr
