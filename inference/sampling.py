@@ -91,7 +91,7 @@ class PairSampler:
         candidates = Candidates(
             torch.from_numpy(positive),
             _float(log_q),
-            [_float(w) for w in self._weights(products, times, random_times)],
+            [_float(w) for w in self._weights(products, times.astype(np.float64), random_times)],
             torch.from_numpy(masked_query),
             torch.from_numpy(masked_product),
         )
@@ -132,7 +132,7 @@ class PairSampler:
         out: FloatArray = np.minimum(0.0, pair - self._sketches["queries"].log_share(query))
         return out
 
-    def _weights(self, products: IntArray, times: IntArray, random_times: FloatArray) -> list[FloatArray]:
+    def _weights(self, products: IntArray, times: FloatArray, random_times: FloatArray) -> list[FloatArray]:
         """The weights of each term (`Candidates.weights`): log of times drawn less log of times expected."""
         own = products[: len(times)]
         in_batch = self._config.batch * np.exp(self._sketches["positives"].log_share(own))
@@ -141,7 +141,7 @@ class PairSampler:
         all_times[: len(times)] += times
         # A product that came at random could also have come with a pair.
         all_expected = at_random + self._config.batch * self._sketches["positives"].share(products)
-        terms = {
+        terms: dict[str, list[tuple[FloatArray, FloatArray]]] = {
             "separate": [(times, in_batch), (random_times, at_random)],
             "shared": [(all_times, all_expected)],
             "in_batch": [(times, in_batch)],

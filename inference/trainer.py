@@ -117,21 +117,25 @@ class Trainer:
         self.optimiser = Optimiser([self.encoder, self.temperature], config, config.steps)
         self.losses: list[float] = []
 
-    def run(self, on_step: Callable[[int], None], save: Callable[[], None] | None = None) -> None:
-        """All steps that are left. `save` is called every `checkpoint_every` steps, when `state` is at rest.
+    def run(
+        self, on_step: Callable[[int], None], save: Callable[[], None] | None = None, until: int | None = None
+    ) -> None:
+        """All steps that are left, or those `until` so many are done. `save` is called every `checkpoint_every` steps,
+        when `state` is at rest.
 
         Raises:
             InputError: training diverged.
         """
         self._network.train()
+        last = self._config.steps if until is None else until
         with ThreadPoolExecutor(1, "batches") as pool:
             upcoming: Future[_Step] | None = None
-            while len(self.losses) < self._config.steps:
+            while len(self.losses) < last:
                 batch = (upcoming or pool.submit(self.prepare)).result()
                 done = len(self.losses) + 1
                 saves = save is not None and done % self._config.checkpoint_every == 0
                 # The next batch is drawn while this one is computed, unless that would change what is to be saved.
-                upcoming = None if saves or done == self._config.steps else pool.submit(self.prepare)
+                upcoming = None if saves or done == last else pool.submit(self.prepare)
                 self.losses.append(self.step(batch))
                 if saves and save is not None:
                     save()

@@ -9,11 +9,10 @@ from pathlib import Path
 from experiments.engagements import engagement_counts
 from inference.dataset import Engagement
 from inference.inputs import ProductInput
-from inference.repository import export_visual_encoder
-from inference.train import OnProgress, TrainConfig, TrainedModel, TrainResult, train
+from inference.train import OnProgress, TrainConfig, TrainedModel, TrainResult, continue_run, prepare_run
 from sagelift.services import Services
 from streaming.embedding_topic import EmbeddingPublisher
-from streaming.release import Released, release_model
+from streaming.release import Released, make_live, release_model
 
 
 def read_products(services: Services) -> list[ProductInput]:
@@ -31,15 +30,19 @@ def read_engagements(services: Services) -> list[Engagement]:
 
 def train_run(services: Services, config: TrainConfig, on_progress: OnProgress) -> tuple[Path, TrainResult]:
     """Train on the installation's data; the run folder is in `<state>/runs`."""
-    trained = train(read_products(services), read_engagements(services), config, on_progress)
     folder = services.settings.state / "runs" / datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
-    trained.save(folder, config)
-    return folder, trained.result
+    prepare_run(folder, read_products(services), read_engagements(services), config)
+    return folder, continue_run(folder, on_progress).result
 
 
-def release_run(services: Services, run: Path, on_progress: Callable[[int], None] = lambda done: None) -> Released:
+def release_run(
+    services: Services,
+    run: Path,
+    on_progress: Callable[[int], None] = lambda done: None,
+    on_export: Callable[[str], None] = lambda version: None,
+) -> Released:
     """Release a run folder: see `streaming.release`."""
-    export_visual_encoder(services.settings.model_repository)
+    services.prepare_visual_encoder()
     trained = TrainedModel.load(run)
     return release_model(
         services.settings.model_repository,
@@ -54,6 +57,22 @@ def release_run(services: Services, run: Path, on_progress: Callable[[int], None
             "mean_recall_at_10": trained.result.itemsage.mean_recall,
             "mean_recall_at_10_sum": trained.result.sum.mean_recall,
         },
+        on_export=on_export,
+        on_progress=on_progress,
+    )
+
+
+def make_release_live(
+    services: Services, version: str, on_progress: Callable[[int], None] = lambda done: None
+) -> Released:
+    """Put an exported release into service, whether older or broken off: see `streaming.release`."""
+    services.prepare_visual_encoder()
+    return make_live(
+        services.settings.model_repository,
+        version,
+        client=services.triton,
+        store=services.features,
+        publish=EmbeddingPublisher(services.producer()),
         on_progress=on_progress,
     )
 

@@ -1,9 +1,8 @@
-"""Training: the sampler's frequencies and corrections, learning, repeatability, and the run folder."""
+"""Training: learning, repeatability, and the run folder."""
 
 from __future__ import annotations
 
 import math
-from collections import Counter
 from itertools import pairwise
 from pathlib import Path
 
@@ -12,12 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-from inference.dataset import TASKS, Engagement, PackedProducts, Pairs
+from inference.dataset import Engagement, PackedProducts, Pairs
 from inference.errors import ArtifactError, InputError
 from inference.evaluate import evaluate
 from inference.inputs import ProductInput, stack_images
-from inference.tokenizer import Tokenizer
-from inference.train import PairSampler, TrainConfig, TrainedModel, embed_all, query_vectors, train
+from inference.train import TrainConfig, TrainedModel, embed_all, query_vectors, train
 from tests.inference.builders import catalogue, engagements
 
 SMALL = TrainConfig(
@@ -38,103 +36,6 @@ BRIEF = msgspec.structs.replace(SMALL, steps=3, search_steps=2)
 @pytest.fixture(scope="module")
 def trained() -> TrainedModel:
     return train(catalogue(), engagements(), SMALL)
-
-
-# ------------------------------------------------------------------------------------------------------- the sampler
-
-
-def sampler_of(log: list[Engagement], **changes: int) -> tuple[PairSampler, Pairs, PackedProducts]:
-    products = catalogue()
-    packed = PackedProducts(products, Tokenizer.fit([p.text for p in products]))
-    pairs = Pairs(log, packed, 0.0)
-    config = msgspec.structs.replace(SMALL, **changes)
-    return PairSampler(pairs, len(packed), config, np.random.default_rng(0)), pairs, packed
-
-
-LOG = [
-    Engagement("image", "lamp-0", "lamp-1", "click", count=6),
-    Engagement("image", "lamp-0", "lamp-2", "click", count=2),
-    Engagement("image", "boots-0", "lamp-1", "click", count=2),
-    Engagement("image", "lamp-0", "lamp-2", "checkout", count=50),
-    Engagement("search", "tent", "tent-1", "save", count=1),
-    Engagement("search", "tent", "tent-2", "save", count=3),
-]
-
-
-def test_every_task_with_pairs_has_the_same_share_of_every_batch() -> None:
-    """However few its engagements are. A task without any leaves its share to the others."""
-    log = [Engagement(kind, "lamp-0", f"tent-{i}", action, 1 + 9 * i) for i, (kind, action) in enumerate(TASKS)]
-    for tasks, share in ((8, 12), (3, 32)):
-        sampler, pairs, _ = sampler_of(log[:tasks], batch=96)
-        task_of = dict(zip(pairs.product.tolist(), pairs.task.tolist(), strict=True))  # one product each here
-        for _ in range(3):
-            drawn = Counter(task_of[p] for p in sampler.draw().product.tolist())
-            assert drawn == dict.fromkeys(range(tasks), share)
-
-
-def test_within_a_task_pairs_are_drawn_by_their_counts() -> None:
-    sampler, pairs, _ = sampler_of(LOG, batch=3000)
-    drawn: Counter[tuple[int, int]] = Counter()
-    for _ in range(10):
-        batch = sampler.draw()
-        drawn.update(zip(batch.query[:1000].tolist(), batch.product[:1000].tolist(), strict=True))  # image/click
-    for row, share in ((0, 0.6), (1, 0.2), (2, 0.2)):
-        assert drawn[int(pairs.query[row]), int(pairs.product[row])] / 10_000 == pytest.approx(share, abs=0.02)
-
-
-def test_the_corrections_are_the_logs_of_the_frequencies_drawn() -> None:
-    sampler, _, packed = sampler_of(LOG, batch=3000, random_negatives=7)
-    products: Counter[int] = Counter()
-    joint: Counter[tuple[int, int]] = Counter()
-    queries: Counter[int] = Counter()
-    for _ in range(10):
-        batch = sampler.draw()
-        products.update(batch.product.tolist())
-        queries.update(batch.query.tolist())
-        joint.update(zip(batch.query.tolist(), batch.product.tolist(), strict=True))
-    for row in range(0, 3000, 37):
-        query, product = int(batch.query[row]), int(batch.product[row])
-        assert batch.in_batch_log_q[row].item() == pytest.approx(math.log(products[product] / 10), abs=0.1)
-        assert batch.positive_log_q[row].item() == pytest.approx(
-            math.log(joint[query, product] / queries[query]), abs=0.1
-        )
-    assert torch.equal(batch.random_log_q, torch.full((7,), math.log(7 / len(packed))))
-
-
-def test_random_negatives_come_evenly_from_the_whole_catalogue() -> None:
-    sampler, _, packed = sampler_of(LOG, random_negatives=6000)
-    drawn = np.bincount(sampler.draw().negatives, minlength=len(packed))
-    assert len(drawn) == len(packed)
-    assert drawn.min() > 60
-    assert drawn.max() < 140
-
-
-def test_masks_cover_what_the_query_engaged_with_and_the_product_it_is_made_of() -> None:
-    sampler, pairs, packed = sampler_of(LOG, batch=30, random_negatives=80)
-    engaged = set(zip(pairs.query.tolist(), pairs.product.tolist(), strict=True))
-    batch = sampler.draw()
-    for candidates, masked in ((batch.product, batch.in_batch_masked), (batch.negatives, batch.random_masked)):
-        assert masked.shape == (30, len(candidates))
-        for row, query in enumerate(batch.query.tolist()):
-            expected = [(query, p) in engaged or p == pairs.query_product[query] for p in candidates.tolist()]
-            assert masked[row].tolist() == expected
-    assert batch.in_batch_masked.diagonal().all()
-    assert packed.index["lamp-0"] in batch.negatives, "else the last rule was not seen at work"
-
-
-def test_held_out_pairs_are_never_drawn_nor_known_to_the_masks() -> None:
-    products = catalogue()
-    packed = PackedProducts(products, Tokenizer.fit([p.text for p in products]))
-    pairs = Pairs(engagements(), packed, 0.3)
-    sampler = PairSampler(pairs, len(packed), SMALL, np.random.default_rng(0))
-    held = set(zip(pairs.query[pairs.held_out].tolist(), pairs.product[pairs.held_out].tolist(), strict=True))
-    assert held
-    for _ in range(20):
-        batch = sampler.draw()
-        assert not held & set(zip(batch.query.tolist(), batch.product.tolist(), strict=True))
-        for row, query in enumerate(batch.query.tolist()):
-            for column, product in enumerate(batch.negatives.tolist()):
-                assert not ((query, product) in held and batch.random_masked[row, column])
 
 
 # ---------------------------------------------------------------------------------------------------------- learning
@@ -251,9 +152,11 @@ def test_sizes_below_one_are_refused(name: str) -> None:
 
 def test_a_run_folder_reads_back_as_the_same_model(trained: TrainedModel, tmp_path: Path) -> None:
     run = tmp_path / "runs" / "one"
-    trained.save(run, SMALL)
+    trained.save(run)
     assert sorted(p.name for p in run.iterdir()) == [
         "config.json",
+        "environment.json",
+        "loss.svg",
         "metrics.json",
         "model.json",
         "model.safetensors",
@@ -273,7 +176,7 @@ def test_a_run_folder_reads_back_as_the_same_model(trained: TrainedModel, tmp_pa
 def test_a_run_never_replaces_another(trained: TrainedModel, tmp_path: Path) -> None:
     (tmp_path / "one").mkdir()
     with pytest.raises(ArtifactError, match="one is there already"):
-        trained.save(tmp_path / "one", SMALL)
+        trained.save(tmp_path / "one")
 
 
 def test_a_run_that_cannot_be_written_leaves_nothing(
@@ -284,7 +187,7 @@ def test_a_run_that_cannot_be_written_leaves_nothing(
 
     monkeypatch.setattr(type(trained.search), "save", full)
     with pytest.raises(ArtifactError, match=r"cannot be written: .*No space left"):
-        trained.save(tmp_path / "one", SMALL)
+        trained.save(tmp_path / "one")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -292,7 +195,7 @@ def test_a_run_that_cannot_be_written_leaves_nothing(
 @pytest.mark.parametrize("how", ["missing", "cut"])
 def test_a_damaged_run_is_refused(trained: TrainedModel, tmp_path: Path, name: str, how: str) -> None:
     run = tmp_path / "one"
-    trained.save(run, SMALL)
+    trained.save(run)
     if how == "missing":
         (run / name).unlink()
     else:
@@ -303,9 +206,9 @@ def test_a_damaged_run_is_refused(trained: TrainedModel, tmp_path: Path, name: s
 
 def test_a_run_with_another_runs_model_is_refused(trained: TrainedModel, tmp_path: Path) -> None:
     run = tmp_path / "one"
-    trained.save(run, SMALL)
+    trained.save(run)
     other = train(catalogue(), engagements(), msgspec.structs.replace(BRIEF, unigrams=9))
-    other.save(tmp_path / "two", BRIEF)
+    other.save(tmp_path / "two")
     for name in ("model.json", "model.safetensors"):
         (run / name).write_bytes((tmp_path / "two" / name).read_bytes())
     with pytest.raises(ArtifactError, match="ids, its tokenizer"):
