@@ -2,49 +2,141 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
-from usearch.index import Index
 
 from benchmarks.harness import Row, compared, cpu_clock, figure, in_turn
 from inference.inputs import Float32Array
-from inference.retrieval import RetrievalIndex
+from inference.retrieval import Attributes, Candidates, Filter, RetrievalIndex
 
 PRODUCTS = 100_000
+HARD_PRODUCTS = 20_000
 QUERIES = 1_000
+FILTERED_QUERIES = 200
+CHURNED = 20_000
 K = 10
 
 
 def rows(say: Callable[[str], None]) -> list[Row]:
-    """`retrieval_recall`, `retrieval_time`, `update_visible`."""
+    """`retrieval_recall`, `retrieval_time`, `update_visible`; then filters, changes in place, disk, memory."""
     vectors, queries = _vectors(PRODUCTS, seed=1), _vectors(QUERIES, seed=2)
+    ids = [f"product-{number}" for number in range(PRODUCTS)]
     say(f"building an index of {PRODUCTS:,} products")
     ours = RetrievalIndex("1")
-    for number, vector in enumerate(vectors):
-        ours.upsert(f"product-{number}", 1, vector)
-    bare = Index(ndim=256, metric="cos", dtype="f16", connectivity=16, expansion_add=128, expansion_search=64)
-    bare.add(np.arange(PRODUCTS), vectors, threads=1)
-    say("exact search")
-    truth = np.argpartition(-(queries @ vectors.T), K, axis=1)[:, :K]
-    expected = [{f"product-{n}" for n in row} for row in truth]
-    recall = float(np.mean([len(e & set(f.ids)) / K for e, f in zip(expected, ours.search(queries, K), strict=True)]))
-    say("timing")
+    started = time.perf_counter()
+    ours.upsert_many(ids, [1] * PRODUCTS, vectors)
+    built = time.perf_counter() - started
+    bare = ours._graph.copy()  # the very same graph in the library alone
+    say("recall and time")
+    found = [
+        figure("retrieval_recall", "recall@10", _recall(ours, queries), at_least=0.98),
+        _time(ours, bare, queries),
+        _update_visible(ours, queries),
+        figure("build_rate", "products/s, all cores", PRODUCTS / built),
+        _bulk(say),
+    ]
+    say("filters")
+    found += _filtered(ours, queries[:FILTERED_QUERIES])
+    say("saving and loading")
+    found += _disk(ours)
+    say(f"{CHURNED:,} changes in place")
+    chosen = np.random.default_rng(3).permutation(PRODUCTS)[:CHURNED]
+    ours.upsert_many([ids[n] for n in chosen], [3] * CHURNED, _vectors(CHURNED, seed=4))
+    found.append(figure("churned_recall", "recall@10", _recall(ours, queries), at_least=0.98))
+    say("vectors without any structure")
+    hard = RetrievalIndex("1")
+    hard.upsert_many(ids[:HARD_PRODUCTS], [1] * HARD_PRODUCTS, _noise(HARD_PRODUCTS, seed=5))
+    found.append(figure("unstructured_recall", "recall@10", _recall(hard, _noise(FILTERED_QUERIES, seed=6))))
+    return found
+
+
+def _recall(index: RetrievalIndex, queries: Float32Array, where: Filter | None = None) -> float:
+    expected = index.search(queries, K, exact=True, where=where, threads=0)
+    return _agreement(index.search(queries, K, where=where), expected)
+
+
+def _agreement(found: Sequence[Candidates], expected: Sequence[Candidates]) -> float:
+    return float(np.mean([len(set(f.ids) & set(e.ids)) / len(e.ids) for f, e in zip(found, expected, strict=True)]))
+
+
+def _time(ours: RetrievalIndex, bare: object, queries: Float32Array) -> Row:
+    search = bare.search  # type: ignore[attr-defined]
     seconds = in_turn(
         {
-            "usearch": lambda: [bare.search(q, K, threads=1) for q in queries],
+            "usearch": lambda: [search(q, K, threads=1) for q in queries],
             "ours": lambda: [ours.search(q[None], K) for q in queries],
         },
         runs=5,
         clock=cpu_clock,
     )
-    per_query = {name: [1e3 * s / QUERIES for s in taken] for name, taken in seconds.items()}
+    per_query = {name: [1e3 * s / len(queries) for s in taken] for name, taken in seconds.items()}
+    return compared("retrieval_time", "ms/query", per_query["ours"], "usearch", per_query["usearch"], at_most=1.3)
+
+
+def _update_visible(ours: RetrievalIndex, queries: Float32Array) -> Row:
     ours.upsert("product-0", 2, queries[0])
     visible = ours.search(queries[:1], 1)[0].ids == ["product-0"]
+    return figure("update_visible", "of the next query", float(visible), at_least=1.0)
+
+
+def _bulk(say: Callable[[str], None]) -> Row:
+    say("one by one against in bulk")
+    vectors = _vectors(5_000, seed=7)
+    ids = [str(number) for number in range(len(vectors))]
+
+    def one_by_one() -> None:
+        index = RetrievalIndex("1")
+        for product_id, vector in zip(ids, vectors, strict=True):
+            index.upsert(product_id, 1, vector)
+
+    seconds = in_turn(
+        {
+            "one by one": one_by_one,
+            "bulk": lambda: RetrievalIndex("1").upsert_many(ids, [1] * len(ids), vectors),
+        },
+        runs=3,
+        warmup=0,
+    )
+    rates = {name: [len(ids) / s for s in taken] for name, taken in seconds.items()}
+    return compared("bulk_rate", "products/s, all cores", rates["bulk"], "one by one", rates["one by one"])
+
+
+def _filtered(ours: RetrievalIndex, queries: Float32Array) -> list[Row]:
+    """The price is drawn apart from the vector: what passes lies everywhere."""
+    prices = np.random.default_rng(8).permutation(PRODUCTS)
+    for number, price in enumerate(prices.tolist()):
+        ours.set_attributes(f"product-{number}", 1, Attributes(amount_minor=price, currency="EUR"))
+    found = []
+    for percent in (1, 10, 50):
+        where = Filter(max_price=PRODUCTS * percent // 100 - 1, currency="EUR")
+        recall = _recall(ours, queries, where)
+        started = cpu_clock()
+        for query in queries:
+            ours.search(query[None], K, where=where)
+        spent = 1e3 * (cpu_clock() - started) / len(queries)
+        found += [
+            figure(f"filtered_recall_{percent}_percent", "recall@10", recall, at_least=0.95),
+            figure(f"filtered_time_{percent}_percent", "ms/query", spent),
+        ]
+    return found
+
+
+def _disk(ours: RetrievalIndex) -> list[Row]:
+    with tempfile.TemporaryDirectory() as folder:
+        started = time.perf_counter()
+        ours.save(Path(folder))
+        saved = time.perf_counter()
+        RetrievalIndex.load(Path(folder), "1")
+        loaded = time.perf_counter()
+        size = sum(path.stat().st_size for path in Path(folder).iterdir())
     return [
-        figure("retrieval_recall", "recall@10", recall, at_least=0.98),
-        compared("retrieval_time", "ms/query", per_query["ours"], "usearch", per_query["usearch"], at_most=1.3),
-        figure("update_visible", "of the next query", float(visible), at_least=1.0),
+        figure("save_time", "s", saved - started),
+        figure("load_time", "s", loaded - saved),
+        figure("disk", "bytes/product", size / len(ours)),
     ]
 
 
@@ -52,6 +144,14 @@ def _vectors(number: int, seed: int) -> Float32Array:
     """Unit vectors around 2,000 common centres, as products lie around their kinds."""
     centres = np.random.default_rng(0).normal(size=(2_000, 256)).astype(np.float32)
     rng = np.random.default_rng(seed)
-    vectors = centres[rng.integers(0, len(centres), number)] + 0.8 * rng.normal(size=(number, 256)).astype(np.float32)
-    unit: Float32Array = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    return _unit(centres[rng.integers(0, len(centres), number)] + 0.8 * rng.normal(size=(number, 256)))
+
+
+def _noise(number: int, seed: int) -> Float32Array:
+    """Unit vectors in every direction alike: the hardest case there is."""
+    return _unit(np.random.default_rng(seed).normal(size=(number, 256)))
+
+
+def _unit(vectors: np.ndarray) -> Float32Array:
+    unit: Float32Array = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
     return unit

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
+from inference.errors import InputError
 from inference.inputs import Float32Array
-from inference.recommend import Recommender
-from inference.retrieval import RetrievalIndex
+from inference.recommend import Interest, Mixing, Recommender, deal
+from inference.retrieval import Attributes, Candidates, Filter, Live, RetrievalIndex
 from tests.inference.builders import unit
 
 KINDS = ("lamp", "boot", "tent")
@@ -107,3 +108,152 @@ def test_long_histories_leave_room_for_k_answers() -> None:
     ((ids, _),) = Recommender(index, search, {}).for_user([names[:150]], k=30)
     assert len(ids) == 30
     assert not set(ids) & set(names[:150])
+
+
+def stocked() -> RetrievalIndex:
+    """Every other product can be bought now."""
+    index = RetrievalIndex("1")
+    for name, value in VECTORS.items():
+        index.upsert(name, 1, value)
+        if int(name[-1]) % 2:
+            index.set_attributes(name, 1, Attributes(availability="in_stock"))
+    return index
+
+
+def test_all_three_surfaces_are_filtered() -> None:
+    shop, here = Recommender(stocked(), search, VECTORS), Filter(in_stock=True)
+    assert shop.for_image(["lamp-0", "lamp-1"], k=3, where=here) == [
+        ["lamp-1", "lamp-3", "lamp-5"],
+        ["lamp-3", "lamp-5", "lamp-7"],
+    ]
+    assert shop.for_search(["boot"], k=2, where=here) == [["boot-1", "boot-3"]]
+    ((ids, _),) = shop.for_user([["lamp-1", "boot-0"]], k=4, where=here)
+    assert ids == ["boot-1", "lamp-3", "boot-3", "lamp-5"]
+
+
+def test_the_monitor_is_told_of_every_query() -> None:
+    told: list[tuple[int, int, Filter | None]] = []
+    shop = Recommender(
+        stocked(), search, VECTORS, observe=lambda queries, k, where: told.append((len(queries), k, where))
+    )
+    here = Filter(in_stock=True)
+    shop.for_image(["lamp-0", "tent-7"], k=4)
+    shop.for_search(["boot"], k=3, where=here)
+    shop.for_user([["lamp-0", "boot-0"], ["tent-1"]], k=5)
+    assert told == [(2, 5, None), (1, 3, here), (3, 7, None)]
+
+
+def test_a_recommender_is_switched_as_a_whole() -> None:
+    old, new = Recommender(stocked(), search, {}), Recommender(RetrievalIndex("2"), search, {})
+    live = Live(old)
+    with pytest.raises(InputError, match="version '2' holds 0 products, version '1' 24"):
+        live.swap(new)
+    for name, value in VECTORS.items():
+        new.index.upsert(name, 1, value)
+    assert live.swap(new) is old
+    assert live.current.model_version == "2"
+
+
+def test_a_recent_interest_gets_more_places_and_an_old_one_some() -> None:
+    shop = Recommender(stocked(), search, VECTORS, mixing=Mixing(half_life=2.0))
+    history = ["lamp-0", "lamp-1", "lamp-2", "boot-0", "boot-1", "boot-2"]
+    ((ids, _),) = shop.for_user([history], k=8)
+    kinds = [i.partition("-")[0] for i in ids]
+    assert kinds.count("boot") > kinds.count("lamp") > 0
+    assert kinds[0] == "boot"
+    assert kinds[4:] != ["boot"] * 4
+    assert kinds.index("lamp") < 4
+    assert shop.for_user([[], ["unheard-of"]], k=3) == [([], []), ([], [])]
+
+
+def test_a_lasting_interest_outweighs_a_glance_when_age_counts_little() -> None:
+    shop = Recommender(stocked(), search, VECTORS, mixing=Mixing(half_life=1_000.0))
+    ((ids, _),) = shop.for_user([["lamp-0", "lamp-1", "lamp-2", "lamp-3", "boot-0"]], k=5)
+    assert [i.partition("-")[0] for i in ids].count("lamp") == 4
+
+
+@pytest.mark.parametrize(
+    ("weights", "places"),
+    [((1, 1, 1), (4, 4, 4)), ((2, 1, 1), (6, 3, 3)), ((10, 1, 1), (10, 1, 1)), ((1, 0, 1), (6, 0, 6))],
+)
+def test_places_are_apportioned_by_weight(weights: tuple[float, ...], places: tuple[int, ...]) -> None:
+    some = [
+        Interest(name, Candidates([f"{name}{i}" for i in range(20)], [1.0] * 20), weight)
+        for name, weight in zip("abc", weights, strict=True)
+    ]
+    ids, sources = deal(some, [], 12)
+    assert tuple(sources.count(name) for name in "abc") == places
+    assert ids == [f"{s}{sources[:i].count(s)}" for i, s in enumerate(sources)]
+
+
+def similarity(vectors: dict[str, Float32Array], ids: Sequence[str]) -> float:
+    """Mean cosine between two of a list."""
+    matrix = np.stack([vectors[i] for i in ids])
+    cosines = matrix @ matrix.T
+    return float((cosines.sum() - len(ids)) / (len(ids) * (len(ids) - 1)))
+
+
+def test_diversity_shows_several_designs_instead_of_one_in_all_colours() -> None:
+    rng = np.random.default_rng(1)
+    query, *designs = unit(rng, 31)
+    vectors = {"p0": query}
+    for design, direction in enumerate(designs):
+        for colour, shade in enumerate(unit(rng, 8)):
+            product = query + (0.5 + 0.02 * design) * direction + 0.05 * shade
+            vectors[f"design{design}-{colour}"] = (product / np.linalg.norm(product)).astype(np.float32)
+    index = RetrievalIndex("1")
+    index.upsert_many(list(vectors), [1] * len(vectors), np.stack(list(vectors.values())))
+    plain = Recommender(index, search, {})
+    spread = Recommender(index, search, {}, mixing=Mixing(diversity=0.5))
+    ((before, _),), ((after, sources),) = plain.for_user([["p0"]], 10), spread.for_user([["p0"]], 10)
+    assert len(set(after)) == 10
+    assert set(sources) == {"p0"}
+    assert after[0] == before[0], "the nearest stays first"
+    assert len({i.partition("-")[0] for i in before}) <= 2, "one design in all its colours"
+    assert len({i.partition("-")[0] for i in after}) >= 5
+    assert similarity(vectors, after) < similarity(vectors, before) - 0.05
+    assert np.mean([query @ vectors[i] for i in after]) > np.mean([query @ vectors[i] for i in before]) - 0.05
+
+
+def test_diversity_is_maximal_marginal_relevance() -> None:
+    """Against the definition, spelled out: the best of (1 - d) score - d times the greatest cosine to what is there."""
+    rng = np.random.default_rng(2)
+    vectors = {f"p{i}": v for i, v in enumerate(unit(rng, 30))}
+    scores = {name: float(s) for name, s in zip(vectors, np.sort(rng.uniform(size=30))[::-1], strict=True)}
+    expected: list[str] = []
+    while len(expected) < 12:
+
+        def marginal(name: str) -> float:
+            closest = max((float(vectors[name] @ vectors[e]) for e in expected), default=-1.0)
+            return 0.7 * scores[name] - 0.3 * closest
+
+        expected.append(max((n for n in vectors if n not in expected and n != "p3"), key=marginal))
+    some = [Interest("q", Candidates(list(scores), list(scores.values())))]
+    assert deal(some, ["p3"], 12, diversity=0.3, vectors=vectors)[0] == expected
+    assert expected != [n for n in scores if n != "p3"][:12]
+
+
+def test_diversity_looks_across_interests_and_passes_what_has_left_the_index() -> None:
+    a, b, c, _ = unit(np.random.default_rng(3), 4)
+    vectors = {"a": a, "twin": a, "b": b, "c": c}
+    some = [
+        Interest("x", Candidates(["a"], [0.9])),
+        Interest("y", Candidates(["gone", "twin", "b", "c"], [0.9, 0.8, 0.7, 0.1])),
+    ]
+    assert deal(some, [], 2, vectors=vectors, diversity=0.5) == (["a", "b"], ["x", "y"])
+    assert deal(some, [], 9, vectors=vectors, diversity=0.5)[0] == ["a", "b", "c", "twin"]
+    assert deal(some, [], 2)[0] == ["a", "gone"]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"half_life": 0.0}, r"half_life \(0.0\) must be above 0"),
+        ({"half_life": float("nan")}, "must be above 0"),
+        ({"diversity": 1.5}, r"diversity \(1.5\) must be from 0 to 1"),
+        ({"diversity": -0.1}, "must be from 0 to 1"),
+    ],
+)
+def test_mixing_that_makes_no_sense_is_refused(wrong: dict[str, float], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        Mixing(**wrong)

@@ -1,40 +1,17 @@
-"""The index: approximate against exact, changes in place for a long time, versions, threads."""
+"""The index: approximate against exact, changes in place for a long time, in bulk, versions, threads, compaction."""
 
 from __future__ import annotations
 
 import threading
+from typing import Any
 
 import numpy as np
 import pytest
 
 from inference.errors import InputError
 from inference.inputs import Float32Array
-from inference.retrieval import Candidates, RetrievalIndex
-
-DIM = 64
-
-
-def clustered(rng: np.random.Generator, rows: int, groups: int = 40) -> Float32Array:
-    """Vectors in groups, as embeddings of products are."""
-    centres = np.random.default_rng(99).normal(size=(groups, DIM))
-    vectors = centres[rng.integers(0, groups, rows)] + 0.7 * rng.normal(size=(rows, DIM))
-    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
-
-
-def filled(vectors: Float32Array) -> RetrievalIndex:
-    index = RetrievalIndex("1", dim=DIM)
-    for row, vector in enumerate(vectors):
-        assert index.upsert(f"p{row}", 1, vector)
-    return index
-
-
-def best(vectors: dict[str, Float32Array], query: Float32Array, k: int) -> list[str]:
-    scores = {name: float(query.astype(np.float64) @ vector) for name, vector in vectors.items()}
-    return sorted(scores, key=lambda name: -scores[name])[:k]
-
-
-def recall(found: list[Candidates], expected: list[list[str]]) -> float:
-    return float(np.mean([len(set(f.ids) & set(e)) / len(e) for f, e in zip(found, expected, strict=True)]))
+from inference.retrieval import Attributes, Candidates, Filter, RetrievalIndex
+from tests.inference.retrieval.vectors import DIM, best, clustered, empty, filled, recall, unit
 
 
 def test_approximate_and_exact_search_find_the_nearest_with_their_cosines() -> None:
@@ -102,7 +79,7 @@ def test_fewer_products_than_asked_for_are_all_found_once() -> None:
 
 
 def test_an_empty_index_an_emptied_one_and_no_query() -> None:
-    index = RetrievalIndex("1", dim=DIM)
+    index = empty()
     queries = clustered(np.random.default_rng(6), 2)
     assert index.search(queries) == [Candidates([], [])] * 2
     index.upsert("a", 1, queries[0])
@@ -124,7 +101,7 @@ def test_a_query_of_zeros_finds_nothing_wherever_it_stands() -> None:
 
 def test_an_older_version_never_replaces_a_newer_one_and_an_equal_one_does() -> None:
     first, second = clustered(np.random.default_rng(9), 2)
-    index = RetrievalIndex("1", dim=DIM)
+    index = empty()
     assert index.upsert("a", 5, first)
     assert not index.upsert("a", 4, second)
     np.testing.assert_allclose(index.vectors(["a"])["a"], first, atol=1e-3)
@@ -136,7 +113,7 @@ def test_an_older_version_never_replaces_a_newer_one_and_an_equal_one_does() -> 
 
 def test_a_removal_is_remembered_even_for_a_product_never_seen() -> None:
     vector = clustered(np.random.default_rng(10), 1)[0]
-    index = RetrievalIndex("1", dim=DIM)
+    index = empty()
     assert index.remove("a", 5)
     assert not index.upsert("a", 4, vector)
     assert "a" not in index
@@ -179,7 +156,7 @@ def test_queries_that_are_no_queries_are_refused(queries: np.ndarray) -> None:
 
 def test_k_is_at_least_one() -> None:
     with pytest.raises(InputError, match=r"k \(0\) must be at least 1"):
-        RetrievalIndex("1", dim=DIM).search(np.ones((1, DIM), np.float32), 0)
+        empty().search(np.ones((1, DIM), np.float32), 0)
 
 
 def test_searches_and_changes_from_several_threads_do_not_disturb_each_other() -> None:
@@ -224,3 +201,165 @@ def test_searches_and_changes_from_several_threads_do_not_disturb_each_other() -
     named = {f"p{row}": vectors[row] for row in range(400) if row not in gone}
     queries = clustered(rng, 50)
     assert recall(index.search(queries), [best(named, q, 10) for q in queries]) >= 0.98
+
+
+def test_so_few_products_that_comparing_costs_no_more_are_compared_one_by_one() -> None:
+    """Vectors without any structure are the graph's hardest case; a small shop's are found all the same."""
+    rng = np.random.default_rng(15)
+    vectors, queries = unit(rng.normal(size=(3_000, DIM))), unit(rng.normal(size=(100, DIM)))
+    index = RetrievalIndex("1", dim=DIM)
+    index.upsert_many([f"p{i}" for i in range(3_000)], [1] * 3_000, vectors)
+    assert index.search(queries) == index.search(queries, exact=True)
+
+
+def test_a_batch_on_several_threads_is_answered_as_one_by_one() -> None:
+    rng = np.random.default_rng(16)
+    index, queries = filled(clustered(rng, 500)), clustered(rng, 60)
+    alone = [index.search(query[None], 5)[0] for query in queries]
+    for threads in (0, 1, 3):
+        assert index.search(queries, 5, threads=threads) == alone
+
+
+def test_products_in_bulk_are_held_like_products_one_by_one() -> None:
+    rng = np.random.default_rng(17)
+    vectors, queries = clustered(rng, 1_500), clustered(rng, 50)
+    one_by_one, bulk = filled(vectors), empty()
+    assert bulk.upsert_many([f"p{i}" for i in range(1_500)], [1] * 1_500, vectors, threads=2) == 1_500
+    assert len(bulk) == 1_500
+    expected = one_by_one.search(queries, exact=True)
+    assert bulk.search(queries, exact=True) == expected
+    assert recall(bulk.search(queries), [e.ids for e in expected]) >= 0.98
+
+
+def test_in_bulk_the_highest_version_counts_and_the_last_of_equals() -> None:
+    a, b, c, d = clustered(np.random.default_rng(18), 4)
+    index = empty()
+    index.upsert("old", 5, a)
+    index.remove("gone", 5)
+    ids, versions = ["x", "x", "x", "old", "gone", "y"], [2, 3, 3, 4, 4, 1]
+    assert index.upsert_many(ids, versions, np.stack([a, b, c, d, d, d])) == 2
+    held = index.vectors(["x", "old", "gone", "y"])
+    assert list(held) == ["x", "old", "y"]
+    for name, vector in (("x", c), ("old", a), ("y", d)):
+        np.testing.assert_allclose(held[name], vector, atol=1e-3)
+    assert index.upsert_many([], [], np.zeros((0, DIM), np.float32)) == 0
+
+
+def test_a_bad_vector_in_bulk_is_named_and_nothing_of_the_batch_is_added() -> None:
+    vectors = clustered(np.random.default_rng(19), 700)
+    vectors[650, 3] = np.nan
+    index = empty()
+    with pytest.raises(InputError, match="the vector of product 'p650' must be 64 finite numbers"):
+        index.upsert_many([f"p{i}" for i in range(700)], [1] * 700, vectors)
+    assert len(index) == 0
+    with pytest.raises(InputError, match="2 products need as many versions and vectors"):
+        index.upsert_many(["a", "b"], [1], vectors[:2])
+    with pytest.raises(InputError, match=r"product 'b' must be 64 finite numbers, not all zero; has shape \(3,\)"):
+        index.extend([("a", 1, vectors[0]), ("b", 1, vectors[0, :3])])
+
+
+def test_a_lost_index_is_rebuilt_from_a_scan() -> None:
+    vectors = clustered(np.random.default_rng(20), 230)
+    scan = ((f"p{i}", i + 1, vector) for i, vector in enumerate(vectors))
+    index = empty()
+    assert index.extend(scan, batch=100) == 230
+    assert [found.ids for found in index.search(vectors[[7, 229]], 1)] == [["p7"], ["p229"]]
+    assert not index.upsert("p9", 9, vectors[0]), "versions came along"
+
+
+def test_vectors_of_another_model_are_refused_at_the_door() -> None:
+    vector = clustered(np.random.default_rng(21), 1)[0]
+    index = empty("itemsage-3")
+    assert index.upsert("a", 1, vector, model_version="itemsage-3")
+    refusal = "'itemsage-4' has no place in the index of version 'itemsage-3'"
+    with pytest.raises(InputError, match=refusal):
+        index.upsert("a", 2, vector, model_version="itemsage-4")
+    with pytest.raises(InputError, match=refusal):
+        index.upsert_many(["a"], [2], vector[None], model_version="itemsage-4")
+    with pytest.raises(InputError, match=refusal):
+        index.extend([("a", 2, vector)], model_version="itemsage-4")
+    assert index.upsert("a", 1, vector), "the refused version has left no mark"
+
+
+def test_the_same_vector_again_does_not_wear_the_graph() -> None:
+    vectors = clustered(np.random.default_rng(22), 100)
+    index = filled(vectors)
+    for version in (2, 3):
+        for row, vector in enumerate(vectors):
+            assert index.upsert(f"p{row}", version, 2 * vector)
+    assert index.wear == 0
+    assert not index.upsert("p5", 2, vectors[6]), "the newer version counts although the vector stayed"
+    index.upsert("p5", 4, vectors[6])
+    index.remove("p6", 4)
+    assert index.wear == 2 / 99
+
+
+def test_compaction_brings_a_worn_graph_back() -> None:
+    rng = np.random.default_rng(23)
+    hard = unit(rng.normal(size=(1_500, DIM)))
+    index = filled(hard)
+    ids = [f"p{i}" for i in range(1_500)]
+    for version in range(2, 5):
+        index.upsert_many(ids, [version] * 1_500, unit(rng.normal(size=(1_500, DIM))))
+    for row in range(0, 1_500, 3):
+        index.remove(f"p{row}", 9)
+    queries = unit(rng.normal(size=(100, DIM)))
+    expected = index.search(queries, exact=True)
+    assert index.wear == (3 * 1_500 + 500) / 1_000
+    index.compact()
+    assert index.wear == 0
+    assert index.search(queries, exact=True) == expected
+    assert recall(index.search(queries), [e.ids for e in expected]) >= 0.98
+    assert not index.upsert("p0", 8, hard[0]), "removals are remembered"
+
+
+def test_what_changes_while_the_graph_is_rebuilt_is_in_the_new_one() -> None:
+    """Changes strike between the steps of the rebuild, before and after their rows were copied."""
+    rng = np.random.default_rng(24)
+    vectors = clustered(rng, 2_000)
+    named = {f"p{i}": v for i, v in enumerate(vectors)}
+    index = filled(vectors)
+    link, version = index._link, iter(range(2, 10_000))
+
+    def interrupted(graph: object, rows: object, threads: int) -> None:
+        link(graph, rows, threads)  # type: ignore[arg-type]
+        number = next(version)
+        if number > 6:  # the last step holds the lock: nobody can strike there
+            return
+        for row in rng.choice(2_000, 150, replace=False):
+            named[f"p{row}"] = clustered(rng, 1)[0]
+            index.upsert(f"p{row}", number, named[f"p{row}"])
+        for row in rng.choice(2_000, 20, replace=False):
+            index.remove(f"p{row}", number)
+            named.pop(f"p{row}", None)
+        named[f"new{number}"] = clustered(rng, 1)[0]
+        index.upsert(f"new{number}", 1, named[f"new{number}"])
+
+    index._link = interrupted  # type: ignore[method-assign]
+    index.compact()
+    assert next(version) > 5, "the rebuild went in several steps"
+    assert len(index) == len(named)
+    queries = clustered(rng, 100)
+    expected = [best(named, q, 10) for q in queries]
+    assert recall(index.search(queries, exact=True), expected) >= 0.995
+    assert recall(index.search(queries), expected) >= 0.98
+    assert index._journal is None
+
+
+def test_agreement_counts_what_the_graph_finds_of_the_nearest() -> None:
+    vectors = clustered(np.random.default_rng(25), 300)
+    index = filled(vectors)
+    assert index.agreement(vectors[0], 10) == (10, 10)
+    for row in range(20):
+        index.set_attributes(f"p{row}", 1, Attributes(availability="in_stock"))
+    assert index.agreement(vectors[0], 50, Filter(in_stock=True)) == (20, 20)
+    assert empty().agreement(vectors[0], 10) == (0, 0)
+
+    class Forgetful(RetrievalIndex):
+        def search(self, queries: Float32Array, k: int = 10, *, exact: bool = False, **rest: Any) -> list[Candidates]:
+            found = super().search(queries, k, exact=True, **rest)
+            return found if exact else [Candidates(c.ids[1::2], c.scores[1::2]) for c in found]
+
+    forgetful = Forgetful("1", dim=DIM)
+    forgetful.upsert_many([f"p{i}" for i in range(300)], [1] * 300, vectors)
+    assert forgetful.agreement(vectors[0], 20) == (10, 20)

@@ -1,0 +1,68 @@
+"""The products behind the graph: ids, versions, vectors, attributes; one row each, which is also its key in the graph.
+
+A row belongs to its product for good. A removed product keeps its row, so that an older vector cannot bring it back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from inference.inputs import Float32Array
+from inference.retrieval.filters import AttributeColumns, BoolArray
+
+Float16Array = np.ndarray[Any, np.dtype[np.float16]]
+IntArray = np.ndarray[Any, np.dtype[np.int64]]
+
+
+class ProductRows:
+    """Columns that grow by half. Not safe for several threads by itself."""
+
+    def __init__(self, dim: int) -> None:
+        self.ids: list[str] = []
+        self.row_of: dict[str, int] = {}
+        self.versions: IntArray = np.zeros(0, np.int64)
+        self.held: BoolArray = np.zeros(0, np.bool_)  # false: removed, or only its attributes are known yet
+        self.vectors: Float16Array = np.zeros((0, dim), np.float16)
+        self.attributes = AttributeColumns()
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def row(self, product_id: str) -> int:
+        """The product's row, a new one for a new product."""
+        row = self.row_of.get(product_id)
+        if row is None:
+            row = len(self.ids)
+            if row == len(self.versions):
+                self._grow(max(256, row + row // 2))
+            self.row_of[product_id] = row
+            self.ids.append(product_id)
+        return row
+
+    def holds(self, product_id: str) -> int | None:
+        """The product's row if it can be found at present."""
+        row = self.row_of.get(product_id)
+        return row if row is not None and self.held[row] else None
+
+    def names(self, rows: Sequence[int]) -> list[str]:
+        """The ids of these rows."""
+        ids = self.ids
+        return [ids[row] for row in rows]
+
+    def _grow(self, rows: int) -> None:
+        added = rows - len(self.versions)
+        self.versions = np.concatenate([self.versions, np.zeros(added, np.int64)])
+        self.held = np.concatenate([self.held, np.zeros(added, np.bool_)])
+        self.vectors = np.concatenate([self.vectors, np.zeros((added, self.vectors.shape[1]), np.float16)])
+        self.attributes.resize(rows)
+
+
+def unit_rows(vectors: Float32Array) -> tuple[Float16Array, BoolArray]:
+    """Vectors `[N, dim]` -> unit length as float16, and which of them could not be placed (NaN, infinity, zero)."""
+    with np.errstate(all="ignore"):
+        norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+        bad = ~np.isfinite(norms[:, 0]) | (norms[:, 0] == 0)
+        return (vectors / norms).astype(np.float16), bad

@@ -1,0 +1,170 @@
+"""Filters: what passes, and that what passes is found whatever its share."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from inference.errors import InputError
+from inference.retrieval import Attributes, Candidates, Filter, RetrievalIndex
+from inference.retrieval import index as retrieval_index
+from inference.retrieval.filters import AttributeColumns, normal_path
+from tests.inference.retrieval.vectors import DIM, WALKING, clustered, empty, filled, recall
+
+PRODUCTS = 4_000
+GROUPS = 40
+
+
+@pytest.fixture(scope="module")
+def shop() -> RetrievalIndex:
+    """Prices 0 to 3,999 in any order; the category is the group of the vector, and so leans on the query."""
+    rng = np.random.default_rng(0)
+    index = RetrievalIndex("1", dim=DIM, settings=WALKING)
+    vectors = clustered(rng, PRODUCTS, GROUPS)
+    index.upsert_many([f"p{i}" for i in range(PRODUCTS)], [1] * PRODUCTS, vectors)
+    centres = np.random.default_rng(99).normal(size=(GROUPS, DIM))
+    group = (vectors @ centres.T).argmax(1)
+    for row, price in enumerate(rng.permutation(PRODUCTS).tolist()):
+        index.set_attributes(
+            f"p{row}", 1, Attributes(amount_minor=price, currency="EUR", product_type=f"Home > Kind {group[row]}")
+        )
+    return index
+
+
+def never(*_: object) -> None:
+    raise AssertionError("compared one by one")
+
+
+@pytest.mark.parametrize("walks", [False, True], ids=["whatever costs less", "always along the graph"])
+@settings(max_examples=40, deadline=None)
+@given(share=st.sampled_from([0.01, 0.1, 0.5]), k=st.integers(1, 60), seed=st.integers(0, 2**32 - 1))
+def test_at_any_selectivity_as_many_are_found_as_there_are_and_nearly_the_nearest(
+    shop: RetrievalIndex, walks: bool, share: float, k: int, seed: int
+) -> None:
+    queries = clustered(np.random.default_rng(seed), 20, GROUPS)
+    where = Filter(max_price=int(PRODUCTS * share) - 1, currency="EUR")
+    k = min(k, int(PRODUCTS * share) - 1) if walks else k
+    expected = shop.search(queries, k, exact=True, where=where)
+    with pytest.MonkeyPatch.context() as patch:
+        if walks:
+            patch.setattr(retrieval_index, "_VECTORS_PER_NEIGHBOUR", 0)
+            patch.setattr(RetrievalIndex, "_compare", never)
+        found = shop.search(queries, k, where=where)
+    assert {len(f.ids) for f in found} == {min(k, int(PRODUCTS * share))}
+    assert all(len(set(f.ids)) == len(f.ids) and f.scores == sorted(f.scores, reverse=True) for f in found)
+    assert recall(found, [e.ids for e in expected]) >= 0.95
+
+
+def test_a_filter_that_leads_away_from_the_query_still_finds_all_it_should(shop: RetrievalIndex) -> None:
+    """All queries lie in one group, all that passes in the others, so the graph's neighbours are of no use."""
+    centre = np.random.default_rng(99).normal(size=(GROUPS, DIM))[0].astype(np.float32)
+    where = Filter(categories=tuple(f"home > kind {group}" for group in range(20, 40)))
+    queries = centre + 0.05 * np.random.default_rng(1).normal(size=(5, DIM)).astype(np.float32)
+    found = shop.search(queries, 30, where=where)
+    expected = shop.search(queries, 30, exact=True, where=where)
+    assert [len(f.ids) for f in found] == [30] * 5
+    assert recall(found, [e.ids for e in expected]) >= 0.95
+
+
+def test_exact_filtered_search_is_the_obvious_one(shop: RetrievalIndex) -> None:
+    query = clustered(np.random.default_rng(2), 1, GROUPS)
+    every = shop.search(query, PRODUCTS, exact=True)[0]
+    where = Filter(min_price=1_000, max_price=1_999, currency="EUR")
+    row_of, amount = shop._rows.row_of, shop._rows.attributes.amount
+    expected = [p for p in every.ids if 1_000 <= amount[row_of[p]] <= 1_999][:25]
+    assert shop.search(query, 25, exact=True, where=where)[0].ids == expected
+
+
+def test_what_changes_is_filtered_by_its_new_price_and_the_graph_stays_as_it_is() -> None:
+    vectors = clustered(np.random.default_rng(3), 50)
+    index = filled(vectors)
+    cheap = Filter(max_price=500, currency="EUR")
+    assert index.search(vectors[:1], 5, where=cheap) == [Candidates([], [])], "no price is known yet"
+    assert index.set_attributes("p3", 1, Attributes(amount_minor=499, currency="EUR"))
+    assert index.search(vectors[:1], 5, where=cheap)[0].ids == ["p3"]
+    assert index.set_attributes("p3", 2, Attributes(amount_minor=501, currency="EUR"))
+    assert not index.set_attributes("p3", 1, Attributes(amount_minor=1, currency="EUR")), "older"
+    assert index.search(vectors[:1], 5, where=cheap)[0].ids == []
+    assert index.wear == 0
+
+
+def test_attributes_may_come_before_the_vector_and_outlast_it() -> None:
+    a, b = clustered(np.random.default_rng(4), 2)
+    index = empty()
+    here = Filter(in_stock=True)
+    index.set_attributes("a", 7, Attributes(availability="in_stock"))
+    assert "a" not in index
+    assert len(index) == 0
+    assert index.search(a[None], where=here)[0].ids == []
+    assert index.upsert("a", 1, a)
+    assert index.search(a[None], where=here)[0].ids == ["a"]
+    index.remove("a", 2)
+    assert index.search(a[None], where=here)[0].ids == []
+    index.upsert("a", 3, b)
+    assert index.search(a[None], where=here)[0].ids == ["a"]
+
+
+LAMP = Attributes(amount_minor=1_000, currency="EUR", product_type="Home > Lighting > Lamps", availability="in_stock")
+
+
+@pytest.mark.parametrize(
+    ("where", "attributes", "passes"),
+    [
+        (Filter(), Attributes(), True),
+        (Filter(max_price=1_000, currency="EUR"), LAMP, True),
+        (Filter(max_price=999, currency="EUR"), LAMP, False),
+        (Filter(min_price=1_000, currency="EUR"), LAMP, True),
+        (Filter(min_price=1_001, currency="EUR"), LAMP, False),
+        (Filter(max_price=1_000, currency="USD"), LAMP, False),
+        (Filter(currency="EUR"), LAMP, True),
+        (Filter(currency="EUR"), Attributes(amount_minor=None, currency="EUR"), False),
+        (Filter(max_price=5, currency="EUR"), Attributes(amount_minor=1), False),
+        (Filter(min_price=0, currency="EUR"), Attributes(), False),
+        (Filter(categories=("Home",)), LAMP, True),
+        (Filter(categories=("home>LIGHTING",)), LAMP, True),
+        (Filter(categories=("Home > Lighting > Lamps",)), LAMP, True),
+        (Filter(categories=("Home > Light",)), LAMP, False),
+        (Filter(categories=("Lighting",)), LAMP, False),
+        (Filter(categories=("Garden", "Home > Lighting")), LAMP, True),
+        (Filter(categories=("Home",)), Attributes(), False),
+        (Filter(in_stock=True), LAMP, True),
+        (Filter(in_stock=True), Attributes(availability="preorder"), False),
+        (Filter(in_stock=True), Attributes(), False),
+        (Filter(in_stock=True, categories=("Home",), max_price=2_000, currency="EUR"), LAMP, True),
+        (Filter(in_stock=True, categories=("Garden",), max_price=2_000, currency="EUR"), LAMP, False),
+    ],
+)
+def test_what_passes(where: Filter, attributes: Attributes, passes: bool) -> None:
+    columns = AttributeColumns(2)
+    columns.set(0, 1, attributes)
+    assert columns.matching(where, 2).tolist() == [passes, where == Filter()]
+
+
+def test_a_category_that_comes_after_the_first_question_is_matched() -> None:
+    columns = AttributeColumns(2)
+    where = Filter(categories=("Home",))
+    columns.set(0, 1, Attributes(product_type="Home"))
+    assert columns.matching(where, 2).tolist() == [True, False]
+    columns.set(1, 1, Attributes(product_type="Home > Garden"))
+    assert columns.matching(where, 2).tolist() == [True, True]
+
+
+def test_a_path_has_one_form() -> None:
+    assert normal_path("  Home >Lighting>  Desk   Lamps > ") == "home > lighting > desk lamps"
+    assert normal_path(" > ") == normal_path("") == ""
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"max_price": 5}, "needs a currency"),
+        ({"min_price": 9, "max_price": 5, "currency": "EUR"}, r"min_price \(9\) must not exceed its max_price \(5\)"),
+        ({"categories": "Home"}, "must be a tuple of paths, not 'Home'"),
+        ({"categories": ("Home", " > ")}, "must not be blank"),
+    ],
+)
+def test_filters_that_make_no_sense_are_refused(wrong: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        Filter(**wrong)  # type: ignore[arg-type]
