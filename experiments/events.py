@@ -19,8 +19,8 @@ _INT64: Final = 2**63
 
 
 class EventRow(msgspec.Struct, frozen=True, kw_only=True):
-    """One event. `event_time` is microseconds since the Unix epoch, UTC; `amount_minor` is positive for
-    refunds too.
+    """One event. `event_time` is microseconds since the Unix epoch, UTC; `amount_minor` is not negative for
+    refunds either.
     """
 
     event_id: str
@@ -48,7 +48,7 @@ def problem(row: EventRow) -> str | None:
         return f"event_id is longer than {_MAX_KEY_BYTES} bytes"
     if not 0 <= row.event_time < _INT64:
         return f"event_time {row.event_time} is not microseconds since 1970 in 64 bits"
-    for name in ("event_id", "product_id", "order_id", "currency", "surface", "query"):
+    for name in ("event_id", "experiment", "product_id", "order_id", "currency", "surface", "query"):
         value = getattr(row, name)
         if value is not None and (fault := _text_fault(value)):
             return f"{name} {fault}"
@@ -76,8 +76,8 @@ def _text_fault(value: str) -> str | None:
 def _order_problem(row: EventRow) -> str | None:
     if not row.order_id:
         return f"{row.kind} without order_id"
-    if row.amount_minor is None or not 0 < row.amount_minor < _INT64:
-        return f"{row.kind} needs a positive amount_minor in 64 bits, got {row.amount_minor}"
+    if row.amount_minor is None or not 0 <= row.amount_minor < _INT64:  # 0: a voucher paid for all
+        return f"{row.kind} needs an amount_minor of 0 or more in 64 bits, got {row.amount_minor}"
     if row.currency is None or not (len(row.currency) == 3 and row.currency.isascii() and row.currency.isupper()):
         return f"currency {row.currency!r} is not an ISO 4217 code such as 'EUR'"
     return None

@@ -11,6 +11,7 @@ import time
 import zlib
 from collections import deque
 from collections.abc import Callable, Hashable
+from concurrent.futures import Future, wait
 from typing import Final
 
 import msgspec
@@ -24,6 +25,7 @@ _SHARDS: Final = 64  # an overflow drops 1/64 of the units
 _BATCH: Final = 256  # rows that the thread takes at a time, beside those that may wait
 _RETRY_FIRST_S: Final = 0.05
 _RETRY_LONGEST_S: Final = 5.0
+_ANSWER_POLL_S: Final = 0.1  # how soon a thread that waits for a delivery sees the deadline of close()
 
 
 def exposure_id(experiment: str, version: int, unit: str, arm: str, window: int) -> str:
@@ -78,8 +80,9 @@ class _Recent:
 class ExposureLogger:
     """Logs each enrolled (unit, experiment, version, arm) once per time window.
 
-    send: takes one row; called from the logger's thread only. ValueError and TypeError mean that the row is at fault:
-        it is counted as failed. Any other exception means that the way is blocked: the row is tried again.
+    send: takes one row; called from the logger's thread only. It returns when the row is delivered, or else a future
+        that says so later. ValueError and TypeError, raised or in the future, mean that the row is at fault: it is
+        counted as failed. Any other exception means that the way is blocked: the row is tried again.
     clock: microseconds since the Unix epoch, UTC.
     queue_limit, memory_limit: rows that may wait, and keys that are remembered against duplicates. What is forgotten is
         sent again under the same id, and the store keeps it once.
@@ -89,7 +92,7 @@ class ExposureLogger:
 
     def __init__(
         self,
-        send: Callable[[EventRow], None],
+        send: Callable[[EventRow], Future[None] | None],
         *,
         clock: Callable[[], int] = lambda: time.time_ns() // 1000,
         window_us: int = DAY_US,
@@ -104,7 +107,7 @@ class ExposureLogger:
         self._kept = _SHARDS  # units of the shards from here on are dropped
         self._queued = 0
         self._cursor = 0  # the shard that is sent from next
-        self._batch: deque[EventRow] = deque()  # what the thread has taken and not yet sent
+        self._batch: deque[EventRow] = deque()  # what the thread has taken and not yet delivered
         self._seen = _Recent(memory_limit)
         self._dropped_units = _Recent(memory_limit)
         self._counts = dict.fromkeys(("logged", "duplicate", "sent", "failed", "dropped", "dropped_units"), 0)
@@ -187,10 +190,8 @@ class ExposureLogger:
 
     def _run(self) -> None:
         while self._take():
-            while self._batch:
-                if not self._send_until_done(self._batch[0]):
-                    return
-                self._batch.popleft()
+            if not self._send_until_done():
+                return
 
     def _take(self) -> bool:
         """Fills the batch from the next shard that has rows; waits for one. False when closing and all is sent."""
@@ -209,20 +210,16 @@ class ExposureLogger:
             self._cursor = (self._cursor + 1) % _SHARDS
             return True
 
-    def _send_until_done(self, row: EventRow) -> bool:
-        """Sends a row, as often as it takes. False when the deadline of close() came first."""
+    def _send_until_done(self) -> bool:
+        """Sends the batch, as often as it takes. False when the deadline of close() came first."""
         delay = _RETRY_FIRST_S
         while not self._past_deadline():
-            try:
-                self._send(row)
-            except (ValueError, TypeError) as error:
-                self._count("failed", error)
+            before = len(self._batch)
+            self._send_batch()
+            if not self._batch:
                 return True
-            except Exception as error:
-                self._count(None, error)
-            else:
-                self._count("sent", None)
-                return True
+            if len(self._batch) < before:
+                delay = _RETRY_FIRST_S
             if self._closing.is_set():
                 time.sleep(_RETRY_FIRST_S)
             else:
@@ -230,12 +227,39 @@ class ExposureLogger:
             delay = min(2 * delay, _RETRY_LONGEST_S)
         return False
 
-    def _count(self, name: str | None, error: Exception | None) -> None:
+    def _send_batch(self) -> None:
+        """Hands over each row once, up to the first that finds the way blocked, then waits for what became of them."""
+        handed_over: list[tuple[EventRow, Future[None]]] = []
+        for row in list(self._batch):
+            if self._past_deadline():
+                break
+            outcome: Future[None] | None = None
+            try:
+                outcome = self._send(row)
+            except Exception as error:
+                if not self._settle(row, error):
+                    break
+            else:
+                if outcome is None:
+                    self._settle(row, None)
+                else:
+                    handed_over.append((row, outcome))
+        for row, outcome in handed_over:
+            while not wait([outcome], _ANSWER_POLL_S).done:
+                if self._past_deadline():
+                    return
+            self._settle(row, outcome.exception())
+
+    def _settle(self, row: EventRow, error: BaseException | None) -> bool:
+        """Takes a row that was sent or is at fault out of the batch; False when it has to be sent again."""
         with self._lock:
-            if name is not None:
-                self._counts[name] += 1
             if error is not None:
                 self._last_error = f"{type(error).__name__}: {error}"
+                if not isinstance(error, (ValueError, TypeError)):
+                    return False
+            self._counts["sent" if error is None else "failed"] += 1
+            self._batch.remove(row)
+            return True
 
     def _past_deadline(self) -> bool:
         return self._deadline is not None and time.monotonic() >= self._deadline

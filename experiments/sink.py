@@ -2,7 +2,7 @@
 
 Whatever the order in which batches arrive, and however often, the tables come out the same: rows are kept
 once by event id, the first exposure keeps the least time and remembers that a second arm was seen, an offset
-never goes back.
+of one log never goes back.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -79,26 +79,35 @@ class ArmsOfVersions:
         return None
 
 
-def write(
-    connection: Connection,
-    rows: Sequence[EventRow],
-    offsets: Mapping[tuple[str, int], int],
-    arms: ArmsOfVersions,
-    ingested_at: int,
-) -> WriteResult:
-    """Writes a batch inside the caller's transaction. `offsets` maps (topic, partition) to the next offset
-    to read.
-    """
+def reject(connection: Connection, rows: Sequence[EventRow], arms: ArmsOfVersions) -> tuple[Rejected, ...]:
+    """The rows that no table can take, and the exposures of an unknown experiment, version or arm; only reads."""
     faults = [problem(row) for row in rows]
     arms.load(connection, (row for row, fault in zip(rows, faults, strict=True) if fault is None))
-    values: dict[Table, list[dict[str, Any]]] = {}
     rejected: list[Rejected] = []
     for index, (row, fault) in enumerate(zip(rows, faults, strict=True)):
         if reason := fault or (arms.problem(row) if row.kind == "exposure" else None):
             rejected.append(Rejected(index, row, reason))
-            continue
-        table, values_of = _TABLE_OF[row.kind]
-        values.setdefault(table, []).append(values_of(row, ingested_at))
+    return tuple(rejected)
+
+
+def write(
+    connection: Connection,
+    rows: Sequence[EventRow],
+    offsets: Mapping[tuple[str, int], int],
+    log: str,
+    arms: ArmsOfVersions,
+    ingested_at: int,
+) -> WriteResult:
+    """Writes a batch inside the caller's transaction. `offsets` maps (topic, partition) to the next offset
+    to read in the log that `log` identifies.
+    """
+    rejected = reject(connection, rows, arms)
+    refused = {each.index for each in rejected}
+    values: dict[Table, list[dict[str, Any]]] = {}
+    for index, row in enumerate(rows):
+        if index not in refused:
+            table, values_of = _TABLE_OF[row.kind]
+            values.setdefault(table, []).append(values_of(row, ingested_at))
     written = 0
     for table, table_values in values.items():
         # In one order, so that two sinks that write the same rows wait for each other instead of deadlocking.
@@ -108,8 +117,8 @@ def write(
         written += result.rowcount
     if tables.exposure in values:
         _write_first_exposures(connection, values[tables.exposure])
-    _write_offsets(connection, offsets)
-    return WriteResult(written, len(rows) - len(rejected) - written, tuple(rejected))
+    _write_offsets(connection, offsets, log)
+    return WriteResult(written, len(rows) - len(rejected) - written, rejected)
 
 
 def _insert(connection: Connection, table: Table) -> Any:
@@ -147,13 +156,13 @@ def _write_first_exposures(connection: Connection, exposures: list[dict[str, Any
     )
 
 
-def _write_offsets(connection: Connection, offsets: Mapping[tuple[str, int], int]) -> None:
+def _write_offsets(connection: Connection, offsets: Mapping[tuple[str, int], int], log: str) -> None:
     if not offsets:
         return
     table = tables.sink_offset
     statement = _insert(connection, table)
     statement = statement.on_conflict_do_update(
-        index_elements=["topic", "partition"],
+        index_elements=["log", "topic", "partition"],
         set_={"next_offset": statement.excluded.next_offset},
         # A batch that is replayed late must not send the consumer back over what is written.
         where=statement.excluded.next_offset > table.c.next_offset,
@@ -161,7 +170,7 @@ def _write_offsets(connection: Connection, offsets: Mapping[tuple[str, int], int
     connection.execute(
         statement,
         [
-            {"topic": topic, "partition": partition, "next_offset": offset}
+            {"log": log, "topic": topic, "partition": partition, "next_offset": offset}
             for (topic, partition), offset in sorted(offsets.items())
         ],
     )

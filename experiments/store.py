@@ -6,11 +6,11 @@ SQLite by default, PostgreSQL in production, through SQLAlchemy 2. What the tabl
 
 import hashlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, Engine, RowMapping, func, insert, inspect, select
+from sqlalchemy import Connection, Engine, RowMapping, delete, func, insert, inspect, select
 from sqlalchemy.exc import IntegrityError
 
 from experiments import lifecycle, sink, tables
@@ -180,31 +180,40 @@ class ExperimentStore:
 
     # --- event sink ---
 
+    def rejected(self, rows: Sequence[EventRow]) -> tuple[sink.Rejected, ...]:
+        """The rows that `write_events` would not write, and why. Reads only, and holds no lock when it returns: what
+        must be secured before the offsets move (dead letters) may take its time.
+        """
+        with self._engine.connect() as connection:
+            return sink.reject(connection, rows, self._arms)
+
     def write_events(
-        self,
-        rows: Sequence[EventRow],
-        offsets: Mapping[tuple[str, int], int] | None = None,
-        before_commit: Callable[[sink.WriteResult], None] = lambda result: None,
+        self, rows: Sequence[EventRow], offsets: Mapping[tuple[str, int], int] | None = None, log: str = ""
     ) -> sink.WriteResult:
         """Writes a batch and the offsets that follow it, {(topic, partition): next offset}, in one
         transaction.
 
         Idempotent by event id, in any order. A row that no table can take, and an exposure of an unknown
         experiment, version or arm, is not written but returned as rejected; the rest of the batch is written
-        all the same. `before_commit` sees the result while nothing is final yet: what must not get lost when the
-        offsets move (dead letters of the rejected rows) is secured there; when it raises, nothing is written.
+        all the same. `log` identifies what the offsets count in: Kafka's cluster and topic ids.
         """
         with writing(self._engine) as connection:
-            result = sink.write(connection, rows, offsets or {}, self._arms, self._clock())
-            before_commit(result)
-        return result
+            return sink.write(connection, rows, offsets or {}, log, self._arms, self._clock())
 
-    def offsets(self, topic: str) -> dict[int, int]:
-        """The next offset to read of each partition of a topic that was written from."""
+    def offsets(self, topic: str, log: str = "") -> dict[int, int]:
+        """The next offset to read of each partition of a topic's log that was written from."""
         table = tables.sink_offset.c
         with self._engine.connect() as connection:
-            query = select(table.partition, table.next_offset).where(table.topic == topic)
+            query = select(table.partition, table.next_offset).where(table.log == log, table.topic == topic)
             return {int(partition): int(offset) for partition, offset in connection.execute(query)}
+
+    def forget_offsets(self, topic: str, log: str, partitions: Collection[int]) -> None:
+        """Drops offsets that the log does not have: those that are written from its start may be smaller."""
+        table = tables.sink_offset
+        with writing(self._engine) as connection:
+            connection.execute(
+                delete(table).where(table.c.log == log, table.c.topic == topic, table.c.partition.in_(partitions))
+            )
 
 
 def _check_schema(connection: Connection) -> None:

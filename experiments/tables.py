@@ -25,7 +25,7 @@ from sqlalchemy import (
 
 from experiments.lifecycle import FOLLOWERS
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 MULTIPLE_ARMS: Final = "__multiple__"
 """The arm of a unit that was seen in two; no config can name an arm so."""
 
@@ -131,13 +131,15 @@ order_event = Table(
     Column("currency", Text, CheckConstraint("length(currency) = 3"), nullable=False),
     Column("ingested_at", BigInteger, nullable=False),
     _one_of("kind", ("placed", "cancelled", "refunded", "charged_back")),
-    CheckConstraint("(kind = 'placed' and amount_minor > 0) or (kind <> 'placed' and amount_minor < 0)", name="sign"),
+    CheckConstraint("(kind = 'placed' and amount_minor >= 0) or (kind <> 'placed' and amount_minor <= 0)", name="sign"),
     Index("order_event_unit_time", "unit_id", "event_time"),
 )
 
 sink_offset = Table(
     "sink_offset",
     metadata,
+    # Offsets mean nothing in another cluster, nor in a topic that was deleted and made again.
+    Column("log", Text, primary_key=True, doc="identifies the topic's log: Kafka's cluster id and topic id"),
     Column("topic", Text, primary_key=True),
     Column("partition", Integer, primary_key=True, autoincrement=False),
     Column("next_offset", BigInteger, CheckConstraint("next_offset >= 0"), nullable=False),

@@ -82,7 +82,11 @@ def product_views(home: Path) -> list[FeatureView]:
             f"Up to {MAX_IMAGES} images of a product: addresses, content hashes and {EMBEDDING_DIM}-d visual vectors.",
             [
                 Field(name="urls", dtype=Array(String), description="In the catalogue's order."),
-                Field(name="hashes", dtype=Array(String), description="Content hash of each image."),
+                Field(
+                    name="hashes",
+                    dtype=Array(String),
+                    description="Content hash of each image, '' where it could not be read.",
+                ),
                 Field(
                     name="vectors",
                     dtype=Array(Array(Float32)),

@@ -11,8 +11,8 @@ view, so that a single statement both compares the versions and writes all featu
   is written again: the same message delivered twice changes nothing, and a correction under the same version passes.
 * A row whose `deleted` feature is true is a tombstone: it keeps its version, so that an older upsert cannot pass, its
   features are emptied, and Feast's readers see nothing.
-* WAL, one connection per thread, and none shared with a forked child. Losing power can lose the last commits (never
-  the file): the history, which is synced before, holds them.
+* WAL, one connection per thread, and none shared with a forked child. A commit is on the disk when it returns: a loss
+  of power takes nothing with it.
 """
 
 from __future__ import annotations
@@ -457,7 +457,9 @@ def _connect(path: Path, busy_timeout_s: float) -> _Connection:
     connection.path = path
     if connection.execute("pragma journal_mode").fetchone() != ("wal",):
         connection.execute("pragma journal_mode = wal")
-    connection.execute("pragma synchronous = normal")
+    # Every commit is synced: the caller commits its offsets next, and what a loss of power took would not come again.
+    # It costs 0.2 to 4 ms a transaction, of one row or of hundreds.
+    connection.execute("pragma synchronous = full")
     return connection
 
 

@@ -57,7 +57,20 @@ def write_repository(state_dir: Path) -> Path:
 @contextmanager
 def apply_lock(home: Path) -> Iterator[None]:
     """Held while definitions are applied: Feast itself locks nothing. Freed by the system if the owner dies."""
-    with open(home / "apply.lock", "w") as file:
+    with _lock(home / "apply.lock"):
+        yield
+
+
+@contextmanager
+def compaction_lock(home: Path) -> Iterator[None]:
+    """Held while the history is compacted: two at once would merge the same parts twice."""
+    with _lock(home / "compact.lock"):
+        yield
+
+
+@contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    with open(path, "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 

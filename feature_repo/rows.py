@@ -43,10 +43,10 @@ class ProductFeatures(msgspec.Struct, kw_only=True, eq=False):
     deleted: bool = False
     text: dict[str, str] = msgspec.field(default_factory=lambda: dict.fromkeys(TEXT_FIELDS, ""))
     image_urls: list[str] = msgspec.field(default_factory=list)
-    image_hashes: list[str] = msgspec.field(default_factory=list)  # one for each row of image_vectors
+    image_hashes: list[str] = msgspec.field(default_factory=list)  # one for each URL, '' where it could not be read
     image_vectors: NDArray[np.float32] = msgspec.field(
         default_factory=lambda: np.zeros((0, EMBEDDING_DIM), np.float32)
-    )  # [n, 256]
+    )  # [n, 256], one for each hash that is not ''
     visual_version: str = ""
     amount_minor: int | None = None
     currency: str | None = None
@@ -132,7 +132,10 @@ def _check_images(row: ProductFeatures) -> None:
         for value in values:
             _check_string(row, name, value)
     _check_string(row, "visual_version", row.visual_version)
-    n = len(row.image_hashes)
+    if len(row.image_hashes) != len(row.image_urls):
+        both = f"{len(row.image_urls)} image_urls and {len(row.image_hashes)} image_hashes"
+        _refuse(row, f"has {both}: give a hash for each, '' where the image could not be read")
+    n = sum(map(bool, row.image_hashes))
     _check_vectors(row, "image_vectors", row.image_vectors, (n, EMBEDDING_DIM))
     if n and not row.visual_version:
         _refuse(row, "has image vectors but no visual_version: name the encoder that made them")

@@ -177,6 +177,16 @@ class ProductFeatureStore:
         form = views.PRODUCT_FORMATS.get(view_name, views.EMBEDDING_FORMAT)
         return history.History(definitions.history_folder(self.home, view_name), history.schema(form.types))
 
+    def compact(self) -> dict[str, int]:
+        """Merge the small parts of every view's history; by view, how many were merged. One at a time, others wait.
+
+        Raises:
+            HistoryError: a part cannot be read or written; no row is lost.
+        """
+        names = [*PRODUCT_VIEWS, *self._online.tables(self._config, definitions.EMBEDDING_PREFIX)]
+        with repository.compaction_lock(self.home):
+            return {name: self.history(name).compact() for name in names}
+
     # Inside.
 
     @property

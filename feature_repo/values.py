@@ -68,7 +68,7 @@ def decode_vector(blob: bytes | None, dim: int = EMBEDDING_DIM) -> NDArray[np.fl
     """The vector [dim], read-only; [0] for a null."""
     head = _vector_head(dim)
     if blob and blob.startswith(head) and len(blob) == len(head) + _FLOAT_BYTES * dim:
-        return np.frombuffer(blob, dtype="<f4", offset=len(head))
+        return np.frombuffer(blob[len(head) :], dtype="<f4")  # cut off, not a view: that would not be aligned
     return _numbers(Value.FromString(blob or NULL))
 
 

@@ -14,6 +14,7 @@ A release is written aside and renamed: a reader sees all of it or nothing. No f
 from __future__ import annotations
 
 import copy
+import fcntl
 import os
 import re
 import shutil
@@ -89,7 +90,8 @@ def export_release(
         clock: the time of creation.
 
     Raises:
-        ArtifactError: model and tokenizer disagree, an extra file is missing or clashes, the disk refuses.
+        ArtifactError: model and tokenizer disagree, an extra file is missing or clashes, the disk refuses, another
+            release is under way.
     """
     from safetensors.torch import save_file
 
@@ -104,7 +106,7 @@ def export_release(
         if not source.is_file():
             raise ArtifactError(f"the release needs {source} (as {name}), which is not there")
     config = ReleaseConfig(_FORMAT, clock(), VISUAL_VERSION, asdict(model.config), dict(metadata or {}))
-    with _writing(repo / ITEMSAGE) as aside:
+    with releasing(repo), _writing(repo / ITEMSAGE) as aside:
         shutil.copyfile(_TEMPLATES / ITEMSAGE / "model.py", aside / "model.py")
         shutil.copyfile(inference.model.__file__, aside / "itemsage.py")
         weights = {k: v.detach().float().cpu().contiguous() for k, v in model.state_dict().items()}
@@ -115,9 +117,9 @@ def export_release(
         for name, source in extra_files.items():
             shutil.copyfile(source, aside / name)
         release = _publish(repo, aside)
-    live = live_version(repo)
-    others = [r.version for r in releases(repo) if r != release]
-    serve(repo, {release.version, live} if live else {release.version, *others[-1:]})
+        live = live_version(repo)
+        others = [r.version for r in releases(repo) if r != release]
+        serve(repo, {release.version, live} if live else {release.version, *others[-1:]})
     return release
 
 
@@ -145,7 +147,9 @@ def export_visual_encoder(repo: Path) -> Path:
         _write(repo / VISUAL_ENCODER / "config.pbtxt", (_TEMPLATES / VISUAL_ENCODER / "config.pbtxt").read_text())
         if folder.exists():
             shutil.rmtree(folder)
+        _sync_all(aside)
         aside.rename(folder)
+        _sync(folder.parent)
     return folder
 
 
@@ -153,6 +157,44 @@ def releases(repo: Path) -> list[Release]:
     """All releases, the oldest first."""
     found = [p for p in (repo / ITEMSAGE).glob("[1-9]*") if p.name.isdecimal() and p.is_dir()]
     return [Release(p.name, p) for p in sorted(found, key=lambda p: int(p.name))]
+
+
+def find_release(repo: Path, version: str) -> Release:
+    """The release of this version.
+
+    Raises:
+        ArtifactError: there is none; names those that there are.
+    """
+    known = {release.version: release for release in releases(repo)}
+    if version not in known:
+        raise ArtifactError(f"there is no release {version!r} in {repo}: it has {', '.join(known) or 'none'}")
+    return known[version]
+
+
+@contextmanager
+def releasing(repo: Path) -> Iterator[None]:
+    """Keeps every other process from exporting a release or making one live; ends with the process at the latest.
+
+    One release at a time: each rewrites which versions Triton serves, and must find its own served until it is live.
+
+    Raises:
+        ArtifactError: another release is under way.
+    """
+    folder = repo / ITEMSAGE
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise ArtifactError(f"the model repository {folder} cannot be used: {error.strerror}") from None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise ArtifactError(f"another release is under way in {repo}: wait until it is live, or end it") from None
+    try:
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def live_version(repo: Path) -> str | None:
@@ -169,7 +211,7 @@ def set_live(repo: Path, version: str) -> None:
     Raises:
         ArtifactError: there is no such release, or Triton is not told to serve it.
     """
-    _find(repo, version)
+    find_release(repo, version)
     if version not in (served := served_versions(repo)):
         raise ArtifactError(
             f"release {version} is not served ({', '.join(served)} are): serve it beside the live one and load it first"
@@ -186,7 +228,7 @@ def serve(repo: Path, versions: Collection[str]) -> None:
     Raises:
         ArtifactError: there is no such release.
     """
-    wanted = sorted(int(_find(repo, version).version) for version in versions)
+    wanted = sorted(int(find_release(repo, version).version) for version in versions)
     path = repo / ITEMSAGE / "config.pbtxt"
     text = (path if path.exists() else _TEMPLATES / ITEMSAGE / "config.pbtxt").read_text()
     policy = f"version_policy: {{ specific {{ versions: {wanted} }} }}"
@@ -277,13 +319,6 @@ def _visual_version(folder: Path) -> str | None:
     return version
 
 
-def _find(repo: Path, version: str) -> Release:
-    known = {release.version: release for release in releases(repo)}
-    if version not in known:
-        raise ArtifactError(f"there is no release {version!r} in {repo}: it has {', '.join(known) or 'none'}")
-    return known[version]
-
-
 @contextmanager
 def _writing(folder: Path) -> Iterator[Path]:
     """A temporary folder in `folder` (hence on its disk), removed if it was not renamed away."""
@@ -304,21 +339,41 @@ def _writing(folder: Path) -> Iterator[Path]:
 
 def _publish(repo: Path, aside: Path) -> Release:
     """Rename a finished folder to the next free version; another export may take that number first."""
+    _sync_all(aside)
     while True:
         existing = releases(repo)
         version = int(existing[-1].version) + 1 if existing else 1
         target = repo / ITEMSAGE / str(version)
         try:
-            return Release(str(version), aside.rename(target))
+            aside.rename(target)
         except OSError:
             if not target.exists():
                 raise
+        else:
+            _sync(target.parent)
+            return Release(str(version), target)
 
 
 def _write(path: Path, text: str) -> None:
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     aside.write_text(text, encoding="utf-8")
+    _sync(aside)
     aside.replace(path)
+    _sync(path.parent)
+
+
+def _sync_all(folder: Path) -> None:
+    for path in (*folder.iterdir(), folder):
+        _sync(path)
+
+
+def _sync(path: Path) -> None:
+    """Have a file's content, or a folder's names, outlive a loss of power."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _itemsage_probe(model: ItemSage) -> dict[str, Tensor]:

@@ -16,6 +16,7 @@ from sagelift import analysis_commands
 
 if TYPE_CHECKING:
     from sagelift.settings import Settings
+    from streaming.release import Released
 
 app = typer.Typer(
     help="Product embeddings that follow the catalogue within a second, and the experiment that proves they pay.",
@@ -24,10 +25,12 @@ app = typer.Typer(
     add_completion=False,
 )
 catalog_app = typer.Typer(help="The catalogue: make a sample, check a feed, publish it.", no_args_is_help=True)
+features_app = typer.Typer(help="The feature store.", no_args_is_help=True)
 stream_app = typer.Typer(help="The streaming consumers.", no_args_is_help=True)
 model_app = typer.Typer(help="ItemSage: train, release, list.", no_args_is_help=True)
 experiment_app = typer.Typer(help="Experiments: publish, start, stop, list.", no_args_is_help=True)
 app.add_typer(catalog_app, name="catalog")
+app.add_typer(features_app, name="features")
 app.add_typer(stream_app, name="stream")
 app.add_typer(model_app, name="model")
 app.add_typer(experiment_app, name="experiment")
@@ -266,6 +269,22 @@ def _read(feed: Path, format: str | None, currency: str | None, as_json: bool, *
     raise typer.Exit(1 if refused else 0)
 
 
+# ---------------------------------------------------------------------------------------------------- the features
+
+
+@features_app.command("compact")
+def features_compact(as_json: AsJson = False) -> None:
+    """Merge the history's many small files into few; the consumers may go on meanwhile."""
+    from sagelift.services import Services
+
+    with Services(_settings()) as services:
+        merged = services.features.compact()
+    if as_json:
+        return _print_json(merged)
+    for view, parts in merged.items():
+        typer.echo(f"{view:<32} {parts} parts merged")
+
+
 # ---------------------------------------------------------------------------------------------------- the consumers
 
 
@@ -313,6 +332,7 @@ def model_train(
 @model_app.command("release")
 def model_release(
     run: Annotated[Path | None, typer.Option(help="A run folder; without it, the newest.")] = None,
+    resume: Annotated[str | None, typer.Option(help="The version of a release that was broken off.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Export a run to Triton, probe it, embed the catalogue with it, and switch to it."""
@@ -320,8 +340,41 @@ def model_release(
     from sagelift.services import Services
     from sagelift.training import latest_run, release_run
 
+    if resume is not None:
+        if run is not None:
+            raise typer.BadParameter("--resume takes up a release that has its run; leave out --run")
+        return _make_live(resume, as_json)
+
+    def exported(version: str) -> None:
+        _say(f"exported as {version}; should this be broken off: sagelift model release --resume {version}")
+
     with Services(_settings()) as services, Stages().stage("release", "Release") as stage:
-        released = release_run(services, run or latest_run(services), lambda done: stage.update(done))
+        released = release_run(services, run or latest_run(services), lambda done: stage.update(done), exported)
+    _print_released(released, as_json)
+
+
+@model_app.command("live")
+def model_live(
+    version: Annotated[str, typer.Argument(help="A release that `sagelift model list` lists.")], as_json: AsJson = False
+) -> None:
+    """Switch to another release, for instance back to an older one; the catalogue is embedded with it first."""
+    _make_live(version, as_json)
+
+
+def _make_live(version: str, as_json: bool) -> None:
+    from inference.repository import find_release
+    from sagelift.progress import Stages
+    from sagelift.services import Services
+    from sagelift.training import make_release_live
+
+    with Services(_settings()) as services:
+        find_release(services.settings.model_repository, version)  # before anything is asked of Triton
+        with Stages().stage("release", f"Release {version}") as stage:
+            released = make_release_live(services, version, lambda done: stage.update(done))
+    _print_released(released, as_json)
+
+
+def _print_released(released: Released, as_json: bool) -> None:
     if as_json:
         return _print_json(released)
     typer.echo(f"release {released.version} is live; {released.counts.get('embedded', 0)} products embedded")

@@ -116,6 +116,21 @@ class Services:
         self.features.ensure_model_version(self._embedder.model_version)
         return self._embedder
 
+    def prepare_visual_encoder(self) -> None:
+        """Have Triton serve the visual encoder of this program, rightly; quick when it does.
+
+        The local stack loads what is in its repository when it starts; another server serves what it was told to.
+
+        Raises:
+            ArtifactError: the model repository cannot be written.
+            ServingError: Triton cannot load it, or answers its probe wrongly: it may serve another repository.
+        """
+        from inference.repository import VISUAL_ENCODER, export_visual_encoder
+
+        folder = export_visual_encoder(self.settings.model_repository)
+        self.triton.load(VISUAL_ENCODER)
+        self.triton.probe(folder)
+
     def catalog_pipeline(self) -> CatalogPipeline:
         """The catalogue consumer's pipeline on the real parts."""
         from streaming.catalog import CatalogPipeline
@@ -130,7 +145,7 @@ class Services:
                 timeout=wanted.timeout_s,
                 max_pixels=wanted.max_pixels,
                 allow_private=wanted.allow_private,
-                root=wanted.folder,
+                root=self.settings.image_folders,
             )
         )
         images = CachedImageVectors(fetcher.fetch_many, self.triton.encode_images, self.visual_cache)

@@ -12,8 +12,23 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    SecretStr,
+    ValidationError,
+    field_validator,
+)
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
 
 from sagelift.errors import SettingsError
 
@@ -48,9 +63,17 @@ class ImageSettings(_Section):
     max_bytes: PositiveInt = Field(10_000_000, description="largest image file")
     max_pixels: PositiveInt = Field(40_000_000, description="largest width times height")
     allow_private: bool = Field(False, description="whether images may come from private and loopback addresses")
-    folder: Path | None = Field(
-        None, description="image files are read only below this folder; empty: any file that the consumer may read"
+    folders: Annotated[list[Path], NoDecode] = Field(
+        [],
+        description="image files are read only below these folders (a list; in the variable with `:` between) and the "
+        "state folder; empty: below the state folder, or anywhere when the broker is the local stack's, which only "
+        "this machine reaches",
     )
+
+    @field_validator("folders", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        return [part for part in value.split(os.pathsep) if part] if isinstance(value, str) else value
 
 
 class Settings(BaseSettings):
@@ -95,6 +118,17 @@ class Settings(BaseSettings):
         """The model repository, absolute."""
         configured = self.triton.model_repository
         return configured.expanduser().resolve() if configured else self.state / "models"
+
+    @property
+    def image_folders(self) -> list[Path]:
+        """The folders below which image files may be read, absolute.
+
+        Whoever can write to `catalog.updates` names the files that the consumer opens: on a broker that others reach
+        these must be folders of images.
+        """
+        named = [folder.expanduser().resolve() for folder in self.images.folders]
+        anywhere = not named and not self.kafka.bootstrap_servers
+        return [Path("/")] if anywhere else [*named, self.state]
 
     @property
     def database_url(self) -> str:
@@ -149,7 +183,7 @@ def rows(model: type[BaseModel] = Settings, prefix: str = "") -> Iterator[Settin
         yield SettingRow(
             name=path,
             variable="SAGELIFT_" + path.upper().replace(".", "__"),
-            default="" if default is None else str(default),
+            default="" if default in (None, []) else str(default),
             description=field.description or "",
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
 import threading
@@ -40,8 +41,13 @@ def catalog_worker(settings: Settings, stop: threading.Event) -> None:
         ensure_topics(services.kafka, replication=settings.kafka.replication)
         pipeline: CatalogPipeline = services.catalog_pipeline()
         dead_letters = DeadLetters(services.producer(), CATALOG_GROUP)
+        prepared = False
 
         def handle(records: Records) -> None:
+            nonlocal prepared
+            if not prepared:  # here and not before the loop: a Triton that is away for a while is waited for
+                services.prepare_visual_encoder()
+                prepared = True
             outcome = pipeline.process([r for part in records.values() for r in part])
             dead_letters.send_all(outcome.dead_letters)
             log.info("catalogue: %s", dict(+outcome.counts))
@@ -66,15 +72,14 @@ def events_worker(settings: Settings, stop: threading.Event) -> None:
 
     from streaming.dead_letters import DeadLetters
     from streaming.errors import BrokerError
-    from streaming.event_sink import EventSink
+    from streaming.event_sink import EventSink, log_id
     from streaming.loop import ConsumerLoop, Records
     from streaming.topics import EVENTS, ensure_topics
 
     with Services(settings) as services:
         ensure_topics(services.kafka, replication=settings.kafka.replication)
-        store = services.experiments
         dead_letters = DeadLetters(services.producer(), EVENTS_GROUP)
-        sink = EventSink(store, dead_letters.send_all)
+        sink = EventSink(services.experiments, dead_letters.send_all, log_id(services.kafka, EVENTS))
 
         def handle(records: Records) -> None:
             sink.handle(records)
@@ -88,7 +93,7 @@ def events_worker(settings: Settings, stop: threading.Event) -> None:
             handle,
             transient=(BrokerError, DBAPIError, TimeoutError),
             unreadable=dead_letters.send_unreadable,
-            start_offsets=lambda: store.offsets(EVENTS),
+            start_offsets=lambda: sink.start_offsets(consumer, EVENTS),
         )
         _run(loop, stop)
 
@@ -129,6 +134,7 @@ def stack_options(settings: Settings) -> StackOptions:
         kafka_port=settings.kafka.port or None,
         triton_url=settings.triton.url or None,
         triton_port=settings.triton.port or None,
+        model_repository=settings.model_repository,
         triton_probe=KnownAnswerProbe(settings.model_repository),
     )
 
@@ -139,6 +145,9 @@ def worker_specs(stack: LocalStack, settings: Settings) -> Sequence[WorkerSpec]:
         "SAGELIFT_STATE_DIR": str(settings.state),
         "SAGELIFT_KAFKA__BOOTSTRAP_SERVERS": stack.kafka_bootstrap,
         "SAGELIFT_TRITON__URL": stack.triton_grpc,
+        "SAGELIFT_TRITON__MODEL_REPOSITORY": str(stack.model_repository),
+        # Said here, because a consumer that is told an address cannot know that the broker is the local one.
+        "SAGELIFT_IMAGES__FOLDERS": os.pathsep.join(map(str, settings.image_folders)),
         # One thread each: on a small machine the consumers must not take the cores from Triton.
         "OMP_NUM_THREADS": "1",
     }

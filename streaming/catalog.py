@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
 
 import msgspec
@@ -19,12 +19,14 @@ import numpy as np
 from feature_repo.errors import InvalidFeatureError
 from feature_repo.rows import Deletion, ProductEmbedding, ProductFeatures
 from inference.client import Embedded
-from inference.errors import InputError
-from inference.inputs import Float32Array, ProductInput, content_hash
+from inference.errors import ArtifactError, InputError
+from inference.inputs import VECTOR_DIM, Float32Array, ProductInput, content_hash
 from streaming.contracts import ProductUpdate, ProductVector, decode_update, image_links
 from streaming.dead_letters import DeadLetter
 from streaming.errors import ContractError, ImageError
-from streaming.merging import Product, changed_views, in_order, merge
+from streaming.merging import VIEWS, Product, changed_views, in_order, merge
+
+_LINKS_REMEMBERED = 100_000
 
 
 class FeatureStore(Protocol):
@@ -85,11 +87,10 @@ class Outcome(msgspec.Struct):
 
 
 class _Change(msgspec.Struct):
-    """What a batch makes of one product, and whom to blame: the records of its last update and of its images."""
+    """What a batch makes of one product, and the record of its last update, which is to blame for failures."""
 
     product: Product
     record: Any
-    images_record: Any
 
 
 class CatalogPipeline:
@@ -98,6 +99,8 @@ class CatalogPipeline:
     Args:
         embedder: asked for each batch, so that a release takes effect at once; None before the first release.
         clock: the present, aware.
+        images_again_after: an image that could not be had is tried again when its product is next touched, but not
+            sooner than this, unless the update names the image: a server that is away must not slow every price change.
     """
 
     def __init__(
@@ -107,8 +110,12 @@ class CatalogPipeline:
         embedder: Callable[[], Embedder | None],
         publish: Publish,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        *,
+        images_again_after: timedelta = timedelta(minutes=5),
     ) -> None:
         self._store, self._images, self._embedder, self._publish, self._clock = store, images, embedder, publish, clock
+        self._images_again_after = images_again_after
+        self._not_before: dict[str, datetime] = {}  # links that failed
 
     def process(self, records: Sequence[Any]) -> Outcome:
         """Everything about these records is written when this returns; dead letters are the caller's to send.
@@ -134,17 +141,21 @@ class CatalogPipeline:
         stored = self._store.read_features(received)
         changes: dict[str, _Change] = {}
         for product_id, updates in received.items():
-            if change := self._merge(stored.get(product_id), updates, outcome):
+            before = stored.get(product_id)
+            if change := self._merge(before, updates, outcome):
                 changes[product_id] = change
+            elif before and self._to_fetch(before, Product.of(before), updates):
+                changes[product_id] = _Change(Product.of(before), updates[-1].record)
         alive = {i: change for i, change in changes.items() if not change.product.deleted}
-        written = self._write_features(stored, alive, outcome)
+        written = self._write_features(stored, alive, received, outcome)
         self._delete([c.product for c in changes.values() if c.product.deleted], outcome)
         # Also products of which this batch brings nothing new: their newer features may have been written just before a
         # crash, and this update may be the one that their embedding came from.
         untouched = [p for i, p in stored.items() if i not in changes and not p.deleted]
         blame = {i: changes[i].record if i in changes else updates[-1].record for i, updates in received.items()}
-        versions = {i: {r.update.version for r in updates} for i, updates in received.items()}
-        self._embed([*written, *untouched], versions, blame, outcome)
+        versions = {i: _versions(updates, stored.get(i)) for i, updates in received.items()}
+        since = {i: _earliest(updates) for i, updates in received.items()}
+        self._embed([*written, *untouched], versions, blame, since, outcome)
 
     def _decode(self, records: Sequence[Any], outcome: Outcome) -> dict[str, list[Received]]:
         by_product: dict[str, list[Received]] = defaultdict(list)
@@ -165,7 +176,7 @@ class CatalogPipeline:
         outcome.counts["stale"] += stale
         record_of = {id(r.update): r.record for r in received}
         current = Product.of(stored) if stored else None
-        last = images = None
+        last = None
         for update in updates:
             record = record_of[id(update)]
             try:
@@ -174,56 +185,65 @@ class CatalogPipeline:
                 outcome.refuse(record, "merge", error)
                 continue
             last = record
-            images = record if images is None or image_links(update) is not None else images
         if current is None or last is None:
             return None
-        return _Change(current, last, images)
+        return _Change(current, last)
 
     def _write_features(
-        self, stored: Mapping[str, ProductFeatures], changes: Mapping[str, _Change], outcome: Outcome
+        self,
+        stored: Mapping[str, ProductFeatures],
+        changes: Mapping[str, _Change],
+        received: Mapping[str, Sequence[Received]],
+        outcome: Outcome,
     ) -> list[ProductFeatures]:
         """Write what changed, view by view; returns the products as they now are, without those found stale."""
-        rows: dict[tuple[str, ...], list[ProductFeatures]] = defaultdict(list)
         visual_version = self._images.visual_version
-        views = {i: changed_views(stored.get(i), c.product, visual_version) for i, c in changes.items()}
-        kept = {i: _images_of(stored.get(i), visual_version) for i in changes}
-        wanted = dict.fromkeys(
-            link for i, c in changes.items() if "images" in views[i] for link in c.product.links if link not in kept[i]
-        )
-        fetched = self._images.vectors(list(wanted)) if wanted else {}
+        wanted = {i: self._to_fetch(stored.get(i), c.product, received[i]) for i, c in changes.items()}
+        found = self._fetch(list(dict.fromkeys(link for links in wanted.values() for link in links)))
+        rows: dict[tuple[str, ...], list[ProductFeatures]] = defaultdict(list)
         for product_id, change in changes.items():
+            before = stored.get(product_id)
+            changed = set(changed_views(before, change.product, visual_version))
+            if wanted[product_id]:
+                changed.add("images")
+            views = tuple(view for view in VIEWS if view in changed)
+            row = _features(change.product, before)
+            if "images" in views:
+                known = _images_of(before, visual_version)
+                known |= {link: f for link in wanted[product_id] if not isinstance(f := found[link], ImageError)}
+                _set_images(row, change.product.links, known, visual_version)
             # A version that changes nothing is still recorded: an older one must not pass later.
-            names = views[product_id] or ("offer",)
-            if "images" in names:
-                rows[names].append(self._with_images(change, {**fetched, **kept[product_id]}, outcome))
-            else:
-                rows[names].append(_features(change.product, stored[product_id]))
-            outcome.counts["features_" + ("_".join(views[product_id]) or "unchanged")] += 1
+            rows[views or ("offer",)].append(row)
+            outcome.counts["features_" + ("_".join(views) or "unchanged")] += 1
         stale: set[str] = set()
         for names, of_views in rows.items():
             stale |= self._store.write_features(of_views, names)
         outcome.counts["stale"] += len(stale)
-        return [row for part in rows.values() for row in part if row.id not in stale]
+        written = [row for part in rows.values() for row in part if row.id not in stale]
+        for row in written:
+            errors = {link: f for link in wanted[row.id] if isinstance(f := found[link], ImageError)}
+            _refuse_images(errors, received[row.id], outcome)
+        return written
 
-    def _with_images(
-        self, change: _Change, known: Mapping[str, tuple[str, Float32Array] | ImageError], outcome: Outcome
-    ) -> ProductFeatures:
-        """The product's row; images that cannot be had are left out, and the update that named them is refused once."""
-        product, images, errors = change.product, [], []
-        for link in product.links:
-            found = known[link]
-            if isinstance(found, ImageError):
-                errors.append(str(found))
-            else:
-                images.append((link, *found))
-        if errors:
-            outcome.refuse(change.images_record, "image", ImageError("; ".join(errors)))
-        row = _features(product, None)
-        row.image_urls = [link for link, _, _ in images]
-        row.image_hashes = [digest for _, digest, _ in images]
-        row.image_vectors = np.stack([v for _, _, v in images]) if images else row.image_vectors
-        row.visual_version = self._images.visual_version
-        return row
+    def _to_fetch(self, before: ProductFeatures | None, product: Product, received: Sequence[Received]) -> list[str]:
+        """The product's images that are not there, without those that failed lately and no update here names."""
+        there = _images_of(before, self._images.visual_version)
+        named = {link for r in received for link in image_links(r.update) or ()}
+        now = self._clock()
+        return [
+            link
+            for link in product.links
+            if link not in there and (link in named or self._not_before.get(link, now) <= now)
+        ]
+
+    def _fetch(self, links: Sequence[str]) -> Mapping[str, tuple[str, Float32Array] | ImageError]:
+        found = self._images.vectors(links) if links else {}
+        if len(self._not_before) > _LINKS_REMEMBERED:
+            self._not_before.clear()
+        for link, image in found.items():
+            if isinstance(image, ImageError):
+                self._not_before[link] = self._clock() + self._images_again_after
+        return found
 
     def _delete(self, products: Sequence[Product], outcome: Outcome) -> None:
         """Tombstones in the store, then on the topic, under every model version that a reader may follow."""
@@ -241,11 +261,13 @@ class CatalogPipeline:
         products: Sequence[ProductFeatures],
         versions: Mapping[str, Collection[int]],
         blame: Mapping[str, Any],
+        since: Mapping[str, int],
         outcome: Outcome,
     ) -> None:
         # Asked for only now: with features written before the question, a release that goes live after it finds them.
         embedder = self._embedder()
         if embedder is None:
+            self._expect_no_model()
             outcome.counts["no_model"] += len(products)
             return
         rejected = embed_and_publish(
@@ -253,7 +275,7 @@ class CatalogPipeline:
             self._store,
             embedder,
             self._publish,
-            source_time=lambda product_id: int(blame[product_id].timestamp),
+            source_time=lambda product_id: since[product_id],
             # A crash may have come between an embedding's writing and its publishing; then the update that caused it
             # is in this batch again.
             republish=lambda embedding: embedding.version in versions[embedding.id],
@@ -262,13 +284,69 @@ class CatalogPipeline:
         for product_id, reason in rejected.items():
             outcome.refuse(blame[product_id], "embed", ContractError("", reason))
 
+    def _expect_no_model(self) -> None:
+        """To go on without a model is right before the first release only; later, old vectors would stay for good."""
+        if versions := self._store.model_versions():
+            raise ArtifactError(
+                f"no release is live, but the feature store has embeddings of model versions {', '.join(versions)}: "
+                "mount the model repository or put its LIVE file back; a first release under way brings it by itself"
+            )
+
 
 def _images_of(stored: ProductFeatures | None, visual_version: str) -> dict[str, tuple[str, Float32Array]]:
     """The images that a product has already, as this visual encoder saw them."""
     if stored is None or stored.deleted or stored.visual_version != visual_version:
         return {}
-    seen = zip(stored.image_hashes, stored.image_vectors, strict=True)
-    return dict(zip(stored.image_urls, seen, strict=True))
+    had = [(link, digest) for link, digest in zip(stored.image_urls, stored.image_hashes, strict=True) if digest]
+    return {link: (digest, vector) for (link, digest), vector in zip(had, stored.image_vectors, strict=True)}
+
+
+def _set_images(
+    row: ProductFeatures, links: Sequence[str], known: Mapping[str, tuple[str, Float32Array]], visual_version: str
+) -> None:
+    """All links that the catalogue wants, and what could be had of them."""
+    row.image_urls = list(links)
+    row.image_hashes = [known[link][0] if link in known else "" for link in links]
+    vectors = [known[link][1] for link in links if link in known]
+    row.image_vectors = np.stack(vectors) if vectors else np.zeros((0, VECTOR_DIM), np.float32)
+    row.visual_version = visual_version
+
+
+def _refuse_images(errors: Mapping[str, ImageError], received: Sequence[Received], outcome: Outcome) -> None:
+    """One dead letter for a product's images that cannot be had: the newest update that names one of them.
+
+    Told by what the product lacks, not by what was just applied: after a crash that update may be stale. An update
+    that names none of them (a price, after which they were tried again) is not to blame.
+    """
+    if not errors:
+        return
+    for r in sorted(received, key=lambda r: r.update.version, reverse=True):
+        if not errors.keys().isdisjoint(image_links(r.update) or ()):
+            outcome.refuse(r.record, "image", ImageError("; ".join(map(str, errors.values()))))
+            return
+    outcome.counts["images_still_missing"] += len(errors)
+
+
+def _versions(received: Sequence[Received], stored: ProductFeatures | None) -> set[int]:
+    """Versions that this batch may have given an embedding to: its own, and the stored one if it brought its images."""
+    versions = {r.update.version for r in received}
+    if stored and any(not set(stored.image_urls).isdisjoint(image_links(r.update) or ()) for r in received):
+        versions.add(stored.version)
+    return versions
+
+
+def _inputs_hash(product: ProductFeatures) -> str:
+    return content_hash(product.text, [h for h in product.image_hashes if h], product.visual_version)
+
+
+def _earliest(received: Sequence[Received]) -> int:
+    """When the first of the updates that a batch folds into one product arrived, in Kafka's milliseconds.
+
+    Those before the last full statement are superseded. One that is stale by now counts: before a crash it was not.
+    """
+    counting, _ = in_order([r.update for r in received], 0)
+    kept = {id(update) for update in counting}
+    return min(int(r.record.timestamp) for r in received if id(r.update) in kept)
 
 
 def _features(product: Product, images_from: ProductFeatures | None) -> ProductFeatures:
@@ -300,13 +378,14 @@ def embed_and_publish(
     """Embed those products whose inputs changed since their stored embedding; returns who was rejected, and why.
 
     The consumer and the re-embedding of a whole catalogue share it. `republish` tells whether a stored embedding that
-    still holds goes on the topic again.
+    still holds goes on the topic again. A rejected product's earlier embedding is deleted: it is that of what the
+    product no longer is.
     """
     if not products:
         return {}
     version = embedder.model_version
     stored = store.read_embeddings(version, [p.id for p in products])
-    hashes = {p.id: content_hash(p.text, p.image_hashes, p.visual_version) for p in products}
+    hashes = {p.id: _inputs_hash(p) for p in products}
     fresh, rows = [], []
     for product in products:
         known = stored.get(product.id)
@@ -332,11 +411,28 @@ def embed_and_publish(
             for i, (p, vector) in enumerate(zip(fresh, answer.vectors, strict=True))
             if i not in answer.rejected
         ]
-        stale = store.write_embeddings(version, made)
-        rows += [m for m in made if m.id not in stale]
+        gone = [
+            _tombstone(fresh[i], version)
+            for i in answer.rejected
+            if (known := stored.get(fresh[i].id)) and (not known.deleted or republish(known))
+        ]
+        stale = store.write_embeddings(version, [*made, *gone])
+        rows += [m for m in (*made, *gone) if m.id not in stale]
         counts["embedded"] += len(made)
-    publish([(version, r.id, r.version, _message(r, source_time(r.id))) for r in rows])
+    publish([(version, r.id, r.version, None if r.deleted else _message(r, source_time(r.id))) for r in rows])
     return rejected
+
+
+def _tombstone(product: ProductFeatures, model_version: str) -> ProductEmbedding:
+    return ProductEmbedding(
+        id=product.id,
+        version=product.version,
+        event_time=product.event_time,
+        model_version=model_version,
+        content_hash="",
+        vector=np.zeros(VECTOR_DIM, np.float32),
+        deleted=True,
+    )
 
 
 def _message(row: ProductEmbedding, source_time: int) -> ProductVector:

@@ -1,7 +1,7 @@
 """The messages on Kafka: typed, validated while decoding, and nothing else.
 
     catalog.updates      ProductUpdate    key = product id   (one product's updates stay in order)
-    product.embeddings   ProductVector    key = product id   (compacted; a null value deletes)
+    product.embeddings   ProductVector    key = <model version>/<product id>   (compacted; a null value deletes)
     events               Event            key = unit id
     <topic>.dlq          original bytes   key = original     (see dead_letters.py)
 

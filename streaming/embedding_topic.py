@@ -72,27 +72,42 @@ class IndexFollower:
     def __init__(
         self, connection: Connection, index: RetrievalIndex, on_applied: Callable[[str, float], None] | None = None
     ) -> None:
-        self._index, self._on_applied = index, on_applied
-        self._consumer = connection.consumer(fetch_max_wait_ms=20, max_poll_records=2000)
-        found = self._consumer.partitions_for_topic(PRODUCT_EMBEDDINGS)
-        if not found:
-            self._consumer.close()
-            raise TopicError(
-                f"topic {PRODUCT_EMBEDDINGS} does not exist; the consumers create the topics when they start"
-            )
-        self._partitions = [TopicPartition(PRODUCT_EMBEDDINGS, p) for p in sorted(found)]
-        self._consumer.assign(self._partitions)
-        self._consumer.seek_to_beginning(*self._partitions)
+        self._connection, self._index, self._on_applied = connection, index, on_applied
         self._stop = threading.Event()
         self._progress = threading.Condition()
         self._asked = self._reached = 0  # how often `catch_up` was called, and up to which call it is done
         self._ended = False
-        self._thread = threading.Thread(target=self._run, name="index-follower", daemon=True)
+        self._thread: threading.Thread | None = None
 
     def start(self) -> IndexFollower:
-        """Begin to follow."""
+        """Begin to follow.
+
+        Raises:
+            TopicError: the topic does not exist.
+            BrokerError: the broker cannot be reached.
+        """
+        self._consumer = self._connection.consumer(fetch_max_wait_ms=20, max_poll_records=2000)
+        try:
+            self._partitions = self._find_partitions()
+            self._consumer.assign(self._partitions)
+            self._consumer.seek_to_beginning(*self._partitions)
+        except KafkaError as error:
+            self._consumer.close()
+            raise BrokerError(f"{PRODUCT_EMBEDDINGS} cannot be read: {type(error).__name__}") from error
+        except TopicError:
+            self._consumer.close()
+            raise
+        self._thread = threading.Thread(target=self._run, name="index-follower", daemon=True)
         self._thread.start()
         return self
+
+    def _find_partitions(self) -> list[TopicPartition]:
+        found = self._consumer.partitions_for_topic(PRODUCT_EMBEDDINGS)
+        if not found:
+            raise TopicError(
+                f"topic {PRODUCT_EMBEDDINGS} does not exist; the consumers create the topics when they start"
+            )
+        return [TopicPartition(PRODUCT_EMBEDDINGS, p) for p in sorted(found)]
 
     def catch_up(self, timeout_s: float) -> bool:
         """Whether everything that is on the topic now is applied within the time."""
@@ -103,9 +118,10 @@ class IndexFollower:
             return self._reached >= mine
 
     def close(self) -> None:
-        """Stop following."""
+        """Stop following, if it ever began."""
         self._stop.set()
-        self._thread.join(10)
+        if self._thread is not None:
+            self._thread.join(10)
 
     def __enter__(self) -> IndexFollower:
         return self.start()

@@ -1,21 +1,31 @@
-"""Shop events -> SQL: validate, dedup by event id, offsets in the same transaction as the rows."""
+"""Shop events -> SQL: validate, dedup by event id, offsets in the same transaction as the rows.
+
+The offsets belong to one log, which Kafka's cluster and topic ids identify: of another cluster, or of a topic that was
+made anew, everything is read. Reading again is harmless, passing over events is not.
+"""
 
 from __future__ import annotations
 
+import logging
+import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
 
 from sqlalchemy.exc import DataError, IntegrityError
 
 from experiments.events import EventRow
-from experiments.sink import WriteResult
+from experiments.sink import Rejected, WriteResult
 from streaming.contracts import Event, decode_event
 from streaming.dead_letters import DeadLetter
-from streaming.errors import ContractError
+from streaming.errors import BrokerError, ContractError
+from streaming.kafka import Connection, KafkaConsumer, KafkaError
 from streaming.loop import Records
 
+log = logging.getLogger(__name__)
+
+_CREATION_S = 10.0
 _EPOCH = datetime.fromtimestamp(0, UTC)
 # What a database says of values, not of itself: the same rows will never go in.
 _BLAMES_ROWS = (DataError, IntegrityError, OverflowError, UnicodeEncodeError)
@@ -24,30 +34,55 @@ _BLAMES_ROWS = (DataError, IntegrityError, OverflowError, UnicodeEncodeError)
 class EventStore(Protocol):
     """The part of `experiments.store.ExperimentStore` that the sink needs."""
 
+    def rejected(self, rows: Sequence[EventRow]) -> tuple[Rejected, ...]: ...
+
     def write_events(
-        self,
-        rows: Sequence[EventRow],
-        offsets: Mapping[tuple[str, int], int],
-        before_commit: Callable[[WriteResult], None],
+        self, rows: Sequence[EventRow], offsets: Mapping[tuple[str, int], int], log: str
     ) -> WriteResult: ...
+
+    def offsets(self, topic: str, log: str) -> dict[int, int]: ...
+
+    def forget_offsets(self, topic: str, log: str, partitions: Collection[int]) -> None: ...
 
 
 class EventSink:
-    """Handles batches of records of `events`.
+    """Handles batches of records of `events`; `log_id` identifies their log (`log_id`).
 
-    Dead letters are acknowledged before the transaction that moves the offsets commits: a crash in between sends one
-    twice, never none.
+    Dead letters are acknowledged before the transaction that moves the offsets begins: a crash in between sends one
+    twice, never none, and a slow broker does not keep the database locked.
     """
 
     def __init__(
         self,
         store: EventStore,
         dead_letters: Callable[[Sequence[DeadLetter]], None],
+        log_id: str,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        self._store, self._dead_letters, self._clock = store, dead_letters, clock
+        self._store, self._dead_letters, self._log_id, self._clock = store, dead_letters, log_id, clock
         self.counts: Counter[str] = Counter()
         self.unknown_fields: Counter[str] = Counter()
+
+    def start_offsets(self, consumer: KafkaConsumer, topic: str) -> dict[int, int]:
+        """Where to begin in the consumer's partitions; one that is not named begins at its log's start.
+
+        So does one whose stored offset the log does not have, as after a broker lost data or kept it too short.
+        """
+        stored = self._store.offsets(topic, self._log_id)
+        partitions = [tp for tp in consumer.assignment() if tp.topic == topic and tp.partition in stored]
+        if not partitions:
+            return {}
+        first, end = consumer.beginning_offsets(partitions), consumer.end_offsets(partitions)
+        outside = [tp for tp in partitions if not first[tp] <= stored[tp.partition] <= end[tp]]
+        for tp in outside:
+            log.error(
+                "%s: partition %d holds offsets %d to %d, but the database goes on at %d: events may be lost; all that "
+                "is there is read again, nothing is counted twice",
+                *(topic, tp.partition, first[tp], end[tp], stored[tp.partition]),
+            )
+        if outside:
+            self._store.forget_offsets(topic, self._log_id, [tp.partition for tp in outside])
+        return {tp.partition: stored[tp.partition] for tp in partitions if tp not in outside}
 
     def handle(self, records: Records) -> None:
         """Write the records of one poll and where to go on."""
@@ -59,35 +94,56 @@ class EventSink:
             except ContractError as error:
                 letters.append(DeadLetter(record, "decode", type(error).__name__, str(error)))
                 read.append((record, None))
-        self._write(read, letters)
+        at = [index for index, (_, row) in enumerate(read) if row is not None]
+        for rejected in self._store.rejected([row for _, row in read if row is not None]):
+            record, _ = read[at[rejected.index]]
+            letters.append(DeadLetter(record, "store", "ContractError", rejected.reason))
+            read[at[rejected.index]] = record, None
+        self._send(letters)
+        self._write(read)
 
-    def _write(self, read: Sequence[tuple[Any, EventRow | None]], letters: Sequence[DeadLetter]) -> None:
+    def _send(self, letters: Sequence[DeadLetter]) -> None:
+        if letters:
+            self._dead_letters(letters)
+            self.counts["dead_letters"] += len(letters)
+
+    def _write(self, read: Sequence[tuple[Any, EventRow | None]]) -> None:
         """Write these records in one transaction; halve them when the database cannot take one, until it is alone."""
-        good = [(record, row) for record, row in read if row is not None]
-
-        def send_dead_letters(result: WriteResult) -> None:
-            refused = [DeadLetter(good[r.index][0], "store", "ContractError", r.reason) for r in result.rejected]
-            if letters or refused:
-                self._dead_letters([*letters, *refused])
-
-        offsets: dict[tuple[str, int], int] = {}
-        for record, _ in read:
-            offsets[record.topic, record.partition] = record.offset + 1
+        offsets = {(record.topic, record.partition): record.offset + 1 for record, _ in read}
         try:
-            result = self._store.write_events([row for _, row in good], offsets, send_dead_letters)
+            result = self._store.write_events([row for _, row in read if row is not None], offsets, self._log_id)
         except _BLAMES_ROWS as error:
-            middle = len(read) // 2
-            if middle:
-                first = {id(record) for record, _ in read[:middle]}
-                self._write(read[:middle], [letter for letter in letters if id(letter.record) in first])
-                self._write(read[middle:], [letter for letter in letters if id(letter.record) not in first])
+            if middle := len(read) // 2:
+                self._write(read[:middle])
+                self._write(read[middle:])
             else:
                 record = read[0][0]
-                self._write([(record, None)], [DeadLetter(record, "store", type(error).__name__, str(error))])
+                self._send([DeadLetter(record, "store", type(error).__name__, str(error))])
+                self._write([(record, None)])
             return
-        self.counts.update(
-            written=result.written, duplicate=result.duplicate, dead_letters=len(letters) + len(result.rejected)
-        )
+        self.counts.update(written=result.written, duplicate=result.duplicate)
+
+
+def log_id(connection: Connection, topic: str) -> str:
+    """Identifies a topic's log among those of all clusters and of all times.
+
+    Raises:
+        BrokerError: no broker answers, or it does not know the topic.
+    """
+    admin = connection.admin()
+    try:
+        end = time.monotonic() + _CREATION_S
+        while (found := admin.describe_topics([topic])[0])["error_code"]:
+            if time.monotonic() > end:
+                raise BrokerError(
+                    f"{connection.bootstrap_servers} does not know topic {topic}; it must be created first"
+                )
+            time.sleep(0.1)  # made a moment ago, it is not known everywhere yet
+        return f"{admin.describe_cluster()['cluster_id']}/{found['topic_id']}"
+    except KafkaError as error:
+        raise BrokerError(f"{connection.bootstrap_servers} does not say what topic {topic} is: {error}") from error
+    finally:
+        admin.close()
 
 
 def to_row(event: Event) -> EventRow:

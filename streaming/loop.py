@@ -46,6 +46,7 @@ from streaming.kafka import (
     KafkaConsumer,
     KafkaError,
     TopicPartition,
+    unpark,
     unreadable_partition,
 )
 
@@ -113,15 +114,16 @@ class ConsumerLoop:
         """
         self._consumer.subscribe([self._topic], listener=_Listener(self))
         try:
-            while not stop.is_set():
-                try:
+            try:
+                while not stop.is_set():
                     self._step(stop)
-                except _FATAL as error:
-                    raise BrokerError(f"{self._topic}: the broker refuses us: {_reason(error)}") from error
+            finally:
+                self._commit()
+        except _FATAL as error:
+            raise BrokerError(f"{self._topic}: the broker refuses us: {_reason(error)}") from error
         finally:
-            self._commit()
-            self._consumer.close(timeout_ms=_BROKER_MS)
             self._work.close()
+            self._consumer.close(timeout_ms=_BROKER_MS)
 
     def _step(self, stop: threading.Event) -> None:
         if self._damaged:
@@ -148,6 +150,7 @@ class ConsumerLoop:
         self._commit()
 
     def _poll(self, timeout_ms: int) -> Records:
+        unpark(self._consumer)
         records: Records = self._consumer.poll(timeout_ms)
         self.last_poll = time.monotonic()
         if self._start_offsets is None or not self._unplaced:

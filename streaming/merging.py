@@ -18,6 +18,9 @@ from inference.inputs import TEXT_FIELDS
 from streaming.contracts import MAX_IMAGES, Price, ProductUpdate, image_links
 from streaming.errors import ContractError
 
+VIEWS = ("text", "images", "offer")
+"""The feature views of a product."""
+
 
 class Product(msgspec.Struct, frozen=True, kw_only=True):
     """A product as the catalogue states it: no vectors, only links."""
@@ -106,7 +109,7 @@ def changed_views(before: ProductFeatures | None, after: Product, visual_version
     Images that another visual encoder than `visual_version` saw are to be seen anew.
     """
     if before is None or before.deleted:
-        return ("text", "images", "offer")
+        return VIEWS
     old = Product.of(before)
     views = []
     if old.text != after.text:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from concurrent.futures import Future
+from typing import Any, Self
 
 from streaming.contracts import MAX_MESSAGE_BYTES, SCHEMA_HEADER, SCHEMA_VERSION, Event, ProductUpdate, encode
 from streaming.errors import BrokerError, ContractError
@@ -23,6 +24,10 @@ class _Publisher:
 
     def _send(self, key: str, message: ProductUpdate | Event) -> None:
         self._raise_failed()
+        self._queue(key, message).add_errback(self._failed.append)
+
+    def _queue(self, key: str, message: ProductUpdate | Event) -> Any:
+        """kafka-python's future of one message."""
         try:
             value = encode(message)
             raw_key = key.encode("utf-8")
@@ -31,16 +36,15 @@ class _Publisher:
         if len(value) > MAX_MESSAGE_BYTES:
             raise ContractError("", f"{key!r} makes a message of {len(value)} bytes, at most {MAX_MESSAGE_BYTES} go")
         try:
-            sent = self._producer.send(self._topic, key=raw_key, value=value, headers=_HEADERS)
+            return self._producer.send(self._topic, key=raw_key, value=value, headers=_HEADERS)
         except KafkaError as error:
             raise BrokerError(f"{self._topic}: the broker takes nothing ({type(error).__name__})") from error
-        sent.add_errback(self._failed.append)
 
     def flush(self, timeout_s: float = 60.0) -> None:
         """Wait until the broker has acknowledged everything sent.
 
         Raises:
-            BrokerError: it has not within the time, or refused a message.
+            BrokerError: it has not within the time, or refused a message; each refusal is told once.
         """
         try:
             self._producer.flush(timeout_s)
@@ -49,9 +53,13 @@ class _Publisher:
         self._raise_failed()
 
     def _raise_failed(self) -> None:
-        if self._failed:
+        if count := len(self._failed):
             error = self._failed[0]
-            raise BrokerError(f"{self._topic}: a message was refused: {type(error).__name__}: {error}") from error
+            del self._failed[:count]  # the producer's thread may append meanwhile
+            raise self._refused(error) from error
+
+    def _refused(self, error: Exception) -> BrokerError:
+        return BrokerError(f"{self._topic}: a message was refused: {type(error).__name__}: {error}")
 
     def close(self) -> None:
         """Flush and give the connection back."""
@@ -60,7 +68,7 @@ class _Publisher:
         finally:
             self._producer.close(5)
 
-    def __enter__(self) -> Any:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -101,3 +109,18 @@ class EventPublisher(_Publisher):
     def send(self, event: Event) -> None:
         """Queue one event; raises as `CatalogPublisher.send` does."""
         self._send(event.unit_id, event)
+
+    def deliver(self, event: Event) -> Future[None]:
+        """Queue one event; the future says whether the broker took it (else it holds a BrokerError).
+
+        For callers that send again what failed: neither `flush` nor other sends say anything of it.
+
+        Raises:
+            ContractError: it cannot be sent at all.
+            BrokerError: there is no room left for what the broker does not take.
+        """
+        outcome: Future[None] = Future()
+        sent = self._queue(event.unit_id, event)
+        sent.add_callback(lambda _: outcome.set_result(None))
+        sent.add_errback(lambda error: outcome.set_exception(self._refused(error)))
+        return outcome

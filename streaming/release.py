@@ -1,7 +1,7 @@
 """Putting a trained model into service: export, load, probe, embed the catalogue beside the old vectors, switch.
 
 The old release answers until the switch and stays served for a rollback. A release that fails its probe, or that
-cannot embed, never becomes live. Every step can be repeated.
+cannot embed, never becomes live. Every step can be repeated: `make_live` finishes a release that was broken off.
 """
 
 from __future__ import annotations
@@ -15,7 +15,16 @@ import msgspec
 
 from inference.client import ItemEmbedder, TritonClient
 from inference.model import ItemSage
-from inference.repository import ITEMSAGE, Release, export_release, set_live
+from inference.repository import (
+    ITEMSAGE,
+    export_release,
+    find_release,
+    live_version,
+    releasing,
+    serve,
+    served_versions,
+    set_live,
+)
 from inference.tokenizer import Tokenizer
 from streaming.catalog import Publish
 from streaming.reembed import ScannableStore, reembed
@@ -46,20 +55,48 @@ def release_model(
     publish: Publish,
     extra_files: Mapping[str, Path],
     metadata: Mapping[str, Any],
+    on_export: Callable[[str], None] = lambda version: None,
     on_progress: Callable[[int], None] = lambda done: None,
 ) -> Released:
     """Release a model; returns when it is live and the whole catalogue is embedded with it.
 
+    `on_export` is told the version: from then on `make_live` can take up a release that was broken off.
+
     Raises:
         ServingError: Triton cannot load it, or its probe fails. The old release stays live.
+        ArtifactError: another release is under way.
     """
-    release: Release = export_release(repo, model, tokenizer, metadata=metadata, extra_files=extra_files)
-    client.load(ITEMSAGE)
-    cosine = client.probe(release.path, release.version)
-    store.ensure_model_version(release.version)
-    embedder = ItemEmbedder(client, repo, version=release.version)
-    counts, rejected = reembed(store, embedder, publish, on_progress=on_progress)
-    set_live(repo, release.version)
-    # What the consumer embedded with the old release while the first pass ran.
-    late, late_rejected = reembed(store, embedder, publish, republish=False)
-    return Released(release.version, cosine, dict(Counter(counts) + late), {**rejected, **late_rejected})
+    release = export_release(repo, model, tokenizer, metadata=metadata, extra_files=extra_files)
+    on_export(release.version)
+    return make_live(repo, release.version, client=client, store=store, publish=publish, on_progress=on_progress)
+
+
+def make_live(
+    repo: Path,
+    version: str,
+    *,
+    client: TritonClient,
+    store: VersionedStore,
+    publish: Publish,
+    on_progress: Callable[[int], None] = lambda done: None,
+) -> Released:
+    """Put an exported release into service: a new one, an older one again, or one whose release was broken off.
+
+    Raises:
+        ServingError: Triton cannot load it, or its probe fails. The old release stays live.
+        ArtifactError: there is no such release, or another is under way.
+    """
+    with releasing(repo):
+        release = find_release(repo, version)
+        if version not in served_versions(repo):
+            live = live_version(repo)
+            serve(repo, {version, live} if live else {version})
+        client.load(ITEMSAGE)
+        cosine = client.probe(release.path, version)
+        store.ensure_model_version(version)
+        embedder = ItemEmbedder(client, repo, version=version)
+        counts, rejected = reembed(store, embedder, publish, on_progress=on_progress)
+        set_live(repo, version)
+        # What the consumer embedded with the old release while the first pass ran.
+        late, late_rejected = reembed(store, embedder, publish, republish=False)
+    return Released(version, cosine, dict(Counter(counts) + late), {**rejected, **late_rejected})

@@ -198,7 +198,8 @@ class RetrievalIndex:
             raise InputError(f"queries must be finite numbers of shape [B, {self.dim}]; have shape {queries.shape}")
         if k < 1:
             raise InputError(f"k ({k}) must be at least 1")
-        queries = queries.astype(np.float32, copy=False)
+        # Aligned too: usearch refuses arrays such as those that look into the bytes of a stored feature.
+        queries = np.require(queries, np.float32, ["C", "A"])
         speaking = np.flatnonzero(queries.any(1))
         if len(speaking) < len(queries):
             answers = [Candidates([], []) for _ in range(len(queries))]

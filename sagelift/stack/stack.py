@@ -52,6 +52,8 @@ class StackOptions:
     kafka_heap_mb: int = 256
     triton_url: str | None = None
     triton_port: int | None = None
+    model_repository: Path | None = None
+    """What the local Triton serves; `models` in the state folder by default."""
     triton_probe: Callable[[str], bool] | None = None
     """Asked with the address once a second, to return within seconds: an inference finds a model that hangs."""
     restart_policy: RestartPolicy = field(default_factory=RestartPolicy)
@@ -67,11 +69,11 @@ class LocalStack:
         self, state_dir: Path, cache_dir: Path, options: StackOptions | None = None, *, say: Say = lambda _: None
     ) -> None:
         self.state_dir = state_dir.expanduser().resolve()
-        self.model_repository = self.state_dir / "models"
+        self._options = options or StackOptions()
+        self.model_repository = (self._options.model_repository or self.state_dir / "models").expanduser().resolve()
         self.kafka: KafkaBroker | None = None
         self.triton: TritonServer | None = None
         self._cache_dir = cache_dir
-        self._options = options or StackOptions()
         self._say_line = say
         self._lock = threading.RLock()
         self._supervisor_lock = SupervisorLock(self.state_dir)

@@ -4,6 +4,7 @@ import re
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 
 import pytest
 
@@ -159,6 +160,60 @@ def test_a_way_that_is_blocked_is_tried_again_until_it_is_free() -> None:
     assert attempts == ["u1"] * 3
     assert logger.stats().last_error == "ConnectionError: broker away"
     logger.close()
+
+
+def test_a_row_counts_as_sent_when_its_delivery_is_certain_and_not_when_it_was_handed_over() -> None:
+    outcomes: list[Future[None]] = []
+
+    def send(row: EventRow) -> Future[None]:
+        outcomes.append(Future())
+        return outcomes[-1]
+
+    logger = ExposureLogger(send)
+    logger.log(decision("u1"))
+    wait_until(lambda: len(outcomes) == 1)
+    assert (logger.stats().sent, logger.stats().queued) == (0, 1)
+    outcomes[0].set_result(None)
+    wait_until(lambda: logger.stats().sent == 1)
+    assert logger.close() == 0
+
+
+def test_a_delivery_that_fails_later_is_made_again_and_only_that_one() -> None:
+    handed_over: list[str] = []
+    delivered: list[str] = []
+
+    def send(row: EventRow) -> Future[None]:
+        outcome: Future[None] = Future()
+        if row.unit_id == "bad":
+            outcome.set_exception(ValueError("refused for good"))
+        elif row.unit_id == "u1" and handed_over.count("u1") < 2:
+            outcome.set_exception(ConnectionError("broker away"))
+        else:
+            delivered.append(row.unit_id)
+            outcome.set_result(None)
+        handed_over.append(row.unit_id)
+        return outcome
+
+    logger = ExposureLogger(send)
+    for unit in ("u0", "u1", "bad", "u2"):
+        logger.log(decision(unit))
+    assert logger.close() == 0
+    assert sorted(delivered) == ["u0", "u1", "u2"]
+    assert sorted(handed_over) == ["bad", "u0", "u1", "u1", "u1", "u2"]
+    assert (logger.stats().sent, logger.stats().failed) == (3, 1)
+    assert logger.stats().last_error is not None
+
+
+def test_close_does_not_wait_longer_than_it_was_told_for_an_answer() -> None:
+    logger = ExposureLogger(lambda row: Future())
+    for i in range(3):
+        logger.log(decision(f"u{i}"))
+    began = time.monotonic()
+    assert logger.close(timeout_s=0.3) == 3
+    assert time.monotonic() - began < 5
+    assert logger._thread is not None
+    logger._thread.join(20)
+    assert not logger._thread.is_alive()
 
 
 def test_a_row_that_is_at_fault_is_counted_and_does_not_stop_the_others() -> None:

@@ -80,6 +80,12 @@ def test_each_kind_arrives_in_its_table(live: ExperimentStore) -> None:
     assert live.offsets("other") == {}
 
 
+@pytest.mark.parametrize("kind", ["order", "refund"])
+def test_an_order_that_cost_nothing_is_an_order(live: ExperimentStore, kind: str) -> None:
+    assert live.write_events([order("o1", kind, amount_minor=0)]).written == 1
+    assert [row[6] for row in contents(live)["order_event"]] == [0]
+
+
 def test_a_replay_is_counted_and_changes_nothing(live: ExperimentStore) -> None:
     rows = [exposure("e1", "u"), click("c1"), click("c1"), order("o1")]
     first = live.write_events(rows, {("events", 0): 4})
@@ -117,6 +123,7 @@ def test_a_unit_seen_in_two_arms_is_marked_for_ever(live: ExperimentStore, one_b
         (exposure("x", "u", MULTIPLE_ARMS), "has no arm '__multiple__'"),
         (exposure("x", "u", experiment=None), "exposure without experiment"),
         (exposure("x", "u", config_version=2**70), "has no published version"),
+        (exposure("x", "u", experiment="ran\0king"), "experiment holds a NUL"),
         (exposure("x", ""), "unit_id: unit_missing"),
         (click("x", "u\0"), "unit_id: unit_has_nul"),
         (click("x", "u" * 1_025), "unit_id: unit_too_long"),
@@ -130,8 +137,8 @@ def test_a_unit_seen_in_two_arms_is_marked_for_ever(live: ExperimentStore, one_b
         (click("x", event_time=2**63), "event_time 9223372036854775808"),
         (click("x", kind="stare"), "kind 'stare' is not known"),
         (order("x", order_id=None), "order without order_id"),
-        (order("x", "refund", amount_minor=-5), "positive amount_minor"),
-        (order("x", amount_minor=2**63), "positive amount_minor"),
+        (order("x", "refund", amount_minor=-5), "amount_minor of 0 or more"),
+        (order("x", amount_minor=2**63), "amount_minor of 0 or more"),
         (order("x", currency="eur"), "currency 'eur'"),
         (order("x", currency=None), "currency None"),
     ],
@@ -173,6 +180,26 @@ def test_an_offset_never_goes_back(live: ExperimentStore) -> None:
     live.write_events([], {("events", 0): 9, ("events", 1): 2})
     live.write_events([], {("events", 0): 5, ("events", 1): 4})
     assert live.offsets("events") == {0: 9, 1: 4}
+
+
+def test_offsets_of_one_log_are_not_those_of_another_and_can_be_forgotten(live: ExperimentStore) -> None:
+    """Another cluster, or a topic made anew, begins at its own start."""
+    live.write_events([], {("events", 0): 9, ("events", 1): 2}, "old")
+    assert live.offsets("events", "new") == {}
+    live.write_events([], {("events", 0): 5}, "new")
+    live.forget_offsets("events", "old", [0])
+    assert (live.offsets("events", "old"), live.offsets("events", "new")) == ({1: 2}, {0: 5})
+
+
+def test_what_would_be_rejected_is_known_beforehand_and_nothing_stays_locked(live: ExperimentStore) -> None:
+    rows = [click("c1"), exposure("x", "u", "third"), click("", "u")]
+    found = live.rejected(rows)
+    assert [each.index for each in found] == [1, 2]
+    with live.engine.connect() as other:
+        other.exec_driver_sql("rollback")
+        other.exec_driver_sql("pragma busy_timeout = 0")
+        other.exec_driver_sql("begin immediate")  # raises when another connection holds the write lock
+    assert live.write_events(rows).rejected == found
 
 
 UNITS, ARMS = [f"u{i}" for i in range(4)], ["control", "treatment"]

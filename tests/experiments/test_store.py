@@ -12,6 +12,7 @@ from experiments.config import Arm, ExperimentConfig, LayerRange, State
 from experiments.engine import writing
 from experiments.errors import ConfigError, ConflictError, SchemaError, TransitionError, UnknownExperimentError
 from experiments.store import ExperimentStore
+from experiments.tables import SCHEMA_VERSION
 
 WHO: dict[str, str] = {"actor": "ada", "reason": "test"}
 
@@ -244,7 +245,9 @@ def test_create_all_twice_keeps_what_is_there(store: ExperimentStore, config: Ex
 def test_another_schema_version_is_refused(store: ExperimentStore, version: int, remedy: str) -> None:
     execute(store, f"update schema_version set version = {version}")
     for check in (store.check_schema, store.create_all):
-        with pytest.raises(SchemaError, match=f"schema version {version}, this program needs 1: {remedy}"):
+        with pytest.raises(
+            SchemaError, match=f"schema version {version}, this program needs {SCHEMA_VERSION}: {remedy}"
+        ):
             check()
 
 

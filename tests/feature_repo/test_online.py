@@ -87,6 +87,12 @@ def online(tmp_path: Path) -> Any:
     online.store.disconnect()
 
 
+def test_a_commit_outlives_a_loss_of_power(online: Online) -> None:
+    """The caller commits its Kafka offsets next: what was lost would not come again."""
+    with online.store._transaction(online.config) as connection:
+        assert connection.execute("pragma synchronous").fetchone() == (2,), "full"
+
+
 def test_an_older_version_never_overwrites_a_newer_one(online: Online) -> None:
     for version in (3, 1, 7, 2, 6):
         online.put(f"v{version}", version)

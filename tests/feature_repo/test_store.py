@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from feature_repo.definitions import EMBEDDING_PREFIX
 from feature_repo.errors import HistoryError, InvalidFeatureError, StoreStateError, UnknownModelVersionError
 from feature_repo.rows import Deletion, ProductFeatures
 from tests.feature_repo.builders import NOON, make_embedding, make_product, same
@@ -38,6 +40,20 @@ def test_what_was_written_is_read_bit_for_bit(store: Any) -> None:
     for product in products:
         assert same(found[product.id], product)
     assert found["a1"].image_vectors.dtype == np.float32
+
+
+def test_compaction_merges_the_history_of_every_view_and_changes_nothing_read(store: Any) -> None:
+    store.ensure_model_version("m1")
+    for version in range(1, 4):
+        store.write_features([make_product("a", version)])
+        store.write_embeddings("m1", [make_embedding("a", version)])
+    for part in store.home.glob("history/*/*.parquet"):
+        os.utime(part, (1, 1))  # long ago: young parts stay
+    rows, before = store.history("product_text").read().num_rows, parts(store)
+    merged = store.compact()
+    assert set(merged) == {"product_text", "product_images", "product_offer", f"{EMBEDDING_PREFIX}m1"}
+    assert (parts(store), before) == (4, sum(merged.values()))
+    assert store.history("product_text").read().num_rows == rows == 3
 
 
 def test_older_versions_are_refused_and_named(store: Any) -> None:
@@ -105,6 +121,28 @@ def test_a_deleted_product_is_a_tombstone_in_every_view_and_model_version(store:
         assert list(store.scan_embeddings(model_version)) == []
     assert store.write_features([make_product("a", 1)]) == {"a"}
     assert store.read_features("a")["a"].deleted
+
+
+def test_an_embedding_alone_can_be_a_tombstone_beside_live_ones_and_an_older_vector_stays_out(store: Any) -> None:
+    """As of a product that the model refuses, though the product is there."""
+    store.ensure_model_version("m1")
+    store.write_embeddings("m1", [make_embedding("a", 1), make_embedding("b", 1)])
+    gone = make_embedding("a", 2, content_hash="", vector=np.zeros(256, np.float32), deleted=True)
+    assert store.write_embeddings("m1", [gone, make_embedding("b", 2)]) == set()
+    assert store.read_embeddings("m1", ["a"])["a"].deleted
+    assert [row.id for page in store.scan_embeddings("m1") for row in page] == ["b"]
+    assert store.write_embeddings("m1", [make_embedding("a", 1)]) == {"a"}
+
+
+def test_an_image_that_could_not_be_read_keeps_its_url_and_its_place(store: Any) -> None:
+    product = make_product("a", 1, images=3)
+    product.image_hashes[1] = ""
+    product.image_vectors = product.image_vectors[[0, 2]]
+    store.write_features([product])
+    assert same(store.read_features("a")["a"], product)
+    rows = store.history("product_images").read()
+    assert rows["hashes"].to_pylist() == [product.image_hashes]
+    assert rows["urls"].to_pylist() == [product.image_urls]
 
 
 def test_a_deletion_older_than_the_product_is_refused(store: Any) -> None:

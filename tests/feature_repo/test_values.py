@@ -76,3 +76,9 @@ def test_entity_keys_equal_feasts(product_id: str) -> None:
     key = EntityKey(join_keys=["product_id"], entity_values=[Value(string_val=product_id)])
     assert values.encode_key(product_id) == serialize_entity_key(key, entity_key_serialization_version=3)
     assert values.decode_key(values.encode_key(product_id)) == product_id
+
+
+def test_a_vector_read_back_lies_aligned_as_compiled_readers_need_it() -> None:
+    """An index in C refuses a view into the middle of the serialised bytes."""
+    assert values.decode_vector(values.encode_vector(np.ones(256, np.float32))).flags.aligned
+    assert values.decode_vectors(values.encode_vectors(np.ones((3, 256), np.float32))).flags.aligned

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -225,3 +226,37 @@ def test_the_visual_encoder_is_written_once_per_version(tmp_path: Path, monkeypa
     assert (folder / "model.safetensors").stat().st_ino != before
     assert json.loads((folder / "config.json").read_text()) == {"visual_version": VISUAL_VERSION}
     assert {p.name for p in folder.parent.iterdir()} == {"1", "config.pbtxt"}
+
+
+def test_live_and_a_release_are_on_the_disk_before_they_can_be_seen(
+    tmp_path: Path, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a loss of power leaves a name without its content: an empty LIVE, a release without weights."""
+    events: list[tuple[str, str]] = []
+
+    def fsync(descriptor: int) -> None:
+        events.append(("fsync", str(Path(f"/proc/self/fd/{descriptor}").readlink())))
+
+    for name in ("rename", "replace"):
+        real = getattr(Path, name)
+
+        def renamed(self: Path, target: Path, real: Any = real) -> Path:
+            if not target.parent.name.startswith(".writing-"):  # what nobody sees yet
+                events.append(("rename", str(target)))
+                events.extend(("content", str(p)) for p in sorted(self.rglob("*")) or [self])
+            return real(self, target)  # type: ignore[no-any-return]
+
+        monkeypatch.setattr(Path, name, renamed)
+    monkeypatch.setattr(repository.os, "fsync", fsync)
+    export_release(tmp_path, small_model(tokenizer), tokenizer)
+    set_live(tmp_path, "1")
+    synced: set[str] = set()
+    for i, (kind, path) in enumerate(events):
+        if kind == "fsync":
+            synced.add(path)
+        elif kind == "content":
+            assert path in synced
+        else:
+            assert ("fsync", str(Path(path).parent)) in events[i:], "the new name too must outlive a loss of power"
+    renames = [Path(path).name for kind, path in events if kind == "rename"]
+    assert renames == ["1", "config.pbtxt", "LIVE"]

@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from kafka.admin import NewTopic
 from PIL import Image
 from sqlalchemy import text
 
@@ -36,6 +37,7 @@ from sagelift.workers import CATALOG_GROUP, EVENTS_GROUP, catalog_worker, events
 from streaming.contracts import Event, Price, ProductUpdate
 from streaming.embedding_topic import IndexFollower
 from streaming.errors import TopicError
+from streaming.event_sink import log_id
 from streaming.kafka import TopicPartition
 from streaming.lag import LagMeter
 from streaming.producers import CatalogPublisher, EventPublisher
@@ -57,12 +59,14 @@ class Shop:
             "SAGELIFT_KAFKA__BOOTSTRAP_SERVERS": kafka.bootstrap,
             "SAGELIFT_TRITON__URL": triton.grpc,
             "SAGELIFT_TRITON__MODEL_REPOSITORY": str(models),
+            "SAGELIFT_IMAGES__FOLDERS": str(state.parent),
             "OMP_NUM_THREADS": "1",
         }
         self.settings = load_settings(
             state_dir=state,
             kafka={"bootstrap_servers": kafka.bootstrap},
             triton={"url": triton.grpc, "model_repository": models},
+            images={"folders": [state.parent]},
         )
         self.kafka, self.triton = kafka, triton
         self.services = Services(self.settings)
@@ -215,7 +219,8 @@ def test_a_catalogue_becomes_retrievable_follows_its_changes_and_forgets_what_is
         assert stored["a-red"].amount_minor == 1234
         assert len(stored["a-red"].image_vectors) == 1
         assert len(stored["a-bare"].image_vectors) == 0
-        assert stored["a-half"].image_urls == [pictures["red"]]
+        assert stored["a-half"].image_urls == [pictures["red"], pictures["broken"], pictures["broken"] + "2"]
+        assert [bool(digest) for digest in stored["a-half"].image_hashes] == [True, False, False]
         (letter,) = shop.dead_letters(CATALOG_UPDATES, "image")
         assert letter.key == b"a-half"
 
@@ -382,6 +387,23 @@ def test_a_topic_that_is_not_there_is_named(shop: Shop) -> None:
 # Events.
 
 
+def test_a_topic_made_anew_under_its_old_name_is_another_log(shop: Shop) -> None:
+    """Offsets of the old one would pass over the events of the new one."""
+    admin = shop.services.kafka.admin()
+    try:
+        admin.create_topics([NewTopic("made.anew", 1, 1)])
+        first = log_id(shop.services.kafka, "made.anew")
+        assert log_id(shop.services.kafka, "made.anew") == first
+        admin.delete_topics(["made.anew"])
+        until(lambda: "made.anew" not in admin.list_topics(), "the topic to be gone")
+        admin.create_topics([NewTopic("made.anew", 1, 1)])
+        second = log_id(shop.services.kafka, "made.anew")
+    finally:
+        admin.close()
+    assert first.split("/")[0] == second.split("/")[0], "the same cluster"
+    assert first != second
+
+
 def click(number: int) -> Event:
     return Event(
         event_id=f"click-{number}",
@@ -455,7 +477,9 @@ def test_events_are_counted_once_though_sent_twice_and_the_sink_killed(shop: Sho
         ends = consumer.end_offsets([TopicPartition(EVENTS, p) for p in consumer.partitions_for_topic(EVENTS)])
     finally:
         consumer.close()
-    assert store.offsets(EVENTS) == {tp.partition: end for tp, end in ends.items() if end}
+    assert store.offsets(EVENTS, log_id(shop.services.kafka, EVENTS)) == {
+        tp.partition: end for tp, end in ends.items() if end
+    }
 
 
 def test_the_sink_reads_on_where_the_database_is_not_where_kafka_is(shop: Shop) -> None:

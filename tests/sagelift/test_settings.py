@@ -74,5 +74,22 @@ def test_a_wrong_secret_is_not_repeated_in_the_error(monkeypatch: pytest.MonkeyP
     assert "hunter2" not in str(raised.value)
 
 
+def test_a_broker_that_others_reach_cannot_name_files_outside_the_folders_of_images(tmp_path: Path) -> None:
+    """Else whoever writes to the topic chooses what the consumer opens."""
+    state = tmp_path / "state"
+    external = load_settings(state_dir=state, kafka={"bootstrap_servers": "kafka:9092"})
+    assert external.image_folders == [state]
+    named = load_settings(state_dir=state, images={"folders": [tmp_path / "feed"]})
+    assert named.image_folders == [tmp_path / "feed", state]
+    assert load_settings(state_dir=state).image_folders == [Path("/")], "the local stack's own broker"
+
+
+def test_folders_of_images_come_from_a_list_or_a_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("sagelift.toml").write_text('[images]\nfolders = ["/a", "/b"]\n')
+    assert load_settings().images.folders == [Path("/a"), Path("/b")]
+    monkeypatch.setenv("SAGELIFT_IMAGES__FOLDERS", "/c:/d")
+    assert load_settings().images.folders == [Path("/c"), Path("/d")]
+
+
 def test_every_setting_says_what_it_means() -> None:
     assert all(row.description for row in rows())

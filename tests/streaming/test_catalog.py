@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from feature_repo.errors import InvalidFeatureError
+from inference.errors import ArtifactError
 from streaming.catalog import CatalogPipeline, Outcome
 from streaming.contracts import ProductUpdate
 from tests.streaming.fakes import (
@@ -30,10 +32,18 @@ from tests.streaming.fakes import (
 
 
 class World:
-    def __init__(self) -> None:
+    def __init__(self, images_again_after: timedelta = timedelta(0)) -> None:
         self.store, self.images, self.topic = FakeStore(), FakeImages(), FakeTopic()
         self.embedder: FakeEmbedder | None = FakeEmbedder()
-        self.pipeline = CatalogPipeline(self.store, self.images, lambda: self.embedder, self.topic, lambda: NOW)
+        self.now = NOW
+        self.pipeline = CatalogPipeline(
+            self.store,
+            self.images,
+            lambda: self.embedder,
+            self.topic,
+            lambda: self.now,
+            images_again_after=images_again_after,
+        )
 
     def process(self, *updates: ProductUpdate | Record) -> Outcome:
         return self.pipeline.process(
@@ -158,11 +168,107 @@ def test_images_that_cannot_be_had_cost_one_dead_letter_and_the_rest_is_applied(
     assert "bad1" in letter.message
     assert "bad2" in letter.message
     product = world.store.read_features(["p1"])["p1"]
-    assert (product.version, product.image_urls, product.amount_minor) == (2, ["good"], 500)
+    assert (product.version, product.image_urls, product.amount_minor) == (2, ["bad1", "good", "bad2"], 500)
+    assert product.image_hashes == ["", "hash of good", ""]
+    assert product.image_vectors.shape == (1, 256)
     assert "p1" in world.topic.compacted()
+
+
+def test_an_image_that_could_not_be_had_is_tried_again_when_the_product_is_next_touched() -> None:
+    """A server that is away for a moment must not cost the product its picture for good."""
+    world = World()
+    world.images.broken.add("away")
+    world.process(update("p1", 1, image_link="away", additional_image_link=["good"]))
+    world.images.asked.clear()
+    outcome = world.process(update("p1", 2, "patch", price=price("5")))
+    assert outcome.dead_letters == [], "an update that names no image is not to blame for one"
+    assert world.images.asked == ["away"], "what is there already is not fetched again"
     world.images.broken.clear()
-    world.process(update("p1", 3, image_link="bad1", additional_image_link=["good", "bad2"]))
-    assert world.store.read_features(["p1"])["p1"].image_urls == ["bad1", "good", "bad2"]
+    world.process(update("p1", 3, "patch", price=price("6")))
+    product = world.store.read_features(["p1"])["p1"]
+    assert product.image_hashes == ["hash of away", "hash of good"]
+    assert (product.version, product.amount_minor) == (3, 600)
+    assert world.embedder is not None
+    assert world.embedder.embedded == ["p1", "p1"], "with the picture it is embedded anew"
+    assert world.topic.log[-1][2] == 3
+
+
+def test_a_dead_letter_that_is_sent_again_brings_the_image_though_the_product_has_moved_on() -> None:
+    world = World()
+    world.images.broken.add("away")
+    first = record(update("p1", 1, image_link="away"))
+    world.process(first, update("p1", 2, "patch", price=price("5")))
+    world.images.broken.clear()
+    assert world.process(first).dead_letters == []
+    product = world.store.read_features(["p1"])["p1"]
+    assert (product.version, product.image_hashes, product.amount_minor) == (2, ["hash of away"], 500)
+
+
+def test_what_a_dead_letter_sent_again_repaired_is_published_though_the_first_attempt_failed() -> None:
+    world = World()
+    world.images.broken.add("away")
+    first = record(update("p1", 1, image_link="away"))
+    world.process(first, update("p1", 2, "patch", price=price("5")))
+    world.images.broken.clear()
+    publish, crashes = world.topic, [True]
+
+    def crashing(vectors: Sequence[Any]) -> None:
+        if crashes:
+            crashes.pop()
+            raise Crash
+        publish(vectors)
+
+    world.pipeline = CatalogPipeline(world.store, world.images, lambda: world.embedder, crashing, lambda: NOW)
+    with pytest.raises(Crash):
+        world.process(first)
+    world.process(first)
+    sent = world.topic.log[-1][3]
+    assert sent is not None
+    np.testing.assert_allclose(sent.unpack(), world.store.embeddings["1"]["p1"].vector, atol=1e-3)
+
+
+def test_an_image_server_that_stays_away_does_not_slow_every_price_update() -> None:
+    world = World(images_again_after=timedelta(minutes=5))
+    world.images.broken.add("away")
+    world.process(update("p1", 1, image_link="away"))
+    world.process(update("p1", 2, "patch", price=price("5")))
+    assert world.images.asked == ["away"]
+    world.now += timedelta(minutes=6)
+    world.process(update("p1", 3, "patch", price=price("6")))
+    assert world.images.asked == ["away"] * 2
+    assert stages(world.process(update("p1", 4, "patch", image_link="away"))) == ["image"]
+    assert world.images.asked == ["away"] * 3, "an update that names it is answered at once"
+
+
+def test_the_dead_letter_of_an_image_survives_a_failure_after_the_features_were_written() -> None:
+    """The batch is tried again, and by then the update that named the image is stale."""
+    world = World()
+    world.images.broken.add("bad")
+    publish, crashes = world.topic, [True]
+
+    def crashing(vectors: Sequence[Any]) -> None:
+        if crashes:
+            crashes.pop()
+            raise Crash
+        publish(vectors)
+
+    world.pipeline = CatalogPipeline(world.store, world.images, lambda: world.embedder, crashing, lambda: NOW)
+    batch = update("p1", 1, image_link="bad"), update("p1", 2, "patch", price=price("5"))
+    with pytest.raises(Crash):
+        world.process(*batch)
+    outcome = world.process(*batch)
+    assert [(letter.stage, letter.record.offset) for letter in outcome.dead_letters] == [("image", 0)]
+
+
+def test_freshness_counts_from_the_first_update_that_a_batch_folds_together() -> None:
+    world = World()
+    world.process(update("p1", 1), update("p1", 2, "patch", brand="a"), update("p1", 3, "patch", brand="b"))
+    ((_, _, _, sent),) = world.topic.log
+    assert sent is not None
+    assert sent.source_time == 1000, "the upsert's arrival, not the last patch's"
+    world.process(record(update("p1", 4, title="superseded"), 7), record(update("p1", 5, title="new"), 8))
+    assert world.topic.log[-1][3] is not None
+    assert world.topic.log[-1][3].source_time == 1008, "what was superseded unseen does not count"
 
 
 def test_images_already_seen_are_not_fetched_again_unless_the_encoder_changed() -> None:
@@ -178,13 +284,27 @@ def test_images_already_seen_are_not_fetched_again_unless_the_encoder_changed() 
     assert world.embedder.embedded == ["p1", "p1", "p1"]
 
 
-def test_without_a_model_features_are_kept() -> None:
+def test_before_the_first_release_features_are_kept() -> None:
     world = World()
+    world.store.embeddings.clear()
     world.embedder = None
     outcome = world.process(update("p1", 1))
     assert world.store.read_features(["p1"])["p1"].version == 1
     assert world.topic.log == []
     assert outcome.counts["no_model"] == 1
+
+
+def test_a_store_with_embeddings_whose_live_release_is_gone_waits_and_commits_nothing() -> None:
+    """As when the disk with the model repository is not mounted: going on would leave old vectors for good."""
+    world = World()
+    world.process(update("p1", 1))
+    embedder, world.embedder = world.embedder, None
+    with pytest.raises(ArtifactError, match=r"no release is live.*model versions 1"):
+        world.process(update("p1", 2, title="new"))
+    assert world.topic.log[-1][2] == 1
+    world.embedder = embedder
+    world.process(update("p1", 2, title="new"))
+    assert world.topic.log[-1][2] == 2, "once it is back, what waited is embedded"
 
 
 def test_a_switch_of_models_between_batches_embeds_with_the_new_one() -> None:
@@ -206,6 +326,31 @@ def test_a_product_that_the_model_refuses_is_a_dead_letter_alone() -> None:
     assert [(letter.stage, letter.record.offset) for letter in outcome.dead_letters] == [("embed", 1)]
     assert sorted(world.topic.compacted()) == ["p1", "p3"]
     assert world.store.read_features(["p2"])["p2"].version == 1, "its features are good"
+
+
+@pytest.mark.parametrize("crash", [False, True])
+def test_a_product_that_the_model_refuses_no_longer_has_the_vector_of_what_it_was(crash: bool) -> None:
+    world = World()
+    world.process(update("p1", 1))
+    assert world.embedder is not None
+    world.embedder.poison.add("bad")
+    if crash:
+        publish, crashes = world.topic, [True]
+
+        def crashing(vectors: Sequence[Any]) -> None:
+            if crashes:
+                crashes.pop()
+                raise Crash
+            publish(vectors)
+
+        world.pipeline = CatalogPipeline(world.store, world.images, lambda: world.embedder, crashing, lambda: NOW)
+        with pytest.raises(Crash):
+            world.process(update("p1", 2, title="bad"))
+    assert stages(world.process(update("p1", 2, title="bad"))) == ["embed"]
+    assert world.state()["embeddings"] == {}
+    assert world.topic.log[-1] == ("1", "p1", 2, None)
+    world.process(update("p1", 3, title="good"))
+    assert list(world.topic.compacted()) == ["p1"]
 
 
 def test_a_patch_of_nothing_is_a_dead_letter_and_its_neighbours_are_applied() -> None:
@@ -359,9 +504,12 @@ def test_crashes_at_any_write_and_other_batches_after_them_do_not_matter(
     """At-least-once delivery with patches: after a crash reading begins again at the last commit, in new batches."""
     stream = records(*history(steps))
     undisturbed = World()
+    undisturbed.images.broken.add("i3")
     for one in stream:
         undisturbed.process(one)
     disturbed = World()
+    disturbed.images.broken.add("i3")
+    letters: set[tuple[str, int]] = set()
 
     def may_crash(_: str) -> None:
         if chance.random() < 0.25:
@@ -387,8 +535,14 @@ def test_crashes_at_any_write_and_other_batches_after_them_do_not_matter(
             outcome = disturbed.process(*batch)
         except Crash:
             continue
-        assert outcome.dead_letters == []
+        letters |= {(letter.stage, letter.record.offset) for letter in outcome.dead_letters}
         committed += len(batch)
     else:
         return  # crashed 300 times: says nothing
     assert disturbed.state() == undisturbed.state()
+    names_i3 = {("image", n) for n, u in enumerate(history(steps)) if u.image_link == "i3"}
+    assert letters <= names_i3
+    for product in disturbed.store.read_features(["a", "b"]).values():
+        if "" in product.image_hashes:
+            to_blame = max(n for n, u in enumerate(history(steps)) if u.id == product.id and u.image_link == "i3")
+            assert ("image", to_blame) in letters

@@ -164,5 +164,26 @@ def test_a_topic_that_is_not_there_is_named() -> None:
     consumer = FakeConsumer([])
     consumer.partitions_for_topic = lambda topic: None  # type: ignore[method-assign]
     with pytest.raises(TopicError, match=r"product\.embeddings does not exist"):
-        IndexFollower(consumer, RetrievalIndex("1"))  # type: ignore[arg-type]
+        IndexFollower(consumer, RetrievalIndex("1")).start()  # type: ignore[arg-type]
     assert consumer.closed
+
+
+def test_a_broker_that_fails_while_the_follower_starts_leaves_no_consumer_open() -> None:
+    consumer = FakeConsumer([])
+
+    def away(*partitions: Any) -> None:
+        raise KafkaConnectionError("away")
+
+    consumer.seek_to_beginning = away  # type: ignore[method-assign]
+    with pytest.raises(BrokerError, match=r"product\.embeddings cannot be read: KafkaConnectionError"):
+        IndexFollower(consumer, RetrievalIndex("1")).start()  # type: ignore[arg-type]
+    assert consumer.closed
+
+
+def test_a_follower_that_was_never_started_holds_nothing_and_can_be_closed() -> None:
+    consumer = FakeConsumer([])
+    opened: list[FakeConsumer] = []
+    consumer.consumer = lambda **_: opened.append(consumer) or consumer  # type: ignore[method-assign,func-returns-value]
+    follower = IndexFollower(consumer, RetrievalIndex("1"))  # type: ignore[arg-type]
+    follower.close()
+    assert [c for c in opened if not c.closed] == []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -26,29 +26,51 @@ class FakeDatabase:
 
     def __init__(self) -> None:
         self.rows: dict[str, EventRow] = {}
-        self.offsets: dict[tuple[str, int], int] = {}
+        self.logs: dict[str, dict[tuple[str, int], int]] = {}
         self.down = False
         self.transactions = 0
 
-    def write_events(
-        self,
-        rows: Sequence[EventRow],
-        offsets: Mapping[tuple[str, int], int],
-        before_commit: Callable[[WriteResult], None],
-    ) -> WriteResult:
+    @property
+    def written_offsets(self) -> dict[tuple[str, int], int]:
+        return self.logs.get("log", {})
+
+    def rejected(self, rows: Sequence[EventRow]) -> tuple[Rejected, ...]:
+        return tuple(Rejected(i, r, "no such experiment") for i, r in enumerate(rows) if r.experiment == "unknown")
+
+    def write_events(self, rows: Sequence[EventRow], offsets: Mapping[tuple[str, int], int], log: str) -> WriteResult:
         self.transactions += 1
         if self.down:
             raise OperationalError("insert", {}, Exception("locked"))
         if any(row.query == "too much for the engine" for row in rows):
             raise DataError("insert", {}, Exception("out of range"))
-        rejected = [Rejected(i, r, "no such experiment") for i, r in enumerate(rows) if r.experiment == "unknown"]
-        good = {r.event_id: r for r in rows if r.experiment != "unknown"}
-        fresh = {i: r for i, r in good.items() if i not in self.rows}
-        result = WriteResult(len(fresh), len(rows) - len(fresh) - len(rejected), tuple(rejected))
-        before_commit(result)
+        assert not self.rejected(rows), "what is rejected is known before the transaction"
+        fresh = {r.event_id: r for r in rows if r.event_id not in self.rows}
         self.rows |= fresh
-        self.offsets |= offsets
-        return result
+        self.logs.setdefault(log, {}).update(offsets)
+        return WriteResult(len(fresh), len(rows) - len(fresh), ())
+
+    def offsets(self, topic: str, log: str) -> dict[int, int]:
+        return {partition: o for (name, partition), o in self.logs.get(log, {}).items() if name == topic}
+
+    def forget_offsets(self, topic: str, log: str, partitions: Collection[int]) -> None:
+        for partition in partitions:
+            del self.logs[log][topic, partition]
+
+
+class FakeConsumer:
+    """The ends of the partitions assigned to it."""
+
+    def __init__(self, **ends: tuple[int, int]) -> None:
+        self.ends = {TopicPartition("events", int(name[1:])): end for name, end in ends.items()}
+
+    def assignment(self) -> set[TopicPartition]:
+        return set(self.ends)
+
+    def beginning_offsets(self, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
+        return {tp: self.ends[tp][0] for tp in partitions}
+
+    def end_offsets(self, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
+        return {tp: self.ends[tp][1] for tp in partitions}
 
 
 class Sent:
@@ -84,7 +106,7 @@ def poll(*parts: Sequence[Event | bytes]) -> dict[TopicPartition, list[Record]]:
 
 def sink() -> tuple[EventSink, FakeDatabase, Sent]:
     database, sent = FakeDatabase(), Sent()
-    return EventSink(database, sent, lambda: NOW), database, sent
+    return EventSink(database, sent, "log", lambda: NOW), database, sent
 
 
 def test_rows_and_offsets_go_in_together_and_a_repetition_counts_once() -> None:
@@ -92,7 +114,7 @@ def test_rows_and_offsets_go_in_together_and_a_repetition_counts_once() -> None:
     batch = poll([click(1), click(2), click(1)], [click(3)])
     events.handle(batch)
     assert sorted(database.rows) == ["e1", "e2", "e3"]
-    assert database.offsets == {("events", 0): 3, ("events", 1): 1}
+    assert database.written_offsets == {("events", 0): 3, ("events", 1): 1}
     assert database.transactions == 1
     events.handle(batch)
     assert sorted(database.rows) == ["e1", "e2", "e3"]
@@ -108,14 +130,14 @@ def test_what_cannot_be_decoded_and_what_the_store_rejects_become_dead_letters()
     events.handle(poll([click(1), b"{", unknown, click(2)]))
     assert sent.where == [(0, 1, "decode"), (0, 2, "store")]
     assert sorted(database.rows) == ["e1", "e2"]
-    assert database.offsets == {("events", 0): 4}
+    assert database.written_offsets == {("events", 0): 4}
 
 
 def test_a_batch_of_nothing_but_poison_moves_on() -> None:
     events, database, sent = sink()
     events.handle(poll([b"{", b"["]))
     assert len(sent.letters) == 2
-    assert database.offsets == {("events", 0): 2}
+    assert database.written_offsets == {("events", 0): 2}
 
 
 def test_offsets_do_not_move_unless_the_dead_letters_are_safe() -> None:
@@ -123,7 +145,35 @@ def test_offsets_do_not_move_unless_the_dead_letters_are_safe() -> None:
     sent.down = True
     with pytest.raises(BrokerError):
         events.handle(poll([click(1), b"{"]))
-    assert (database.rows, database.offsets) == ({}, {})
+    assert (database.rows, database.written_offsets) == ({}, {})
+
+
+def test_dead_letters_are_sent_before_the_transaction_begins() -> None:
+    """A slow broker must not keep the database locked for everyone else."""
+    events, database, sent = sink()
+    sent.down = True
+    with pytest.raises(BrokerError):
+        events.handle(poll([click(1), b"{"]))
+    assert database.transactions == 0
+
+
+def test_reading_goes_on_at_the_stored_offset_of_this_log_only() -> None:
+    events, database, _ = sink()
+    database.logs = {"log": {("events", 0): 7}, "of another cluster": {("events", 1): 90}}
+    assert events.start_offsets(FakeConsumer(p0=(0, 9), p1=(0, 100)), "events") == {0: 7}
+
+
+@pytest.mark.parametrize("held", [(8, 20), (0, 5)])
+def test_an_offset_that_the_log_does_not_have_is_told_and_all_is_read_again(
+    held: tuple[int, int], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Deleted before it was read, or lost by the broker. Else a crash on the way back up would skip the rest."""
+    events, database, _ = sink()
+    database.logs = {"log": {("events", 0): 7, ("events", 1): 3}}
+    assert events.start_offsets(FakeConsumer(p0=held, p1=(0, 3)), "events") == {1: 3}
+    assert database.written_offsets == {("events", 1): 3}
+    (told,) = caplog.records
+    assert (told.levelname, "goes on at 7" in told.message) == ("ERROR", True)
 
 
 def test_a_database_that_is_away_is_no_fault_of_the_rows() -> None:
@@ -141,7 +191,7 @@ def test_a_row_that_the_engine_cannot_take_is_found_and_all_others_go_in() -> No
     events.handle(poll([click(1), b"{", click(2), click(3)], [click(4), bad, click(6)]))
     assert sorted(database.rows) == ["e1", "e2", "e3", "e4", "e6"]
     assert sorted(sent.where) == [(0, 1, "decode"), (1, 1, "store")]
-    assert database.offsets == {("events", 0): 4, ("events", 1): 3}
+    assert database.written_offsets == {("events", 0): 4, ("events", 1): 3}
     assert events.counts["dead_letters"] == 2
 
 

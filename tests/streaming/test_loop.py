@@ -337,6 +337,19 @@ def test_a_poll_that_fails_is_made_again_and_one_that_is_forbidden_is_not(stop: 
     assert consumer.committed == {P0: 2}, "the first failure was got over"
 
 
+def test_a_last_commit_that_is_forbidden_leaves_neither_the_consumer_nor_the_work_thread_open(
+    stop: threading.Event,
+) -> None:
+    consumer, handler = FakeConsumer(stop, p0=2), Handler()
+    consumer.commit_errors.extend([TopicAuthorizationFailedError("t")] * 2)
+    loop = make(consumer, handler)
+    with pytest.raises(BrokerError, match="refuses us: TopicAuthorizationFailedError"):
+        loop.run(stop)
+    assert consumer.closed
+    loop._work._thread.join(10)
+    assert not loop._work._thread.is_alive()
+
+
 def test_offsets_that_cannot_be_read_are_dead_letters_and_passed(stop: threading.Event) -> None:
     consumer, handler = FakeConsumer(stop, p0=6, p1=2), Handler()
     consumer.damaged = {(P0, 2), (P0, 3), (P1, 1)}

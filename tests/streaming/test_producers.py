@@ -22,6 +22,7 @@ class FakeProducer:
         self.refuse: Exception | None = None
         self.slow = False
         self.errbacks: list[Callable[[Exception], Any]] = []
+        self.callbacks: list[Callable[[Any], Any]] = []
         self.closed = False
 
     def producer(self) -> FakeProducer:
@@ -34,12 +35,17 @@ class FakeProducer:
     def add_errback(self, errback: Callable[[Exception], Any]) -> None:
         self.errbacks.append(errback)
 
+    def add_callback(self, callback: Callable[[Any], Any]) -> None:
+        self.callbacks.append(callback)
+
     def flush(self, timeout: float) -> None:
         if self.slow:
             raise KafkaTimeoutError()
-        for errback in self.errbacks:
-            if self.refuse:
-                errback(self.refuse)
+        for callback in [] if self.refuse else self.callbacks:
+            callback("metadata")
+        for errback in self.errbacks if self.refuse else []:
+            errback(self.refuse)  # type: ignore[arg-type]
+        self.errbacks, self.callbacks = [], []
 
     def close(self, timeout: float) -> None:
         self.closed = True
@@ -94,3 +100,32 @@ def test_a_broker_that_does_not_acknowledge_in_time_is_an_error() -> None:
     publisher.send(update("p", 1))
     with pytest.raises(BrokerError, match="not acknowledged within 3 s"):
         publisher.flush(3)
+
+
+def test_one_failure_is_raised_once_and_the_next_messages_go() -> None:
+    producer = FakeProducer()
+    publisher = CatalogPublisher(producer)  # type: ignore[arg-type]
+    publisher.send(update("p1", 1))
+    producer.refuse = KafkaTimeoutError()
+    with pytest.raises(BrokerError, match="refused: KafkaTimeoutError"):
+        publisher.flush()
+    producer.refuse = None
+    publisher.send(update("p1", 1))
+    publisher.close()
+    assert [key for _, key, *_ in producer.sent] == [b"p1", b"p1"]
+
+
+def test_who_asks_for_a_delivery_learns_of_its_failure_alone() -> None:
+    """Its message can be sent again; nobody else is told, and nobody else's failure is told to it."""
+    producer = FakeProducer()
+    click = Event(event_id="e", kind="click", unit_id="u7", event_time=NOW, product_id="p", surface="user")
+    with EventPublisher(producer) as publisher:  # type: ignore[arg-type]
+        producer.refuse = KafkaTimeoutError()
+        lost = publisher.deliver(click)
+        assert not lost.done()
+        publisher.flush()
+        assert isinstance(lost.exception(0), BrokerError)
+        producer.refuse = None
+        kept = publisher.deliver(click)
+        publisher.flush()
+        assert kept.result(0) is None

@@ -363,3 +363,16 @@ def test_agreement_counts_what_the_graph_finds_of_the_nearest() -> None:
     forgetful = Forgetful("1", dim=DIM)
     forgetful.upsert_many([f"p{i}" for i in range(300)], [1] * 300, vectors)
     assert forgetful.agreement(vectors[0], 20) == (10, 20)
+
+
+def test_vectors_that_look_into_foreign_bytes_at_an_odd_offset_are_taken() -> None:
+    """As read from a feature store: not aligned, not writable."""
+    raw = b"\x00" + np.eye(4, dtype="<f4").tobytes()
+    vectors = np.frombuffer(raw, "<f4", offset=1).reshape(4, 4)
+    assert not vectors.flags.aligned
+    few, many = RetrievalIndex("1", dim=4), RetrievalIndex("1", dim=4)  # exact search, and the graph
+    others = -np.abs(np.random.default_rng(1).normal(size=(9_000, 4))).astype(np.float32)
+    many.upsert_many([f"p{i}" for i in range(9_000)], [1] * 9_000, others)
+    for index in (few, many):
+        assert index.upsert("odd", 2, vectors[0])
+        assert index.search(vectors[:1], 1)[0].ids == ["odd"]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from sagelift.stack.errors import StackError, StartError
-from sagelift.stack.stack import LocalStack, WorkerSpec
+from sagelift.stack.stack import LocalStack, StackOptions, WorkerSpec
 from sagelift.stack.status import SupervisorLock
 
 
@@ -33,6 +33,13 @@ def test_a_disk_that_is_full_is_called_that(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(SupervisorLock, "acquire", acquire)
     with pytest.raises(StackError, match=r"cannot be used \(writing: No space left on device\)"):
         LocalStack(tmp_path, tmp_path).start()
+
+
+def test_triton_serves_the_repository_that_releases_go_to(tmp_path: Path) -> None:
+    """The configured one, or `models` in the state folder."""
+    assert LocalStack(tmp_path, tmp_path).model_repository == tmp_path / "models"
+    options = StackOptions(model_repository=tmp_path / "shared")
+    assert LocalStack(tmp_path, tmp_path, options).model_repository == tmp_path / "shared"
 
 
 def test_before_the_start_there_is_no_address_and_no_worker(tmp_path: Path) -> None:

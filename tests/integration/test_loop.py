@@ -1,0 +1,55 @@
+"""The consumer loop on a real broker: what kafka-python's own bookkeeping does to it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kafka.admin import NewTopic
+
+from sagelift.stack.kafka import KafkaBroker
+from streaming.kafka import Connection
+from streaming.loop import ConsumerLoop
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(150)]
+
+PARTITIONS, RECORDS = 8, 1_000
+
+
+def test_a_handler_that_outlasts_the_keep_alive_polls_still_gets_every_record(
+    kafka: KafkaBroker, tmp_path: Path
+) -> None:
+    """kafka-python parks what a paused partition had fetched and, left alone, never looks at it again."""
+    connection = Connection(kafka.bootstrap)
+    admin = connection.admin()
+    topic = f"slow-{time.time_ns()}"
+    admin.create_topics([NewTopic(topic, PARTITIONS, 1)])
+    admin.close()
+    producer = connection.producer()
+    for number in range(RECORDS):
+        producer.send(topic, value=b"%d" % number, partition=number % PARTITIONS)
+    producer.flush()
+    producer.close()
+    seen: set[bytes] = set()
+    stop = threading.Event()
+
+    def handle(records: Any) -> None:
+        if len(seen) < RECORDS // 3:
+            time.sleep(2.2)  # the work of a slow machine: longer than two keep-alive polls
+        seen.update(r.value for part in records.values() for r in part)
+        if len(seen) == RECORDS:
+            stop.set()
+
+    def unreadable(*_: Any) -> None:
+        raise AssertionError("nothing here is damaged")
+
+    consumer = connection.consumer(f"group-{topic}", max_poll_records=64)
+    loop = ConsumerLoop(consumer, topic, handle, transient=(ConnectionError,), unreadable=unreadable)
+    timer = threading.Timer(60, stop.set)
+    timer.start()
+    loop.run(stop)
+    timer.cancel()
+    assert len(seen) == RECORDS
