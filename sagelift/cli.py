@@ -482,10 +482,10 @@ def assign(
     decision, steps = prepare(published).explain(unit)
     if as_json:
         return _print_json({"decision": decision, "steps": steps} if explain else decision)
-    typer.echo(decision.arm)
+    typer.echo(decision.arm if decision.enrolled else f"{decision.arm} (not enrolled: {decision.reason})")
     if explain:
         for step in steps:
-            typer.echo(f"  {step}")
+            typer.echo(f"  {'+' if step.passed else '-'} {step.name}: {step.found}")
 
 
 app.command()(analysis_commands.analyze)

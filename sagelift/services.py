@@ -87,7 +87,8 @@ class Services:
         except (ArgumentError, NoSuchModuleError, ModuleNotFoundError) as error:
             raise SageliftError(
                 f"the experiment database cannot be used ({type(error).__name__}): set "
-                "SAGELIFT_EXPERIMENTS__DATABASE_URL to a SQLAlchemy URL and install its driver"
+                "SAGELIFT_EXPERIMENTS__DATABASE_URL to a SQLAlchemy URL, for PostgreSQL "
+                "postgresql+psycopg://user:password@host/name after pip install 'sagelift[postgres]'"
             ) from None
         self._open.callback(engine.dispose)
         return engine

@@ -126,6 +126,10 @@ def test_an_experiment_goes_from_file_to_assignment(tmp_path: Path) -> None:
     assert answer["decision"]["arm"] in ("a", "b")
     assert answer["decision"]["enrolled"] is True
     assert answer["steps"]
+    missing = sagelift("assign", "--experiment", "checkout", "--", "", state=tmp_path)
+    assert missing.stdout == "a (not enrolled: unit_missing)\n"
+    told = sagelift("assign", "u", "--experiment", "checkout", "--explain", state=tmp_path)
+    assert "+ split: " in told.stdout
 
 
 def test_a_database_that_cannot_be_opened_is_one_sentence(tmp_path: Path) -> None:
