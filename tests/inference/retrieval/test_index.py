@@ -263,7 +263,8 @@ def test_a_lost_index_is_rebuilt_from_a_scan() -> None:
     scan = ((f"p{i}", i + 1, vector) for i, vector in enumerate(vectors))
     index = empty()
     assert index.extend(scan, batch=100) == 230
-    assert [found.ids for found in index.search(vectors[[7, 229]], 1)] == [["p7"], ["p229"]]
+    # By exact search: which products are there is the claim; the graph, built by several threads, may miss one.
+    assert [found.ids for found in index.search(vectors, 1, exact=True)] == [[f"p{i}"] for i in range(230)]
     assert not index.upsert("p9", 9, vectors[0]), "versions came along"
 
 
