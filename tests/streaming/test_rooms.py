@@ -1,0 +1,14 @@
+"""What the feature store and the model both state for themselves, because neither may import the other, is the same."""
+
+from feature_repo import rows
+from inference import inputs
+from streaming import contracts
+
+
+def test_both_rooms_mean_the_same_text_fields_in_the_same_order() -> None:
+    assert rows.TEXT_FIELDS == inputs.TEXT_FIELDS
+
+
+def test_all_three_rooms_allow_the_same_vectors_and_images() -> None:
+    assert rows.EMBEDDING_DIM == inputs.VECTOR_DIM == contracts.VECTOR_DIM
+    assert rows.MAX_IMAGES == inputs.MAX_IMAGES == contracts.MAX_IMAGES
