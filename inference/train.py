@@ -8,10 +8,13 @@ give equal weights.
 
 from __future__ import annotations
 
+import fcntl
+import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,26 +28,30 @@ from inference.checkpoint import load_checkpoint, save_checkpoint
 from inference.dataset import Engagement, PackedProducts, Pairs
 from inference.distributed import World, joined
 from inference.errors import ArtifactError, InferenceError, InputError
-from inference.evaluate import evaluate
+from inference.evaluate import Evaluation, evaluate
 from inference.inputs import TEXT_FIELDS, Float32Array, ProductInput
-from inference.losses import Temperature, sampled_softmax
-from inference.queries import SearchEncoder, SearchQueries, flatten_bags
+from inference.queries import SearchQueries
+from inference.search_training import train_search
 from inference.tokenizer import Tokenizer
 from inference.train_config import TrainConfig
 from inference.trained import TrainedModel, TrainResult, refuse_existing, write_json
-from inference.trainer import Optimiser, Trainer, table_rows
+from inference.trainer import Trainer
 
 __all__ = [
     "OnProgress",
+    "RunEvaluation",
     "TrainConfig",
     "TrainResult",
     "TrainedModel",
     "TrainingSet",
+    "choose_device",
     "continue_run",
     "embed_all",
+    "evaluate_run",
     "prepare_run",
     "query_vectors",
     "train",
+    "unfinished_runs",
 ]
 
 OnProgress = Callable[[str, int, int], None]
@@ -99,7 +106,7 @@ def train(
     started = time.monotonic()
     data = TrainingSet.build(products, engagements, config)
     with torch.random.fork_rng(devices=[]):  # the caller's random numbers stay as they were
-        search = _train_search(data, config, on_progress)
+        search = train_search(*data, config, on_progress)
         trainer = _trainer(data, search, config)
         trainer.run(lambda done: on_progress("ItemSage", done, config.steps))
     return _finished(data, search, trainer, config, time.monotonic() - started)
@@ -117,7 +124,7 @@ def prepare_run(
         InputError: as `train`.
         ArtifactError: the run is there already, finished or not, or the disk refuses.
     """
-    work = _work_folder(run)
+    work = work_folder(run)
     refuse_existing(run)
     refuse_existing(work)
     data = TrainingSet.build(products, engagements, config)
@@ -149,15 +156,21 @@ def continue_run(
 
     Raises:
         InputError: as `train`.
-        ArtifactError: the run was never prepared, is damaged, or the disk refuses.
+        ArtifactError: the run was never prepared, is damaged, is being trained by somebody else, or the disk refuses.
     """
-    world, work = world or World(), _work_folder(run)
+    world = world or World()
     if run.exists():
         return TrainedModel.load(run)
+    with _alone(work_folder(run), world):
+        return _continue(run, on_progress, device, world)
+
+
+def _continue(run: Path, on_progress: OnProgress, device: torch.device | None, world: World) -> TrainedModel:
+    work = work_folder(run)
     config, data = _read(work)
     with torch.random.fork_rng(devices=[]):
         if world.rank == 0 and not (work / "search.json").exists():
-            _keep_search(_train_search(data, config, on_progress), work)
+            _keep_search(train_search(*data, config, on_progress), work)
         world.barrier()
         search = SearchQueries.load(work)
         trainer = _trainer(data, search, config, device, world)
@@ -184,23 +197,60 @@ def continue_run(
     return trained
 
 
-def _work_folder(run: Path) -> Path:
+def work_folder(run: Path) -> Path:
+    """Where a run is until it is finished."""
     return run.with_name(run.name + ".partial")
 
 
-def _read(work: Path) -> tuple[TrainConfig, TrainingSet]:
+def unfinished_runs(folder: Path) -> list[Path]:
+    """The runs in a folder that were broken off, as `continue_run` takes them; none that somebody trains right now."""
+    found: list[Path] = []
+    for work in sorted(folder.glob("*.partial")):
+        if (work / "config.json").is_file():
+            try:
+                with _alone(work, World()):
+                    found.append(work.with_suffix(""))
+            except ArtifactError:
+                continue
+    return found
+
+
+@contextmanager
+def _alone(work: Path, world: World) -> Iterator[None]:
+    """Keeps a second training away from a run's folder; ends with the process at the latest."""
+    if world.rank != 0:
+        yield
+        return
     try:
-        config = msgspec.json.decode((work / "config.json").read_bytes(), type=TrainConfig)
+        descriptor = os.open(work, os.O_RDONLY)
+    except OSError as error:
+        raise ArtifactError(f"{work} is no prepared training run: {error.strerror}") from None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise ArtifactError(f"{work} is being trained by another process: wait until it is done, or end it") from None
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _read(folder: Path) -> tuple[TrainConfig, TrainingSet]:
+    try:
+        config = msgspec.json.decode((folder / "config.json").read_bytes(), type=TrainConfig)
     except (OSError, msgspec.MsgspecError) as error:
-        raise ArtifactError(f"{work} is no prepared training run: {error}") from None
-    data = TrainingSet(
-        Tokenizer.load(work / "tokenizer.json"), PackedProducts.load(work / "data"), Pairs.load(work / "data")
-    )
-    if data.packed.vocabulary != data.tokenizer.size:
+        raise ArtifactError(f"{folder} is no prepared training run: {error}") from None
+    return config, _read_data(folder, Tokenizer.load(folder / "tokenizer.json"))
+
+
+def _read_data(folder: Path, tokenizer: Tokenizer) -> TrainingSet:
+    data = TrainingSet(tokenizer, PackedProducts.load(folder / "data"), Pairs.load(folder / "data"))
+    if data.packed.vocabulary != tokenizer.size:
         raise ArtifactError(
-            f"{work}: the training set has {data.packed.vocabulary} ids, the tokenizer {data.tokenizer.size}"
+            f"{folder}: the training set has {data.packed.vocabulary} ids, the tokenizer {tokenizer.size}"
         )
-    return config, data
+    return data
 
 
 def _keep_search(search: SearchQueries, work: Path) -> None:
@@ -229,6 +279,52 @@ def _resume(trainer: Trainer, work: Path) -> float:
         raise ArtifactError(f"a checkpoint in {work} is of another model: {error}") from None
 
 
+# ---------------------------------------------------------------------------------------------------- the evaluation
+
+
+class RunEvaluation(msgspec.Struct, frozen=True):
+    """A run's model (`model`, by its name in `TrainConfig`) and *Sum*, on the run's held-out pairs."""
+
+    model: str
+    k: int
+    itemsage: Evaluation
+    sum: Evaluation
+
+
+def evaluate_run(run: Path, k: int = 10) -> RunEvaluation:
+    """Recall@k per task and coverage of a finished run, computed anew from its model and the training set it kept.
+
+    With `k` 10 these are the figures of its `metrics.json`.
+
+    Raises:
+        InputError: `k` below 1.
+        ArtifactError: the run is not finished or damaged, or it was trained in memory and kept no training set.
+    """
+    if k < 1:
+        raise InputError(f"k ({k}) must be at least 1")
+    trained = TrainedModel.load(run)
+    if not (run / "data").is_dir():
+        raise ArtifactError(
+            f"{run} holds no training set (data/): it was trained in memory and cannot be evaluated again; "
+            "its own figures are in metrics.json"
+        )
+    data = _read_data(run, trained.tokenizer)
+    return _evaluated(trained.encoder, data, trained.search, trained.config, k)
+
+
+def _evaluated(
+    encoder: Encoder, data: TrainingSet, search: SearchQueries, config: TrainConfig, k: int = 10
+) -> RunEvaluation:
+    queries = query_vectors(data.pairs, data.packed, search)
+    embedded = embed_all(encoder, data.packed, images=config.images, text=config.text)
+    return RunEvaluation(
+        config.model,
+        k,
+        itemsage=evaluate(embedded, queries, data.pairs, k=k),
+        sum=evaluate(data.packed.summed_images(), queries, data.pairs, k=k),
+    )
+
+
 # -------------------------------------------------------------------------------------------------------- the stages
 
 
@@ -249,7 +345,7 @@ def _finished(
     data: TrainingSet, search: SearchQueries, trainer: Trainer, config: TrainConfig, seconds: float
 ) -> TrainedModel:
     encoder, pairs = trainer.encoder.cpu(), data.pairs
-    queries = query_vectors(pairs, data.packed, search)
+    found = _evaluated(encoder, data, search, config)
     result = TrainResult(
         parameters=sum(p.numel() for p in encoder.parameters()),
         vocabulary=data.tokenizer.size,
@@ -257,8 +353,8 @@ def _finished(
         held_out_pairs=int(pairs.held_out.sum()),
         seconds=round(seconds, 3),
         loss=[round(x, 4) for x in trainer.losses],
-        itemsage=evaluate(embed_all(encoder, data.packed, images=config.images, text=config.text), queries, pairs),
-        sum=evaluate(data.packed.summed_images(), queries, pairs),
+        itemsage=found.itemsage,
+        sum=found.sum,
     )
     return TrainedModel(encoder, data.tokenizer, search, result, config)
 
@@ -289,38 +385,19 @@ def embed_all(
     return out
 
 
-def _train_search(data: TrainingSet, config: TrainConfig, on_progress: OnProgress) -> SearchQueries:
-    """Texts (searches, and each product's title) against the frozen main image of the product that they lead to."""
-    tokenizer, packed, pairs = data
-    torch.manual_seed(config.seed)
-    rng = np.random.default_rng([config.seed, 0])
-    encoder = SearchEncoder(tokenizer.size, table_rows(tokenizer.size))
-    main, has_image = packed.main_images()
-    rows = pairs.training[[pairs.queries[q][0] == "search" for q in pairs.query[pairs.training]]]
-    bags = [tokenizer.ids(pairs.queries[q][1]) for q in pairs.query[rows]] + [t.tolist() for t in packed.titles()]
-    target = np.concatenate([pairs.product[rows], np.arange(len(packed))])
-    usable = np.flatnonzero(has_image[target] & np.array([len(b) > 0 for b in bags]))
-    if len(usable) < 2:
-        return SearchQueries(encoder, tokenizer)  # without images a random projection of the texts must do
-    temperature = Temperature()
-    optimiser = Optimiser([encoder, temperature], config, config.search_steps)
-    for step in range(config.search_steps):
-        chosen = rng.choice(usable, min(config.batch, len(usable)), replace=False)
-        images = torch.from_numpy(main[target[chosen]])
-        log_q = torch.zeros(len(chosen))
-        loss = sampled_softmax(
-            encoder(*flatten_bags([bags[i] for i in chosen])),
-            images,
-            images,
-            scale=temperature(),
-            positive_log_q=log_q,
-            negative_log_q=log_q,
-            masked=torch.from_numpy(target[chosen][:, None] == target[chosen][None]),
-        )
-        optimiser.check(loss.item())
-        optimiser.step(loss, step)
-        on_progress("search encoder", step + 1, config.search_steps)
-    return SearchQueries(encoder, tokenizer)
+def choose_device(wanted: str = "auto") -> torch.device:
+    """`cpu`, `cuda`, or with `auto` CUDA where there is one; of several processes each gets the GPU of its number.
+
+    Raises:
+        InputError: CUDA is wanted and not there.
+    """
+    if wanted == "cpu" or (wanted == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise InputError("CUDA is wanted, and PyTorch finds no GPU here: train on cpu, or see `nvidia-smi`")
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    torch.cuda.set_device(device)
+    return device
 
 
 def _main(arguments: Sequence[str]) -> int:
@@ -328,12 +405,7 @@ def _main(arguments: Sequence[str]) -> int:
     if len(arguments) != 1:
         print("usage: python -m inference.train RUN", file=sys.stderr)
         return 2
-    device = torch.device("cpu")
-    if torch.cuda.is_available():
-        import os
-
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-        torch.cuda.set_device(device)
+    device = choose_device()
     try:
         with joined(device) as world:
             report = world.rank == 0 and sys.stderr.isatty()

@@ -8,15 +8,12 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 
-from sagelift import analysis_commands
-
-if TYPE_CHECKING:
-    from sagelift.settings import Settings
-    from streaming.release import Released
+from sagelift import analysis_commands, dlq_commands, model_commands
+from sagelift.console import AsJson, current_settings, print_json, say
 
 app = typer.Typer(
     help="Product embeddings that follow the catalogue within a second, and the experiment that proves they pay.",
@@ -27,15 +24,13 @@ app = typer.Typer(
 catalog_app = typer.Typer(help="The catalogue: make a sample, check a feed, publish it.", no_args_is_help=True)
 features_app = typer.Typer(help="The feature store.", no_args_is_help=True)
 stream_app = typer.Typer(help="The streaming consumers.", no_args_is_help=True)
-model_app = typer.Typer(help="ItemSage: train, release, list.", no_args_is_help=True)
 experiment_app = typer.Typer(help="Experiments: publish, start, stop, list.", no_args_is_help=True)
 app.add_typer(catalog_app, name="catalog")
 app.add_typer(features_app, name="features")
 app.add_typer(stream_app, name="stream")
-app.add_typer(model_app, name="model")
+app.add_typer(dlq_commands.app, name="dlq")
+app.add_typer(model_commands.app, name="model")
 app.add_typer(experiment_app, name="experiment")
-
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")]
 
 
 def main() -> NoReturn:
@@ -67,22 +62,6 @@ def _report(error: Exception) -> int:
     raise error
 
 
-def _settings() -> Settings:
-    from sagelift.settings import load_settings
-
-    return load_settings()
-
-
-def _say(line: str) -> None:
-    typer.echo(line, err=True)
-
-
-def _print_json(value: Any) -> None:
-    import msgspec
-
-    typer.echo(msgspec.json.format(msgspec.json.encode(value)).decode())
-
-
 # ------------------------------------------------------------------------------------------------ the installation
 
 
@@ -106,7 +85,7 @@ def settings(
     if markdown:
         return typer.echo(table(), nl=False)
     if as_json:
-        return _print_json([r.model_dump() for r in rows()])
+        return print_json([r.model_dump() for r in rows()])
     for row in rows():
         typer.echo(f"{row.variable}={row.default}\n    {row.description}")
 
@@ -116,8 +95,8 @@ def fetch() -> None:
     """Download what is not a Python dependency (Apache Kafka, Triton) into the cache folder, verified."""
     from sagelift.stack.components import fetch_all
 
-    fetch_all(_settings().cache, _say)
-    _say("All components are there.")
+    fetch_all(current_settings().cache, say)
+    say("All components are there.")
 
 
 @app.command()
@@ -129,13 +108,13 @@ def up() -> None:
     from sagelift.stack.stack import LocalStack, run
     from sagelift.workers import stack_options, worker_specs
 
-    chosen = _settings()
-    fetch_all(chosen.cache, _say)
+    chosen = current_settings()
+    fetch_all(chosen.cache, say)
     with Services(chosen) as services:
         _ = services.experiments, services.features  # made when missing, before anyone needs them
         export_visual_encoder(chosen.model_repository)
-    stack = LocalStack(chosen.state, chosen.cache, stack_options(chosen), say=_say)
-    raise typer.Exit(run(stack, lambda running: worker_specs(running, chosen), say=_say))
+    stack = LocalStack(chosen.state, chosen.cache, stack_options(chosen), say=say)
+    raise typer.Exit(run(stack, lambda running: worker_specs(running, chosen), say=say))
 
 
 @app.command()
@@ -145,9 +124,9 @@ def status(as_json: AsJson = False) -> None:
 
     from sagelift.stack.stack import read_status
 
-    found = read_status(_settings().state)
+    found = read_status(current_settings().state)
     if as_json:
-        _print_json(asdict(found) | {"healthy": found.healthy})
+        print_json(asdict(found) | {"healthy": found.healthy})
     elif not found.running:
         typer.echo("No local stack is running" + (" (its supervisor was killed)." if found.stale else "."))
     else:
@@ -166,7 +145,7 @@ def down(timeout: Annotated[float, typer.Option(help="Seconds to wait for a clea
     """Stop the local stack."""
     from sagelift.stack.stack import stop
 
-    _say("Stopped." if stop(_settings().state, timeout) else "No local stack was running.")
+    say("Stopped." if stop(current_settings().state, timeout) else "No local stack was running.")
 
 
 @app.command()
@@ -183,9 +162,9 @@ def demo(
     from sagelift.demo import Demo, DemoConfig
 
     config = DemoConfig(catalog=catalog, products=products, shoppers=shoppers, seed=seed)
-    result, report = Demo(_settings(), config).run()
+    result, report = Demo(current_settings(), config).run()
     if as_json:
-        return _print_json(result)
+        return print_json(result)
     from rich.console import Console
 
     from analysis.render.terminal import to_terminal
@@ -244,7 +223,7 @@ def _read(feed: Path, format: str | None, currency: str | None, as_json: bool, *
         for row in rows:
             if isinstance(row, BadRow):
                 refused.append(row)
-                _say(f"{feed}: {row}")
+                say(f"{feed}: {row}")
             else:
                 yield row
 
@@ -253,7 +232,7 @@ def _read(feed: Path, format: str | None, currency: str | None, as_json: bool, *
         from streaming.producers import CatalogPublisher
         from streaming.topics import ensure_topics
 
-        with Services(_settings()) as services:
+        with Services(current_settings()) as services:
             ensure_topics(services.kafka, replication=services.settings.kafka.replication)
             with CatalogPublisher(services.kafka) as publisher:
                 count = publisher.send_all(good())
@@ -263,7 +242,7 @@ def _read(feed: Path, format: str | None, currency: str | None, as_json: bool, *
     if as_json:
         bad = [{"row": r.row, "id": r.product_id, "field": r.field, "rule": r.rule} for r in refused]
         unknown = dict(rows.unknown_columns)
-        _print_json({"feed": str(feed), "format": rows.format, verb: count, "refused": bad, "unknown_columns": unknown})
+        print_json({"feed": str(feed), "format": rows.format, verb: count, "refused": bad, "unknown_columns": unknown})
     else:
         typer.echo(f"{count} {verb}, {len(refused)} refused")
     raise typer.Exit(1 if refused else 0)
@@ -277,10 +256,10 @@ def features_compact(as_json: AsJson = False) -> None:
     """Merge the history's many small files into few; the consumers may go on meanwhile."""
     from sagelift.services import Services
 
-    with Services(_settings()) as services:
+    with Services(current_settings()) as services:
         merged = services.features.compact()
     if as_json:
-        return _print_json(merged)
+        return print_json(merged)
     for view, parts in merged.items():
         typer.echo(f"{view:<32} {parts} parts merged")
 
@@ -293,7 +272,7 @@ def stream_catalog() -> None:
     """Consume catalogue updates: features, embeddings, product.embeddings. Until SIGTERM or Ctrl-C."""
     from sagelift.workers import run_worker
 
-    run_worker("catalog", _settings())
+    run_worker("catalog", current_settings())
 
 
 @stream_app.command("events")
@@ -301,100 +280,7 @@ def stream_events() -> None:
     """Consume shop events into the experiment database. Until SIGTERM or Ctrl-C."""
     from sagelift.workers import run_worker
 
-    run_worker("events", _settings())
-
-
-# --------------------------------------------------------------------------------------------------------- the model
-
-
-@model_app.command("train")
-def model_train(
-    steps: Annotated[int, typer.Option(min=1, help="Training steps.")] = 400, seed: int = 7, as_json: AsJson = False
-) -> None:
-    """Train ItemSage on the feature store's products and the event store's engagements."""
-    from inference.train import TrainConfig
-    from sagelift.progress import Stages
-    from sagelift.services import Services
-    from sagelift.training import train_run
-
-    with Services(_settings()) as services, Stages().stage("train", "Training") as stage:
-        run, result = train_run(
-            services, TrainConfig(steps=steps, seed=seed), lambda name, done, total: stage.update(done, total, name)
-        )
-    if as_json:
-        return _print_json({"run": str(run), "result": result})
-    typer.echo(f"run {run}")
-    typer.echo(
-        f"Recall@10 over the tasks: ItemSage {result.itemsage.mean_recall:.3f}, Sum {result.sum.mean_recall:.3f}"
-    )
-
-
-@model_app.command("release")
-def model_release(
-    run: Annotated[Path | None, typer.Option(help="A run folder; without it, the newest.")] = None,
-    resume: Annotated[str | None, typer.Option(help="The version of a release that was broken off.")] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Export a run to Triton, probe it, embed the catalogue with it, and switch to it."""
-    from sagelift.progress import Stages
-    from sagelift.services import Services
-    from sagelift.training import latest_run, release_run
-
-    if resume is not None:
-        if run is not None:
-            raise typer.BadParameter("--resume takes up a release that has its run; leave out --run")
-        return _make_live(resume, as_json)
-
-    def exported(version: str) -> None:
-        _say(f"exported as {version}; should this be broken off: sagelift model release --resume {version}")
-
-    with Services(_settings()) as services, Stages().stage("release", "Release") as stage:
-        released = release_run(services, run or latest_run(services), lambda done: stage.update(done), exported)
-    _print_released(released, as_json)
-
-
-@model_app.command("live")
-def model_live(
-    version: Annotated[str, typer.Argument(help="A release that `sagelift model list` lists.")], as_json: AsJson = False
-) -> None:
-    """Switch to another release, for instance back to an older one; the catalogue is embedded with it first."""
-    _make_live(version, as_json)
-
-
-def _make_live(version: str, as_json: bool) -> None:
-    from inference.repository import find_release
-    from sagelift.progress import Stages
-    from sagelift.services import Services
-    from sagelift.training import make_release_live
-
-    with Services(_settings()) as services:
-        find_release(services.settings.model_repository, version)  # before anything is asked of Triton
-        with Stages().stage("release", f"Release {version}") as stage:
-            released = make_release_live(services, version, lambda done: stage.update(done))
-    _print_released(released, as_json)
-
-
-def _print_released(released: Released, as_json: bool) -> None:
-    if as_json:
-        return _print_json(released)
-    typer.echo(f"release {released.version} is live; {released.counts.get('embedded', 0)} products embedded")
-    for product, reason in released.rejected.items():
-        _say(f"rejected: {product}: {reason}")
-    raise typer.Exit(1 if released.rejected else 0)
-
-
-@model_app.command("list")
-def model_list(as_json: AsJson = False) -> None:
-    """List the releases; the live one is marked."""
-    from inference.repository import live_version, releases
-
-    repo = _settings().model_repository
-    live = live_version(repo)
-    found = [{"version": r.version, "live": r.version == live, "path": str(r.path)} for r in releases(repo)]
-    if as_json:
-        return _print_json(found)
-    for release in found:
-        typer.echo(f"{'*' if release['live'] else ' '} {release['version']}  {release['path']}")
+    run_worker("events", current_settings())
 
 
 # --------------------------------------------------------------------------------------------------- the experiments
@@ -413,7 +299,7 @@ def experiment_publish(
     from sagelift.services import Services
 
     config = load_yaml(file)
-    with Services(_settings()) as services:
+    with Services(current_settings()) as services:
         store = services.experiments
         if config.key not in store.experiment_keys():
             store.create_experiment(config.key, actor=actor, reason=reason)
@@ -440,7 +326,7 @@ def experiment_set(
         raise typer.BadParameter(f"{state!r} is none of {', '.join(get_args(State))}")
     if outcome is not None and outcome not in get_args(Outcome):
         raise typer.BadParameter(f"{outcome!r} is none of {', '.join(get_args(Outcome))}")
-    with Services(_settings()) as services:
+    with Services(current_settings()) as services:
         services.experiments.transition(
             key, cast(State, state), actor=actor, reason=reason, outcome=cast("Outcome | None", outcome)
         )
@@ -452,13 +338,13 @@ def experiment_list(as_json: AsJson = False) -> None:
     """List the experiments that services know of."""
     from sagelift.services import Services
 
-    with Services(_settings()) as services:
+    with Services(current_settings()) as services:
         found = [
             {"key": e.config.key, "state": e.state, "version": e.version, "arms": [a.key for a in e.config.arms]}
             for e in services.experiments.load()
         ]
     if as_json:
-        return _print_json(found)
+        return print_json(found)
     for row in found:
         typer.echo("{key:<32} {state:<9} version {version}  arms {arms}".format(**row))
 
@@ -475,13 +361,13 @@ def assign(
     from experiments.evaluator import prepare
     from sagelift.services import Services
 
-    with Services(_settings()) as services:
+    with Services(current_settings()) as services:
         published = next((e for e in services.experiments.load() if e.config.key == experiment), None)
     if published is None:
         raise UnknownExperimentError(f"no running experiment {experiment!r}; `sagelift experiment list` lists them")
     decision, steps = prepare(published).explain(unit)
     if as_json:
-        return _print_json({"decision": decision, "steps": steps} if explain else decision)
+        return print_json({"decision": decision, "steps": steps} if explain else decision)
     typer.echo(decision.arm if decision.enrolled else f"{decision.arm} (not enrolled: {decision.reason})")
     if explain:
         for step in steps:
@@ -509,13 +395,13 @@ def report(
     from analysis.sources.experiment_tables import ExperimentTables
     from sagelift.services import Services
 
-    with Services(_settings()) as services:
+    with Services(current_settings()) as services:
         source = ExperimentTables(services.experiments.engine, experiment, window=timedelta(days=window_days))
         result = analyze(source, shop_metrics(), control, treatment, title=experiment)
     if html is not None:
         from analysis.render.html import write_html
 
-        _say(f"page: {write_html(result, html)}")
+        say(f"page: {write_html(result, html)}")
     if as_json:
         from analysis.render.json import to_json
 

@@ -33,7 +33,10 @@ FloatArray = np.ndarray[Any, np.dtype[np.floating[Any]]]
 _DIM = 24
 _PATIENCE = 0.85  # the chance to look at the next product of a list
 _LIST = 10
-_WEIGHTS = {"product_type": 1.2, "brand": 0.6, "color": 0.6, "material": 0.5, "pattern": 0.35, "tier": 0.5, "word": 0.5}
+_WEIGHTS = {
+    **{"product_type": 1.2, "brand": 0.6, "color": 0.6, "material": 0.5, "pattern": 0.35, "tier": 0.5, "word": 0.5},
+    "looks": 0.9,
+}
 
 
 class ShopProduct(msgspec.Struct, frozen=True):
@@ -79,9 +82,19 @@ Recommend = Callable[[Sequence[Request]], Sequence[Shown]]
 
 
 class Market:
-    """The products and their hidden truth."""
+    """The products and their hidden truth.
 
-    def __init__(self, products: Sequence[ShopProduct], seed: int) -> None:
+    Args:
+        looks: `[P, n]` numbers that say what each product looks like (a thumbnail's colours, say). With them looks
+            are one more of a product's values, so that there is something to know which no text states.
+
+    Attributes:
+        place: `[P, 24]` unit vectors in the taste space.
+        appeal: `[P]`, mean 0 and variance 1.
+        price_rank: `[P]` from 0, the cheapest, to 1.
+    """
+
+    def __init__(self, products: Sequence[ShopProduct], seed: int, looks: FloatArray | None = None) -> None:
         self.products = list(products)
         self.index = {p.id: i for i, p in enumerate(self.products)}
         prices = np.array([p.amount_minor for p in self.products], float)
@@ -92,11 +105,22 @@ class Market:
             drawn = [(w, *_draw(seed, f"{kind}:{value}")) for kind, value, w in traits]
             rows.append(sum((w * d for w, d, _ in drawn), np.zeros(_DIM)))
             appeal.append(sum(w * a for w, _, a in drawn))
+        if looks is not None:
+            rows = list(np.array(rows) + _WEIGHTS["looks"] * _directions(looks, seed))
         centred = np.array(rows) - np.mean(rows, 0)
         self.place: FloatArray = centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-9)
         spread = np.std(appeal) or 1.0
         self.appeal: FloatArray = (np.array(appeal) - np.mean(appeal)) / spread
         self.price_rank: FloatArray = np.argsort(np.argsort(prices)) / max(1, len(prices) - 1)
+
+    def phrase(self, product: ShopProduct, rng: np.random.Generator) -> str:
+        """Two or three of the product's words, as one types them; empty when it has none."""
+        kind = re.split(r"[>/,]", product.text.get("product_type", ""))[-1]
+        bag = [*_words(kind), *_words(product.text.get("title", ""))]
+        bag += [w for name in ("brand", "color", "material") for w in _words(product.text.get(name, ""))]
+        unique = list(dict.fromkeys(bag))
+        size = min(len(unique), int(rng.integers(2, 4)))
+        return " ".join(unique[i] for i in sorted(rng.permutation(len(unique))[:size]))
 
 
 class Shoppers:
@@ -142,18 +166,11 @@ class Shoppers:
         weights = np.exp(liking - liking.max())
         wanted = int(self._rng.choice(len(weights), p=weights / weights.sum()))
         product = self.market.products[wanted]
-        if draw >= 0.65 and (phrase := self._phrase(product)):  # a product without a word cannot be searched for
+        if draw >= 0.65 and (
+            phrase := self.market.phrase(product, self._rng)
+        ):  # a product without a word cannot be searched for
             return Request(self.ids[user], "search", phrase, history)
         return Request(self.ids[user], "image", product.id, history)
-
-    def _phrase(self, product: ShopProduct) -> str:
-        """Two or three of the product's words, as one types them."""
-        kind = re.split(r"[>/,]", product.text.get("product_type", ""))[-1]
-        bag = [*_words(kind), *_words(product.text.get("title", ""))]
-        bag += [w for name in ("brand", "color", "material") for w in _words(product.text.get(name, ""))]
-        unique = list(dict.fromkeys(bag))
-        size = min(len(unique), int(self._rng.integers(2, 4)))
-        return " ".join(unique[i] for i in sorted(self._rng.permutation(len(unique))[:size]))
 
     def _react(self, user: int, intent: FloatArray, request: Request, answer: Shown, at: datetime) -> list[Action]:
         market, rng = self.market, self._rng
@@ -226,6 +243,15 @@ def _draw(seed: int, value: str) -> tuple[FloatArray, float]:
     digest = hashlib.sha256(f"{seed}:{value}".encode()).digest()
     rng = np.random.default_rng(int.from_bytes(digest[:8], "big"))
     return rng.normal(size=_DIM) / _DIM**0.5, float(rng.normal())
+
+
+def _directions(looks: FloatArray, seed: int) -> FloatArray:
+    """Looks as hidden directions `[P, 24]`, as long on average as those that `_draw` gives an attribute's value."""
+    spread = looks.std(0)
+    standard = (looks - looks.mean(0)) / np.where(spread > 1e-9, spread, 1.0)
+    drawn = standard @ np.random.default_rng([seed, 1]).normal(size=(looks.shape[1], _DIM))
+    directions: FloatArray = drawn / np.maximum(np.sqrt((drawn**2).sum(1).mean()), 1e-9)
+    return directions
 
 
 def _words(text: str) -> list[str]:

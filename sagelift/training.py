@@ -5,11 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from experiments.engagements import engagement_counts
 from inference.dataset import Engagement
+from inference.errors import ArtifactError
 from inference.inputs import ProductInput
-from inference.train import OnProgress, TrainConfig, TrainedModel, TrainResult, continue_run, prepare_run
+from inference.repository import Release, export_release
+from inference.train import (
+    OnProgress,
+    TrainConfig,
+    TrainedModel,
+    TrainResult,
+    continue_run,
+    prepare_run,
+    unfinished_runs,
+    work_folder,
+)
 from sagelift.services import Services
 from streaming.embedding_topic import EmbeddingPublisher
 from streaming.release import Released, make_live, release_model
@@ -28,11 +40,28 @@ def read_engagements(services: Services) -> list[Engagement]:
     ]
 
 
+def prepare_training(services: Services, config: TrainConfig) -> Path:
+    """Write the installation's training set for a new run; `inference.train.continue_run` trains it.
+
+    Raises:
+        InputError: nothing to train on.
+        ArtifactError: the disk refuses.
+    """
+    run = runs_folder(services) / datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
+    prepare_run(run, read_products(services), read_engagements(services), config)
+    return run
+
+
 def train_run(services: Services, config: TrainConfig, on_progress: OnProgress) -> tuple[Path, TrainResult]:
     """Train on the installation's data; the run folder is in `<state>/runs`."""
-    folder = services.settings.state / "runs" / datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
-    prepare_run(folder, read_products(services), read_engagements(services), config)
-    return folder, continue_run(folder, on_progress).result
+    run = prepare_training(services, config)
+    return run, continue_run(run, on_progress).result
+
+
+def export_run(repo: Path, run: Path) -> Release:
+    """Write a run as the next release of a model repository; see `inference.repository.export_release`."""
+    trained, rest = _release_of(run)
+    return export_release(repo, trained.model, trained.tokenizer, **rest)
 
 
 def release_run(
@@ -43,7 +72,7 @@ def release_run(
 ) -> Released:
     """Release a run folder: see `streaming.release`."""
     services.prepare_visual_encoder()
-    trained = TrainedModel.load(run)
+    trained, rest = _release_of(run)
     return release_model(
         services.settings.model_repository,
         trained.model,
@@ -51,15 +80,23 @@ def release_run(
         client=services.triton,
         store=services.features,
         publish=EmbeddingPublisher(services.producer()),
-        extra_files={name: run / name for name in ("search.safetensors", "search.json")},
-        metadata={
+        on_export=on_export,
+        on_progress=on_progress,
+        **rest,
+    )
+
+
+def _release_of(run: Path) -> tuple[TrainedModel, dict[str, Any]]:
+    """A run's model, and what a release holds beside it: the search encoder, and where it comes from."""
+    trained = TrainedModel.load(run)
+    return trained, {
+        "extra_files": {name: run / name for name in ("search.safetensors", "search.json")},
+        "metadata": {
             "run": run.name,
             "mean_recall_at_10": trained.result.itemsage.mean_recall,
             "mean_recall_at_10_sum": trained.result.sum.mean_recall,
         },
-        on_export=on_export,
-        on_progress=on_progress,
-    )
+    }
 
 
 def make_release_live(
@@ -77,16 +114,62 @@ def make_release_live(
     )
 
 
+def runs_folder(services: Services) -> Path:
+    """Where the installation's runs are."""
+    return services.settings.state / "runs"
+
+
 def latest_run(services: Services) -> Path:
-    """The newest run folder.
+    """The newest finished run.
 
     Raises:
         ArtifactError: there is none.
     """
-    from inference.errors import ArtifactError
-
-    folder = services.settings.state / "runs"
-    runs = sorted(p for p in folder.glob("*Z") if p.is_dir())
+    folder = runs_folder(services)
+    runs = _finished(folder)
     if not runs:
         raise ArtifactError(f"there is no training run in {folder}; train one with `sagelift model train`")
     return runs[-1]
+
+
+def find_run(services: Services, wanted: str | None) -> Path:
+    """A finished run by its name or folder; None means the newest.
+
+    Raises:
+        ArtifactError: there is none; names those that there are.
+    """
+    if wanted is None:
+        return latest_run(services)
+    run = _named(services, wanted)
+    if run.is_dir():
+        return run
+    if work_folder(run).is_dir():
+        raise ArtifactError(
+            f"run {run.name} is not finished; finish it with `sagelift model train --resume {run.name}`"
+        )
+    known = ", ".join(p.name for p in _finished(runs_folder(services))) or "none"
+    raise ArtifactError(f"there is no training run {wanted!r}; {runs_folder(services)} has {known}")
+
+
+def find_unfinished(services: Services, wanted: str) -> Path:
+    """A run to go on with, by its name or folder, as `continue_run` takes it; a finished one is fine too.
+
+    Raises:
+        ArtifactError: there is none; names those that were broken off.
+    """
+    run = _named(services, wanted)
+    if run.is_dir() or work_folder(run).is_dir():
+        return run
+    known = ", ".join(p.name for p in unfinished_runs(runs_folder(services))) or "none"
+    raise ArtifactError(f"there is no training run {wanted!r} to go on with; {runs_folder(services)} has {known}")
+
+
+def _named(services: Services, wanted: str) -> Path:
+    """The folder that a finished run has or would have; it need not be there."""
+    wanted = wanted.rstrip("/").removesuffix(".partial")
+    here = Path(wanted).absolute()
+    return here if here.is_dir() or work_folder(here).is_dir() else runs_folder(services) / wanted
+
+
+def _finished(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.glob("*Z") if p.is_dir())

@@ -16,7 +16,10 @@ from streaming.errors import BrokerError
 from streaming.kafka import KafkaError, KafkaProducer, TopicPartition
 from streaming.topics import DEAD_LETTER_BYTES, dead_letter_topic
 
-_PREFIX = "__connect.errors."
+ERRORS = "__connect.errors."
+"""What the headers about a failure begin with."""
+LIVING_ON = ("attempts", "first.time")
+"""What of them a replayed message keeps, so that its next failure counts on."""
 _MAX_MESSAGE = 1_000
 _ROOM = 4_096  # for our headers and the record's frame
 TRUNCATED = "sagelift-truncated-from"
@@ -83,8 +86,8 @@ class DeadLetters:
 
     def _headers(self, letter: DeadLetter) -> list[tuple[str, bytes]]:
         record, now = letter.record, self._clock().isoformat()
-        before = {k: v for k, v in record.headers or () if k.startswith(_PREFIX) and v}
-        attempts = before.get(_PREFIX + "attempts", b"0")
+        before = {k: v for k, v in record.headers or () if k.startswith(ERRORS) and v}
+        attempts = before.get(ERRORS + "attempts", b"0")
         facts = {
             "topic": record.topic,
             "partition": record.partition,
@@ -95,7 +98,7 @@ class DeadLetters:
             "exception.message": letter.message[:_MAX_MESSAGE],
             "attempts": 1 + int(attempts) if attempts.isdigit() and len(attempts) < 10 else 1,
             "time": now,
-            "first.time": before.get(_PREFIX + "first.time", now.encode()).decode("utf-8", "replace")[:40],
+            "first.time": before.get(ERRORS + "first.time", now.encode()).decode("utf-8", "replace")[:40],
         }
-        kept = [(k, v) for k, v in record.headers or () if not k.startswith(_PREFIX)]
-        return kept + [(_PREFIX + k, str(v).encode("utf-8", "replace")) for k, v in facts.items()]
+        kept = [(k, v) for k, v in record.headers or () if not k.startswith(ERRORS)]
+        return kept + [(ERRORS + k, str(v).encode("utf-8", "replace")) for k, v in facts.items()]

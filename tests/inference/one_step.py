@@ -1,8 +1,8 @@
-"""One process of a step of training; as a program (`... one_step OUT`) it writes loss and gradients to a folder."""
+"""The loss and the gradients of one step of training, alone or as one of two processes."""
 
 from __future__ import annotations
 
-import sys
+import os
 from pathlib import Path
 
 import msgspec
@@ -32,10 +32,19 @@ def gradients(world: World, encoder_chunk: int) -> dict[str, torch.Tensor]:
     return {"loss": world.mean(loss.detach().clone()), **{n: g for n, g in found.items() if g is not None}}
 
 
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    with joined(torch.device("cpu")) as joined_world:
+def write_gradients(folder: Path, rank: int, port: str) -> None:
+    """`gradients` in one of two processes, with batches embedded at once and in chunks."""
+    be_one_of_two(rank, port)
+    with joined(torch.device("cpu")) as world:
         for chunk in (2048, 7):
-            got = gradients(joined_world, chunk)
-            if joined_world.rank == 0:
-                save_file(got, Path(sys.argv[1]) / f"{chunk}.safetensors")
+            got = gradients(world, chunk)
+            if rank == 0:
+                save_file(got, folder / f"{chunk}.safetensors")
+
+
+def be_one_of_two(rank: int, port: str) -> None:
+    """What `torchrun` tells each of two processes."""
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "GLOO_SOCKET_IFNAME": "lo"}
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    torch.set_num_threads(1)

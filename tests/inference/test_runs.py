@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import socket
 import subprocess
 import sys
-import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -20,9 +22,19 @@ from inference.dataset import Engagement, PackedProducts, Pairs
 from inference.distributed import World
 from inference.errors import ArtifactError, InputError
 from inference.tokenizer import Tokenizer
-from inference.train import TrainConfig, TrainedModel, continue_run, prepare_run, train
+from inference.train import (
+    TrainConfig,
+    TrainedModel,
+    choose_device,
+    continue_run,
+    evaluate_run,
+    prepare_run,
+    train,
+    unfinished_runs,
+)
+from inference.train import _main as program
 from tests.inference.builders import catalogue, engagements
-from tests.inference.one_step import gradients
+from tests.inference.one_step import be_one_of_two, gradients, write_gradients
 
 CONFIG = TrainConfig(
     steps=40,
@@ -38,7 +50,6 @@ CONFIG = TrainConfig(
     prefixes=(32,),
 )
 BRIEF = msgspec.structs.replace(CONFIG, steps=3, checkpoint_every=2)
-ROOT = Path(__file__).parents[2]
 
 
 def prepared(folder: Path, config: TrainConfig = CONFIG) -> Path:
@@ -51,30 +62,49 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
     return {**load_file(run / "model.safetensors"), **load_file(run / "search.safetensors")}
 
 
-def process(*arguments: str, **env: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", *arguments],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", **env},
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+PROCESSES = multiprocessing.get_context("forkserver")
+"""Processes of one server that has imported PyTorch once, instead of seconds of CPU for each."""
 
 
-def two_processes(*arguments: str) -> list[subprocess.Popen[str]]:
-    """What torchrun would start."""
+@pytest.fixture(scope="module", autouse=True)
+def imported_once() -> None:
+    # torch._dynamo: AdamW imports it when it is made, and it takes as long as PyTorch itself.
+    PROCESSES.set_forkserver_preload(["inference.train", "torch._dynamo", "matplotlib.figure"])
+
+
+def at_once(*arguments: tuple[Callable[..., None], *tuple[Any, ...]]) -> list[int | None]:
+    """Run functions in a process each; their exit codes, in order."""
+    started = [PROCESSES.Process(target=one, args=rest) for one, *rest in arguments]
+    for process in started:
+        process.start()
+    for process in started:
+        process.join(120)
+        process.kill()
+        process.join()
+    return [process.exitcode for process in started]
+
+
+def die_at(run: Path, stage: str, step: int) -> None:
+    """Train until so many steps of a stage are done, then be gone as after a loss of power."""
+    torch.set_num_threads(1)
+
+    def die(now: str, done: int, total: int) -> None:
+        if (now, done) == (stage, step):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    continue_run(run, die)
+
+
+def train_along(run: Path, rank: int, port: str) -> None:
+    """The program, as one of two processes."""
+    be_one_of_two(rank, port)
+    sys.exit(program([str(run)]))
+
+
+def free_port() -> str:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "GLOO_SOCKET_IFNAME": "lo"}
-    return [process(*arguments, RANK=str(rank), **common) for rank in range(2)]
-
-
-def finish(*processes: subprocess.Popen[str]) -> None:
-    for one in processes:
-        _, errors = one.communicate(timeout=120)
-        assert one.returncode == 0, errors
+        return str(free.getsockname()[1])
 
 
 def test_a_run_on_disk_gives_the_weights_of_training_in_memory(tmp_path: Path) -> None:
@@ -97,7 +127,7 @@ def test_a_run_on_disk_gives_the_weights_of_training_in_memory(tmp_path: Path) -
 
 
 def test_killed_at_any_step_it_ends_with_the_weights_of_an_undisturbed_run(tmp_path: Path) -> None:
-    """SIGKILL once before the first checkpoint is sure to be there and once between checkpoints."""
+    """SIGKILL in the search encoder's training, before the first checkpoint, right after one and between two."""
     undisturbed = tmp_path / "undisturbed"
     undisturbed.mkdir()
     continue_run(prepared(undisturbed))
@@ -105,20 +135,12 @@ def test_killed_at_any_step_it_ends_with_the_weights_of_an_undisturbed_run(tmp_p
     disturbed.mkdir()
     run = prepared(disturbed)
     work = run.with_name("run.partial")
-    seen: set[str] = set()
-    for kill in range(2):
-        victim = process("inference.train", str(run))
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline and victim.poll() is None:
-            new = {p.name for p in work.glob("checkpoint-*") if not p.suffix} - seen
-            if new or (kill == 0 and (work / "search.json").exists()):
-                seen |= new
-                break
-        victim.send_signal(signal.SIGKILL)
-        victim.communicate()
-        assert victim.returncode == -signal.SIGKILL, "it ended before it could be killed"
-    assert seen, "no checkpoint was ever seen"
-    finish(process("inference.train", str(run)))
+    left: list[list[str]] = []
+    for stage, step in (("search encoder", 2), ("ItemSage", 3), ("ItemSage", 8), ("ItemSage", 18)):
+        assert at_once((die_at, run, stage, step)) == [-signal.SIGKILL], "it ended before it could be killed"
+        left.append(sorted(p.name for p in work.glob("checkpoint-*")))
+    assert left == [[], [], ["checkpoint-00000008"], ["checkpoint-00000016"]]
+    assert at_once((die_at, run, "", 0)) == [0]
     expected, got = weights(undisturbed / "run"), weights(run)
     assert all(torch.equal(value, got[name]) for name, value in expected.items())
     losses = [TrainedModel.load(folder).result.loss for folder in (undisturbed / "run", run)]
@@ -128,7 +150,8 @@ def test_killed_at_any_step_it_ends_with_the_weights_of_an_undisturbed_run(tmp_p
 
 def test_two_processes_have_the_loss_and_the_gradients_of_one(tmp_path: Path) -> None:
     """Each with half of the batch; also where the products are embedded in chunks."""
-    finish(*two_processes("tests.inference.one_step", str(tmp_path)))
+    port = free_port()
+    assert at_once(*((write_gradients, tmp_path, rank, port) for rank in range(2))) == [0, 0]
     for chunk in (2048, 7):
         alone, together = gradients(World(), chunk), load_file(tmp_path / f"{chunk}.safetensors")
         assert set(alone) == set(together)
@@ -138,13 +161,91 @@ def test_two_processes_have_the_loss_and_the_gradients_of_one(tmp_path: Path) ->
 
 
 def test_two_processes_train_one_run(tmp_path: Path) -> None:
+    """Each is told who it is as `torchrun -m inference.train RUN` tells it."""
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
         prepared(tmp_path / name, BRIEF)
     one = continue_run(tmp_path / "one" / "run")
-    finish(*two_processes("inference.train", str(tmp_path / "two" / "run")))
+    port = free_port()
+    assert at_once(*((train_along, tmp_path / "two" / "run", rank, port) for rank in range(2))) == [0, 0]
     two = TrainedModel.load(tmp_path / "two" / "run")
     np.testing.assert_allclose(two.result.loss, one.result.loss, atol=2e-4)
+
+
+def test_the_program_reports_what_is_wrong_in_a_sentence(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "inference.train", str(tmp_path / "never")], capture_output=True, text=True, timeout=120
+    )
+    assert (done.returncode, done.stdout) == (3, "")
+    assert done.stderr.startswith("inference.train: ")
+    assert "never.partial is no prepared training run" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+# ------------------------------------------------------------------------------------------------------- evaluating
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that is done."""
+    run = prepared(tmp_path_factory.mktemp("finished"), BRIEF)
+    continue_run(run)
+    return run
+
+
+def test_a_run_evaluated_again_gives_the_figures_of_its_metrics(finished: Path) -> None:
+    reported, again = TrainedModel.load(finished).result, evaluate_run(finished)
+    assert (again.model, again.k) == ("itemsage", 10)
+    for got, want in ((again.itemsage, reported.itemsage), (again.sum, reported.sum)):
+        assert got.pairs == want.pairs
+        assert got.recall == pytest.approx(want.recall, abs=1e-9)
+        assert (got.mean_recall, got.coverage) == pytest.approx((want.mean_recall, want.coverage), abs=1e-9)
+
+
+def test_a_larger_k_finds_more(finished: Path) -> None:
+    found = [evaluate_run(finished, k) for k in (1, 10, 59)]
+    assert found[0].itemsage.mean_recall < found[1].itemsage.mean_recall < found[2].itemsage.mean_recall == 1.0
+    assert found[0].itemsage.coverage < found[1].itemsage.coverage < found[2].itemsage.coverage == 1.0
+    with pytest.raises(InputError, match=r"k \(0\) must be at least 1"):
+        evaluate_run(finished, 0)
+
+
+def test_a_model_of_one_modality_is_evaluated_as_it_was_trained(tmp_path: Path) -> None:
+    run = prepared(tmp_path, msgspec.structs.replace(BRIEF, images=False))
+    reported = continue_run(run).result
+    assert evaluate_run(run).itemsage == reported.itemsage
+
+
+def test_a_run_without_its_training_set_cannot_be_evaluated_again(tmp_path: Path) -> None:
+    train(catalogue(), engagements(), BRIEF).save(tmp_path / "run")
+    with pytest.raises(ArtifactError, match=r"holds no training set \(data/\): it was trained in memory"):
+        evaluate_run(tmp_path / "run")
+
+
+# -------------------------------------------------------------------------------------------------- several at a time
+
+
+def test_a_run_is_trained_by_one_at_a_time_and_is_no_unfinished_one_meanwhile(tmp_path: Path) -> None:
+    run = prepared(tmp_path, BRIEF)
+    assert unfinished_runs(tmp_path) == [run]
+    seen: list[list[Path]] = []
+
+    def meanwhile(stage: str, done: int, total: int) -> None:
+        if (stage, done) == ("ItemSage", 1):
+            seen.append(unfinished_runs(tmp_path))
+            with pytest.raises(ArtifactError, match="is being trained by another process"):
+                continue_run(run)
+
+    continue_run(run, meanwhile)
+    assert seen == [[]]
+    assert unfinished_runs(tmp_path) == []
+
+
+def test_cuda_is_refused_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert choose_device("auto") == choose_device("cpu") == torch.device("cpu")
+    with pytest.raises(InputError, match="CUDA is wanted"):
+        choose_device("cuda")
 
 
 # -------------------------------------------------------------------------------------------------------- what fails
