@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import struct
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -27,6 +28,8 @@ TEXT_FIELDS: tuple[str, ...] = (
 )
 """The twelve text fields of ItemSage, in the order of the model's slots (attributes of a Merchant Center feed)."""
 
+_size = struct.Struct("<Q").pack
+
 MAX_IMAGES = 20
 VECTOR_DIM = 256
 
@@ -44,12 +47,10 @@ class ProductInput(msgspec.Struct, frozen=True):
 
 def content_hash(text: Mapping[str, str], image_hashes: Sequence[str], visual_version: str) -> str:
     """Changes exactly when the model's inputs change: the text fields, the images' bytes, the visual encoder."""
-    digest = hashlib.sha256()
-    for part in (visual_version, *(text.get(name, "") for name in TEXT_FIELDS), *image_hashes):
-        raw = part.encode("utf-8", "surrogatepass")
-        digest.update(len(raw).to_bytes(8, "little"))
-        digest.update(raw)
-    return digest.hexdigest()[:32]
+    parts = [visual_version, *[text.get(name, "") for name in TEXT_FIELDS], *image_hashes]
+    raw = [part.encode("utf-8", "surrogatepass") for part in parts]
+    framed = b"".join([piece for part in raw for piece in (_size(len(part)), part)])
+    return hashlib.sha256(framed).hexdigest()[:32]
 
 
 def check_images(owner: str, vectors: FloatArray) -> None:

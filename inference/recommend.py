@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -15,6 +16,8 @@ from inference.retrieval import Candidates, Filter, RetrievalIndex
 
 EncodeSearches = Callable[[Sequence[str]], Float32Array]
 Observe = Callable[[Float32Array, int, Filter | None], None]
+# One filter for all requests of a batch, or one for each.
+Where = Filter | Sequence[Filter | None] | None
 
 
 class Mixing(msgspec.Struct, frozen=True, kw_only=True):
@@ -46,7 +49,9 @@ class Interest(NamedTuple):
 
 
 class Recommender:
-    """Queries in, product ids out.
+    """Queries in, product ids out; batches of requests, each with a filter of its own or one for all.
+
+    Every surface raises `InputError` for a filter on a currency or a category that no product ever had.
 
     Args:
         index: the candidates of one model version, or of the *Sum* baseline.
@@ -79,19 +84,20 @@ class Recommender:
     def __len__(self) -> int:
         return len(self.index)
 
-    def for_image(self, product_ids: Sequence[str], k: int = 10, *, where: Filter | None = None) -> list[list[str]]:
+    def for_image(self, product_ids: Sequence[str], k: int = 10, *, where: Where = None) -> list[list[str]]:
         """Products similar to each of these, the product itself left out; none for one without an image."""
         zero = np.zeros(self.index.dim, np.float32)
         queries = np.stack([self._main_images.get(p, zero) for p in product_ids]) if product_ids else self._no_queries()
-        found = self._find(queries, k + 1, where)
+        found = self._find(queries, k + 1, _each(where, len(queries)))
         return [[c for c in one.ids if c != p][:k] for p, one in zip(product_ids, found, strict=True)]
 
-    def for_search(self, texts: Sequence[str], k: int = 10, *, where: Filter | None = None) -> list[list[str]]:
+    def for_search(self, texts: Sequence[str], k: int = 10, *, where: Where = None) -> list[list[str]]:
         """Products for each search text."""
-        return [one.ids for one in self._find(self._search(texts) if texts else self._no_queries(), k, where)]
+        queries = self._search(texts) if texts else self._no_queries()
+        return [one.ids for one in self._find(queries, k, _each(where, len(queries)))]
 
     def for_user(
-        self, histories: Sequence[Sequence[str]], k: int = 10, *, where: Filter | None = None
+        self, histories: Sequence[Sequence[str]], k: int = 10, *, where: Where = None
     ) -> list[tuple[list[str], list[str]]]:
         """Products for each recent history (product ids, the most recent last), and the interest behind each product.
 
@@ -101,7 +107,8 @@ class Recommender:
         """
         asked: list[list[tuple[str, float]]] = []
         queries: list[Float32Array] = []
-        for history in histories:
+        filters: list[Filter | None] = []
+        for history, one in zip(histories, _each(where, len(histories)), strict=True):
             latest = list(dict.fromkeys(reversed(history)))[::-1]  # each product once, at its last place
             vectors = self.index.vectors(latest)
             recent = np.stack(list(vectors.values())) if vectors else self._no_queries()
@@ -109,9 +116,10 @@ class Recommender:
             ids = list(vectors)
             asked.append([(ids[i], w) for i, w in zip(chosen, self._weights(recent, chosen), strict=True)])
             queries += [recent[i] for i in chosen]
+            filters += [one] * len(chosen)
         longest = max(map(len, histories), default=0)
         reach = k + longest if not self._mixing.diversity else 4 * k + longest  # something to choose from
-        found = iter(self._find(np.stack(queries) if queries else self._no_queries(), reach, where))
+        found = iter(self._find(np.stack(queries) if queries else self._no_queries(), reach, filters))
         return [
             self._mix([Interest(source, next(found), weight) for source, weight in some], set(history), k)
             for some, history in zip(asked, histories, strict=True)
@@ -120,10 +128,19 @@ class Recommender:
     def _no_queries(self) -> Float32Array:
         return np.zeros((0, self.index.dim), np.float32)
 
-    def _find(self, queries: Float32Array, k: int, where: Filter | None) -> list[Candidates]:
-        found = self.index.search(queries, k, where=where)
-        if self._observe is not None:
-            self._observe(queries, k, where)
+    def _find(self, queries: Float32Array, k: int, where: Sequence[Filter | None]) -> list[Candidates]:
+        found: list[Candidates] = [Candidates([], [])] * len(queries)
+        asked: dict[Filter | None, list[int]] = defaultdict(list)
+        for row, one in enumerate(where):
+            asked[one].append(row)
+        for one in asked:
+            if one is not None:
+                self.index.check(one)
+        for one, rows in asked.items():
+            for row, candidates in zip(rows, self.index.search(queries[rows], k, where=one), strict=True):
+                found[row] = candidates
+            if self._observe is not None:
+                self._observe(queries[rows], k, one)
         return found
 
     def _weights(self, recent: Float32Array, medoids: Sequence[int]) -> list[float]:
@@ -140,6 +157,15 @@ class Recommender:
             return deal(some, known, k)
         vectors = self.index.vectors([c for interest in some for c in interest.candidates.ids])
         return deal(some, known, k, diversity=self._mixing.diversity, vectors=vectors)
+
+
+def _each(where: Where, requests: int) -> Sequence[Filter | None]:
+    """The filter of each request."""
+    if where is None or isinstance(where, Filter):
+        return [where] * requests
+    if len(where) != requests:
+        raise InputError(f"{requests} requests need one filter for all or {requests}, not {len(where)}")
+    return where
 
 
 def deal(

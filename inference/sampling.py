@@ -176,8 +176,10 @@ def _tasks(pairs: Pairs, config: TrainConfig) -> tuple[list[tuple[IntArray, IntA
     tasks: list[tuple[IntArray, IntArray]] = []
     shares: list[float] = []
     for number, name in enumerate(pairs.tasks):
-        share = 1.0 if config.tasks is None else config.tasks[name]
         of_task = rows[pairs.task[rows] == number]
+        # In equal parts the pairs of rare tasks would come up so often that they are learned by heart; in proportion
+        # there would be next to none of them.
+        share = pairs.count[of_task].sum() ** 0.5 if config.tasks is None else config.tasks[name]
         if share and len(of_task):
             tasks.append((of_task, np.cumsum(pairs.count[of_task])))
             shares.append(share)

@@ -6,19 +6,21 @@ mark; a CJK character is a word of its own. Tokens of "Red shoe" are `red`, `sho
 vocabularies follow each other: unigrams, bigrams, trigrams. A field is a bag: the order of its ids carries no meaning,
 their counts do.
 
-Every update passes here, so the work is cut along words. The trigrams of `#red#shoe#` are those of `#red#`, those of
-`#shoe#` and the one across the border, `d#s`. All that a word brings after another one (its unigram, its trigrams, the
-bigram and the trigram across the border) is looked up once and kept, as bytes; encoding is then one join of kept bytes
-over all texts of a batch, without a step of Python per token.
+Every update passes here, so a batch is encoded as a whole, in NumPy over all its characters, without a step of Python
+per token: its texts become one string, ` \x02 red shoe \x02 blue lamp \x02 `, and every token is a span of it. Unigrams
+and bigrams are looked up by a hash of the span, trigrams by their three characters. Nothing is remembered from text to
+text: the first pass over a catalogue is as fast as the tenth.
 """
 
 from __future__ import annotations
 
+import sys
 import unicodedata
-from array import array
+from bisect import bisect
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import pairwise
+from functools import lru_cache
+from itertools import accumulate, chain, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +31,20 @@ from inference.errors import ArtifactError, InputError
 from inference.inputs import TEXT_FIELDS
 
 IntArray = np.ndarray[Any, np.dtype[np.int32]]
+_Places = np.ndarray[Any, np.dtype[np.int64]]
+_Keys = np.ndarray[Any, np.dtype[np.uint64]]
+_Codes = np.ndarray[Any, np.dtype[np.uint32]]
 
 _FORMAT = "sagelift-tokenizer-1"
 _START = "\x02"  # stands before the first word of each text of a batch; no word holds a control character
 _BORDER = f" {_START} "
-_KEPT = 300_000  # pairs remembered at most, some 300 bytes each
+_SPACE = ord(" ")
+_USUAL_BITS = 17  # of the number of characters
+_TOKENS_AT_ONCE = 5_000  # of a vocabulary that is read
+_PORTION = 1 << 16  # characters encoded at once: more gain nothing, and would need memory
+_UNKNOWN, _RARE = 62, 63  # kinds of characters: in no trigram of the vocabulary; in one, but not among the first 62
+_BASE = np.uint64(0x9E3779B97F4A7C15)  # odd, its bits without a pattern (Knuth: 2**64 over the golden ratio)
+_NO_KEY = np.uint64(2**64 - 1)
 _CJK = (
     range(0x3040, 0x3100),  # hiragana, katakana
     range(0x3400, 0x4DC0),  # ideographs, extension A
@@ -76,10 +87,8 @@ def _fold(text: str) -> str:
     return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
 
 
-def _words_of_all(texts: Sequence[str]) -> list[str]:
-    """The words of all texts, each text's led by `_START`, and a last `_START`."""
-    if not texts:
-        return [_START]
+def _characters(texts: Sequence[str]) -> _Codes:
+    """The words of all texts as one string, a space around each word and `_START` before each text and at the end."""
     # All ASCII texts are translated as one: `str.translate` looks a character up once per call there, but at every
     # occurrence in a string that is not ASCII.
     plain = [text for text in texts if text.isascii()]
@@ -90,7 +99,11 @@ def _words_of_all(texts: Sequence[str]) -> list[str]:
     if len(plain) < len(texts):
         parts = iter(done.split(_START))
         done = _BORDER.join(next(parts) if text.isascii() else " ".join(words(text)) for text in texts)
-    return f"{_START} {done} {_START}".split()
+    codes = _codes(f"{_BORDER}{done}{_BORDER}")
+    space = codes == _SPACE
+    space[1:] &= space[:-1]  # after another one
+    kept: _Codes = codes[~space]
+    return kept
 
 
 def word_trigrams(word: str) -> list[str]:
@@ -104,47 +117,114 @@ def border_trigram(left: str, right: str) -> str:
     return f"{left[-1]}#{right[0]}"
 
 
-class _WordIds(dict[str, bytes]):
-    """Word -> the known ids of its unigram and trigrams, int32 in bytes."""
+class _Table:
+    """Key -> id, for whole arrays; a slot is named by the highest bits of the key times an odd number.
 
-    def __init__(self, unigrams: Mapping[str, int], trigrams: Mapping[str, int]) -> None:
-        super().__init__()
-        self._unigrams, self._trigrams = unigrams, trigrams
-
-    def __missing__(self, word: str) -> bytes:
-        if len(self) >= _KEPT:
-            self.clear()
-        out = self[word] = _to_bytes(self._unigrams.get(word), *map(self._trigrams.get, word_trigrams(word)))
-        return out
-
-
-class _KnownIds(dict[tuple[str, str], bytes]):
-    """(A word or `_START`, the next word) -> all known ids that the next word brings, int32 in bytes.
-
-    `_START` as the next word brings `_END`: a bag is over.
+    Of several keys with the same slot the first (the most frequent token's) stands in it, the others in a next table.
     """
 
-    def __init__(self, unigrams: Mapping[str, int], bigrams: Mapping[str, int], trigrams: Mapping[str, int]) -> None:
-        super().__init__()
-        self._words = _WordIds(unigrams, trigrams)
-        self._bigrams, self._trigrams = bigrams, trigrams
+    def __init__(self, keys: _Keys, ids: IntArray) -> None:
+        bits = max(3, (8 * len(keys)).bit_length())
+        self._shift = np.uint64(64 - bits)
+        self._keys, self._ids = np.full(1 << bits, _NO_KEY), np.full(1 << bits, -1, np.int32)
+        slots = self._slots(keys)
+        self._keys[slots[::-1]], self._ids[slots[::-1]] = keys[::-1], ids[::-1]
+        others = self._keys[slots] != keys
+        self._next = _Table(keys[others], ids[others]) if others.any() else None
 
-    def __missing__(self, pair: tuple[str, str]) -> bytes:
-        before, word = pair
-        out = _END if word == _START else self._words[word]
-        if _START not in pair:
-            out += _to_bytes(self._bigrams.get("#".join(pair)), self._trigrams.get(border_trigram(before, word)))
-        if len(self) >= _KEPT:
-            self.clear()
-        self[pair] = out
-        return out
+    def find(self, keys: _Keys) -> IntArray:
+        """The id of each key, -1 where there is none."""
+        slots = self._slots(keys)
+        there = self._keys.take(slots)
+        other = there != keys
+        ids: IntArray = self._ids.take(slots)
+        ids[other] = -1
+        if self._next is not None and len(places := np.flatnonzero(other & (there != _NO_KEY))):
+            ids[places] = self._next.find(keys[places])
+        return ids
+
+    def _slots(self, keys: _Keys) -> np.ndarray[Any, np.dtype[np.int64]]:
+        return (keys * _BASE >> self._shift).view(np.int64)
 
 
-def _to_bytes(*ids: int | None) -> bytes:
-    return array("i", [i for i in ids if i is not None]).tobytes()
+class _Spans:
+    """Hashes of spans of a string: over the characters c from `start`, the sum of c[start + i] * _BASE**(i + 1), modulo
+    2**64, had from sums over the whole string (Karp and Rabin, 1987).
+
+    The tokens of a vocabulary are checked to differ in it; that a word outside it has the hash of one of a million
+    inside happens once in 10**13 words.
+    """
+
+    def __init__(self, codes: _Codes) -> None:
+        powers, self._inverses = _powers(max(_USUAL_BITS, len(codes).bit_length()))
+        self._sums = np.zeros(len(codes) + 1, np.uint64)
+        np.cumsum(powers[: len(codes)] * codes.astype(np.uint64), out=self._sums[1:])
+
+    def hashes(self, starts: _Places, ends: _Places) -> _Keys:
+        """Of the spans from each start up to its end."""
+        return (self._sums[ends] - self._sums[starts]) * self._inverses[starts]
 
 
-_END = _to_bytes(-1)
+@lru_cache(maxsize=2)  # the usual ones, and those of a very long text
+def _powers(bits: int) -> tuple[_Keys, _Keys]:
+    """`2**bits` powers modulo 2**64: of the base, from the first on, and of its inverse, from the zeroth on."""
+    base, inverse = np.full(1 << bits, _BASE), np.full(1 << bits, pow(int(_BASE), -1, 1 << 64), np.uint64)
+    inverse[0] = 1
+    return np.multiply.accumulate(base), np.multiply.accumulate(inverse)
+
+
+def _hashes(tokens: Sequence[str]) -> _Keys:
+    """Of a vocabulary's tokens, with `#` where a text has a space."""
+    parts = [np.zeros(0, np.uint64)]
+    for first in range(0, len(tokens), _TOKENS_AT_ONCE):
+        some = tokens[first : first + _TOKENS_AT_ONCE]
+        ends = np.cumsum(np.fromiter(map(len, some), np.int64, len(some)))
+        parts.append(_Spans(_codes("".join(some).replace("#", " "))).hashes(np.append(0, ends[:-1]), ends))
+    return np.concatenate(parts)
+
+
+class _Trigrams:
+    """Trigrams by their three characters.
+
+    Three of the most frequent characters of the vocabulary name a place in an array, small enough for the processor's
+    cache; trigrams with a rare one are in a table.
+    """
+
+    def __init__(self, trigrams: Sequence[str], first: int) -> None:
+        text = "".join(trigrams).replace("#", " ")
+        self._kinds = np.full(sys.maxunicode + 1, _UNKNOWN, np.uint8)
+        for kind, (character, _) in enumerate(Counter(text).most_common()):
+            self._kinds[ord(character)] = kind if kind < _UNKNOWN else _RARE
+        codes = _codes(text)
+        ids = np.arange(first, first + len(trigrams), dtype=np.int32)
+        kinds = self._kinds[codes]
+        rare = (kinds.reshape(-1, 3) == _RARE).any(1)
+        self._ids = np.full(1 << 18, -1, np.int32)
+        self._ids[self._places(kinds)[::3][~rare]] = ids[~rare]
+        self._rare = _Table(self._keys(codes, 3 * np.flatnonzero(rare)), ids[rare])
+
+    def find(self, codes: _Codes) -> IntArray:
+        """The id of the trigram that starts at each character but the last two; -1 where there is none."""
+        kinds = self._kinds.take(codes)
+        ids: IntArray = self._ids.take(self._places(kinds))
+        rare = kinds == _RARE
+        if rare.any():
+            at = np.flatnonzero(rare[:-2] | rare[1:-1] | rare[2:])
+            ids[at] = self._rare.find(self._keys(codes, at))
+        return ids
+
+    def _places(self, kinds: np.ndarray[Any, np.dtype[np.uint8]]) -> IntArray:
+        wide = kinds.astype(np.int32)
+        return (wide[:-2] << 6 | wide[1:-1]) << 6 | wide[2:]
+
+    def _keys(self, codes: _Codes, at: np.ndarray[Any, np.dtype[np.int64]]) -> _Keys:
+        wide = codes.astype(np.uint64)
+        keys: _Keys = (wide[at] << np.uint64(21) | wide[at + 1]) << np.uint64(21) | wide[at + 2]
+        return keys
+
+
+def _codes(text: str) -> _Codes:
+    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
 
 
 class _Content(msgspec.Struct, frozen=True):
@@ -159,22 +239,23 @@ class _Content(msgspec.Struct, frozen=True):
 class Tokenizer:
     """Vocabularies and the encoding with them. The same artefact serves training, serving and export.
 
-    Safe to use from several threads: what is kept is only ever added to or forgotten.
+    Safe to use from several threads: it never changes.
 
     Raises:
-        ArtifactError: a vocabulary names a token twice.
+        ArtifactError: a vocabulary names a token twice, or has a trigram of another length.
     """
 
     def __init__(self, unigrams: Sequence[str], bigrams: Sequence[str], trigrams: Sequence[str]) -> None:
         self._content = _Content(_FORMAT, list(unigrams), list(bigrams), list(trigrams))
-        lists = (self._content.unigrams, self._content.bigrams, self._content.trigrams)
-        self.size = sum(map(len, lists))
+        self.size = len(unigrams) + len(bigrams) + len(trigrams)
         """Number of ids over the three vocabularies."""
-        numbers = iter(range(self.size))
-        unigram, bigram, trigram = ({token: next(numbers) for token in part} for part in lists)
-        if len(unigram) + len(bigram) + len(trigram) != self.size:
+        if odd := [trigram for trigram in trigrams if len(trigram) != 3]:
+            raise ArtifactError(f"the vocabulary has {odd[0]!r} for a trigram; fit the tokenizer anew")
+        hashes = _hashes([*unigrams, *bigrams])
+        if len(np.unique(hashes)) < len(hashes) or len(set(trigrams)) < len(trigrams):
             raise ArtifactError("a vocabulary names a token twice; fit the tokenizer anew")
-        self._known = _KnownIds(unigram, bigram, trigram)
+        self._words = _Table(hashes, np.arange(len(hashes), dtype=np.int32))  # unigrams and bigrams
+        self._trigrams = _Trigrams(trigrams, len(hashes))
 
     @classmethod
     def fit(
@@ -215,20 +296,20 @@ class Tokenizer:
 
     def ids(self, text: str) -> list[int]:
         """The ids of one string; an id occurs as often as its token."""
-        ids: list[int] = self._flat([text])[:-1].tolist()
+        ids: list[int] = self.encode_flat([{TEXT_FIELDS[0]: text}])[0].tolist()
         return ids
 
     def encode_flat(self, products: Iterable[Mapping[str, str]]) -> tuple[IntArray, IntArray]:
         """Text fields of `B` products -> token ids `[N]` int32, field after field and product after product, and how
         many belong to each field `[B, 12]` int32.
         """
-        texts = [fields.get(name) for fields in products for name in TEXT_FIELDS]
-        filled = np.fromiter(map(bool, texts), np.bool_, len(texts))
-        flat = self._flat([*filter(None, texts)])
-        ends = np.flatnonzero(flat < 0)
+        texts = [*chain.from_iterable(map(fields.get, TEXT_FIELDS) for fields in products)]
         lengths = np.zeros(len(texts), np.int32)
-        lengths[filled] = np.diff(ends, prepend=-1) - 1
-        return flat[flat >= 0], lengths.reshape(-1, len(TEXT_FIELDS))
+        bags = [self._bags(portion) for portion in _portions([*filter(None, texts)])]
+        if bags:
+            lengths[np.array(texts, np.bool_)] = np.concatenate([sizes for _, sizes in bags])
+        flat = np.concatenate([np.zeros(0, np.int32), *(ids for ids, _ in bags)])
+        return flat, lengths.reshape(-1, len(TEXT_FIELDS))
 
     def encode(self, products: Sequence[Mapping[str, str]]) -> tuple[IntArray, IntArray]:
         """Text fields of `B` products -> token ids `[B, T]` int32 and how many belong to each field `[B, 12]` int32.
@@ -236,15 +317,28 @@ class Tokenizer:
         A product's ids are its fields' bags one after the other, padded with -1 to the longest product of the batch.
         """
         flat, lengths = self.encode_flat(products)
-        totals = lengths.sum(1)
+        ends = lengths.sum(1, dtype=np.int64).cumsum()
+        totals = np.diff(ends, prepend=0)
         tokens = np.full((len(lengths), max(1, int(totals.max(initial=0)))), -1, np.int32)
-        tokens[np.arange(tokens.shape[1]) < totals[:, None]] = flat
+        for row, end, total in zip(tokens, ends.tolist(), totals.tolist(), strict=True):
+            row[:total] = flat[end - total : end]
         return tokens, lengths
 
-    def _flat(self, texts: Sequence[str]) -> IntArray:
-        """The bags of all texts, each ended by -1."""
-        found = _words_of_all(texts)
-        return np.frombuffer(b"".join([*map(self._known.__getitem__, pairwise(found))]), np.int32)
+    def _bags(self, texts: Sequence[str]) -> tuple[IntArray, IntArray]:
+        """The ids of all texts, one after the other, and how many belong to each."""
+        codes = _characters(texts)
+        spans = _Spans(codes)
+        # `_START` passes for a word here, and for a character of trigrams: no vocabulary knows what holds it.
+        spaces = np.flatnonzero(codes == _SPACE)
+        starts, ends = spaces[:-1] + 1, spaces[1:]
+        ids = np.full((len(codes), 3), -1, np.int32)  # of unigram, bigram and trigram that start at a character
+        ids[starts, 0] = self._words.find(spans.hashes(starts, ends))
+        ids[starts[:-1], 1] = self._words.find(spans.hashes(starts[:-1], ends[1:]))
+        ids[:-2, 2] = self._trigrams.find(codes)
+        flat = ids.ravel()
+        known = np.flatnonzero(flat >= 0)
+        borders = np.flatnonzero(codes == ord(_START))
+        return flat[known], np.diff(np.searchsorted(known, 3 * borders)).astype(np.int32)
 
     def save(self, path: Path) -> None:
         """Write the vocabularies as JSON (plain data), atomically."""
@@ -268,6 +362,15 @@ class Tokenizer:
         if content.format != _FORMAT:
             raise ArtifactError(f"{path} has format {content.format!r}, must be {_FORMAT!r}")
         return cls(content.unigrams, content.bigrams, content.trigrams)
+
+
+def _portions(texts: Sequence[str]) -> list[Sequence[str]]:
+    """Cuts the texts into runs of about `_PORTION` characters, at least one text each."""
+    if sum(map(len, texts)) <= _PORTION:
+        return [texts] if texts else []
+    ends = list(accumulate(map(len, texts)))
+    cuts = sorted({0, len(texts), *(bisect(ends, size) for size in range(_PORTION, ends[-1], _PORTION))})
+    return [texts[start:end] for start, end in pairwise(cuts)]
 
 
 def _most_frequent(counts: Mapping[str, int], limit: int) -> list[str]:

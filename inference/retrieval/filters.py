@@ -6,6 +6,8 @@ per product, so its selectivity is known exactly before the search begins.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -15,6 +17,7 @@ from inference.errors import InputError
 
 BoolArray = np.ndarray[Any, np.dtype[np.bool_]]
 _REMEMBERED = 256  # category filters whose matching paths are kept
+_CURRENCY = re.compile(r"[A-Z]{3}")
 
 
 class Attributes(msgspec.Struct, frozen=True, kw_only=True):
@@ -30,7 +33,7 @@ class Filter(msgspec.Struct, frozen=True, kw_only=True):
     """Which products may be found. All conditions hold at once; one that is not given lets everything pass.
 
     Raises:
-        InputError: a price without a currency, bounds that leave no price, a blank category.
+        InputError: a price without a currency, bounds that leave no price, a blank category, a value of another kind.
     """
 
     min_price: int | None = None  # minor units, inclusive
@@ -41,14 +44,43 @@ class Filter(msgspec.Struct, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         low, high = self.min_price, self.max_price
+        for name, price in (("min_price", low), ("max_price", high)):
+            if price is not None and (type(price) is not int or price < 0):
+                raise InputError(f"a filter's {name} must be a whole number of minor units (cents), not {price!r}")
+        if type(self.in_stock) is not bool:
+            raise InputError(f"a filter's in_stock must be true or false, not {self.in_stock!r}")
+        if self.currency is not None and not _CURRENCY.fullmatch(str(self.currency)):
+            raise InputError(f"a filter's currency must be an ISO 4217 code such as EUR, not {self.currency!r}")
         if (low is not None or high is not None) and self.currency is None:
             raise InputError(f"a filter on price ({low} to {high}) needs a currency: amounts of several do not compare")
         if low is not None and high is not None and low > high:
             raise InputError(f"a filter's min_price ({low}) must not exceed its max_price ({high})")
-        if not isinstance(self.categories, tuple):
+        if not isinstance(self.categories, tuple) or not all(isinstance(path, str) for path in self.categories):
             raise InputError(f"a filter's categories must be a tuple of paths, not {self.categories!r}")
         if not all(map(normal_path, self.categories)):
             raise InputError(f"a filter's categories {self.categories!r} must not be blank; leave them out for all")
+
+    @classmethod
+    def of(cls, fields: Mapping[str, Any]) -> Filter:
+        """A filter from a request's fields, as JSON or as the texts of a query string.
+
+        Raises:
+            InputError: a field that there is not, or a value that cannot be; names it.
+        """
+        if unknown := sorted(fields.keys() - set(cls.__struct_fields__)):
+            raise InputError(
+                f"a filter has no field {', '.join(map(repr, unknown))}; there are {', '.join(cls.__struct_fields__)}"
+            )
+        try:
+            return msgspec.convert(dict(fields), cls, strict=False)
+        except InputError:
+            raise
+        except msgspec.ValidationError as error:
+            if isinstance(error.__cause__, InputError):
+                raise error.__cause__ from None
+            message, _, path = str(error).partition(" - at `$.")
+            name = path.strip("`") or "value"
+            raise InputError(f"a filter's {name} {fields.get(name)!r} cannot be used: {message}") from None
 
 
 class AttributeColumns:
@@ -67,7 +99,7 @@ class AttributeColumns:
     def resize(self, rows: int) -> None:
         """Make room for so many rows."""
         new = AttributeColumns(rows)
-        for name in ("version", "amount", "currency", "category", "in_stock"):
+        for name in _COLUMNS:
             old = getattr(self, name)
             getattr(new, name)[: len(old)] = old
             setattr(self, name, getattr(new, name))
@@ -88,6 +120,41 @@ class AttributeColumns:
         self.category[row] = self._code(self.categories, path)
         self.in_stock[row] = attributes.availability == "in_stock"
         return True
+
+    def is_empty(self, row: int) -> bool:
+        """Whether nothing is known of the row's product."""
+        return not (self.currency[row] >= 0 or self.category[row] or self.in_stock[row])
+
+    def snapshot(self, rows: int) -> AttributeColumns:
+        """A copy of the first `rows`."""
+        taken = AttributeColumns()
+        for name in _COLUMNS:
+            setattr(taken, name, getattr(self, name)[:rows].copy())
+        taken.currencies, taken.categories = dict(self.currencies), dict(self.categories)
+        return taken
+
+    def check(self, where: Filter) -> None:
+        """Refuse a filter on what no product ever had; nothing is refused before the first product's attributes.
+
+        Raises:
+            InputError: names the value, and what there is.
+        """
+        if self.currencies and where.currency is not None and where.currency not in self.currencies:
+            there = ", ".join(sorted(self.currencies))
+            raise InputError(f"no product has a price in {where.currency}; there are prices in {there}")
+        if len(self.categories) == 1:  # "": none is known
+            return
+        for path in where.categories:
+            if not self._categories_matching((path,)).any():
+                raise InputError(f"no product has the category {path!r}; {self._told_beside(path)}")
+
+    def _told_beside(self, path: str) -> str:
+        """The categories at the last step of the path that there is."""
+        steps = normal_path(path).split(_SEPARATOR)
+        known = [known.split(_SEPARATOR) for known in self.categories if known]
+        depth = next(d for d in range(len(steps), -1, -1) if any(other[:d] == steps[:d] for other in known))
+        beside = sorted({_SEPARATOR.join(other[: depth + 1]) for other in known if other[:depth] == steps[:depth]})
+        return f"there are {', '.join(map(repr, beside[:_TOLD]))}{' and others' if len(beside) > _TOLD else ''}"
 
     def matching(self, where: Filter, rows: int) -> BoolArray:
         """Which of the first `rows` products pass: `[rows]`."""
@@ -121,6 +188,8 @@ class AttributeColumns:
 
 
 _SEPARATOR = " > "
+_COLUMNS = ("version", "amount", "currency", "category", "in_stock")
+_TOLD = 8  # categories that an error names
 
 
 def normal_path(path: str) -> str:

@@ -1,11 +1,13 @@
 """The products behind the graph: ids, versions, vectors, attributes; one row each, which is also its key in the graph.
 
-A row belongs to its product for good. A removed product keeps its row, so that an older vector cannot bring it back.
+A removed product keeps its row, so that an older vector cannot bring it back, until it is forgotten and the row is
+given to another.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -27,6 +29,8 @@ class ProductRows:
         self.held: BoolArray = np.zeros(0, np.bool_)  # false: removed, or only its attributes are known yet
         self.vectors: Float16Array = np.zeros((0, dim), np.float16)
         self.attributes = AttributeColumns()
+        self.removed: dict[int, None] = {}  # rows of removed products, in the order of their removal
+        self.free: list[int] = []  # rows of no product
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -34,13 +38,47 @@ class ProductRows:
     def row(self, product_id: str) -> int:
         """The product's row, a new one for a new product."""
         row = self.row_of.get(product_id)
-        if row is None:
+        if row is None and self.free:
+            row = self.row_of[product_id] = self.free.pop()
+            self.ids[row] = product_id
+        elif row is None:
             row = len(self.ids)
             if row == len(self.versions):
                 self._grow(max(256, row + row // 2))
             self.row_of[product_id] = row
             self.ids.append(product_id)
         return row
+
+    def mark_removed(self, row: int) -> None:
+        """Take note that the row's product was removed last."""
+        self.removed.pop(row, None)
+        self.removed[row] = None
+
+    def forget_removed(self, keep: int) -> int:
+        """Free the rows of removed products that are not among the last `keep` and have no attributes."""
+        forgotten = 0
+        for row in list(islice(self.removed, max(0, len(self.removed) - keep))):
+            if self.held[row]:
+                del self.removed[row]  # came back
+            elif self.attributes.is_empty(row):
+                del self.removed[row], self.row_of[self.ids[row]]
+                self.ids[row], self.versions[row], self.attributes.version[row] = "", 0, -1
+                self.free.append(row)
+                forgotten += 1
+        return forgotten
+
+    def snapshot(self) -> ProductRows:
+        """A copy as of now."""
+        taken, n = ProductRows(self.vectors.shape[1]), len(self)
+        taken.ids, taken.row_of = list(self.ids), self.row_of  # `row_of` can be told from the ids
+        taken.versions, taken.held, taken.vectors = (
+            self.versions[:n].copy(),
+            self.held[:n].copy(),
+            self.vectors[:n].copy(),
+        )
+        taken.attributes = self.attributes.snapshot(n)
+        taken.removed, taken.free = dict(self.removed), list(self.free)
+        return taken
 
     def holds(self, product_id: str) -> int | None:
         """The product's row if it can be found at present."""

@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,7 +22,7 @@ import msgspec
 import numpy as np
 
 from inference.errors import ArtifactError
-from inference.retrieval.filters import AttributeColumns
+from inference.retrieval.filters import AttributeColumns, BoolArray
 from inference.retrieval.graph import HnswSettings
 from inference.retrieval.rows import ProductRows
 
@@ -57,8 +58,12 @@ class _Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     files: dict[str, _File]
 
 
-def save(folder: Path, saved: Saved, graph: Any) -> None:
-    """Write the graph and everything around it; the folder is made if need be. One writer at a time."""
+def save(folder: Path, take_down: Callable[[Path], Saved]) -> None:
+    """Write an index; the folder is made if need be. One writer at a time.
+
+    Args:
+        take_down: writes the graph into the file it is given, and returns the rest as of the same moment.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     try:
         before = {file.name for file in _read_manifest(folder).files.values()}
@@ -67,14 +72,14 @@ def save(folder: Path, saved: Saved, graph: Any) -> None:
     token = secrets.token_hex(8)
     paths = {part: folder / f"{token}-{part}" for part in _PARTS}
     try:
-        graph.save(str(paths["graph.usearch"]))
+        saved = take_down(paths["graph.usearch"])
         np.save(paths["vectors.npy"], saved.rows.vectors[: len(saved.rows)])
         _write_products(paths["products.arrow"], saved.rows)
         manifest = _Manifest(
             format=_FORMAT,
             model_version=saved.model_version,
             dim=saved.rows.vectors.shape[1],
-            products=len(graph),
+            products=int(saved.rows.held.sum()),
             settings=saved.settings,
             position=saved.position,
             taken_out=saved.taken_out,
@@ -149,7 +154,7 @@ def _write_products(path: Path, rows: ProductRows) -> None:
     known_currencies, known_categories = list(attributes.currencies), list(attributes.categories)
     table = pa.table(
         {
-            "id": pa.array(rows.ids, pa.string()),
+            "id": pa.array(rows.ids, pa.string(), mask=_among(rows.free, n)),
             "version": rows.versions[:n],
             "held": rows.held[:n],
             "attributes_version": attributes.version[:n],
@@ -161,6 +166,12 @@ def _write_products(path: Path, rows: ProductRows) -> None:
     )
     with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
         writer.write_table(table)
+
+
+def _among(rows: Sequence[int], n: int) -> BoolArray:
+    mask = np.zeros(n, np.bool_)
+    mask[list(rows)] = True
+    return mask
 
 
 def _named(codes: Any, names: list[str]) -> Any:
@@ -178,8 +189,10 @@ def _read_products(path: Path, rows: ProductRows) -> None:
     column = {name: table[name].combine_chunks() for name in table.column_names}
     n = table.num_rows
     attributes = rows.attributes = AttributeColumns(n)
-    rows.ids = column["id"].to_pylist()
-    rows.row_of = {product_id: row for row, product_id in enumerate(rows.ids)}
+    ids = column["id"].to_pylist()
+    rows.free = [row for row, product_id in enumerate(ids) if product_id is None]
+    rows.row_of = {product_id: row for row, product_id in enumerate(ids) if product_id is not None}
+    rows.ids = [product_id or "" for product_id in ids]
     for of, name, source in (
         (rows, "versions", "version"),
         (rows, "held", "held"),
@@ -193,6 +206,8 @@ def _read_products(path: Path, rows: ProductRows) -> None:
         setattr(attributes, name, coded.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int32))
         codes.clear()
         codes.update((value, code) for code, value in enumerate(coded.dictionary.to_pylist()))
+    # In which order they were removed is not kept.
+    rows.removed = dict.fromkeys(np.flatnonzero(~rows.held & (rows.versions > 0)).tolist())
 
 
 def _describe(path: Path) -> _File:

@@ -159,6 +159,19 @@ def test_few_products_are_one_request_whatever_their_images() -> None:
     assert list(bucketed(np.array([], np.int32), 256)) == []
 
 
+def test_among_products_with_as_many_images_those_of_alike_length_stand_together() -> None:
+    rng = np.random.default_rng(0)
+    counts, tokens = rng.integers(0, 3, 1_000).astype(np.int32), rng.integers(1, 600, 1_000).astype(np.int32)
+    groups = list(bucketed(counts, 64, tokens))
+    assert sorted(np.concatenate(groups)) == list(range(1_000))
+    assert all((np.diff(tokens[g][counts[g] == n]) >= 0).all() for g in groups for n in range(3))
+
+    def padded(groups: list[np.ndarray]) -> int:
+        return sum(len(g) * int(tokens[g].max()) for g in groups)
+
+    assert padded(groups) < 0.7 * padded(list(bucketed(counts, 64)))
+
+
 def test_ragged_products_get_their_own_answers_in_the_order_they_came_in() -> None:
     rng = np.random.default_rng(1)
     triton = FakeTriton(lambda request: answer(request, first_id))

@@ -257,3 +257,43 @@ def test_diversity_looks_across_interests_and_passes_what_has_left_the_index() -
 def test_mixing_that_makes_no_sense_is_refused(wrong: dict[str, float], message: str) -> None:
     with pytest.raises(InputError, match=message):
         Mixing(**wrong)
+
+
+def test_requests_of_one_batch_have_filters_of_their_own_on_all_surfaces() -> None:
+    shop, here = Recommender(stocked(), search, VECTORS), Filter(in_stock=True)
+    assert shop.for_image(["lamp-0", "lamp-0", "boot-0"], k=2, where=[here, None, here]) == [
+        ["lamp-1", "lamp-3"],
+        ["lamp-1", "lamp-2"],
+        ["boot-1", "boot-3"],
+    ]
+    assert shop.for_search(["boot", "boot"], k=2, where=[None, here]) == [["boot-0", "boot-1"], ["boot-1", "boot-3"]]
+    histories = [["lamp-1", "boot-0"], ["lamp-1", "boot-0"], [], ["tent-0"]]
+    answers = shop.for_user(histories, k=4, where=[here, None, None, here])
+    assert answers == [
+        shop.for_user([history], k=4, where=where)[0]
+        for history, where in zip(histories, [here, None, None, here], strict=True)
+    ]
+    assert all(int(i[-1]) % 2 for ids, _ in (answers[0], answers[3]) for i in ids)
+    with pytest.raises(InputError, match="3 requests need one filter for all or 3, not 2"):
+        shop.for_search(["boot"] * 3, where=[here, None])
+
+
+def test_what_went_out_of_stock_is_gone_from_the_next_answer() -> None:
+    index = stocked()
+    shop, here = Recommender(index, search, VECTORS, mixing=Mixing(diversity=0.3)), Filter(in_stock=True)
+    index.set_attributes("boot-1", 2, Attributes(availability="out_of_stock"))
+    assert shop.for_search(["boot"], k=2, where=here) == [["boot-3", "boot-5"]]
+    assert "boot-1" not in shop.for_image(["boot-0"], k=8, where=here)[0]
+    assert "boot-1" not in shop.for_user([["boot-0"]], k=8, where=here)[0][0]
+
+
+def test_a_filter_on_what_no_product_ever_had_is_an_error_on_every_surface() -> None:
+    index = stocked()
+    index.set_attributes("lamp-1", 2, Attributes(amount_minor=5, currency="EUR", product_type="Home > Lamps"))
+    shop = Recommender(index, search, VECTORS)
+    wrong = Filter(categories=("Hoem",))
+    for ask in (shop.for_image, shop.for_search):
+        with pytest.raises(InputError, match="no product has the category 'Hoem'; there are 'home'"):
+            ask(["lamp-0"], where=wrong)
+    with pytest.raises(InputError, match="no product has a price in USD"):
+        shop.for_user([["lamp-0"]], where=[Filter(max_price=5, currency="USD")])

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import random
-import threading
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -176,35 +176,51 @@ def test_bags_are_those_of_the_plain_tokenizer_on_any_text(corpus: list[dict[str
     check_equal(anchored, (50, 50, 50))
 
 
-def test_forgetting_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    corpus = [{"title": f"word{i} word{i + 1} word{i + 2}"} for i in range(50)]
+def test_portions_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Texts shorter and longer than a portion, ASCII and not, first and last."""
+    corpus = [{"title": f"word{i} " * (i % 9), "description": "größe 赤い靴" * (i % 4)} for i in range(60)]
+    tokenizer = Tokenizer.fit(corpus)
+    expected = tokenizer.encode_flat(corpus)
+    for portion in (1, 7, 100):
+        monkeypatch.setattr(module, "_PORTION", portion)
+        for got, whole in zip(tokenizer.encode_flat(corpus), expected, strict=True):
+            np.testing.assert_array_equal(got, whole)
+
+
+def test_a_text_far_longer_than_a_portion_is_encoded_as_a_whole() -> None:
+    tokenizer = Tokenizer.fit([{"title": "red shoe"}])
+    tokens, lengths = tokenizer.encode([{"title": "lamp"}, {"title": "red shoe " * 40_000}, {"title": "shoe"}])
+    assert np.bincount(tokens[1, : lengths[1, 0]]).tolist() == [40_000] * tokenizer.size
+    assert lengths[2, 0] == len(tokenizer.ids("shoe"))
+
+
+def test_rare_characters_are_told_apart_too() -> None:
+    """More characters than the table of frequent ones has places for."""
+    characters = [chr(code) for code in [*range(0x61, 0x7B), *range(0x3B1, 0x3CA), *range(0x430, 0x450)]]
+    corpus = [
+        {"title": " ".join("".join(random.Random(n).choices(characters, k=6)) for _ in range(9))} for n in range(40)
+    ]
+    assert sum(kind == module._RARE for kind in Tokenizer.fit(corpus)._trigrams._kinds) > 10
+    check_equal(corpus, (10_000, 10_000, 10_000))
+    check_equal(corpus, (100, 100, 700))
+
+
+def test_a_table_finds_every_key_however_full_its_slots() -> None:
+    keys = np.arange(5_000, dtype=np.uint64) << np.uint64(40)  # alike in the bits that name a slot
+    ids = np.arange(5_000, dtype=np.int32)
+    table = module._Table(keys, ids)
+    np.testing.assert_array_equal(table.find(keys[::-1]), ids[::-1])
+    assert (table.find(keys + np.uint64(1)) == -1).all()
+    assert (module._Table(keys[:0], ids[:0]).find(keys) == -1).all()
+
+
+def test_threads_get_the_same_bags() -> None:
+    corpus = [{"title": f"word{i} wörd{i % 7} word{i % 5}"} for i in range(60)]
     tokenizer = Tokenizer.fit(corpus)
     expected = tokenizer.encode(corpus)[0]
-    monkeypatch.setattr(module, "_KEPT", 7)
-    small = Tokenizer.fit(corpus)
-    for _ in range(3):
-        np.testing.assert_array_equal(small.encode(corpus)[0], expected)
-    assert len(small._known) <= 7
-
-
-def test_threads_get_the_same_bags(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_KEPT", 20)
-    corpus = [{"title": f"word{i} word{i % 7} word{i % 5}"} for i in range(60)]
-    tokenizer = Tokenizer.fit(corpus)
-    expected = Tokenizer.fit(corpus).encode(corpus)[0]
-    wrong: list[int] = []
-
-    def work() -> None:
-        for _ in range(20):
-            if not np.array_equal(tokenizer.encode(corpus)[0], expected):
-                wrong.append(1)
-
-    threads = [threading.Thread(target=work) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not wrong
+    with ThreadPoolExecutor(4) as pool:
+        for found, _ in pool.map(tokenizer.encode, [corpus] * 40):
+            np.testing.assert_array_equal(found, expected)
 
 
 def test_a_saved_tokenizer_reads_back_as_the_same(tmp_path: Path) -> None:
@@ -252,5 +268,8 @@ def test_a_missing_file_another_format_and_a_doubled_token_are_named(tmp_path: P
     path.write_text(json.dumps({"format": "other-3", "unigrams": [], "bigrams": [], "trigrams": []}))
     with pytest.raises(ArtifactError, match="format 'other-3', must be"):
         Tokenizer.load(path)
-    with pytest.raises(ArtifactError, match="token twice"):
-        Tokenizer(["a", "a"], [], [])
+    for lists in ((["a", "a"], [], []), (["a"], ["a#b", "a#b"], []), ([], [], ["#a#", "#a#"])):
+        with pytest.raises(ArtifactError, match="token twice"):
+            Tokenizer(*lists)
+    with pytest.raises(ArtifactError, match="'ab' for a trigram"):
+        Tokenizer(["ab"], [], ["ab"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -168,3 +170,52 @@ def test_a_path_has_one_form() -> None:
 def test_filters_that_make_no_sense_are_refused(wrong: dict[str, object], message: str) -> None:
     with pytest.raises(InputError, match=message):
         Filter(**wrong)  # type: ignore[arg-type]
+
+
+def test_a_request_s_fields_become_a_filter_from_json_and_from_a_query_string_alike() -> None:
+    wanted = Filter(min_price=100, max_price=900, currency="EUR", categories=("Home > Lamps",), in_stock=True)
+    json = {"min_price": 100, "max_price": 900, "currency": "EUR", "categories": ["Home > Lamps"], "in_stock": True}
+    assert Filter.of(json) == wanted
+    assert Filter.of(json | {"min_price": "100", "max_price": "900", "in_stock": "true"}) == wanted
+    assert Filter.of({}) == Filter()
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"colour": "red", "max_price": 5}, "no field 'colour'; there are min_price, max_price, currency"),
+        ({"max_price": "cheap", "currency": "EUR"}, "max_price 'cheap' cannot be used"),
+        ({"max_price": 19.99, "currency": "EUR"}, r"max_price 19\.99 cannot be used"),
+        ({"max_price": -5, "currency": "EUR"}, "max_price must be a whole number of minor units .* not -5"),
+        ({"max_price": 500}, "needs a currency"),
+        ({"currency": "euro"}, "must be an ISO 4217 code such as EUR, not 'euro'"),
+        ({"categories": "Home"}, "categories 'Home' cannot be used"),
+        ({"categories": [""]}, "must not be blank"),
+        ({"in_stock": "maybe"}, "in_stock 'maybe' cannot be used"),
+    ],
+)
+def test_a_field_that_cannot_be_is_named(fields: dict[str, object], told: str) -> None:
+    with pytest.raises(InputError, match=told):
+        Filter.of(fields)
+
+
+@pytest.mark.parametrize("wrong", [{"max_price": 1.5, "currency": "EUR"}, {"in_stock": "no"}, {"categories": (1,)}])
+def test_a_value_of_another_kind_is_refused_in_python_too(wrong: dict[str, Any]) -> None:
+    with pytest.raises(InputError):
+        Filter(**wrong)
+
+
+def test_what_no_product_ever_had_is_named_with_what_there_is() -> None:
+    index = empty()
+    index.check(Filter(currency="USD", categories=("anything",)))  # nothing is known yet
+    for row, path in enumerate(["Home > Lamps > Desk", "Home > Chairs", "Garden"]):
+        index.set_attributes(f"p{row}", 1, Attributes(amount_minor=5, currency="EUR", product_type=path))
+    index.check(Filter(min_price=1, currency="EUR", categories=("home", "HOME > lamps", "garden")))
+    with pytest.raises(InputError, match="no product has a price in USD; there are prices in EUR"):
+        index.check(Filter(max_price=5, currency="USD"))
+    with pytest.raises(InputError, match=r"category 'Home > Lapms > Desk'; there are 'home > chairs', 'home > lamps'$"):
+        index.check(Filter(categories=("garden", "Home > Lapms > Desk")))
+    with pytest.raises(InputError, match=r"category 'Toys'; there are 'garden', 'home'$"):
+        index.check(Filter(categories=("Toys",)))
+    index.set_attributes("p2", 2, Attributes())
+    index.check(Filter(categories=("Garden",)))  # an empty shelf is no mistake

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -153,3 +155,45 @@ def test_an_index_of_a_later_format_is_refused(index: RetrievalIndex, tmp_path: 
     (tmp_path / "manifest.json").write_text(json.dumps(manifest | {"format": "sagelift-retrieval-index-2"}))
     with pytest.raises(ArtifactError, match="its format is 'sagelift-retrieval-index-2'"):
         RetrievalIndex.load(tmp_path, "1", dim=DIM)
+
+
+def test_free_places_and_remembered_removals_are_kept(index: RetrievalIndex, tmp_path: Path) -> None:
+    for row in range(250, 300):
+        index.remove(f"p{row}", 9)
+    index.forget_removed(keep=10)
+    index.save(tmp_path)
+    loaded = RetrievalIndex.load(tmp_path, "1", dim=DIM)
+    vectors = clustered(np.random.default_rng(3), 60)
+    for which in (index, loaded):
+        places = len(which._rows)
+        assert which.upsert("p260", 1, vectors[0]), "forgotten"
+        assert not which.upsert("p299", 1, vectors[0]), "remembered"
+        assert "" not in which
+        for row in range(20):
+            which.upsert(f"n{row}", 1, vectors[row])
+        assert len(which._rows) == places
+        assert which.forget_removed(keep=0) >= 10
+    assert loaded.search(QUERIES, exact=True) == index.search(QUERIES, exact=True)
+
+
+def test_searches_go_on_while_the_index_is_saved(
+    index: RetrievalIndex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = []
+    write = storage._write_products
+
+    def searching(*of: Any) -> None:
+        searcher = threading.Thread(target=lambda: found.append(index.search(QUERIES)))
+        searcher.start()
+        changer = threading.Thread(target=index.upsert, args=("late", 1, QUERIES[0]))
+        changer.start()
+        searcher.join(10)
+        changer.join(10)
+        assert not changer.is_alive()
+        write(*of)
+
+    monkeypatch.setattr(storage, "_write_products", searching)
+    index.save(tmp_path)
+    assert len(found) == 1
+    assert "late" in index
+    assert "late" not in RetrievalIndex.load(tmp_path, "1", dim=DIM), "all files are of the same moment"

@@ -1,0 +1,183 @@
+"""Our client through a real Triton against the same model called in this process.
+
+The floor is the bare forward pass over tensors that are ready before the clock runs, grouped as our client groups
+them, with as many threads, in the same precision. Ours starts from token ids and each product's own image vectors:
+grouping, stacking, checking, serialising, sending, Triton's queue and its Python process, reading, checking the
+answer. The full model, real descriptions, 1 to 20 images a product (mean 2.9), three requests in flight, everything on
+the same cores. `embed_*` compare elapsed time; `embed_*_cpu` the CPU seconds of this process, the server and its
+children, which other work on the machine does not stretch.
+
+`embed_rss_growth` is what this process's memory grows by between an early and a late point of a long run.
+"""
+
+from __future__ import annotations
+
+import os
+
+# As in the model on Triton (itemsage/model.py): the floor, too, sleeps instead of spinning.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import copy
+import re
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import psutil
+import torch
+
+from benchmarks.harness import Row, compared, figure, in_turn
+from benchmarks.tokenize import real_products
+from inference.client import TritonClient, bucketed
+from inference.inputs import Float32Array, stack_images
+from inference.model import ItemSage, ItemSageConfig
+from inference.repository import ITEMSAGE, export_release, set_live
+from inference.tokenizer import IntArray, Tokenizer
+from inference.visual import has_bfloat16
+from sagelift.stack.components import fetch_all
+from sagelift.stack.triton import TritonServer
+
+PRODUCTS = 2_048
+RUNS = 15
+LONG_RUN_S = 30.0
+_CACHE = Path(os.environ.get("SAGELIFT_CACHE_DIR", "~/.cache/sagelift")).expanduser()
+
+
+class Catalogue(NamedTuple):
+    """Products as the client takes them: image vectors of each, token ids `[B, T]`, field lengths `[B, 12]`."""
+
+    images: list[Float32Array]
+    token_ids: IntArray
+    field_lengths: IntArray
+
+
+class Served(NamedTuple):
+    """A model on Triton and the same model here."""
+
+    triton: TritonServer
+    model: ItemSage
+    catalogue: Catalogue
+
+    def cpu_clock(self) -> float:
+        """CPU seconds of this process, the server and its children."""
+        server = psutil.Process(self.triton.pid)
+        times = [process.cpu_times() for process in (server, *server.children(recursive=True))]
+        return time.process_time() + float(sum(t.user + t.system for t in times))
+
+
+def rows(say: Callable[[str], None]) -> list[Row]:
+    """`embed_256`, `embed_64`, the same by CPU seconds, `embed_min_cosine`, `embed_rss_growth`."""
+    threads = len(os.sched_getaffinity(0))
+    torch.set_num_threads(threads)
+    with serving(say) as served:
+        memory = _memory(served, say)  # first: what the floor leaves behind or gives back is not the client's
+        return [*_rates(served, 256, 0.85, say), *_rates(served, 64, 0.55, say), _cosine(served), memory]
+
+
+def as_served(model: ItemSage, say: Callable[[str], None]) -> ItemSage:
+    """In the precision that itemsage/model.py computes in: bfloat16 where the hardware has it, but for the hash
+    embedding; else the model itself.
+    """
+    if not has_bfloat16(torch.device("cpu")):
+        say("this CPU has no bfloat16: the served model is float32")
+        return model
+    half = copy.deepcopy(model).to(torch.bfloat16)
+    half.text = model.text
+    return half
+
+
+@contextmanager
+def serving(say: Callable[[str], None]) -> Iterator[Served]:
+    """A full ItemSage with random weights on a real Triton of its own, on free ports, in a temporary folder."""
+    catalogue, tokenizer = _catalogue(say)
+    torch.manual_seed(0)
+    model = ItemSage(ItemSageConfig(vocabulary=tokenizer.size)).eval().requires_grad_(False)
+    here = as_served(model, say)
+    fetch_all(_CACHE, say)
+    with tempfile.TemporaryDirectory() as folder:
+        repo = Path(folder) / "models"
+        export_release(repo, model, tokenizer)
+        set_live(repo, "1")
+        config = repo / ITEMSAGE / "config.pbtxt"  # not left to its own timing: the floor must be of the same precision
+        chosen = "fp32" if here is model else "bf16"
+        config.write_text(re.sub(r'(key: "compute".*?string_value: )"auto"', rf'\1"{chosen}"', config.read_text()))
+        say("starting Triton")
+        with TritonServer(Path(folder) / "triton", _CACHE, repo) as triton:
+            yield Served(triton, here, catalogue)
+
+
+def _catalogue(say: Callable[[str], None]) -> tuple[Catalogue, Tokenizer]:
+    texts = real_products(say)
+    tokenizer = Tokenizer.fit(texts)
+    rng = np.random.default_rng(0)
+    token_ids, field_lengths = tokenizer.encode([texts[at] for at in rng.integers(0, len(texts), PRODUCTS)])
+    counts = np.minimum(rng.geometric(0.35, PRODUCTS), 20)
+    images = [rng.normal(size=(count, 256)).astype(np.float32) for count in counts]
+    return Catalogue(
+        [i / np.linalg.norm(i, axis=1, keepdims=True) for i in images], token_ids, field_lengths
+    ), tokenizer
+
+
+def floor(served: Served, size: int) -> Callable[[], object]:
+    """The bare forward pass over requests of this size, grouped and stacked beforehand."""
+    images, token_ids, field_lengths = served.catalogue
+    ready = []
+    for group in bucketed(np.array([len(i) for i in images], np.int32), size, field_lengths.sum(1)):
+        lengths = field_lengths[group]
+        stacked, counts = stack_images([images[row] for row in group])
+        ids = token_ids[group, : lengths.sum(1).max()]
+        ready.append([torch.from_numpy(array) for array in (stacked.astype(np.float16), counts, ids, lengths)])
+
+    def run() -> object:
+        with torch.inference_mode():
+            return [served.model(*batch) for batch in ready]
+
+    return run
+
+
+def _rates(served: Served, size: int, goal: float, say: Callable[[str], None]) -> list[Row]:
+    say(f"{PRODUCTS} products in requests of {size}")
+    found = []
+    bare = floor(served, size)
+    with TritonClient(served.triton.grpc, batch=size) as client:
+        candidates: dict[str, Callable[[], object]] = {
+            "ours": lambda: client.embed(*served.catalogue, version="1"),
+            "floor": bare,
+        }
+        for name, clock, at_least in (
+            (f"embed_{size}", time.perf_counter, goal),
+            (f"embed_{size}_cpu", served.cpu_clock, None),
+        ):
+            seconds = in_turn(candidates, runs=RUNS, clock=clock)
+            rate = {who: [PRODUCTS / s for s in taken] for who, taken in seconds.items()}
+            found.append(compared(name, "products/s", rate["ours"], "in process", rate["floor"], at_least=at_least))
+    return found
+
+
+def _cosine(served: Served) -> Row:
+    """A faster client that got other vectors would be no client."""
+    images, token_ids, field_lengths = served.catalogue
+    stacked, counts = stack_images(images[:512])
+    with torch.inference_mode():
+        here = served.model(*map(torch.from_numpy, (stacked, counts, token_ids[:512], field_lengths[:512]))).numpy()
+    with TritonClient(served.triton.grpc) as client:
+        there = client.embed(images[:512], token_ids[:512], field_lengths[:512], version="1").vectors
+    return figure("embed_min_cosine", "", float((here * there).sum(1).min()), at_least=0.9995)
+
+
+def _memory(served: Served, say: Callable[[str], None]) -> Row:
+    say(f"{LONG_RUN_S:.0f} s of requests")
+    process = psutil.Process()
+    with TritonClient(served.triton.grpc) as client:
+        started = time.monotonic()
+        early = None
+        while (elapsed := time.monotonic() - started) < LONG_RUN_S:
+            client.embed(*served.catalogue, version="1")
+            if early is None and elapsed > LONG_RUN_S / 6:
+                early = process.memory_info().rss
+        late = process.memory_info().rss
+    return figure("embed_rss_growth", "MB", (late - (early or late)) / 2**20, at_most=8.0)
