@@ -18,9 +18,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations_with_replacement
 from math import fsum, isfinite
+from typing import TYPE_CHECKING
 
 from analysis.columns import Column, Limits
 from analysis.errors import DataError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 # (mean - shift)^2 / variance above which a second look pays: more than 4 of a double's 16 digits would be lost.
 WORST_CONDITION = 1e4
@@ -62,11 +67,19 @@ class Ranked:
     ranks: tuple[int, int, int]
     values: tuple[float, float, float]
 
-    @property
-    def tied(self) -> bool:
-        """Many units have the very value of the quantile. It then moves in jumps, and has no normal distribution."""
-        low, at, high = self.values
-        return low == at or at == high
+
+@dataclass(frozen=True, eq=False)
+class Frequencies:
+    """Distinct rows of values, shape (u, k), and how many units of an arm have each, shape (u,)."""
+
+    rows: "NDArray[np.float64]"
+    counts: "NDArray[np.int64]"
+
+    def values(self) -> "NDArray[np.float64]":
+        """One row per unit, shape (n, k)."""
+        import numpy as np
+
+        return np.repeat(self.rows, self.counts, axis=0)
 
 
 @dataclass(frozen=True)
@@ -78,6 +91,7 @@ class Needs:
     tails: frozenset[Column] = frozenset()  # columns whose non-zero values are counted and whose largest is kept
     rules: frozenset[Rule] = frozenset()
     ranks: frozenset[Rank] = frozenset()
+    tables: frozenset[tuple[Column, ...]] = frozenset()  # whose rows of values are counted, for resampling
 
     @classmethod
     def moments(cls, columns: Sequence[Column], tails: Iterable[Column] = ()) -> "Needs":
@@ -92,6 +106,7 @@ class Needs:
             self.tails | other.tails,
             self.rules | other.rules,
             self.ranks | other.ranks,
+            self.tables | other.tables,
         )
 
     @property
@@ -170,6 +185,7 @@ class Aggregates:
     shifts: Mapping[Column, float] = field(default_factory=dict)
     limits: Mapping[Column, Limits] = field(default_factory=dict)  # what the caps came to
     ranked: Mapping[tuple[str, Rank], Ranked] = field(default_factory=dict)  # by arm
+    tables: Mapping[tuple[str, tuple[Column, ...]], Frequencies] = field(default_factory=dict)  # by arm
 
     def __post_init__(self) -> None:
         for cell in self.cells:

@@ -13,7 +13,7 @@ from typing import Literal
 
 from analysis.arguments import check_scalar, check_share
 from analysis.errors import ArgumentError
-from analysis.inference import Effect, LiftInterval, lift_interval, t_quantile
+from analysis.inference import Effect, LiftInterval, degrees_of_freedom, facing, lift_interval, welch
 from analysis.metrics import Direction
 
 Scale = Literal["lift", "difference"]
@@ -83,23 +83,24 @@ def _against(effect: Effect, null: float, sign: int, scale: Scale) -> MarginTest
     """One-sided test of effect <= null (sign 1) or effect >= null (sign -1)."""
     from scipy.special import stdtr
 
-    d, c = effect.difference, effect.control
+    c, t = facing(effect.control, effect.treatment, sign)
+    gap, variance, df = effect.difference.value - null, c.variance + t.variance, degrees_of_freedom(c, t)
     if scale == "lift":
         if c.raw <= 0:
             raise ArgumentError(
                 f"The control's value is {c.raw:g}, and a margin on the lift needs it above 0. "
                 "Take scale='difference' and a margin in the metric's unit."
             )
-        variance = d.standard_error**2 + 2 * null * c.covariance + null**2 * c.raw_variance
-        t = (d.value - null * c.raw) / sqrt(variance)
-    else:
-        t = (d.value - null) / d.standard_error
-    return MarginTest(null, t, d.df, float(stdtr(d.df, -sign * t)))
+        gap = effect.difference.value - null * c.raw
+        variance += 2 * null * c.covariance + null**2 * c.raw_variance
+    if variance <= 0:  # a quantile that sits on one value in both arms: nothing is shown
+        return MarginTest(null, 0.0, df, 1.0)
+    statistic = gap / sqrt(variance)
+    return MarginTest(null, statistic, df, float(stdtr(df, -sign * statistic)))
 
 
 def _bounds(effect: Effect, alpha: float, scale: Scale) -> LiftInterval:
     if scale == "lift":
         return lift_interval(effect.control, effect.treatment, alpha=2 * alpha)
-    d = effect.difference
-    half = t_quantile(d.df, 2 * alpha) * d.standard_error
-    return LiftInterval(d.value - half, d.value + half, "bounded", "fieller")
+    d = welch(effect.control, effect.treatment, alpha=2 * alpha)
+    return LiftInterval(d.low, d.high, "bounded", "fieller")

@@ -9,10 +9,11 @@ At L = 0 this is the acceptance region of the Welch test with the same t. So the
 test rejects, which no interval by the delta method or by logarithms can promise; and when C is not clearly above 0 the
 interval is unbounded, which is the truth. See docs/analysis/which-interval.md.
 
-References: Welch 1947; Fieller 1954; Deng, Xu, Kohavi, Walker 2013 (CUPED); Deng, Knoblich, Lu 2018 (delta method).
+References: Welch 1947; Fieller 1954; Deng, Xu, Kohavi, Walker 2013 (CUPED); Deng, Knoblich, Lu 2018 (delta method);
+Zou, Donner 2008 (intervals from those of the arms, where they are not symmetric).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import exp, inf, log, sqrt
 from typing import Literal
 
@@ -26,7 +27,10 @@ Shape = Literal["bounded", "outside", "everything"]
 
 @dataclass(frozen=True)
 class ArmEstimate:
-    """A metric in one arm. `variance` is of the adjusted estimate, `covariance` of the adjusted with the raw one."""
+    """A metric in one arm. `variance` is of the adjusted estimate, `covariance` of the adjusted with the raw one.
+
+    sides: variances by how far the value reaches down and up, where they differ (quantiles); None if they are alike.
+    """
 
     n: int
     raw: float
@@ -34,6 +38,14 @@ class ArmEstimate:
     variance: float
     raw_variance: float
     covariance: float
+    sides: tuple[float, float] | None = None
+
+    def side(self, sign: int) -> "ArmEstimate":
+        """The arm with the variance of one side: -1 down, +1 up."""
+        if self.sides is None:
+            return self
+        variance = self.sides[sign > 0]
+        return replace(self, variance=variance, raw_variance=variance, covariance=variance, sides=None)
 
 
 @dataclass(frozen=True)
@@ -131,6 +143,9 @@ def effect_of(
     """The effect from the two arms' estimates, wherever they come from."""
     if control.variance + treatment.variance <= 0:
         return Undefined("the metric does not vary in either arm")
+    against = facing(control, treatment, _sign(control, treatment))
+    if against[0].variance + against[1].variance <= 0:
+        return Undefined("both arms sit on a single value each, so that nothing says how sure the step between is")
     difference = welch(control, treatment, alpha=alpha)
     raw_variance = control.raw_variance + treatment.raw_variance
     positive = control.raw > 0
@@ -168,21 +183,52 @@ def estimate(metric: Metric, arm: Moments, adjustment: Adjustment | None = None)
     )
 
 
+def facing(control: ArmEstimate, treatment: ArmEstimate, sign: int) -> tuple[ArmEstimate, ArmEstimate]:
+    """The arms with the variances that bound the effect from below (sign +1: how high must it be?) or above (-1).
+
+    From below, the treatment might be lower and the control higher. With one variance for both sides, the arms as they
+    are. This recovers the variance from each arm's own interval (MOVER: Zou, Donner 2008).
+    """
+    return control.side(sign), treatment.side(-sign)
+
+
+def _sign(control: ArmEstimate, treatment: ArmEstimate) -> int:
+    """The side from which the effect faces 0: +1 where it is above. At 0, the side that has a variance."""
+    value = treatment.adjusted - control.adjusted
+    if value == 0:
+        return max((1, -1), key=lambda sign: sum(arm.variance for arm in facing(control, treatment, sign)))
+    return 1 if value > 0 else -1
+
+
+def standard_error(control: ArmEstimate, treatment: ArmEstimate, sign: int) -> float:
+    """Of the difference, as it is bounded from below (+1) or above (-1)."""
+    return sqrt(sum(arm.variance for arm in facing(control, treatment, sign)))
+
+
 def welch(control: ArmEstimate, treatment: ArmEstimate, *, alpha: float = 0.05) -> Difference:
-    """Welch's unequal-variances t-test and interval. Needs variance in at least one arm."""
+    """Welch's unequal-variances t-test and interval. Needs variance in at least one arm.
+
+    The standard error is the one towards 0, so that test and interval agree.
+    """
     from scipy.special import stdtr
 
-    value = treatment.adjusted - control.adjusted
-    error = sqrt(control.variance + treatment.variance)
-    df = degrees_of_freedom(control, treatment)
-    half = t_quantile(df, alpha) * error
+    value, sign = treatment.adjusted - control.adjusted, _sign(control, treatment)
+    error, df = standard_error(control, treatment, sign), degrees_of_freedom(*facing(control, treatment, sign))
+    low, high = (_reach(control, treatment, side, alpha) for side in (1, -1))
     p = float(2 * stdtr(df, -abs(value / error)))
-    return Difference(value, value - half, value + half, error, df, p)
+    return Difference(value, value - low, value + high, error, df, p)
+
+
+def _reach(control: ArmEstimate, treatment: ArmEstimate, sign: int, alpha: float) -> float:
+    error = standard_error(control, treatment, sign)
+    return t_quantile(degrees_of_freedom(*facing(control, treatment, sign)), alpha) * error if error > 0 else 0.0
 
 
 def degrees_of_freedom(control: ArmEstimate, treatment: ArmEstimate) -> float:
     """Welch-Satterthwaite, written with shares of the variance so that tiny variances do not underflow."""
     total = control.variance + treatment.variance
+    if total <= 0:
+        return float(control.n + treatment.n - 2)
     shares = (control.variance / total, treatment.variance / total)
     return 1 / (shares[0] ** 2 / (control.n - 1) + shares[1] ** 2 / (treatment.n - 1))
 
@@ -199,6 +245,14 @@ def lift_interval(
 
     critical: standard errors to either side, for tests other than Welch's (sequential ones); None means its t quantile.
     """
+    if control.sides or treatment.sides:
+        below, above = (
+            lift_interval(*facing(control, treatment, sign), alpha=alpha, method=method, critical=critical)
+            for sign in (1, -1)
+        )
+        if below.shape == above.shape == "bounded":
+            return replace(below, high=above.high)
+        return below if _sign(control, treatment) > 0 else above
     d, c = treatment.adjusted - control.adjusted, control.raw
     var_d, var_c = control.variance + treatment.variance, control.raw_variance
     cov = -control.covariance
@@ -217,7 +271,8 @@ def lift_interval(
 
 
 def lift_error(control: ArmEstimate, treatment: ArmEstimate) -> float:
-    """Standard error of the lift D / C by the delta method. C must be above 0."""
+    """Standard error of the lift D / C by the delta method, the one towards 0. C must be above 0."""
+    control, treatment = facing(control, treatment, _sign(control, treatment))
     lift = (treatment.adjusted - control.adjusted) / control.raw
     variance = control.variance + treatment.variance + 2 * lift * control.covariance + lift**2 * control.raw_variance
     return sqrt(max(variance, 0.0)) / control.raw

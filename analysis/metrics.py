@@ -116,6 +116,11 @@ class Metric(Declared):
         return tuple(_covariate(name) for name in names)
 
     @property
+    def without_covariates(self) -> "Metric":
+        """The metric as it is without CUPED."""
+        return replace(self, covariate=None, covariates=())
+
+    @property
     def needs(self) -> Needs:
         adjusters = [column for adjuster in self.adjusters for column in adjuster.inputs]
         return Needs.moments((*self.inputs, *dict.fromkeys(adjusters))) | Needs(rules=self.rules)
@@ -250,6 +255,16 @@ class Quantile(Declared):
     @property
     def needs(self) -> Needs:
         return Needs(columns=frozenset({self.rank.column}), ranks=frozenset({self.rank}))
+
+
+def money_columns(metrics: Sequence[Declared]) -> tuple[str, ...]:
+    """The columns that metrics in the unit `money` are made of, and that rates convert; not what they divide by."""
+    found: dict[str, None] = {}
+    for metric in metrics:
+        if metric.unit == "money":
+            first = metric.inputs[0] if isinstance(metric, Metric) else min(metric.needs.quantities)
+            found[first.name] = None
+    return tuple(found)
 
 
 def merged_needs(metrics: Sequence[Declared]) -> Needs:

@@ -5,20 +5,44 @@ uses; order statistics, for quantiles and caps, take `ORDER BY .. LIMIT .. OFFSE
 double precision: integer products overflow in SQLite and PostgreSQL where amounts are large.
 """
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from math import nan
 from typing import Any
 
-from sqlalchemy import ColumnElement, Dialect, Double, FromClause, Select, and_, case, cast, func, or_, select, true
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    DateTime,
+    Dialect,
+    Double,
+    FromClause,
+    Select,
+    and_,
+    case,
+    cast,
+    extract,
+    func,
+    or_,
+    select,
+    true,
+)
 from sqlalchemy import column as sql_column
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.functions import FunctionElement
 
 from analysis.aggregates import Cell, Needs, Pair, Rank, Rule, Tail
 from analysis.columns import Column, Filter, Limits
 
 _EPOCH = date(1970, 1, 1)
 _DAY = 24 * 3600 * 1_000_000
+
+_PLAIN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+# What the per-unit rows hold besides the quantities.
+_OWN_NAMES = {"arm", "day", "segment", "currency", "unpriced", "late_covariate", "first_time", "unit_id", "placed_at"}
+_OWN_NAMES |= {"currency_first", "currency_last"}
 
 
 @dataclass(frozen=True)
@@ -52,16 +76,19 @@ class Layout:
 
 
 def label(column: Column) -> str:
-    """A name for a column's values in SQL: its text, or, where that is long, its beginning and a number of its own.
+    """A name for a column's values in SQL: its text, or, where that is no short plain name, the beginning of it and a
+    number of its own.
 
-    PostgreSQL cuts names at 63 bytes, and the names of products hold two of these.
+    PostgreSQL cuts names at 63 bytes, and the names of products hold two of these. BigQuery takes letters, digits and
+    underscores only. The query's own names stay free.
     """
     text = str(column)
-    if len(text.encode()) <= 24:
+    if _PLAIN_NAME.fullmatch(text) and len(text) <= 24 and text not in _OWN_NAMES and not text.startswith("uncapped_"):
         return text
     from hashlib import blake2b
 
-    return f"{column.name[:12]}~{blake2b(text.encode(), digest_size=4).hexdigest()}"
+    start = "".join(c if _PLAIN_NAME.fullmatch(c) or c.isdecimal() else "_" for c in column.name[:12] if c.isascii())
+    return f"c_{start}_{blake2b(text.encode(), digest_size=4).hexdigest()}"
 
 
 def aggregate_select(
@@ -78,28 +105,28 @@ def aggregate_select(
         return (value - shift if shift else value).label(label(column))
 
     plain = [units.c[name] for name in (*layout.keys, *layout.passed)]
-    plain += [units.c[label(c.quantity)].label(f"uncapped {label(c)}") for c in layout.capped]
+    plain += [units.c[label(c.quantity)].label(f"uncapped_{label(c)}") for c in layout.capped]
     values = select(*plain, *(shifted(column) for column in layout.columns)).cte("unit_values")
     x = {column: values.c[label(column)] for column in layout.columns}
     keys = [values.c[key] for key in layout.keys]
     selected: list[ColumnElement[Any]] = [*keys, func.count().label("n")]
-    selected += [func.sum(x[c]).label(f"sum {label(c)}") for c in layout.columns]
-    selected += [func.sum(x[a] * x[b]).label(f"sum {label(a)} * {label(b)}") for a, b in layout.products]
+    selected += [func.sum(x[c]).label(f"sum_{label(c)}") for c in layout.columns]
+    selected += [func.sum(x[a] * x[b]).label(f"sum_{label(a)}_x_{label(b)}") for a, b in layout.products]
     for column in layout.tails:
         shift = shifts.get(column, 0.0)
         changed = case((x[column] != (-shift if shift else 0), 1), else_=0)
-        selected.append(func.sum(changed).label(f"nonzero {label(column)}"))
+        selected.append(func.sum(changed).label(f"nonzero_{label(column)}"))
         largest = func.max(func.abs(x[column] + shift if shift else x[column]))
-        selected.append(largest.label(f"largest {label(column)}"))
+        selected.append(largest.label(f"largest_{label(column)}"))
     for number, rule in enumerate(layout.rules, 1):
         bound = shifts.get(rule.most, 0.0) if rule.most else 0.0
         left, right = x[rule.column], x[rule.most] if rule.most else None
         gap = bound - shifts.get(rule.column, 0.0)
         broken = left > (right + gap if gap else right) if right is not None else left < gap
-        selected.append(func.sum(case((broken, 1), else_=0)).label(f"broken {number}"))
+        selected.append(func.sum(case((broken, 1), else_=0)).label(f"broken_{number}"))
     for column in layout.capped:
-        outside = _outside(values.c[f"uncapped {label(column)}"], limits[column])
-        selected.append(func.sum(case((outside, 1), else_=0)).label(f"capped {label(column)}"))
+        outside = _outside(values.c[f"uncapped_{label(column)}"], limits[column])
+        selected.append(func.sum(case((outside, 1), else_=0)).label(f"capped_{label(column)}"))
     selected += [expression.label(name) for name, expression in layout.extras.items()]
     return select(*selected).group_by(*keys)
 
@@ -160,6 +187,12 @@ def ranks_select(units: FromClause, column: Column, ranks: Mapping[str, Iterable
     ordered = select(units.c.arm, position.label("position"), cast(value, Double).label("value")).cte("ordered")
     wanted = sorted({rank for those in ranks.values() for rank in those})
     return select(ordered.c.arm, ordered.c.position, ordered.c.value).where(sql_column("position").in_(wanted))
+
+
+def frequency_select(units: FromClause, columns: Sequence[Column]) -> Select[Any]:
+    """How many units of each arm have which values of these columns: rows of arm, values and number."""
+    values = [cast(units.c[label(column.quantity)], Double).label(f"value_{i}") for i, column in enumerate(columns, 1)]
+    return select(units.c.arm, *values, func.count().label("n")).group_by(units.c.arm, *values)
 
 
 def quantile_rank(q: float, n: int) -> int:
@@ -248,6 +281,31 @@ def _one_item_a_line(sql: str) -> str:
                 out += "\n   "
         lines.append(out)
     return "\n".join(lines)
+
+
+class epoch_day(FunctionElement[int]):
+    """Days from 1970 to the UTC day of an instant, as each database says it."""
+
+    type = BigInteger()
+    inherit_cache = True
+
+
+@compiles(epoch_day)
+def _epoch_day(element: epoch_day, compiler: Any, **options: Any) -> str:
+    (instant,) = element.clauses
+    seconds = extract("epoch", cast(instant, DateTime(timezone=True)))
+    return str(compiler.process(cast(func.floor(seconds / 86400), BigInteger), **options))
+
+
+@compiles(epoch_day, "bigquery")
+def _epoch_day_bigquery(element: epoch_day, compiler: Any, **options: Any) -> str:
+    return f"UNIX_DATE(DATE({compiler.process(element.clauses, **options)}, 'UTC'))"
+
+
+@compiles(epoch_day, "spark")
+@compiles(epoch_day, "databricks")
+def _epoch_day_spark(element: epoch_day, compiler: Any, **options: Any) -> str:
+    return f"CAST(floor(unix_seconds({compiler.process(element.clauses, **options)}) / 86400) AS BIGINT)"
 
 
 def floor_to(time: ColumnElement[Any], step: int) -> ColumnElement[Any]:

@@ -6,13 +6,16 @@ from math import isfinite
 
 import msgspec
 
-from analysis.aggregates import Aggregates, Moments
+from analysis.aggregates import Aggregates, Moments, Needs
+from analysis.arguments import check_count, check_scalar
+from analysis.asked import Asked, bounds_of
+from analysis.bayes import Prior
 from analysis.checks import run_checks
 from analysis.decision import Judged, decide
 from analysis.equivalence import non_inferiority
 from analysis.errors import ArgumentError, ArmError, DataError
 from analysis.heterogeneity import by_segment
-from analysis.inference import Effect, IntervalMethod, LiftInterval, Undefined, compare
+from analysis.inference import Effect, IntervalMethod, Undefined, compare
 from analysis.metrics import Declared, Metric, Quantile, merged_needs
 from analysis.multiple import benjamini_hochberg, holm
 from analysis.planning import remaining
@@ -49,6 +52,10 @@ def analyze(
     interval: IntervalMethod = "fieller",
     planned_units: int | None = None,
     precision: float = 0.02,
+    equivalence: float | None = None,
+    prior: Prior | None = None,
+    resamples: int = 0,
+    seed: int = 0,
     title: str = "",
 ) -> Report:
     """Compare a treatment with a control.
@@ -59,6 +66,9 @@ def analyze(
     planned_units: size of both arms that was planned. Until it is reached, the decision rests on confidence sequences,
     which may be looked at every day. precision: half-width of the lift's interval for which the report says how long
     it would still take. If no metric is a goal, the first one is taken for it.
+    equivalence: margin of the lift; each metric then says whether it is shown to lie within it (0.02: within +-2 %).
+    prior: of the lift; each metric then has a posterior. resamples: of bootstrap and permutation test, 0 for neither;
+    they need the metrics' values unit by unit (without ids), which otherwise never leave the source. seed: of these.
     Errors: ArmError, DataError, MetricError, MissingColumnError, SourceError, ArgumentError.
     """
     (report,) = analyze_arms(
@@ -71,6 +81,10 @@ def analyze(
         interval=interval,
         planned_units=planned_units,
         precision=precision,
+        equivalence=equivalence,
+        prior=prior,
+        resamples=resamples,
+        seed=seed,
         title=title,
     )
     return report
@@ -80,17 +94,22 @@ def analyze_arms(
     source: Source,
     metrics: Sequence[Declared],
     control: str,
-    treatments: Sequence[str],
+    treatments: Sequence[str] | None = None,
     expected_split: Mapping[str, float] | None = None,
     alpha: float = 0.05,
     *,
     interval: IntervalMethod = "fieller",
     planned_units: int | None = None,
     precision: float = 0.02,
+    equivalence: float | None = None,
+    prior: Prior | None = None,
+    resamples: int = 0,
+    seed: int = 0,
     title: str = "",
 ) -> list[Report]:
     """Compare several treatments with one control, from one look at the source. One report each, as by `analyze`.
 
+    treatments: labels; None means all arms of the data, and of the expected split, but the control.
     Holm's correction is over the goals of all treatments together. planned_units: of the control and one treatment.
     """
     declared = _with_goal(metrics)
@@ -98,9 +117,19 @@ def analyze_arms(
         raise DataError(f"alpha is {alpha}, and must lie between 0 and 1, for example 0.05.")
     if planned_units is not None and planned_units < 1:
         raise ArgumentError(f"planned_units is {planned_units}, and must be at least 1.")
-    if not treatments:
+    if treatments is not None and not treatments:
         raise ArmError("There is no treatment. Name one arm at least.")
-    collected = source.collect(merged_needs(declared))
+    if resamples:
+        check_count(resamples, "resamples", ge=100)
+    tables = frozenset(metric.inputs for metric in declared if isinstance(metric, Metric)) if resamples else frozenset()
+    collected = source.collect(merged_needs(declared) | Needs(tables=tables))
+    if treatments is None:
+        treatments = sorted({*collected.aggregates.arms, *(expected_split or {})} - {control})
+        if not treatments:
+            raise ArmError(f"The data has no arm but {control!r}, so there is nothing to compare it with.")
+    asked = Asked(
+        None if equivalence is None else check_scalar(equivalence, "equivalence", gt=0, lt=1), prior, resamples, seed
+    )
     looks = [
         _Look(
             collected,
@@ -110,6 +139,7 @@ def analyze_arms(
             alpha,
             interval,
             planned_units,
+            asked,
             precision,
         )
         for treatment in treatments
@@ -129,6 +159,7 @@ class _Look:
     alpha: float
     interval: IntervalMethod
     planned_units: int | None
+    asked: Asked
     precision: float
     _found: dict[tuple[int | None, str | None], tuple[Moments, Moments]] = field(default_factory=dict)
 
@@ -176,11 +207,6 @@ class _Look:
         for arm, name, found in zip((c, t), ("control", "treatment"), ranked, strict=True):
             if found is None or arm.n < 2:
                 return Undefined(f"the {name} has {arm.n} unit(s), and a quantile's variance needs two")
-            if found.tied:
-                return Undefined(
-                    f"many units of the {name} have the very value of the quantile, {found.values[1]:g}, so that it "
-                    "moves in jumps; compare the share of units above a value instead"
-                )
         assert ranked[0] is not None
         assert ranked[1] is not None
         return compare_quantiles(ranked[0], ranked[1], metric.q, alpha=self.alpha, method=self.interval)
@@ -212,6 +238,9 @@ class _Look:
             uncapped=self._uncapped(metric, c, t),
             cap=self._cap(metric, c, t),
             margin=self._margin(metric, effect),
+            equivalence=self.asked.equivalence_of(effect, self.alpha),
+            posterior=self.asked.posterior_of(metric, effect, self.alpha),
+            resampled=self.asked.resampled(metric, self.aggregates, (self.control, self.treatment), self.alpha),
             anytime=self._anytime(effect),
             remaining=self._remaining(effect),
             cumulative=self._cumulative(metric) if isinstance(metric, Metric) else [],
@@ -233,7 +262,7 @@ class _Look:
             nothing = ("lift", "low", "high", "p", "difference", "difference_low", "difference_high")
             return Comparison(**dict.fromkeys((*nothing, "standard_error", "df")), interval="undefined", method="none")
         d = effect.difference
-        low, high = _bounds(effect.interval)
+        low, high = bounds_of(effect.interval)
         test = "order-statistics" if isinstance(metric, Quantile) else "welch"
         return Comparison(
             lift=effect.lift,
@@ -284,13 +313,13 @@ class _Look:
         if self.planned_units is None or isinstance(effect, Undefined):
             return None
         monitored = monitor(effect, self.planned_units, alpha=self.alpha, method=self.interval)
-        low, high = _bounds(monitored.lift)
+        low, high = bounds_of(monitored.lift)
         return Anytime(low=low, high=high, p=monitored.p)
 
     def _remaining(self, effect: Effect | Undefined) -> Remaining | None:
         """None where it is precise enough already, or nothing says how fast units come."""
         per_day = _units_per_day(self.aggregates, (self.control, self.treatment))
-        if isinstance(effect, Undefined) or not per_day or _bounds(effect.interval) == (None, None):
+        if isinstance(effect, Undefined) or not per_day or bounds_of(effect.interval) == (None, None):
             return None
         needed = remaining(effect, self.precision, per_day)
         if needed.units == 0:
@@ -368,13 +397,6 @@ def _check_arms(
                 f"The expected split does not name the {role} {arm!r}; it names {', '.join(sorted(expected))}."
             )
     return dict(sorted((expected or dict.fromkeys(aggregates.arms, 1.0)).items()))
-
-
-def _bounds(interval: LiftInterval | None) -> tuple[float | None, float | None]:
-    """Both bounds of an interval that has them."""
-    if interval is None or interval.shape != "bounded":
-        return None, None
-    return interval.low, interval.high
 
 
 def _note(metric: Declared, effect: Effect | Undefined) -> str:

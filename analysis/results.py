@@ -61,6 +61,47 @@ class MarginShown(msgspec.Struct, frozen=True, kw_only=True):
     holds: bool
 
 
+class EquivalenceShown(msgspec.Struct, frozen=True, kw_only=True):
+    """Whether the lift is shown to lie within +- `margin`, by two one-sided tests. p: the larger of the two.
+    low, high: the 1 - 2 alpha interval, which lies within the margin exactly when it holds; None where unbounded."""
+
+    margin: float
+    p: float
+    holds: bool
+    low: float | None
+    high: float | None
+
+
+class PosteriorShown(msgspec.Struct, frozen=True, kw_only=True):
+    """Posterior of the lift under a normal prior (prior_sd None: a flat one). low, high: central credible interval.
+    chance_to_win: probability that the treatment is better. loss_if_shipped, loss_if_not: expected loss, on the scale
+    of the lift, of either choice."""
+
+    prior_mean: float
+    prior_sd: float | None
+    lift: float
+    low: float
+    high: float
+    chance_to_win: float
+    loss_if_shipped: float
+    loss_if_not: float
+
+
+class Resampled(msgspec.Struct, frozen=True, kw_only=True):
+    """Without formulas, and without CUPED: BCa bootstrap interval of the lift; studentised permutation test of the
+    difference (p); chance that a treated unit's value is the larger one (superiority) with the rank test's p, both
+    None for a ratio."""
+
+    resamples: int
+    seed: int
+    low: float
+    high: float
+    standard_error: float
+    p: float
+    superiority: float | None
+    superiority_p: float | None
+
+
 class Remaining(msgspec.Struct, frozen=True, kw_only=True):
     """About how many more units, and days at the present rate, until the lift is known to +- `precision`."""
 
@@ -99,7 +140,8 @@ class MetricResult(msgspec.Struct, frozen=True, kw_only=True):
     """One metric. control and treatment are the raw values, capped where the metric is; lift, low, high, p, difference
     are the headline (adjusted if the method says CUPED). Beside it stand `unadjusted`, without CUPED, and `uncapped`,
     without cap and CUPED. p_adjusted: Holm over the goals; Benjamini-Hochberg over the secondary metrics.
-    heterogeneity_p: Cochran's Q, whether the lift differs between segments."""
+    equivalence, posterior, resampled: where they were asked for. heterogeneity_p: Cochran's Q, whether the lift differs
+    between segments."""
 
     name: str
     label: str
@@ -130,6 +172,9 @@ class MetricResult(msgspec.Struct, frozen=True, kw_only=True):
     uncapped: Comparison | None
     cap: CapUsed | None
     margin: MarginShown | None
+    equivalence: EquivalenceShown | None
+    posterior: PosteriorShown | None
+    resampled: Resampled | None
     anytime: Anytime | None
     remaining: Remaining | None
     cumulative: list[Point]

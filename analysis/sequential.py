@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 
 from analysis.arguments import check_count, check_scalar, check_share
 from analysis.errors import ArgumentError
-from analysis.inference import Effect, IntervalMethod, LiftInterval, lift_interval
+from analysis.inference import Effect, IntervalMethod, LiftInterval, lift_interval, standard_error
 
 _Array = NDArray[np.float64]
 Spending = Callable[[float, float], float]
@@ -68,12 +68,12 @@ class Monitored(RepeatedInterval):
 def repeated_interval(effect: Effect, critical: float, *, method: IntervalMethod = "fieller") -> RepeatedInterval:
     """The effect at a look whose critical value is known: a `Look` of a design, or a confidence sequence."""
     check_scalar(critical, "critical", gt=0)
-    d = effect.difference
-    half = critical * d.standard_error
+    value, arms = effect.difference.value, (effect.control, effect.treatment)
+    low, high = (value - sign * critical * standard_error(*arms, sign) for sign in (1, -1))
     lift = None
     if effect.interval is not None:
-        lift = lift_interval(effect.control, effect.treatment, method=method, critical=critical)
-    return RepeatedInterval(critical, d.value - half, d.value + half, lift)
+        lift = lift_interval(*arms, method=method, critical=critical)
+    return RepeatedInterval(critical, low, high, lift)
 
 
 def anytime_critical(n: float, n_star: float, alpha: float = 0.05) -> float:

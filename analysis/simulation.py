@@ -22,7 +22,7 @@ from analysis.aggregates import Moments, Pair
 from analysis.arguments import check_count, check_scalar, check_share
 from analysis.columns import Column, check_upper
 from analysis.errors import DataError, MetricError, MissingColumnError
-from analysis.inference import Effect, IntervalMethod, Undefined, compare
+from analysis.inference import Effect, IntervalMethod, LiftInterval, Undefined, compare
 from analysis.metrics import Declared, Metric, Proportion, Quantile, merged_needs
 from analysis.quantiles import compare_quantiles, ranked
 from analysis.query import quantile_rank
@@ -31,7 +31,7 @@ _Array = NDArray[np.float64]
 
 BATCH = 4_000_000  # weights of units held at a time
 CURVE = 101  # points of the distribution of p-values that are kept
-DOUBTFUL_P = 0.001  # of the binomial test that the false positives come at the rate alpha
+DOUBTFUL_P = 0.001  # of the binomial test that the false positives come at the rate alpha at most
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,18 +39,22 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
 
     rejected: share with p < alpha of the runs that gave a p: the false-positive rate where the lift is 0, else power.
     rejected_below, rejected_above: of these, with an estimate below or above 0. covered: share of runs whose interval
-    holds the planted lift (an unbounded one counts by what it excludes). bias: mean estimate minus planted lift.
-    error: standard error of `bias`. half_width: median of the bounded intervals. undefined: runs without a lift.
-    p_rate: of the exact binomial test that `rejected` is alpha; None where a lift is planted or nothing was tested.
+    holds the planted lift (an unbounded one counts by what it excludes). rejected_ci, covered_ci: what the number of
+    runs leaves open, as exact 95 % intervals (Clopper, Pearson). bias: mean estimate minus planted lift. error:
+    standard error of `bias`. half_width: median of the bounded intervals. undefined: runs without a lift.
+    p_rate: of the exact binomial test that `rejected` is alpha at most; None where a lift is planted or nothing was
+    tested.
     """
 
     metric: str
     lift: float
     runs: int
     rejected: float | None
+    rejected_ci: tuple[float, float] | None
     rejected_below: float | None
     rejected_above: float | None
     covered: float | None
+    covered_ci: tuple[float, float] | None
     bias: float | None
     error: float | None
     half_width: float | None
@@ -60,7 +64,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def doubtful(self) -> bool:
-        """Whether the false positives do not come at the nominal rate, beyond what chance explains."""
+        """Whether there are more false positives than the nominal rate, beyond what chance explains."""
         return self.p_rate is not None and self.p_rate < DOUBTFUL_P
 
 
@@ -163,10 +167,7 @@ class _Trial:
                 ranked(np.repeat(values, weights[:, split].astype(np.intp)), self.metric.q)
                 for values, weights in ((left, control), (right, treatment))
             )
-            if first.tied or second.tied:
-                yield Undefined("many units have the very value of the quantile")
-            else:
-                yield compare_quantiles(first, second, self.metric.q, alpha=alpha, method=interval)
+            yield compare_quantiles(first, second, self.metric.q, alpha=alpha, method=interval)
 
 
 @dataclass(frozen=True)
@@ -286,8 +287,6 @@ def _weights(
 
 
 def _outcome(metric: str, lift: float, effects: Sequence[Effect | Undefined], alpha: float) -> Outcome:
-    from scipy.stats import binomtest
-
     runs = len(effects)
     defined = [effect for effect in effects if isinstance(effect, Effect)]
     rejecting = [effect for effect in defined if effect.difference.p < alpha]
@@ -295,21 +294,49 @@ def _outcome(metric: str, lift: float, effects: Sequence[Effect | Undefined], al
     lifts = np.array([e.lift for e in defined if e.lift is not None])
     widths = [(i.high - i.low) / 2 for i in intervals if i.shape == "bounded"]
     below = sum(effect.difference.value < 0 for effect in rejecting)
+    covering = sum(_covers(interval, lift) for interval in intervals)
     return Outcome(
         metric=metric,
         lift=lift,
         runs=runs,
         rejected=len(rejecting) / len(defined) if defined else None,
+        rejected_ci=share_interval(len(rejecting), len(defined)),
         rejected_below=below / len(defined) if defined else None,
         rejected_above=(len(rejecting) - below) / len(defined) if defined else None,
-        covered=sum(i.contains(lift) for i in intervals) / len(intervals) if intervals else None,
+        covered=covering / len(intervals) if intervals else None,
+        covered_ci=share_interval(covering, len(intervals)),
         bias=float(lifts.mean()) - lift if lifts.size else None,
         error=float(lifts.std(ddof=1)) / sqrt(lifts.size) if lifts.size > 1 else None,
         half_width=float(np.median(widths)) if widths else None,
         unbounded=len(intervals) - len(widths),
         undefined=runs - len(intervals),
-        p_rate=None if lift or not defined else float(binomtest(len(rejecting), len(defined), alpha).pvalue),
+        p_rate=None if lift or not defined else _too_many_p(len(rejecting), len(defined), alpha),
     )
+
+
+def _covers(interval: LiftInterval, lift: float) -> bool:
+    """Up to rounding: among equal values a bound may lie on the planted lift itself."""
+    if interval.shape != "bounded":
+        return interval.contains(lift)
+    return interval.low - 1e-9 <= lift <= interval.high + 1e-9
+
+
+def share_interval(count: int, runs: int, *, alpha: float = 0.05) -> tuple[float, float] | None:
+    """Exact interval of a share that was seen `count` times in so many runs (Clopper, Pearson 1934)."""
+    from scipy.special import betaincinv
+
+    if runs == 0:
+        return None
+    low = float(betaincinv(count, runs - count + 1, alpha / 2)) if count else 0.0
+    high = float(betaincinv(count + 1, runs - count, 1 - alpha / 2)) if count < runs else 1.0
+    return low, high
+
+
+def _too_many_p(count: int, runs: int, alpha: float) -> float:
+    """Chance of so many rejections or more, if they came at the rate alpha."""
+    from scipy.special import bdtrc
+
+    return float(bdtrc(count - 1, runs, alpha)) if count else 1.0
 
 
 def _curve(effects: Sequence[Effect | Undefined]) -> list[float]:

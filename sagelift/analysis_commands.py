@@ -1,20 +1,29 @@
-"""`sagelift analyze` and `sagelift simulate`: a table with one row per user in, a report out. Needs no other part."""
+"""`sagelift analyze`, `report`, `simulate` and `plan`: users or an experiment in, a report out.
+
+All but `report` take a table with one row per user and need no other part of the system.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from sagelift import analysis_options as options
+from sagelift.analysis_options import MetricOptions
+
 if TYPE_CHECKING:
-    from analysis.columns import Cap, Filter
-    from analysis.config import Declarations
-    from analysis.metrics import Declared
+    from analysis.results import Report
     from analysis.sources.user_rows import UserRows
 
 _Table = Annotated[
-    str, typer.Argument(help="Parquet, CSV, Arrow or DuckDB file (a glob is fine), or with --database a table's name.")
+    str,
+    typer.Argument(
+        help="Parquet, CSV, Arrow or DuckDB file (a glob is fine), a SELECT over such files, or with --database a "
+        "table's name."
+    ),
 ]
 _Database = Annotated[str | None, typer.Option(help="SQLAlchemy URL of the database that holds the table.")]
 _Of = Annotated[str | None, typer.Option("--table", help="The table, of a DuckDB file.")]
@@ -32,17 +41,41 @@ _Cap = Annotated[
     list[str] | None, typer.Option(help="Cap of a --mean: gmv=50000, gmv=p99 or gmv=p99:nonzero; the same in all arms.")
 ]
 _Where = Annotated[list[str] | None, typer.Option(help="Users that count: country=DE,FR or age>=18.")]
-_Money = Annotated[list[str] | None, typer.Option(help="Columns that hold money, in minor units.")]
+_Control = Annotated[str, typer.Option(help="The control arm, as it stands in the data.")]
+_Treatment = Annotated[
+    list[str] | None, typer.Option(help="A treatment arm; without it, every arm but the control, one report each.")
+]
+_Split = Annotated[str | None, typer.Option(help="The planned split, if not equal: 0=0.9,1=0.1.")]
+_Planned = Annotated[
+    int | None, typer.Option(help="Planned size of both arms: until then, confidence sequences decide.")
+]
+_Precision = Annotated[str, typer.Option(help="Say how long until the lift is known to +- this.")]
+_Equivalence = Annotated[
+    str | None, typer.Option(help="Test of each metric whether its lift lies within +- this: 2% (TOST).")
+]
+_Prior = Annotated[
+    str | None,
+    typer.Option(help="Bayesian posterior of each lift, from a normal prior around 0 with this deviation: 5%."),
+]
+_Bootstrap = Annotated[
+    int,
+    typer.Option(
+        help="Resamples of bootstrap and permutation test (0: none). Fetches the metrics' values unit by unit."
+    ),
+]
 _Alpha = Annotated[float, typer.Option(help="Level of the tests; 1 - coverage of the intervals.")]
 _Interval = Annotated[str, typer.Option(help="Of the relative lift: fieller, delta or log.")]
-_Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")]
+_Seed = Annotated[int, typer.Option(help="Of the random numbers.")]
+_Title = Annotated[str, typer.Option(help="Of the report.")]
+_Html = Annotated[Path | None, typer.Option(help="Write the page here.")]
+_Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 _Markdown = Annotated[bool, typer.Option("--markdown", help="Print Markdown instead of a table.")]
 
 
 def analyze(
     table: _Table,
-    control: Annotated[str, typer.Option(help="The control arm, as it stands in the data.")],
-    treatment: Annotated[str | None, typer.Option(help="The treatment; needed where there are several.")] = None,
+    control: _Control,
+    treatment: _Treatment = None,
     variant: Annotated[str, typer.Option(help="The column with the arm.")] = "variant",
     unit: Annotated[str | None, typer.Option(help="The column with the user's id: finds users in two arms.")] = None,
     day: Annotated[str | None, typer.Option(help="The column with the day of first exposure (UTC).")] = None,
@@ -59,27 +92,40 @@ def analyze(
     covariate: _Covariate = None,
     cap: _Cap = None,
     where: _Where = None,
-    money: _Money = None,
+    guardrail: Annotated[
+        list[str] | None,
+        typer.Option(help="A metric that must not get worse: clicks; or clicks=2%, a loss to rule out."),
+    ] = None,
+    lower_is_better: Annotated[list[str] | None, typer.Option(help="A metric that is better the lower it is.")] = None,
+    money: Annotated[list[str] | None, typer.Option(help="Columns that hold money, in minor units.")] = None,
     currency: Annotated[str | None, typer.Option(help="Of the money columns.")] = None,
     currency_column: Annotated[str | None, typer.Option(help="The column with each row's currency.")] = None,
-    split: Annotated[str | None, typer.Option(help="The planned split, if not equal: 0=0.9,1=0.1.")] = None,
-    planned_units: Annotated[
-        int | None, typer.Option(help="Planned size of both arms: until then, confidence sequences decide.")
-    ] = None,
-    precision: Annotated[float, typer.Option(help="Say how long until the lift is known to +- this.")] = 0.02,
+    split: _Split = None,
+    planned_units: _Planned = None,
+    precision: _Precision = "2%",
+    equivalence: _Equivalence = None,
+    prior: _Prior = None,
+    bootstrap: _Bootstrap = 0,
+    seed: _Seed = 0,
     alpha: _Alpha = 0.05,
     interval: _Interval = "fieller",
     database: _Database = None,
     of: _Of = None,
-    title: Annotated[str, typer.Option(help="Of the report.")] = "",
-    html: Annotated[Path | None, typer.Option(help="Write the page here.")] = None,
+    title: _Title = "",
+    html: _Html = None,
     markdown: _Markdown = False,
     as_json: _Json = False,
 ) -> None:
-    """Compare two arms in a table with one row per user. Exit code 1 when a check fails."""
-    from analysis.report import analyze as compare
+    """Compare arms in a table with one row per user. Exit code 1 when a check fails.
 
-    declared = _declared(metrics, mean, count, ratio, proportion, quantile, covariate, cap, money)
+    The first metric decides, unless a file of metrics names goals.
+    """
+    from analysis.metrics import money_columns
+    from analysis.report import analyze_arms
+
+    declared = MetricOptions(
+        metrics, mean, count, ratio, proportion, quantile, covariate, cap, money, guardrail, lower_is_better
+    ).declared()
     source = _source(
         table,
         database,
@@ -89,43 +135,75 @@ def analyze(
         day=day,
         segment=segment,
         covariate_until=covariate_until,
-        where=tuple(map(_filter, where or ())),
+        where=options.where(where),
         currency=currency,
         currency_column=currency_column,
         rates=declared.rates,
-        money=tuple(money or ()),
+        money=tuple(dict.fromkeys((*(money or ()), *money_columns(declared.metrics)))),
     )
-    report = compare(
-        source,
-        declared.metrics,
-        control,
-        treatment if treatment is not None else _only_other(source, control),
-        _split(split),
-        alpha,
-        interval=_interval(interval),
-        planned_units=planned_units,
-        precision=precision,
-        title=title,
-    )
-    if html is not None:
-        from analysis.render.html import write_html
+    asked = _asked(split, alpha, interval, planned_units, precision, equivalence, prior, bootstrap, seed, title)
+    reports = analyze_arms(source, declared.metrics, control, treatment or None, **asked)
+    _show(reports, html, markdown=markdown, as_json=as_json)
 
-        typer.echo(f"page: {write_html(report, html)}", err=True)
-    if as_json:
-        from analysis.render.json import to_json
 
-        typer.echo(to_json(report))
-    elif markdown:
-        from analysis.render.markdown import to_markdown
+def report(
+    experiment: Annotated[str, typer.Argument(help="The experiment's key.")],
+    control: _Control,
+    treatment: _Treatment = None,
+    window_days: Annotated[float, typer.Option(min=0.01, help="Days after first exposure that count.")] = 14.0,
+    complete_windows: Annotated[
+        bool, typer.Option("--complete-windows", help="Leave out units whose window is not over yet.")
+    ] = False,
+    as_of: Annotated[
+        str | None,
+        typer.Option(help="Read nothing newer: 2026-06-15 or 2026-06-15T08:00+02:00; UTC if it has no zone."),
+    ] = None,
+    segment: Annotated[
+        str | None, typer.Option(help="Column of a table with a row per unit_id: customer.country.")
+    ] = None,
+    metrics: Annotated[
+        Path | None, typer.Option("--metrics", help="Metrics, and rates, declared in YAML; without it, a shop's own.")
+    ] = None,
+    split: _Split = None,
+    planned_units: _Planned = None,
+    precision: _Precision = "2%",
+    equivalence: _Equivalence = None,
+    prior: _Prior = None,
+    bootstrap: _Bootstrap = 0,
+    seed: _Seed = 0,
+    alpha: _Alpha = 0.05,
+    interval: _Interval = "fieller",
+    html: _Html = None,
+    markdown: _Markdown = False,
+    as_json: _Json = False,
+) -> None:
+    """Compute the lift of an experiment: table, JSON, page. Exit code 1 when a check fails."""
+    from datetime import timedelta
 
-        typer.echo(to_markdown(report), nl=False)
-    else:
-        from rich.console import Console
+    from analysis.config import Declarations, load_metrics
+    from analysis.metrics import shop_metrics
+    from analysis.report import analyze_arms
+    from analysis.sources.experiment_tables import ExperimentTables
+    from sagelift.console import current_settings
+    from sagelift.services import Services
 
-        from analysis.render.terminal import to_terminal
-
-        Console().print(to_terminal(report))
-    raise typer.Exit(1 if any(check.status == "fail" for check in report.checks) else 0)
+    declared = load_metrics(metrics) if metrics else Declarations(shop_metrics())
+    table, dot, column = (segment or "").rpartition(".")
+    if segment and not (table and dot and column):
+        raise typer.BadParameter(f"{segment!r} must look like customer.country.", param_hint="--segment")
+    asked = _asked(split, alpha, interval, planned_units, precision, equivalence, prior, bootstrap, seed, experiment)
+    with Services(current_settings()) as services:
+        source = ExperimentTables(
+            services.experiments.engine,
+            experiment,
+            window=timedelta(days=window_days),
+            as_of=_moment(as_of),
+            complete_windows_only=complete_windows,
+            rates=declared.rates,
+            segments=(table, column) if segment else None,
+        )
+        reports = analyze_arms(source, declared.metrics, control, treatment or None, **asked)
+    _show(reports, html, markdown=markdown, as_json=as_json)
 
 
 def simulate(
@@ -139,13 +217,13 @@ def simulate(
     covariate: _Covariate = None,
     cap: _Cap = None,
     where: _Where = None,
-    lift: Annotated[list[float] | None, typer.Option(help="Lifts to plant: 0.05 is 5 %. Default 0.05 and 0.1.")] = None,
+    lift: Annotated[list[str] | None, typer.Option(help="A lift to plant: 5%. Default 5% and 10%.")] = None,
     runs: Annotated[int, typer.Option(help="Simulated experiments.")] = 1000,
     size: Annotated[
         int | None, typer.Option(help="Users of each, drawn with replacement; without it, all, dealt out anew.")
     ] = None,
     share: Annotated[float, typer.Option(help="Of the treatment.")] = 0.5,
-    seed: Annotated[int, typer.Option(help="Of the random numbers.")] = 0,
+    seed: _Seed = 0,
     alpha: _Alpha = 0.05,
     interval: _Interval = "fieller",
     database: _Database = None,
@@ -163,19 +241,17 @@ def simulate(
     from analysis.render.simulation import to_json, to_markdown, to_terminal, write_picture
     from analysis.simulation import simulate as run
 
-    declared = _declared(metrics, mean, count, ratio, proportion, quantile, covariate, cap, None).metrics
-    # `variant` is not read: any column that there is can stand for it.
-    names = sorted(column.name for column in merged_needs(declared).quantities)
-    source = _source(table, database, of, variant=names[0], where=tuple(map(_filter, where or ())))
+    declared = MetricOptions(metrics, mean, count, ratio, proportion, quantile, covariate, cap).declared().metrics
+    source = _source(table, database, of, variant=None, where=options.where(where))
     found = run(
         source.values(merged_needs(declared)),
         declared,
-        lifts=lift or (0.05, 0.1),
+        lifts=[options.share(text, "--lift") for text in lift or ("5%", "10%")],
         runs=runs,
         size=size,
         share=share,
         alpha=alpha,
-        interval=_interval(interval),
+        interval=options.interval(interval),
         seed=seed,
         source=source.label,
     )
@@ -183,86 +259,80 @@ def simulate(
         typer.echo(f"picture: {write_picture(found, picture)}", err=True)
     if as_json:
         typer.echo(to_json(found))
-    elif markdown:
-        typer.echo(to_markdown(found), nl=False)
     else:
-        from rich.console import Console
-
-        Console().print(to_terminal(found))
+        _print([found], to_markdown, to_terminal, markdown=markdown)
     raise typer.Exit(1 if any(outcome.doubtful for outcome in found.outcomes) else 0)
 
 
-def _declared(
-    file: Path | None,
-    mean: list[str] | None,
-    count: list[str] | None,
-    ratio: list[str] | None,
-    proportion: list[str] | None,
-    quantile: list[str] | None,
-    covariate: list[str] | None,
-    cap: list[str] | None,
-    money: list[str] | None,
-) -> Declarations:
-    """The metrics of the file, then those of the options; `money` are the columns in minor units."""
-    from analysis.config import Declarations, load_metrics
-    from analysis.metrics import Count, Mean, Metric, Proportion, Quantile, Ratio
+def plan(
+    table: _Table,
+    metrics: _Metrics = None,
+    mean: _Mean = None,
+    count: _Count = None,
+    ratio: _Ratio = None,
+    proportion: _Share = None,
+    covariate: _Covariate = None,
+    cap: _Cap = None,
+    where: _Where = None,
+    lift: Annotated[list[str] | None, typer.Option(help="A lift to find: 5%. Default 2%, 5% and 10%.")] = None,
+    units: Annotated[
+        int | None, typer.Option(help="Users of both arms that could be had; without it, as many as there are.")
+    ] = None,
+    power: Annotated[float, typer.Option(help="Chance to find the lift.")] = 0.8,
+    share: Annotated[float, typer.Option(help="Of the treatment.")] = 0.5,
+    alpha: _Alpha = 0.05,
+    database: _Database = None,
+    of: _Of = None,
+    markdown: _Markdown = False,
+    as_json: _Json = False,
+) -> None:
+    """Say how many users an experiment needs, from the users of a time before it, and what it could find."""
+    from analysis.plan import plan as made
+    from analysis.render.plan import to_json, to_markdown, to_terminal
 
-    declared = load_metrics(file) if file else Declarations(())
-    found: list[Declared] = []
-    amounts = set(money or ())
-    for name in mean or ():
-        found.append(Mean(name=name, column=name, unit="money" if name in amounts else "count"))
-    found += [Count(name=name, column=name) for name in count or ()]
-    for text in ratio or ():
-        top, bottom = _two(text, "/", "--ratio", "clicks/impressions")
-        unit = "money" if top in amounts else "share"
-        found.append(Ratio(name=text, numerator=top, denominator=bottom, unit=unit))  # type: ignore[arg-type]
-    found += [Proportion(name=f"{name} > 0", column=name) for name in proportion or ()]
-    for text in quantile or ():
-        column, q = _two(text, "@", "--quantile", "gmv@0.9")
-        unit = "money" if column in amounts else "count"
-        found.append(Quantile(name=text, column=column, q=_number(q, "--quantile"), unit=unit))  # type: ignore[arg-type]
-    caps = dict(_two(text, "=", "--cap", "gmv=p99") for text in cap or ())
-    _each_known(caps, [m.name for m in found if isinstance(m, Mean)], "--cap")
-    adjusting: dict[str, list[str]] = {}
-    for text in covariate or ():
-        whose, equals, column = text.rpartition("=")
-        names = [whose] if equals else [m.name for m in found if isinstance(m, Mean)]
-        _each_known(names, [m.name for m in found if isinstance(m, Metric)], "--covariate")
-        for name in names:
-            adjusting.setdefault(name, []).append(column)
-    result = [_with(metric, caps.get(metric.name), adjusting.get(metric.name, [])) for metric in found]
-    return Declarations((*declared.metrics, *result), declared.rates)
+    declared = MetricOptions(metrics, mean, count, ratio, proportion, None, covariate, cap).declared().metrics
+    source = _source(table, database, of, variant=None, where=options.where(where))
+    lifts = [options.share(text, "--lift") for text in lift or ("2%", "5%", "10%")]
+    found = made(source, declared, lifts, units=units, alpha=alpha, power=power, share=share)
+    if as_json:
+        return typer.echo(to_json(found))
+    _print([found], to_markdown, to_terminal, markdown=markdown)
 
 
-def _with(metric: Declared, cap: str | None, covariates: list[str]) -> Declared:
-    from dataclasses import replace
+def _asked(
+    split: str | None,
+    alpha: float,
+    interval: str,
+    planned_units: int | None,
+    precision: str,
+    equivalence: str | None,
+    prior: str | None,
+    bootstrap: int,
+    seed: int,
+    title: str,
+) -> dict[str, Any]:
+    """What `analyze` and `report` ask of `analysis.report.analyze_arms` alike."""
+    from analysis.bayes import Prior
 
-    from analysis.metrics import Mean, Metric
-
-    if cap is not None and isinstance(metric, Mean):
-        metric = replace(metric, cap=_cap(cap))
-    if covariates and isinstance(metric, Metric):
-        metric = replace(metric, covariates=tuple(covariates))
-    return metric
-
-
-def _cap(text: str) -> Cap:
-    from analysis.columns import Cap
-
-    limit, _, over = text.partition(":")
-    if over not in ("", "nonzero"):
-        raise typer.BadParameter(f"{text!r}: after the colon only `nonzero` can stand.", param_hint="--cap")
-    if limit.startswith("p"):
-        return Cap(upper_quantile=_number(limit[1:], "--cap") / 100, nonzero=bool(over))
-    return Cap(upper=_number(limit, "--cap"))
+    return {
+        "expected_split": options.split(split),
+        "alpha": alpha,
+        "interval": options.interval(interval),
+        "planned_units": planned_units,
+        "precision": options.share(precision, "--precision"),
+        "equivalence": None if equivalence is None else options.share(equivalence, "--equivalence"),
+        "prior": None if prior is None else Prior(0.0, options.share(prior, "--prior")),
+        "resamples": bootstrap,
+        "seed": seed,
+        "title": title,
+    }
 
 
-def _source(table: str, database: str | None, of: str | None, **options: Any) -> UserRows:
+def _source(table: str, database: str | None, of: str | None, **given: Any) -> UserRows:
     if database is None:
         from analysis.sources.user_table import UserTable
 
-        return UserTable(table, table=of, **options)
+        return UserTable(table, table=of, **given)
     from sqlalchemy import create_engine
     from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
@@ -275,77 +345,49 @@ def _source(table: str, database: str | None, of: str | None, **options: Any) ->
         raise typer.BadParameter(
             f"no engine for this URL ({error.__class__.__name__}).", param_hint="--database"
         ) from None
-    return SqlTable(engine, table, **options)
+    return SqlTable(engine, table, **given)
 
 
-def _only_other(source: UserRows, control: str) -> str:
-    """The one arm beside the control. With more of them, one has to be named."""
-    from analysis.aggregates import Needs
-    from analysis.errors import ArmError
+def _show(reports: Sequence[Report], html: Path | None, *, markdown: bool, as_json: bool) -> NoReturn:
+    """Print the reports, one after the other (JSON: the report, or an array of several), and exit."""
+    from analysis.render.json import to_json
+    from analysis.render.markdown import to_markdown
+    from analysis.render.terminal import to_terminal
 
-    arms = source.collect(Needs()).aggregates.arms
-    others = [arm for arm in arms if arm != control]
-    if control not in arms:
-        raise ArmError(f"The control {control!r} is not an arm of the data. Its arms: {', '.join(map(repr, arms))}.")
-    if len(others) != 1:
-        raise ArmError(
-            f"Beside {control!r} there are {len(others)} arms: {', '.join(others) or '-'}. Name one (--treatment)."
-        )
-    return others[0]
+    if html is not None:
+        from analysis.render.html import write_html
+
+        for report in reports:
+            arm = "".join(c if c.isalnum() or c in "-_" else "_" for c in report.treatment)
+            path = html if len(reports) == 1 else html.with_stem(f"{html.stem}-{arm}")
+            typer.echo(f"page: {write_html(report, path)}", err=True)
+    if as_json:
+        texts = [to_json(report) for report in reports]
+        typer.echo(texts[0] if len(texts) == 1 else "[\n" + ",\n".join(texts) + "\n]")
+    else:
+        _print(reports, to_markdown, to_terminal, markdown=markdown)
+    raise typer.Exit(1 if any(check.status == "fail" for report in reports for check in report.checks) else 0)
 
 
-def _split(text: str | None) -> dict[str, float] | None:
+def _print(
+    found: Sequence[Any], to_markdown: Callable[[Any], str], to_terminal: Callable[[Any], Any], *, markdown: bool
+) -> None:
+    if markdown:
+        return typer.echo("\n".join(map(to_markdown, found)), nl=False)
+    from rich.console import Console
+
+    for one in found:
+        Console().print(to_terminal(one))
+
+
+def _moment(text: str | None) -> Any:
+    """An instant; a day, or a time without a zone, is UTC."""
+    from datetime import UTC, datetime
+
     if text is None:
         return None
-    pairs = [_two(part, "=", "--split", "0=0.9,1=0.1") for part in text.split(",")]
-    return {arm: _number(weight, "--split") for arm, weight in pairs}
-
-
-def _filter(text: str) -> Filter:
-    from analysis.columns import Filter, Operator
-
-    operators: tuple[Operator, ...] = ("!=", "<=", ">=", "=", "<", ">")
-    for operator in operators:
-        column, found, value = text.partition(operator)
-        if found and column and value:
-            values = tuple(map(_literal, value.split(",")))
-            if operator == "=" and len(values) > 1:
-                return Filter(column.strip(), "in", values)
-            return Filter(column.strip(), operator, _literal(value))
-    raise typer.BadParameter(f"{text!r} is no comparison such as country=DE.", param_hint="--where")
-
-
-def _literal(text: str) -> str | int | float:
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text.strip()
-
-
-def _interval(name: str) -> Any:
-    if name not in ("fieller", "delta", "log"):
-        raise typer.BadParameter(f"{name!r} is none of fieller, delta, log.", param_hint="--interval")
-    return name
-
-
-def _two(text: str, by: str, option: str, example: str) -> tuple[str, str]:
-    left, found, right = (part.strip() for part in text.partition(by))
-    if not (found and left and right):
-        raise typer.BadParameter(f"{text!r} must look like {example}.", param_hint=option)
-    return left, right
-
-
-def _number(text: str, option: str) -> float:
     try:
-        return float(text)
+        found = datetime.fromisoformat(text)
     except ValueError:
-        raise typer.BadParameter(f"{text!r} is no number.", param_hint=option) from None
-
-
-def _each_known(names: Any, known: list[str], option: str) -> None:
-    for name in names:
-        if name not in known:
-            there = ", ".join(known) or "none"
-            raise typer.BadParameter(f"{name!r} is none of the metrics it could be for ({there}).", param_hint=option)
+        raise typer.BadParameter(f"{text!r} must look like 2026-06-15T08:00+02:00.", param_hint="--as-of") from None
+    return found if found.tzinfo else found.replace(tzinfo=UTC)

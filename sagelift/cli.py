@@ -376,40 +376,5 @@ def assign(
 
 app.command()(analysis_commands.analyze)
 app.command()(analysis_commands.simulate)
-
-
-@app.command()
-def report(
-    experiment: _Key,
-    control: Annotated[str, typer.Option(help="The control arm.")],
-    treatment: Annotated[str, typer.Option(help="The treatment arm.")],
-    window_days: Annotated[float, typer.Option(min=0.01, help="Days after first exposure that count.")] = 14.0,
-    html: Annotated[Path | None, typer.Option(help="Write the page here.")] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Compute the lift of an experiment: table, JSON, page. Exit code 1 when a check fails."""
-    from datetime import timedelta
-
-    from analysis.metrics import shop_metrics
-    from analysis.report import analyze
-    from analysis.sources.experiment_tables import ExperimentTables
-    from sagelift.services import Services
-
-    with Services(current_settings()) as services:
-        source = ExperimentTables(services.experiments.engine, experiment, window=timedelta(days=window_days))
-        result = analyze(source, shop_metrics(), control, treatment, title=experiment)
-    if html is not None:
-        from analysis.render.html import write_html
-
-        say(f"page: {write_html(result, html)}")
-    if as_json:
-        from analysis.render.json import to_json
-
-        typer.echo(to_json(result))
-    else:
-        from rich.console import Console
-
-        from analysis.render.terminal import to_terminal
-
-        Console().print(to_terminal(result))
-    raise typer.Exit(1 if any(c.status == "fail" for c in result.checks) else 0)
+app.command()(analysis_commands.plan)
+app.command()(analysis_commands.report)

@@ -12,7 +12,7 @@ from math import ceil, floor, isfinite, log10
 from statistics import median
 
 from analysis.render import words
-from analysis.results import MetricResult, Report
+from analysis.results import MetricResult, Point, Report
 
 ROW_WIDTH, ROW_HEIGHT = 340, 44
 WIDTH, HEIGHT = 520, 240
@@ -96,7 +96,7 @@ def interval_bar(result: MetricResult, axis: Axis, alpha: float) -> str:
 
 
 def cumulative_chart(result: MetricResult) -> str:
-    """The lift over all units enrolled so far, with its interval, against time."""
+    """The lift over all units enrolled so far, with its interval, against time; dashed, the confidence sequence."""
     points = [p for p in result.cumulative if p.lift is not None and p.low is not None and p.high is not None]
     if len(points) < 2:
         return ""
@@ -118,6 +118,7 @@ def cumulative_chart(result: MetricResult) -> str:
         _horizontal_grid(y, x.end, percent)
         + f'<line class="zero" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y(0):.1f}" y2="{y(0):.1f}"/>'
         + f'<polygon class="band" points="{_points(upper + lower[::-1])}"/>'
+        + "".join(f'<polyline class="sequence" points="{_points(side)}"/>' for side in _sequence(points, times, x, y))
         + f'<polyline class="line treatment" points="{_points(line)}"/>'
         + f'<circle class="dot treatment" cx="{line[-1][0]:.1f}" cy="{line[-1][1]:.1f}" r="4"/>'
         + _time_ticks(x)
@@ -127,6 +128,16 @@ def cumulative_chart(result: MetricResult) -> str:
         f"interval {words.lift(last.low)} to {words.lift(last.high)}"
     )
     return _svg("chart", WIDTH, HEIGHT, described, body)
+
+
+def _sequence(points: Sequence[Point], times: Sequence[float], x: Axis, y: Axis) -> list[list[tuple[float, float]]]:
+    """Lower and upper line of the confidence sequence, where it has bounds."""
+    sides: list[list[tuple[float, float]]] = [[], []]
+    for time, point in zip(times, points, strict=True):
+        if point.anytime is not None and point.anytime.low is not None and point.anytime.high is not None:
+            sides[0].append((x(time), y.clipped(point.anytime.low)))
+            sides[1].append((x(time), y.clipped(point.anytime.high)))
+    return sides if sides[0] else []
 
 
 def enrolment_chart(report: Report, *, wide: bool = False) -> str:

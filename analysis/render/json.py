@@ -1,6 +1,4 @@
-"""The report as JSON, and the JSON Schema of it."""
-
-from typing import Any
+"""The report as JSON. Its schema: `analysis.render.schema`, published as docs/analysis/report.schema.json."""
 
 import msgspec
 
@@ -16,8 +14,3 @@ def to_json(report: Report, *, indent: int | None = 2) -> str:
 def from_json(text: str | bytes) -> Report:
     """The report back from its JSON, type-checked. msgspec.ValidationError if it is none."""
     return msgspec.json.decode(text, type=Report)
-
-
-def json_schema() -> dict[str, Any]:
-    """JSON Schema (2020-12) of `to_json`."""
-    return msgspec.json.schema(Report)

@@ -16,7 +16,7 @@ def to_markdown(report: Report) -> str:
             words.quantity(result.treatment, result.unit, currency),
             words.lift(result.lift),
             words.interval(result),
-            words.p_value(result.p),
+            words.p_values(result),
         )
         for result in words.in_order(report)
     ]

@@ -11,7 +11,7 @@ from analysis.simulation import Outcome, Simulation
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-_HEAD = ("Metric", "Planted", "Rejected (below : above 0)", "Covered", "Bias", "±")
+_HEAD = ("Metric", "Planted", "Rejected", "below : above 0", "Covered", "Bias", "±")
 
 
 def to_json(simulation: Simulation) -> str:
@@ -46,27 +46,29 @@ def summary(simulation: Simulation) -> str:
     s = simulation
     doubtful = [outcome.metric for outcome in s.outcomes if outcome.doubtful]
     said = (
-        f"False positives do not come at the rate of {s.alpha:.0%} for {', '.join(doubtful)}: do not trust its p."
+        f"There are more false positives than {s.alpha:.0%} for {', '.join(doubtful)}: do not trust its p."
         if doubtful
-        else f"False positives come at the rate of {s.alpha:.0%}, as far as {s.runs:,} runs can tell."
+        else f"There are no more false positives than {s.alpha:.0%}, as far as {s.runs:,} runs can tell."
     )
     silent = [outcome.metric for outcome in s.outcomes if not outcome.lift and outcome.undefined > s.runs / 2]
     if silent:
         said += f" Most runs gave no lift for {', '.join(silent)}."
     return (
         f"{s.runs:,} simulated experiments of {s.units:,} units of {s.source}, {s.share:.0%} treated. {said} Where "
-        "nothing is planted, what is rejected is the false-positive rate, elsewhere the power."
+        "nothing is planted, what is rejected is the false-positive rate, elsewhere the power. In brackets, what the "
+        "number of runs leaves open (95 %); ± is the half-width of the intervals."
     )
 
 
 def _cells(outcome: Outcome) -> tuple[str, ...]:
     return (
         outcome.metric,
-        words.lift(outcome.lift),
+        words.lift(outcome.lift) if outcome.lift else "nothing",
+        _counted(outcome.rejected, outcome.rejected_ci),
         words.DASH
         if outcome.rejected is None
-        else f"{_share(outcome.rejected)} ({_share(outcome.rejected_below)} : {_share(outcome.rejected_above)})",
-        _share(outcome.covered),
+        else f"{_share(outcome.rejected_below)} : {_share(outcome.rejected_above)}",
+        _counted(outcome.covered, outcome.covered_ci),
         words.DASH
         if outcome.bias is None or outcome.error is None
         else f"{words.lift(outcome.bias)} ± {2 * outcome.error:.2%}",
@@ -74,12 +76,20 @@ def _cells(outcome: Outcome) -> tuple[str, ...]:
     )
 
 
+def _counted(share: float | None, interval: tuple[float, float] | None) -> str:
+    """A share of the runs, with what their number leaves open."""
+    if share is None or interval is None:
+        return words.DASH
+    return f"{share:.1%} ({interval[0] * 100:.1f} to {interval[1] * 100:.1f})"
+
+
 def _share(value: float | None) -> str:
     return words.DASH if value is None else f"{value:.1%}"
 
 
 def write_picture(simulation: Simulation, path: Path) -> Path:
-    """Left, how p is distributed without an effect (it should lie on the diagonal); right, power and coverage by lift.
+    """Left, how p is distributed without an effect (it should lie on the diagonal); right, power and coverage by lift,
+    each with its Monte-Carlo interval.
 
     The format is that of the file's ending. The file is written aside and renamed.
     """
@@ -100,6 +110,11 @@ def write_picture(simulation: Simulation, path: Path) -> Path:
         covered = [r for r in rows if r.covered is not None]
         lifts, shares = [r.lift for r in covered], [r.covered for r in covered]
         right.plot(lifts, shares, marker=".", linestyle="--", color=line.get_color())
+        # What the number of runs leaves open.
+        for row in rows:
+            for interval in (row.rejected_ci, row.covered_ci):
+                if interval is not None:
+                    right.plot([row.lift] * 2, interval, color=line.get_color(), linewidth=1)
     right.axhline(1 - simulation.alpha, color="0.75", linewidth=1, linestyle=":")
     right.axhline(simulation.alpha, color="0.75", linewidth=1, linestyle=":")
     right.set(title="found (solid) and covered (dashed)", xlabel="planted lift", ylim=(0, 1.02))

@@ -79,6 +79,6 @@ def _table(report: Report) -> "RenderableType":
             words.quantity(result.treatment, result.unit, report.data.currency),
             Text(words.lift(result.lift), style=colour),
             words.interval(result),
-            words.p_value(result.p),
+            words.p_values(result),
         )
     return table

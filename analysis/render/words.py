@@ -53,6 +53,13 @@ def p_value(p: float | None) -> str:
     return "< 0.0001" if p < 0.0001 else f"{p:.4f}" if p < 0.01 else f"{p:.3f}"
 
 
+def p_values(result: MetricResult) -> str:
+    """p, and p adjusted for the number of tests where that differs."""
+    if result.p_adjusted is None or result.p_adjusted == result.p:
+        return p_value(result.p)
+    return f"{p_value(result.p)} (adjusted {p_value(result.p_adjusted)})"
+
+
 def check_name(name: str) -> str:
     return name.replace("_", " ").capitalize()
 
@@ -105,7 +112,7 @@ def method(report: Report) -> str:
     if any("cuped" in result.method for result in report.metrics):
         text += " Metrics marked CUPED are adjusted by their value before exposure; the lift is over the raw control."
     if any(result.method.startswith("order-statistics") for result in report.metrics):
-        text += " Quantiles: variance from the spacing of order statistics."
+        text += " Quantiles: from the order-statistic intervals of both arms."
     if sum(result.role == "goal" for result in report.metrics) > 1:
         text += " Goals are decided by p adjusted for their number (Holm)."
     if report.planned_units is not None:
@@ -165,10 +172,50 @@ def notes(report: Report) -> list[str]:
         if result.margin is not None:
             held = "is ruled out" if result.margin.holds else "is not ruled out yet"
             loss = f"{result.margin.margin * 100:g} %"
-            said.append(f"{result.label}: a loss of {loss} {held} ({p_value(result.margin.p)}).")
+            said.append(f"{result.label}: a loss of {loss} {held} ({test(result.margin.p)}, non-inferiority).")
+        said += [f"{result.label}: {text}" for text in asked(result)]
+        if result.heterogeneity_p is not None and len(result.segments) > 1:
+            p = result.heterogeneity_p
+            seen = "the lift differs between" if p < report.alpha else "no sign that the lift differs between"
+            said.append(f"{result.label}: {seen} segments ({test(p)}, Cochran's Q).")
     if text := rates(report):
         said.append(text)
     return said
+
+
+def asked(result: MetricResult) -> list[str]:
+    """What the report was asked for besides: equivalence, a posterior, resampling; a sentence each."""
+    said = []
+    if (same := result.equivalence) is not None:
+        shown = "is shown" if same.holds else "is not shown"
+        said.append(f"a lift within ±{same.margin * 100:g} % {shown} ({test(same.p)}, two one-sided tests).")
+    if (belief := result.posterior) is not None:
+        prior = (
+            "a flat prior"
+            if belief.prior_sd is None
+            else f"a normal prior of {belief.prior_mean * 100:g} ± {belief.prior_sd * 100:g} %"
+        )
+        said.append(
+            f"under {prior}, the lift is {lift(belief.lift)} ({bounds(belief.low, belief.high)}), the treatment better "
+            f"with chance {belief.chance_to_win:.1%}; expected loss {belief.loss_if_shipped:.2%} if shipped, "
+            f"{belief.loss_if_not:.2%} if not."
+        )
+    if (drawn := result.resampled) is not None:
+        text = (
+            f"{drawn.resamples:,} resamples, without CUPED: {bounds(drawn.low, drawn.high)} by BCa bootstrap; "
+            f"permutation test {test(drawn.p)}"
+        )
+        if drawn.superiority is not None:
+            ranks = f"{drawn.superiority:.1%} (Mann-Whitney {test(drawn.superiority_p)})"
+            text += f"; a treated unit has more than one of the control with chance {ranks}"
+        said.append(f"{text}.")
+    return said
+
+
+def test(p: float | None) -> str:
+    """p = 0.03, p < 0.0001."""
+    text = p_value(p)
+    return f"p {text}" if text.startswith("<") else f"p = {text}"
 
 
 def _minus(text: str) -> str:

@@ -1,17 +1,18 @@
 """What every source gives: aggregates, and the facts about the data that a report has to state."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
 
-from sqlalchemy import FromClause, Select, func, select
+from sqlalchemy import Connection, Engine, FromClause, Select, func, select
 
-from analysis.aggregates import Aggregates, Cell, Needs, Rank, Ranked
+from analysis.aggregates import Aggregates, Cell, Frequencies, Needs, Rank, Ranked
 from analysis.columns import Column, Limits, check_upper
 from analysis.currencies import Rates
 from analysis.errors import MetricError
-from analysis.query import arm_label, label, quantile_select, rank_bounds, ranks_select
+from analysis.query import arm_label, frequency_select, label, quantile_select, rank_bounds, ranks_select
 
 DAY = 24 * 3600 * 1_000_000
 
@@ -75,6 +76,25 @@ def moment(microseconds: int) -> datetime:
     return datetime.fromtimestamp(0, UTC) + timedelta(microseconds=microseconds)
 
 
+@contextmanager
+def snapshot(engine: Engine) -> Iterator[Connection]:
+    """A connection whose statements all see the data of one moment, for a report takes several.
+
+    PostgreSQL: one repeatable-read transaction that can write nothing. SQLite and DuckDB: one transaction, which reads
+    the state at its beginning. Elsewhere as far as the engine's own isolation level goes.
+    """
+    with engine.connect() as connection:
+        name = connection.dialect.name
+        if name == "postgresql":
+            connection = connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+        elif name == "sqlite":
+            connection.begin()  # SQLAlchemy's own notion; the driver itself begins only before it writes
+            driver: Any = connection.connection.dbapi_connection
+            if not driver.in_transaction:
+                connection.exec_driver_sql("BEGIN")
+        yield connection
+
+
 def look_twice(query: Callable[[Mapping[Column, float]], list[Cell]]) -> Aggregates:
     """Run the query with no shift; where that lost digits to cancellation, once more around the means it found."""
     first = Aggregates(tuple(query({})))
@@ -122,3 +142,29 @@ def find_ranks(
             three = (values[arm, low], values[arm, at], values[arm, high])
             found[arm, rank] = Ranked(counts[arm], (low, at, high), three)
     return found
+
+
+def find_tables(
+    execute: Execute, units: FromClause, needs: Needs, limits: Mapping[Column, Limits]
+) -> dict[tuple[str, tuple[Column, ...]], Frequencies]:
+    """The tables of frequencies that the needs ask for, by arm, with caps and signs applied."""
+    import numpy as np
+
+    found: dict[tuple[str, tuple[Column, ...]], Frequencies] = {}
+    for columns in sorted(needs.tables):
+        by_arm: dict[str, list[list[float]]] = {}
+        for arm, *rest in execute(frequency_select(units, columns)):
+            by_arm.setdefault(arm_label(arm), []).append([float(value) for value in rest])
+        for arm, counted in by_arm.items():
+            table = np.array(sorted(counted))
+            rows = np.column_stack([_as_summed(table[:, i], c, limits.get(c)) for i, c in enumerate(columns)])
+            found[arm, columns] = Frequencies(rows, table[:, -1].astype(np.int64))
+    return found
+
+
+def _as_summed(values: Any, column: Column, limits: Limits | None) -> Any:
+    import numpy as np
+
+    if limits is not None:
+        values = np.clip(values, limits.lower, limits.upper)
+    return (values > 0).astype(float) if column.positive else values

@@ -56,7 +56,18 @@ from analysis.errors import (
     SourceError,
 )
 from analysis.query import Layout, aggregate_select, filter_clause, floor_to, label, read_cells, sql_text
-from analysis.sources.base import Collected, Facts, Late, Refunds, find_limits, find_ranks, look_twice, moment
+from analysis.sources.base import (
+    Collected,
+    Facts,
+    Late,
+    Refunds,
+    find_limits,
+    find_ranks,
+    find_tables,
+    look_twice,
+    moment,
+    snapshot,
+)
 
 MULTIPLE = "__multiple__"
 KINDS = {
@@ -142,7 +153,7 @@ class ExperimentTables:
         for quantity in needs.quantities:
             _check_quantity(quantity)
         try:
-            with self.engine.connect() as connection:
+            with snapshot(self.engine) as connection:
                 return self._collect(connection, needs)
         except SQLAlchemyError as error:
             reason = str(getattr(error, "orig", None) or error).splitlines()[0]
@@ -189,6 +200,7 @@ class ExperimentTables:
         currencies = {row[key] for row in extras for key in ("currency_first", "currency_last") if row.get(key)}
         self._refuse_mixed(connection, currencies, needs, cut_off)
         ranked = find_ranks(look, per_unit, needs, {arm: aggregates.count(arm) for arm in aggregates.arms})
+        tables = find_tables(look, per_unit, needs, limits)
         facts = Facts(
             source=f"Experiment {self.experiment}",
             sql=(*statements, *looked),
@@ -205,7 +217,7 @@ class ExperimentTables:
             refunds=self._refunds(connection, needs, cut_off),
             segment=self.segments[1] if self.segments else None,
         )
-        return Collected(replace(aggregates, limits=limits, ranked=ranked), facts)
+        return Collected(replace(aggregates, limits=limits, ranked=ranked, tables=tables), facts)
 
     def _refuse_mixed(self, connection: Any, found: set[str], needs: Needs, cut_off: int) -> None:
         """Several currencies need rates, and rates have to know them all."""

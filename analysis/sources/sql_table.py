@@ -6,13 +6,15 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from sqlalchemy import Connection, Engine, FromClause, MetaData, Select, Table, types
+from sqlalchemy import Connection, Engine, FromClause, MetaData, Select, Table, column, select, table, text, types
 from sqlalchemy.exc import NoSuchTableError, SQLAlchemyError
 
 from analysis.aggregates import Needs
 from analysis.errors import SourceError
 from analysis.query import sql_text
+from analysis.sources.base import snapshot
 from analysis.sources.user_rows import Extremes, Kind, UserRows
+from analysis.sources.user_table import duckdb_types
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class SqlTable(UserRows):
     @contextmanager
     def open(self, needs: Needs) -> Iterator["EngineSession"]:
         try:
-            with self.engine.connect() as connection:
+            with snapshot(self.engine) as connection:
                 yield EngineSession(connection, self.table, self.schema)
         except NoSuchTableError as error:
             raise SourceError(f"The database has no table {self.table!r}.") from error
@@ -49,10 +51,15 @@ class EngineSession:
 
     @cached_property
     def users(self) -> FromClause:
+        if self.connection.dialect.name == "duckdb":
+            return table(self.table, *map(column, self.types), schema=self.schema)
         return Table(self.table, MetaData(), schema=self.schema, autoload_with=self.connection, resolve_fks=False)
 
     @cached_property
     def types(self) -> Mapping[str, tuple[Kind, str]]:
+        if self.connection.dialect.name == "duckdb":  # its dialect reflects by PostgreSQL's catalogue, a part of it
+            named = select(text("*")).select_from(table(self.table, schema=self.schema))
+            return duckdb_types(self.connection.exec_driver_sql(f"DESCRIBE {self.text(named)}").all())
         return {column.name: (_kind(column.type), str(column.type)) for column in self.users.c}
 
     def rows(self, statement: Select[Any]) -> Sequence[Sequence[Any]]:

@@ -11,14 +11,14 @@ from datetime import timedelta
 from math import floor
 from typing import Any, Literal, Protocol
 
-from sqlalchemy import BigInteger, ColumnElement, DateTime, FromClause, Select, case, cast, extract, func, or_, select
+from sqlalchemy import ColumnElement, FromClause, Select, case, func, literal, or_, select
 
 from analysis.aggregates import FEW_NONZERO, ONE_UNIT, Aggregates, Cell, Needs, Rule, Tail, pair
 from analysis.columns import Column, Filter
 from analysis.currencies import Rates
 from analysis.errors import DataError, MissingColumnError, MissingRateError, MixedCurrenciesError
-from analysis.query import Layout, aggregate_select, filter_clause, label, read_cells
-from analysis.sources.base import DAY, Collected, Facts, find_limits, find_ranks, look_twice
+from analysis.query import Layout, aggregate_select, epoch_day, filter_clause, label, read_cells
+from analysis.sources.base import DAY, Collected, Facts, find_limits, find_ranks, find_tables, look_twice
 
 Kind = Literal["number", "boolean", "date", "instant", "other"]
 Extremes = Mapping[str, tuple[float, float]]
@@ -53,8 +53,9 @@ class Session(Protocol):
 class UserRows(ABC):
     """One row per unit.
 
-    variant: the column with the arm. unit: the column with the unit's id; with it, units in two arms are found and left
-    out, and a unit with two rows in one arm is an error; without it each row counts as a unit.
+    variant: the column with the arm; None where there are none, and all units are in one, `all`.
+    unit: the column with the unit's id; with it, units in two arms are found and left out, and a unit with two rows in
+    one arm is an error; without it each row counts as a unit.
     day: a DATE or TIMESTAMP WITH TIME ZONE column, the unit's first exposure. segment: a column to keep apart.
     where: units that count. covariate_until: a DATE or TIMESTAMP WITH TIME ZONE column, the end of the time that the
     unit's covariates cover; with it and `day`, covariates that reach beyond first exposure fail the report.
@@ -62,7 +63,7 @@ class UserRows(ABC):
     rates, money: with them, the columns named by `money` are converted to the base currency of the rates.
     """
 
-    variant: str = "variant"
+    variant: str | None = "variant"
     unit: str | None = None
     day: str | None = None
     segment: str | None = None
@@ -149,7 +150,8 @@ class UserRows(ABC):
         if self.unit is None:
             return None
         users = session.users
-        unit, arms = users.c[self.unit], func.count(users.c[self.variant].distinct())
+        arm: ColumnElement[Any] = users.c[self.variant] if self.variant else literal("all")
+        unit, arms = users.c[self.unit], func.count(arm.distinct())
         repeated = (
             select(unit.label("unit"), func.count().label("n"), arms.label("arms"))
             .where(filter_clause(self.where, users.c))
@@ -212,8 +214,9 @@ class _Look:
             aggregates = self._with_tails(aggregates, settled, units)
         counts = {arm: aggregates.count(arm) for arm in aggregates.arms}
         ranked = find_ranks(execute, units, self.needs, counts)
+        tables = find_tables(execute, units, self.needs, limits)
         facts = self._facts([*statements, *looked], extras)
-        return Collected(replace(aggregates, limits=limits, ranked=ranked), facts)
+        return Collected(replace(aggregates, limits=limits, ranked=ranked, tables=tables), facts)
 
     def _settled(self) -> Extremes | None:
         """Extremes of the plain columns, if the source has them at hand."""
@@ -232,7 +235,7 @@ class _Look:
         from sqlalchemy import column as sql_column
 
         extras: dict[str, ColumnElement[Any]] = {
-            f"values {label(q)}": func.count(sql_column(label(q))) for q in quantities
+            f"values_{label(q)}": func.count(sql_column(label(q))) for q in quantities
         }
         passed: tuple[str, ...] = ()
         if source.currency_column:
@@ -251,7 +254,8 @@ class _Look:
     def _units(self) -> FromClause:
         """One row per unit that counts: the keys, and by `label` the quantities."""
         source, users, types = self.source, self.session.users, self.session.types
-        columns: list[ColumnElement[Any]] = [users.c[source.variant].label("arm")]
+        arm: ColumnElement[Any] = users.c[source.variant] if source.variant else literal("all")
+        columns: list[ColumnElement[Any]] = [arm.label("arm")]
         if source.day:
             columns.append(_day(users.c[source.day], types[source.day][0]).label("day"))
         if source.segment:
@@ -277,7 +281,7 @@ class _Look:
         if source.where:
             statement = statement.where(filter_clause(source.where, users.c))
         if self.several and source.unit:
-            unit, arms = users.c[source.unit], func.count(users.c[source.variant].distinct())
+            unit, arms = users.c[source.unit], func.count(arm.distinct())
             twice = select(unit).where(filter_clause(source.where, users.c)).group_by(unit).having(arms > 1)
             statement = statement.where(unit.not_in(twice))
         return statement.cte("units")
@@ -292,7 +296,7 @@ class _Look:
 
     def _refuse_nulls(self, cells: Sequence[Cell], extras: Sequence[Mapping[str, Any]]) -> None:
         for quantity in self.needs.quantities:
-            key = f"values {label(quantity)}"
+            key = f"values_{label(quantity)}"
             missing = sum(cell.n - int(extra[key]) for cell, extra in zip(cells, extras, strict=True))
             if missing:
                 raise DataError(
@@ -389,5 +393,4 @@ def _day(column: ColumnElement[Any], kind: Kind) -> ColumnElement[Any]:
     """The UTC day as a date, or as the microseconds of its start."""
     if kind == "date":
         return column
-    instant = cast(column, DateTime(timezone=True))
-    return cast(func.floor(extract("epoch", instant) / 86400), BigInteger) * DAY
+    return epoch_day(column) * DAY

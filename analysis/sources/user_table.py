@@ -24,8 +24,8 @@ _NUMERIC = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT", "FLOAT", "DOU
 
 @dataclass(frozen=True)
 class UserTable(UserRows):
-    """One row per unit, in a file (Parquet, CSV, Arrow; a glob is fine), in a DuckDB database (with `table`), or in
-    memory (Arrow, pandas, Polars)."""
+    """One row per unit, in a file (Parquet, CSV, Arrow; a glob is fine), in a DuckDB database (with `table`), in memory
+    (Arrow, pandas, Polars), or made by a SELECT over such files, as DuckDB reads it: orders summed up by user, say."""
 
     data: Any
     table: str | None = None
@@ -34,7 +34,9 @@ class UserTable(UserRows):
     def label(self) -> str:
         if self.name:
             return self.name
-        return str(self.data) if isinstance(self.data, str | Path) else "the data frame"
+        if not isinstance(self.data, str | Path):
+            return "the data frame"
+        return "the query" if _is_select(str(self.data)) else str(self.data)
 
     @contextmanager
     def open(self, needs: Needs) -> Iterator["DuckDBSession"]:
@@ -48,7 +50,8 @@ class UserTable(UserRows):
                 parquet = str(self.data) if opened and str(self.data).lower().endswith(".parquet") else None
                 yield DuckDBSession(connection, opened, parquet)
             except duckdb.Error as error:
-                raise SourceError(f"{self.label} cannot be read: {error}") from error
+                reason = str(error).splitlines()[0].rstrip(".")
+                raise SourceError(f"{self.label} cannot be read: {reason}.") from error
 
     def _open(self, connection: "duckdb.DuckDBPyConnection", needs: Needs) -> str:
         """Make the data known as the view `users`; the statements that did, if it was by statements."""
@@ -56,6 +59,9 @@ class UserTable(UserRows):
             connection.register("users", self._in_memory(needs))
             return ""
         path = str(self.data)
+        if _is_select(path):
+            connection.execute(f"CREATE VIEW users AS {path}")
+            return f"CREATE VIEW users AS {path};\n"
         name = path.lower().removesuffix(".gz")
         if name.endswith((".arrow", ".feather", ".ipc")):
             from pyarrow import dataset
@@ -108,8 +114,7 @@ class DuckDBSession:
 
     @cached_property
     def types(self) -> Mapping[str, tuple[Kind, str]]:
-        rows = self.connection.execute("DESCRIBE users").fetchall()
-        return {str(row[0]): (_kind(str(row[1])), str(row[1])) for row in rows}
+        return duckdb_types(self.connection.execute("DESCRIBE users").fetchall())
 
     @cached_property
     def users(self) -> FromClause:
@@ -137,6 +142,15 @@ class DuckDBSession:
         )
         rows = self.connection.execute(statement).fetchall()
         return {str(name): (low, high) for name, low, high in rows if name in numbers}
+
+
+def _is_select(text: str) -> bool:
+    return text.lower().lstrip().startswith(("select ", "select\n", "with ", "from "))
+
+
+def duckdb_types(rows: Sequence[Sequence[Any]]) -> dict[str, tuple[Kind, str]]:
+    """Columns by name, from the rows of DuckDB's DESCRIBE."""
+    return {str(row[0]): (_kind(str(row[1])), str(row[1])) for row in rows}
 
 
 def _kind(type_name: str) -> Kind:

@@ -9,9 +9,11 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from analysis.aggregates import Ranked
+from analysis.equivalence import non_inferiority
 from analysis.errors import ArgumentError, DataError
 from analysis.inference import Effect, Undefined
 from analysis.quantiles import compare_quantiles, order_statistic_ranks, quantile_estimate, quantile_interval, ranked
+from analysis.sequential import monitor
 
 
 @pytest.mark.parametrize("q", [0.1, 0.5, 0.9])
@@ -58,13 +60,39 @@ def test_few_units_leave_a_side_open() -> None:
     assert found.coverage == pytest.approx(1 - 0.1**3)
 
 
-def test_the_variance_of_a_quantile_is_that_over_many_samples() -> None:
+def test_the_standard_errors_of_a_quantile_are_those_over_many_samples() -> None:
     rng = np.random.default_rng(2)
     samples = rng.lognormal(0, 1, (2000, 1000))
-    estimates = [quantile_estimate(ranked(sample, 0.75), 0.75) for sample in samples[:300]]
+    estimates = [quantile_estimate(ranked(sample, 0.75)) for sample in samples[:300]]
     truth = np.quantile(samples, 0.75, axis=1, method="inverted_cdf").std()
-    assert np.mean([sqrt(e.variance) for e in estimates]) == pytest.approx(truth, rel=0.05)
+    assert np.mean([sqrt(e.variance) for e in estimates]) == pytest.approx(truth, rel=0.08)
+    down, up = (np.mean([sqrt(e.side(sign).variance) for e in estimates]) for sign in (-1, 1))
+    assert down < truth < up  # values thin out upwards
     assert estimates[0].raw == np.quantile(samples[0], 0.75, method="inverted_cdf")
+
+
+@pytest.mark.parametrize("name", ["counts", "prices", "tens", "an atom", "smooth"])
+@pytest.mark.parametrize("lift", [0.0, 0.1])
+def test_no_column_however_discrete_misses_more_often_than_it_says(name: str, lift: float) -> None:
+    """Where several values lie within the interval and many users share them, a variance from spacings misses 7.6 %."""
+    rng = np.random.default_rng(7)
+    draw = {
+        "counts": lambda: rng.poisson(100, 400) + 1.0,
+        "prices": lambda: np.ceil(rng.lognormal(3, 0.6, 400)) - 0.01,
+        "tens": lambda: np.maximum(np.round(rng.lognormal(5, 0.8, 400), -1), 10),
+        "an atom": lambda: np.where(rng.random(400) < 0.03, 1.0, rng.lognormal(0, 1, 400)),
+        "smooth": lambda: rng.lognormal(0, 1, 400),
+    }[name]
+    missed = 0
+    for _ in range(1500):
+        effect = compare_quantiles(ranked(draw(), 0.5), ranked(draw() * (1 + lift), 0.5), 0.5)
+        assert isinstance(effect, Effect)
+        assert effect.interval is not None
+        assert effect.interval.contains(0.0) == (effect.difference.p > 0.05)
+        assert effect.interval.contains(0.0) == (effect.difference.low <= 0 <= effect.difference.high)
+        missed += not effect.interval.low - 1e-9 <= lift <= effect.interval.high + 1e-9
+    assert missed / 1500 <= 0.06  # 5 % and 1.8 standard errors
+    assert name != "smooth" or missed / 1500 >= 0.025
 
 
 def test_the_effect_on_a_median_misses_as_often_as_it_says() -> None:
@@ -83,9 +111,38 @@ def test_a_quantile_at_which_most_users_agree_is_undefined() -> None:
     zeros = ranked(np.r_[np.zeros(97), np.ones(3)], 0.5)
     result = compare_quantiles(zeros, zeros, 0.5)
     assert isinstance(result, Undefined)
-    assert "same value" in result.reason
+    assert "very value of the quantile (0 and 0)" in result.reason
+    stepped = compare_quantiles(ranked(np.ones(100), 0.5), ranked(np.full(100, 2.0), 0.5), 0.5)
+    assert isinstance(stepped, Undefined)
+    assert "(1 and 2), which moves in jumps" in stepped.reason
     one = Ranked(1, (1, 1, 1), (2.0, 2.0, 2.0))
     assert compare_quantiles(zeros, one, 0.5) == Undefined("the treatment has 1 unit(s), and a variance needs two")
+
+
+def test_too_few_units_beyond_a_quantile_are_said_to_be_too_few() -> None:
+    many, few = (ranked(np.random.default_rng(n).lognormal(0, 1, n), 0.99) for n in (5000, 200))
+    result = compare_quantiles(many, few, 0.99)
+    assert isinstance(result, Undefined)
+    assert result.reason == "200 units of the treatment are too few to have enough of them beyond the quantile"
+
+
+def test_margins_and_confidence_sequences_take_the_side_that_they_test() -> None:
+    """An arm that is sharp below and wide above: from below only its sharp side counts, at every margin."""
+    control = Ranked(1000, (469, 500, 532), (9.0, 10.0, 14.0))
+    treatment = Ranked(1000, (469, 500, 532), (10.0, 11.0, 15.0))
+    effect = compare_quantiles(control, treatment, 0.5)
+    assert isinstance(effect, Effect)
+    assert effect.interval is not None
+    d = effect.difference
+    assert (d.value - d.low, d.high - d.value) == pytest.approx((sqrt(1 + 16), sqrt(16 + 1)), rel=2e-3)
+    for margin in (0.2, 0.4):
+        shown = non_inferiority(effect, margin, alpha=0.025)
+        assert shown.holds == (effect.interval.low > -margin)
+        assert shown.bounds.low == pytest.approx(effect.interval.low, rel=1e-9)
+    seen = monitor(effect, 2000)
+    assert seen.rejects == (seen.p < 0.05)
+    assert seen.low < d.low
+    assert seen.high > d.high
 
 
 def test_bad_input_is_refused() -> None:

@@ -1,14 +1,17 @@
 """The query compiles for SQLite and PostgreSQL (whose SQL DuckDB reads), and its text can be pasted as it stands."""
 
+import re
 from datetime import timedelta
 from typing import Any
 
 import pytest
+from sqlalchemy import column, select, table
 from sqlalchemy.dialects import postgresql, sqlite
 
 from analysis.aggregates import Column
-from analysis.metrics import merged_needs, shop_metrics
-from analysis.query import sql_text
+from analysis.columns import Cap, Filter, Limits, Window
+from analysis.metrics import Mean, merged_needs, shop_metrics
+from analysis.query import epoch_day, frequency_select, quantile_select, ranks_select, sql_text
 from analysis.sources import ExperimentTables
 
 
@@ -59,17 +62,40 @@ def test_postgres_text_means_the_same_to_duckdb(filled_shop: Any) -> None:
         ("Snowflake", "snowflake.sqlalchemy.snowdialect", "SnowflakeDialect"),
         ("BigQuery", "sqlalchemy_bigquery", "BigQueryDialect"),
         ("Databricks", "databricks.sqlalchemy", "DatabricksDialect"),
+        ("Spark", "analysis.sources.spark_frame", "SparkDialect"),
     ],
 )
-def test_the_statement_compiles_for_a_warehouse_where_its_dialect_is_installed(
+def test_the_statements_compile_for_a_warehouse_where_its_dialect_is_installed(
     name: str, module: str, dialect: str, shop: Any
 ) -> None:
-    """Written and compiled only: no such warehouse is at hand to run it."""
-    found = pytest.importorskip(module, exc_type=ImportError)
-    source = ExperimentTables(shop.engine, "ranking")
-    text = sql_text(
-        source.statement(merged_needs(shop_metrics()), 10**15, timedelta(days=1)), getattr(found, dialect)()
+    """Written and compiled only: no such warehouse is at hand to run it. (Spark's are run elsewhere.)"""
+    found = pytest.importorskip(
+        module, reason=f"the SQLAlchemy dialect of {name} is not installed", exc_type=ImportError
     )
+    made = getattr(found, dialect)()
+    days = Window(timedelta(days=3), timedelta(days=7))
+    metrics = [
+        *shop_metrics(),
+        Mean(name="capped", column="gmv_net", cap=Cap(upper_quantile=0.99, nonzero=True)),
+        Mean(name="home", column="clicks", where=(Filter("surface", "=", "home"),), window=days),
+    ]
+    needs = merged_needs(metrics)
+    limits = {column: Limits(None, 5.0) for column in needs.capped}
+    source = ExperimentTables(shop.engine, "ranking", segments=("customer", "country"))
+    text = sql_text(source.statement(needs, 10**15, timedelta(days=1), limits=limits), made)
+    users = table("users", column("arm"), column("day"), column("x"))
+    day = select(users.c.arm, (epoch_day(users.c.day) * 86400).label("day")).select_from(users)
+    parts = [
+        text,
+        sql_text(quantile_select(users, Column("x"), 0.9, 100, nonzero=True), made),
+        sql_text(ranks_select(users, Column("x"), {"a": [1, 2]}), made),
+        sql_text(frequency_select(users, [Column("x")]), made),
+        sql_text(day, made),
+    ]
     assert "GROUP BY" in text
+    assert "unix" in parts[-1].lower() or "epoch" in parts[-1].lower()
     if name == "BigQuery":
         assert " % " not in text  # it has MOD and no such operator
+        assert set(re.findall(r"`[^`]*`", text)) == set(re.findall(r"`\w+`", text))  # letters, digits, _ only
+    for label in re.findall(r" AS [`\"]?(c_\w+)", text):  # what is named is what is read
+        assert len(re.findall(rf"[`\".]{label}\b", text)) >= 2

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from analysis import simulation
 from analysis.columns import Cap
@@ -13,7 +14,7 @@ from analysis.errors import ArgumentError, DataError, MetricError, MissingColumn
 from analysis.inference import Effect, compare
 from analysis.metrics import Mean, Metric, Proportion, Quantile, Ratio, Retention
 from analysis.report import analyze
-from analysis.simulation import Simulation, simulate
+from analysis.simulation import Simulation, share_interval, simulate
 from analysis.sources import UserTable
 
 RETAIL = Path(__file__).parents[3] / "shared" / "data" / "online_retail.csv.gz"
@@ -124,11 +125,24 @@ def test_the_seed_decides_and_batches_do_not(monkeypatch: pytest.MonkeyPatch) ->
     assert simulate(shop(300), [CTR], runs=50, seed=4).p_values != first.p_values
 
 
-def test_a_quantile_with_ties_gives_no_p_rather_than_a_wrong_one() -> None:
-    units = {"views": np.arange(2000) % 10}
-    found = simulate(units, [Quantile(name="views", column="views")], lifts=[], runs=50).outcome("views")
-    assert (found.rejected, found.undefined) == (None, 50)
-    assert not found.doubtful
+def test_a_quantile_among_equal_values_rejects_too_rarely_and_never_too_often() -> None:
+    units = {"views": np.arange(2000) % 10, "flat": np.ones(2000)}
+    metrics = [Quantile(name=name, column=name) for name in units]
+    found = simulate(units, metrics, lifts=[0.1], runs=50)
+    assert (found.outcome("views").rejected, found.outcome("views").undefined) == (0.0, 0)
+    assert found.outcome("views", 0.1).covered == 1.0
+    assert (found.outcome("flat").rejected, found.outcome("flat").undefined) == (None, 50)
+    assert found.outcome("flat").rejected_ci is None
+    assert not found.outcome("views").doubtful
+
+
+@pytest.mark.parametrize(("count", "runs"), [(0, 50), (3, 50), (20, 400), (50, 50)])
+def test_what_the_number_of_runs_leaves_open_is_scipys_exact_interval(count: int, runs: int) -> None:
+    theirs = stats.binomtest(count, runs, 0.05).proportion_ci(0.95, method="exact")
+    assert share_interval(count, runs) == pytest.approx((theirs.low, theirs.high))
+    assert simulation._too_many_p(count, runs, 0.05) == pytest.approx(
+        stats.binomtest(count, runs, 0.05, alternative="greater").pvalue
+    )
 
 
 def test_what_cannot_be_simulated_is_refused() -> None:

@@ -58,12 +58,16 @@ def mask_of(batch: TrainingBatch) -> np.ndarray:
 # ------------------------------------------------------------------------------------------------------------ quotas
 
 
-@pytest.mark.parametrize(("tasks", "share"), [(8, 12), (3, 32)])
-def test_every_task_with_pairs_has_the_same_share_of_every_batch(tasks: int, share: int) -> None:
-    """However few its engagements are. A task without any leaves its share to the others."""
-    sampler, pairs, _ = sampler_of(one_product_a_task(tasks))
+def test_tasks_share_every_batch_by_the_square_root_of_their_engagements() -> None:
+    """Sixteen times the engagements are four times the share. A task without any leaves its share to the others."""
+    log = [
+        Engagement("image", "lamp-0", "lamp-1", "click", count=36),
+        Engagement("image", "lamp-0", "lamp-2", "checkout", count=64),
+        Engagement("search", "tent", "tent-1", "save", count=4),
+    ]
+    sampler, pairs, _ = sampler_of(log)
     for _ in range(3):
-        assert drawn_tasks(sampler, pairs) == dict.fromkeys(TASKS[:tasks], share)
+        assert drawn_tasks(sampler, pairs) == {"image/click": 36, "image/checkout": 48, "search/save": 12}
 
 
 def test_shares_are_configuration_and_zero_is_not_trained() -> None:
@@ -97,7 +101,8 @@ def test_a_task_without_pairs_and_a_batch_that_is_too_small_are_named() -> None:
 
 
 def test_within_a_task_pairs_are_drawn_by_their_counts() -> None:
-    sampler, pairs, _ = sampler_of(LOG, batch=3000)
+    even = {**dict.fromkeys(TASKS, 0.0), "image/click": 1.0, "image/checkout": 1.0, "search/save": 1.0}
+    sampler, pairs, _ = sampler_of(LOG, batch=3000, tasks=even)
     drawn: Counter[tuple[int, int]] = Counter()
     for _ in range(10):
         batch = sampler.draw()

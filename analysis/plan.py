@@ -1,0 +1,92 @@
+"""How many units an experiment needs, from the users of a time before it: one query, and the formulas of `planning`."""
+
+from collections.abc import Sequence
+
+import msgspec
+
+from analysis.arguments import check_count, check_share
+from analysis.errors import MetricError
+from analysis.metrics import Declared, Metric, merged_needs
+from analysis.planning import Baseline, minimum_detectable_lift, sample_size
+from analysis.sources.base import Source
+
+
+class Needed(msgspec.Struct, frozen=True, kw_only=True):
+    """Units of each arm, to find a lift with the power asked for."""
+
+    lift: float
+    control: int
+    treatment: int
+
+
+class PlannedMetric(msgspec.Struct, frozen=True, kw_only=True):
+    """value: in the history. deviation: standard deviation per unit, after CUPED. variance_reduction: by CUPED.
+    smallest: the smallest lift that is found with the plan's `units`; None if none is."""
+
+    name: str
+    value: float
+    deviation: float
+    variance_reduction: float | None
+    needed: list[Needed]
+    smallest: float | None
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """history: units that the figures are from. units: of both arms, for which `smallest` is said."""
+
+    source: str
+    history: int
+    units: int
+    alpha: float
+    power: float
+    share: float
+    metrics: list[PlannedMetric]
+
+
+def plan(
+    source: Source,
+    metrics: Sequence[Declared],
+    lifts: Sequence[float],
+    *,
+    units: int | None = None,
+    alpha: float = 0.05,
+    power: float = 0.8,
+    share: float = 0.5,
+) -> Plan:
+    """Plan on the users of `source`, whatever their arms. units: that could be had; None means as many as there are.
+
+    share: of the treatment. Errors: MetricError for a quantile; those of `planning` and of the source.
+    """
+    for metric in metrics:
+        if not isinstance(metric, Metric):
+            raise MetricError(f"No formula plans {metric.name!r}: {type(metric).__name__}. Simulate it instead.")
+    check_share(share, "share")
+    collected = source.collect(merged_needs(metrics))
+    history = collected.aggregates.moments()
+    total = history.n if units is None else check_count(units, "units", ge=4)
+    planned = []
+    for metric in metrics:
+        assert isinstance(metric, Metric)
+        baseline = Baseline.of(metric, history)
+        plain = Baseline.of(metric.without_covariates, history)
+        options = {"alpha": alpha, "power_wanted": power}
+        sizes = [(lift, sample_size(baseline, lift, treatment_share=share, **options)) for lift in lifts]
+        planned.append(
+            PlannedMetric(
+                name=metric.name,
+                value=baseline.value,
+                deviation=baseline.variance**0.5,
+                variance_reduction=1 - baseline.variance / plain.variance if metric.adjusters else None,
+                needed=[Needed(lift=lift, control=size.control, treatment=size.treatment) for lift, size in sizes],
+                smallest=minimum_detectable_lift(baseline, total * (1 - share), total * share, **options),
+            )
+        )
+    return Plan(
+        source=collected.facts.source,
+        history=history.n,
+        units=total,
+        alpha=alpha,
+        power=power,
+        share=share,
+        metrics=planned,
+    )

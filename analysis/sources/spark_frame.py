@@ -1,0 +1,134 @@
+"""The source that reads a Spark data frame with one row per user. Spark computes; sums and counts come back."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+from sqlalchemy import FromClause, Select, table
+from sqlalchemy import column as sql_column
+from sqlalchemy.engine.default import DefaultDialect
+from sqlalchemy.sql import compiler
+
+from analysis.aggregates import Needs
+from analysis.errors import SourceError
+from analysis.query import sql_text
+from analysis.sources.user_rows import Extremes, Kind, UserRows
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame
+
+_NUMBERS = ("ByteType", "ShortType", "IntegerType", "LongType", "FloatType", "DoubleType", "DecimalType")
+
+
+@dataclass(frozen=True)
+class SparkFrame(UserRows):
+    """One row per unit, in a data frame of a running Spark session (`pyspark` 3.4 or later)."""
+
+    data: "DataFrame"
+
+    @property
+    def label(self) -> str:
+        return self.name or "the Spark data frame"
+
+    @contextmanager
+    def open(self, needs: Needs) -> Iterator["SparkSQL"]:
+        from pyspark.errors import PySparkException
+
+        view = f"users_{uuid4().hex}"  # a name that no other report of the same Spark session has
+        try:
+            self.data.createTempView(view)
+            yield SparkSQL(self.data, view)
+        except PySparkException as error:
+            raise SourceError(f"{self.label} cannot be read: {str(error).splitlines()[0]}") from error
+        finally:
+            self.data.sparkSession.catalog.dropTempView(view)
+
+
+@dataclass(frozen=True)
+class SparkSQL:
+    """A data frame that its Spark session knows as a view."""
+
+    data: "DataFrame"
+    view: str
+
+    @cached_property
+    def types(self) -> Mapping[str, tuple[Kind, str]]:
+        return {f.name: (_kind(type(f.dataType).__name__), f.dataType.simpleString()) for f in self.data.schema.fields}
+
+    @cached_property
+    def users(self) -> FromClause:
+        return table(self.view, *(sql_column(name) for name in self.types))
+
+    def rows(self, statement: Select[Any]) -> Sequence[Sequence[Any]]:
+        return self._run(statement).collect()
+
+    def arrays(self, statement: Select[Any]) -> Mapping[str, Any]:
+        import numpy as np
+
+        rows = self._run(statement)
+        columns = list(zip(*rows.collect(), strict=True)) or [()] * len(rows.columns)
+        return {name: np.array(values, dtype=float) for name, values in zip(rows.columns, columns, strict=True)}
+
+    def text(self, statement: Select[Any]) -> str:
+        return sql_text(statement, SparkDialect()).replace(self.view, "users")
+
+    def extremes(self, names: Sequence[str]) -> Extremes | None:
+        """None: Spark reads the rows for them."""
+        return None
+
+    def _run(self, statement: Select[Any]) -> "DataFrame":
+        return self.data.sparkSession.sql(sql_text(statement, SparkDialect()))
+
+
+def _kind(name: str) -> Kind:
+    if name in _NUMBERS:
+        return "number"
+    kinds: dict[str, Kind] = {"BooleanType": "boolean", "DateType": "date", "TimestampType": "instant"}
+    return kinds.get(name, "other")
+
+
+# What Spark's SQL writes differently, of what the query uses: https://spark.apache.org/docs/latest/sql-ref.html
+
+
+class _Types(compiler.GenericTypeCompiler):
+    def visit_DOUBLE(self, type_: Any, **kw: Any) -> str:
+        return "DOUBLE"
+
+    visit_DOUBLE_PRECISION = visit_double = visit_FLOAT = visit_DOUBLE
+
+    def visit_string(self, type_: Any, **kw: Any) -> str:
+        return "STRING"
+
+    def visit_datetime(self, type_: Any, **kw: Any) -> str:
+        return "TIMESTAMP"
+
+
+class _Statements(compiler.SQLCompiler):
+    def render_literal_value(self, value: Any, type_: Any) -> str:
+        """Doubles, where Spark would take 0.92 for a decimal; strings, in which it reads backslashes."""
+        if isinstance(value, float):
+            return f"{value!r}D"
+        if isinstance(value, str):
+            return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+        return str(super().render_literal_value(value, type_))
+
+
+class _Names(compiler.IdentifierPreparer):
+    def __init__(self, dialect: Any) -> None:
+        super().__init__(dialect, initial_quote="`")
+
+    def _requires_quotes(self, value: str) -> bool:
+        return True
+
+
+class SparkDialect(DefaultDialect):
+    """SQLAlchemy's statements as Spark's SQL; for writing only, it connects to nothing."""
+
+    name = "spark"
+    supports_native_boolean = True
+    statement_compiler = _Statements
+    type_compiler_cls = _Types
+    preparer: Any = _Names

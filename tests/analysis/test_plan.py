@@ -1,0 +1,80 @@
+"""A plan is what the formulas say about the history, whatever arms it had."""
+
+import io
+
+import msgspec
+import numpy as np
+import pandas as pd
+import pytest
+from rich.console import Console
+
+from analysis.arrays import sample_moments
+from analysis.errors import ArgumentError, MetricError
+from analysis.metrics import Mean, Proportion, Quantile, Ratio
+from analysis.plan import Plan, plan
+from analysis.planning import Baseline, power, sample_size
+from analysis.render.plan import to_json, to_markdown, to_terminal
+from analysis.sources import UserTable
+
+METRICS = [
+    Mean(name="gmv", column="gmv", covariate="pre"),
+    Proportion(name="buyers", column="gmv"),
+    Ratio(name="ctr", numerator="clicks", denominator="views"),
+]
+
+
+@pytest.fixture(scope="module")
+def data() -> pd.DataFrame:
+    rng = np.random.default_rng(0)
+    taste, views = rng.normal(0, 1, 5000), rng.integers(1, 30, 5000)
+    gmv = np.exp(3 + taste) * (rng.random(5000) < 0.3)
+    return pd.DataFrame({"gmv": gmv, "pre": np.exp(3 + taste), "views": views, "clicks": rng.binomial(views, 0.2)})
+
+
+@pytest.fixture(scope="module")
+def found(data: pd.DataFrame) -> Plan:
+    return plan(UserTable(data, variant=None), METRICS, [0.05, 0.1], units=20_000, share=0.4)
+
+
+def test_sizes_are_those_of_the_formulas(found: Plan, data: pd.DataFrame) -> None:
+    for metric, planned in zip(METRICS, found.metrics, strict=True):
+        baseline = Baseline.of(metric, sample_moments(metric.needs, {name: data[name] for name in data}))
+        assert planned.value == pytest.approx(baseline.value)
+        for needed in planned.needed:
+            size = sample_size(baseline, needed.lift, treatment_share=0.4)
+            assert (needed.control, needed.treatment) == pytest.approx((size.control, size.treatment), abs=1)
+        assert planned.smallest is not None
+        assert power(baseline, planned.smallest, 12_000, 8_000) == pytest.approx(0.8, abs=1e-6)
+    assert found.metrics[0].variance_reduction == pytest.approx(np.corrcoef(data.gmv, data.pre)[0, 1] ** 2, rel=1e-6)
+    assert found.metrics[1].variance_reduction is None
+    assert (found.history, found.units) == (5000, 20_000)
+
+
+def test_arms_of_the_history_change_nothing_and_its_size_is_the_default(found: Plan, data: pd.DataFrame) -> None:
+    with_arms = UserTable(data.assign(variant=np.arange(5000) % 3))
+    again = plan(with_arms, METRICS, [0.05, 0.1], units=20_000, share=0.4)
+    for one, other in zip(again.metrics, found.metrics, strict=True):
+        assert one.needed == other.needed
+        assert one.smallest == pytest.approx(other.smallest, rel=1e-9)
+    assert plan(with_arms, METRICS, [0.05]).units == 5000
+
+
+def test_every_face_shows_every_metric(found: Plan) -> None:
+    console = Console(file=io.StringIO(), width=200)
+    console.print(to_terminal(found))
+    for face in (console.file.getvalue(), to_markdown(found)):  # type: ignore[attr-defined]
+        for metric in found.metrics:
+            assert metric.name in face
+            assert f"{metric.needed[0].control + metric.needed[0].treatment:,}" in face
+        assert "found with 20,000" in face
+    assert msgspec.json.decode(to_json(found), type=Plan) == found
+
+
+def test_what_cannot_be_planned_is_refused(data: pd.DataFrame) -> None:
+    source = UserTable(data, variant=None)
+    with pytest.raises(MetricError, match="No formula plans 'q': Quantile"):
+        plan(source, [Quantile(name="q", column="gmv")], [0.1])
+    with pytest.raises(ArgumentError, match="units is 2"):
+        plan(source, METRICS, [0.1], units=2)
+    with pytest.raises(ArgumentError, match="lift is 0"):
+        plan(source, METRICS, [0.0])
