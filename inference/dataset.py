@@ -104,20 +104,12 @@ class PackedProducts:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def batch(
-        self, rows: IntArray, *, images: bool = True, text: bool = True, dropout: float = 0.0, draw: int = 0
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The arguments of `ItemSage.forward` for these rows; without images or without text for ablations.
-
-        With `dropout` about so large a share of the tokens is left out. Which, follows from the token's place and the
-        number of the `draw` alone, whatever else is in the batch.
-        """
+    def batch(self, rows: IntArray, *, images: bool = True, text: bool = True) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The arguments of `ItemSage.forward` for these rows; without images or without text for ablations."""
         counts = self.image_counts[rows] if images else np.zeros(len(rows), np.int64)
         lengths = self.field_lengths[rows] if text else np.zeros_like(self.field_lengths[rows])
         image_at = _gather(self._image_starts[rows], counts)
         token_at = _gather(self._token_starts[rows], lengths.sum(1))
-        if dropout:
-            token_at, lengths = _thinned(token_at, lengths, dropout, draw)
         return (
             torch.from_numpy(self._images[image_at]),
             torch.from_numpy(counts),
@@ -257,26 +249,6 @@ def _gather(starts: IntArray, counts: IntArray) -> IntArray:
     """Positions in a flat array with a pad element in front: `[B, max(count, 1)]`, 0 where there is nothing."""
     column = np.arange(max(1, int(counts.max(initial=0))))
     return np.where(column < counts[:, None], starts[:, None] + 1 + column, 0)
-
-
-def _thinned(token_at: IntArray, lengths: IntArray, dropout: float, draw: int) -> tuple[IntArray, IntArray]:
-    """Token positions `[B, T]` (0: none) and field lengths `[B, 12]` without the tokens that this draw leaves out."""
-    kept = (token_at > 0) & (_uniform(token_at, draw) >= dropout)
-    before = np.pad(kept.cumsum(1), ((0, 0), (1, 0)))
-    ends = np.minimum(lengths.cumsum(1), token_at.shape[1])
-    thinned = np.diff(np.take_along_axis(before, ends, 1), axis=1, prepend=0)
-    width = max(1, int(thinned.sum(1).max(initial=0)))
-    in_front = np.argsort(~kept, axis=1, kind="stable")[:, :width]
-    return np.take_along_axis(np.where(kept, token_at, 0), in_front, 1), thinned
-
-
-def _uniform(numbers: IntArray, draw: int) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """A number in [0, 1) for each number and draw, by SplitMix64 (Steele, Lea and Flood, 2014): nothing to be saved."""
-    with np.errstate(over="ignore"):
-        x = numbers.astype(np.uint64) + np.uint64(draw % 2**32) * np.uint64(0x9E3779B97F4A7C15)
-        for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
-            x = (x ^ (x >> np.uint64(shift))) * np.uint64(factor)
-        return ((x ^ (x >> np.uint64(31))) >> np.uint64(11)).astype(np.float64) / 2**53
 
 
 def _share(*parts: str) -> float:

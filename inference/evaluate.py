@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 import numpy as np
 
 from inference.dataset import Pairs
 from inference.errors import InputError
-from inference.inputs import Float32Array
+from inference.inputs import FloatArray
 
+BoolArray = np.ndarray[Any, np.dtype[np.bool_]]
 _CHUNK = 1024  # pairs scored against the whole catalogue at once
 
 
@@ -23,7 +26,9 @@ class Evaluation(msgspec.Struct, frozen=True):
     coverage: float
 
 
-def evaluate(products: Float32Array, queries: Float32Array, pairs: Pairs, *, k: int = 10) -> Evaluation:
+def evaluate(
+    products: FloatArray, queries: FloatArray, pairs: Pairs, *, k: int = 10, among: BoolArray | None = None
+) -> Evaluation:
     """Engagement-weighted Recall@k on the held-out pairs.
 
     A pair counts if fewer than `k` other products score at least as high as the engaged one: ties count against it, so
@@ -33,6 +38,7 @@ def evaluate(products: Float32Array, queries: Float32Array, pairs: Pairs, *, k: 
     Args:
         products: `[P, 256]` unit vectors, zeros for a product that the model cannot place.
         queries: `[Q, 256]` in the order of `pairs.queries`.
+        among: `[P]`, the products that compete; without it the whole catalogue. Coverage is their share then.
 
     Raises:
         InputError: NaN or infinity among the vectors.
@@ -49,6 +55,8 @@ def evaluate(products: Float32Array, queries: Float32Array, pairs: Pairs, *, k: 
         scores = queries[query] @ products.T
         own = pairs.query_product[query]
         scores[np.flatnonzero(own >= 0), own[own >= 0]] = -np.inf
+        if among is not None:
+            scores[:, ~among] = -np.inf
         target = scores[np.arange(len(part)), product]
         hit[start : start + _CHUNK] = (scores >= target[:, None]).sum(1) - 1 < k
         best = np.argpartition(-scores, min(k, len(products)) - 1, axis=1)[:, :k]
@@ -63,4 +71,4 @@ def evaluate(products: Float32Array, queries: Float32Array, pairs: Pairs, *, k: 
         recall[task] = float((hit[of_task] * weight).sum() / weight.sum())
         counts[task] = int(of_task.sum())
     mean = float(np.mean(list(recall.values()))) if recall else 0.0
-    return Evaluation(recall, counts, mean, float(retrieved.mean()))
+    return Evaluation(recall, counts, mean, float(retrieved[slice(None) if among is None else among].mean()))

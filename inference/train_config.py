@@ -57,13 +57,6 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     images: Annotated[bool, Meta(description="false: a model of texts alone")] = True
     text: Annotated[bool, Meta(description="false: a model of images alone")] = True
-    text_dropout: Annotated[
-        float,
-        Meta(
-            description="the share of a product's tokens that each step leaves out, so that single products are not "
-            "learned by heart; 0 as in the paper, whose catalogue is too large for that"
-        ),
-    ] = 0.5
     model: Annotated[Encoder, Meta(description="ItemSage, or a baseline to compare with")] = "itemsage"
     loss: Annotated[
         Loss,
@@ -106,8 +99,6 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True):
                     raise InputError(f"{name} ({value}) must be at least {least}")
         if not 0 < self.learning_rate < math.inf:
             raise InputError(f"learning_rate ({self.learning_rate}) must be above 0")
-        if not 0 <= self.text_dropout < 1:
-            raise InputError(f"text_dropout ({self.text_dropout}) must be at least 0 and below 1")
         if not 0 <= self.seed < 2**63:
             raise InputError(f"seed ({self.seed}) must lie between 0 and {2**63 - 1}")
         if not self.unigrams + self.bigrams + self.trigrams:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,19 +28,7 @@ from inference.sampling import PairSampler
 from inference.train_config import TrainConfig
 
 Inputs = tuple[Tensor, Tensor, Tensor, Tensor]
-
-
-class _Step(NamedTuple):
-    """What a step needs: this process' products (and their inputs where they are few), its queries, the candidates
-    among all `products` of the step, and the step's number.
-    """
-
-    rows: IntArray
-    inputs: Inputs | None
-    query: IntArray
-    candidates: Candidates
-    products: int
-    number: int
+_Step = tuple[IntArray, Inputs | None, IntArray, Candidates, int]
 
 
 class Optimiser:
@@ -119,7 +107,6 @@ class Trainer:
             raise InputError(f"batch ({config.batch}) must be a multiple of the {self._world.size} processes")
         self._queries = torch.from_numpy(queries).to(self._device)
         self._sampler = PairSampler(pairs, len(packed), config, rng)
-        self._prepared = 0
         self.encoder = build_encoder(config.model, model_config(config, packed.vocabulary)).to(self._device)
         self.temperature = Temperature().to(self._device)
         network = _Network(self.encoder, self.temperature, self._load, config, self._device)
@@ -161,17 +148,17 @@ class Trainer:
         each = -(-len(batch.products) // size)
         mine = np.resize(batch.products, each * size)[rank * each : (rank + 1) * each]
         query, candidates = batch.part(rank, size)
-        self._prepared += 1
-        inputs = self._load(mine, self._prepared) if len(mine) <= self._config.encoder_chunk else None
-        return _Step(mine, inputs, query, candidates, len(batch.products), self._prepared)
+        inputs = self._load(mine) if len(mine) <= self._config.encoder_chunk else None
+        return mine, inputs, query, candidates, len(batch.products)
 
     def loss(self, prepared: _Step) -> Tensor:
         """The loss of this process' part of the queries."""
-        part, scale = self._network(prepared.rows, prepared.inputs, prepared.number)
+        rows, inputs, query, candidates, products = prepared
+        part, scale = self._network(rows, inputs)
         return itemsage_loss(
-            self._queries[torch.from_numpy(prepared.query).to(self._device)],
-            self._world.gather(part)[: prepared.products],
-            prepared.candidates.to(self._device),
+            self._queries[torch.from_numpy(query).to(self._device)],
+            self._world.gather(part)[:products],
+            candidates.to(self._device),
             scale,
             prefixes=self._config.prefixes,
             prefix_weight=self._config.prefix_weight,
@@ -209,14 +196,9 @@ class Trainer:
         self._sampler.restore(_under("sketch", tensors), plain["sampler"])
         torch.set_rng_state(tensors["torch.rng"])
         self.losses = list(plain["losses"])
-        self._prepared = len(self.losses)
 
-    def _load(self, rows: IntArray, step: int) -> Inputs:
-        wanted = self._config
-        draw = (wanted.seed << 20) + step
-        inputs = self._packed.batch(
-            rows, images=wanted.images, text=wanted.text, dropout=wanted.text_dropout, draw=draw
-        )
+    def _load(self, rows: IntArray) -> Inputs:
+        inputs = self._packed.batch(rows, images=self._config.images, text=self._config.text)
         if self._device.type == "cpu":
             return inputs
         a, b, c, d = (t.pin_memory().to(self._device, non_blocking=True) for t in inputs)
@@ -230,7 +212,7 @@ class _Network(nn.Module):
         self,
         encoder: nn.Module,
         temperature: Temperature,
-        load: Callable[[IntArray, int], Inputs],
+        load: Callable[[IntArray], Inputs],
         config: TrainConfig,
         device: torch.device,
     ) -> None:
@@ -239,7 +221,7 @@ class _Network(nn.Module):
         self._load, self._chunk, self._device = load, config.encoder_chunk, device.type
         self._bfloat16 = config.precision == "bfloat16"
 
-    def forward(self, rows: IntArray, inputs: Inputs | None, step: int) -> tuple[Tensor, Tensor]:
+    def forward(self, rows: IntArray, inputs: Inputs | None) -> tuple[Tensor, Tensor]:
         """Embeddings `[n, 256]` of these products, and the scale of the cosines.
 
         More products than a chunk holds are embedded chunk by chunk, each computed again for the gradient: memory then
@@ -249,13 +231,13 @@ class _Network(nn.Module):
             if inputs is not None:
                 return self.encoder(*inputs), self.temperature()
             parts = [
-                checkpoint(self._embed, rows[s : s + self._chunk], step, use_reentrant=False, preserve_rng_state=False)
+                checkpoint(self._embed, rows[s : s + self._chunk], use_reentrant=False, preserve_rng_state=False)
                 for s in range(0, len(rows), self._chunk)
             ]
             return torch.cat(parts), self.temperature()
 
-    def _embed(self, rows: IntArray, step: int) -> Tensor:
-        embedded: Tensor = self.encoder(*self._load(rows, step))
+    def _embed(self, rows: IntArray) -> Tensor:
+        embedded: Tensor = self.encoder(*self._load(rows))
         return embedded
 
 

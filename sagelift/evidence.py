@@ -22,7 +22,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from inference.dataset import TASKS
+from inference.dataset import TASKS, Pairs
 from inference.errors import ArtifactError, InputError
 from inference.evaluate import Evaluation, evaluate
 from inference.inputs import VECTOR_DIM, Float32Array, ProductInput
@@ -34,11 +34,6 @@ Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 
 NEW_SHARE = 0.25  # of the catalogue: in no training, as if it were published afterwards
 FULL, SUM, CEILING = "full", "sum", "ceiling"
-
-
-def _only(*parts: str) -> dict[str, Any]:
-    """Training on some tasks alone; the others are still evaluated."""
-    return {"tasks": {task: float(any(part in task.split("/") for part in parts)) for task in TASKS}}
 
 
 VARIANTS: dict[str, Mapping[str, Any]] = {
@@ -55,12 +50,13 @@ VARIANTS: dict[str, Mapping[str, Any]] = {
     "shared_denominator": {"loss": "shared"},
     "no_logq": {"log_q": False},
     "l_pos_no_logq": {"loss": "in_batch", "log_q": False},
-    "image_surface_only": _only("image"),
-    "search_surface_only": _only("search"),
-    "clicks_and_saves_only": _only("click", "save"),
-    "conversions_only": _only("add_to_cart", "checkout"),
+    "image_surface_only": {"only": ["image"]},
+    "search_surface_only": {"only": ["search"]},
+    "clicks_and_saves_only": {"only": ["click", "save"]},
+    "conversions_only": {"only": ["add_to_cart", "checkout"]},
 }
-"""Name -> what differs from the full model's `TrainConfig`."""
+"""Name -> what differs from the full model's `TrainConfig`. `only`: the query kinds or engagements whose tasks are
+trained; all are evaluated."""
 
 
 class EvidenceConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -94,7 +90,7 @@ class Trained(msgspec.Struct, frozen=True, kw_only=True):
     queries: int
     seconds: float
     known_products: Evaluation  # held-out pairs of products that other pairs were trained on
-    new_products: Evaluation  # pairs of products that the training never saw: in no pair, no negative, no vocabulary
+    new_products: Evaluation  # pairs of products that the training never saw in any way, ranked among each other
 
 
 @dataclass(frozen=True)
@@ -226,7 +222,8 @@ def _thumbnail(pixels: Pixels) -> FloatArray:
     """4 x 4 mean colours `[48]`: looks as no encoder computes them."""
     side = len(pixels) // _THUMBNAIL
     cut = pixels[: side * _THUMBNAIL, : side * _THUMBNAIL].astype(float)
-    return cut.reshape(_THUMBNAIL, side, _THUMBNAIL, side, 3).mean((1, 3)).ravel()
+    colours: FloatArray = cut.reshape(_THUMBNAIL, side, _THUMBNAIL, side, 3).mean((1, 3)).ravel()
+    return colours
 
 
 def _digest(catalogue: Catalogue, config: EvidenceConfig, variant: str, seed: int) -> str:
@@ -238,12 +235,20 @@ def _digest(catalogue: Catalogue, config: EvidenceConfig, variant: str, seed: in
         seed,
         *sizes,
         msgspec.to_builtins(_train_config(config, variant, seed)),
+        VARIANTS.get(variant, {}).get("only"),
     ]
     return hashlib.sha256(msgspec.json.encode(what)).hexdigest()[:16]
 
 
-def _train_config(config: EvidenceConfig, variant: str, seed: int) -> TrainConfig:
-    chosen = VARIANTS.get(variant, {})
+def _train_config(config: EvidenceConfig, variant: str, seed: int, pairs: Pairs | None = None) -> TrainConfig:
+    chosen = {name: value for name, value in VARIANTS.get(variant, {}).items() if name != "only"}
+    if (only := VARIANTS.get(variant, {}).get("only")) and pairs is not None:
+        rows = pairs.training
+        engagements = np.bincount(pairs.task[rows], pairs.count[rows], len(TASKS))  # shares as when none are chosen
+        chosen["tasks"] = {
+            task: float(n**0.5) if set(only) & set(task.split("/")) else 0.0
+            for task, n in zip(TASKS, engagements, strict=True)
+        }
     return TrainConfig(steps=config.steps, search_steps=config.search_steps, seed=seed, **chosen)
 
 
@@ -276,7 +281,7 @@ class _World:
     def __init__(self, catalogue: Catalogue, config: EvidenceConfig, seed: int) -> None:
         import torch
 
-        from inference.dataset import PackedProducts, Pairs
+        from inference.dataset import PackedProducts
         from inference.search_training import train_search
         from inference.train import TrainingSet, query_vectors
 
@@ -293,10 +298,10 @@ class _World:
         self.packed = PackedProducts(catalogue.products, self.data.tokenizer)
         whole = Pairs(self.log, self.packed)
         self.judged_queries = query_vectors(whole, self.packed, search)
-        is_new = np.array([p.id in new for p in catalogue.products])
+        self.is_new = np.array([p.id in new for p in catalogue.products])
         self.known_products, self.new_products = copy.copy(whole), copy.copy(whole)
-        self.known_products.held_out = whole.held_out & ~is_new[whole.product]
-        self.new_products.held_out = is_new[whole.product]
+        self.known_products.held_out = whole.held_out & ~self.is_new[whole.product]
+        self.new_products.held_out = self.is_new[whole.product]
 
 
 _inputs: list[tuple[Catalogue, EvidenceConfig]] = []  # of this process, by the catalogue's number
@@ -320,7 +325,7 @@ def _train_one(digest: str, number: int, variant: str, seed: int) -> Trained:
         pairs=len(world.known_products.query),
         queries=len(queries),
         known_products=evaluate(products, queries, world.known_products),
-        new_products=evaluate(products, queries, world.new_products),
+        new_products=evaluate(products, queries, world.new_products, among=world.is_new),
         seconds=round(time.monotonic() - started, 1),
     )
 
@@ -336,7 +341,7 @@ def _vectors(world: _World, config: EvidenceConfig, variant: str, seed: int) -> 
         return ceiling(world.market, world.log, world.known_products.queries)
     if variant == SUM:
         return world.packed.summed_images(), world.judged_queries
-    wanted = _train_config(config, variant, seed)
+    wanted = _train_config(config, variant, seed, world.data.pairs)
     torch.manual_seed(seed + 1)
     rng = np.random.default_rng([seed, 1])
     trainer = Trainer(world.data.packed, world.data.pairs, world.queries, wanted, rng)
