@@ -17,7 +17,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
@@ -29,6 +29,9 @@ from inference.inputs import VECTOR_DIM, Float32Array, ProductInput
 from inference.train_config import TrainConfig
 from sagelift.engagement_log import ceiling, simulate_log
 from sagelift.shoppers import FloatArray, Market, ShopProduct
+
+if TYPE_CHECKING:
+    from inference.visual_cache import VisualCache
 
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 
@@ -112,19 +115,20 @@ class Catalogue:
 
 
 def load_catalogue(
-    name: str, feeds: Sequence[Path], vectors_of: Callable[[Pixels], Float32Array], on_progress: Callable[[int], None]
+    name: str, feeds: Sequence[Path], cache: VisualCache, on_progress: Callable[[int, int], None]
 ) -> Catalogue:
     """Read feeds into one catalogue: all products that have a price, in one currency, with their images.
 
     Args:
-        vectors_of: the frozen visual encoder, pixels `[N, 224, 224, 3]` uint8 -> `[N, 256]`.
+        cache: image vectors that are known already; what it does not know, the frozen visual encoder computes here.
 
     Raises:
         FeedError: a feed cannot be read.
-        InputError: fewer than 20 products with a price, several currencies, a product twice.
+        InputError: several currencies, or a product twice.
     """
     from streaming.errors import ImageError
     from streaming.feeds import BadRow, read_feed
+    from streaming.image_vectors import CachedImageVectors
     from streaming.images import ImageFetcher
     from streaming.merging import merge
 
@@ -134,19 +138,40 @@ def load_catalogue(
         raise InputError(f"{name} has prices in {', '.join(sorted(map(str, currencies)))}; shoppers need one currency")
     images, looks = [], np.zeros((len(products), _THUMBNAIL**2 * 3))
     with ImageFetcher() as fetcher:
-        for number, product in enumerate(products):
-            fetched = [f for f in fetcher.fetch_many(product.links) if not isinstance(f, ImageError)]
-            pixels = np.stack([f.pixels for f in fetched]) if fetched else None
-            images.append(np.zeros((0, VECTOR_DIM), np.float32) if pixels is None else vectors_of(pixels))
-            if pixels is not None:
-                looks[number] = _thumbnail(pixels[0])
-            on_progress(number + 1)
+        vectors_of = CachedImageVectors(fetcher.fetch_many, _encode_images(), cache).vectors
+        for start in range(0, len(products), _PRODUCTS_AT_ONCE):
+            part = products[start : start + _PRODUCTS_AT_ONCE]
+            found = vectors_of(list(dict.fromkeys(link for p in part for link in p.links)))
+            for number, product in enumerate(part, start):
+                vectors = [f[1] for link in product.links if not isinstance(f := found[link], ImageError)]
+                images.append(np.stack(vectors) if vectors else np.zeros((0, VECTOR_DIM), np.float32))
+                main = fetcher.fetch_many(product.links[:1])
+                if main and not isinstance(main[0], ImageError):
+                    looks[number] = _thumbnail(main[0].pixels)
+            on_progress(start + len(part), len(products))
     return Catalogue(
         name,
         [ProductInput(p.id, p.text, v) for p, v in zip(products, images, strict=True)],
         [ShopProduct(p.id, p.text, int(p.amount_minor or 0), str(p.currency)) for p in products],
         looks,
     )
+
+
+def _encode_images() -> Callable[[Pixels], tuple[Float32Array, dict[int, str]]]:
+    """The frozen visual encoder in this process: evidence needs no server. It is loaded at the first unknown image."""
+    import torch
+
+    from inference.visual import VisualEncoder
+
+    loaded: list[VisualEncoder] = []
+
+    def encode(pixels: Pixels) -> tuple[Float32Array, dict[int, str]]:
+        if not loaded:
+            loaded.append(VisualEncoder.pretrained())
+        with torch.inference_mode():
+            return loaded[0](torch.from_numpy(pixels)).numpy(), {}
+
+    return encode
 
 
 def ablate(
@@ -215,6 +240,7 @@ def read_results(path: Path) -> list[Trained]:
 # ------------------------------------------------------------------------------------------------- one training
 
 _THUMBNAIL = 4
+_PRODUCTS_AT_ONCE = 64
 _SIMULATOR = 1  # counts up when the same configuration gives another log
 
 

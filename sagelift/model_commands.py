@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sagelift import evidence_commands
 from sagelift.console import AsJson, current_settings, print_json, say
 
 if TYPE_CHECKING:
@@ -257,3 +258,7 @@ def list_releases(as_json: AsJson = False) -> None:
         return print_json(found)
     for one in found:
         typer.echo(f"{'*' if one['live'] else ' '} {one['version']}  {one['path']}")
+
+
+app.command()(evidence_commands.ablate)
+app.command()(evidence_commands.card)
