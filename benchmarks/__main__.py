@@ -28,6 +28,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Figures against a floor or a peer.")
     parser.add_argument("name", choices=["list", *names()])
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    parser.add_argument("--updates", type=int, help="length of the stream, for those that have one (stream, faults)")
     chosen = parser.parse_args()
     if chosen.name == "list":
         for name in names():
@@ -35,7 +36,8 @@ def main() -> int:
             print(f"{name:<14} {told.splitlines()[0] if told else ''}")
         return 0
     module = importlib.import_module(f"benchmarks.{chosen.name}")
-    measured = result(chosen.name, module.rows(lambda line: print(line, file=sys.stderr, flush=True)))
+    wanted = {} if chosen.updates is None else {"updates": chosen.updates}
+    measured = result(chosen.name, module.rows(lambda line: print(line, file=sys.stderr, flush=True), **wanted))
     if chosen.json:
         print(msgspec.json.encode(measured).decode())
     else:

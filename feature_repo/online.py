@@ -11,6 +11,8 @@ view, so that a single statement both compares the versions and writes all featu
   is written again: the same message delivered twice changes nothing, and a correction under the same version passes.
 * A row whose `deleted` feature is true is a tombstone: it keeps its version, so that an older upsert cannot pass, its
   features are emptied, and Feast's readers see nothing.
+* A view that only follows another in version (`write`'s `advance`) has that in a small table beside its own: to rewrite
+  rows full of vectors for a new price would cost more than all the rest. Whoever reads or writes minds both.
 * WAL, one connection per thread, and none shared with a forked child. A commit is on the disk when it returns: a loss
   of power takes nothing with it.
 """
@@ -47,6 +49,7 @@ _MAX_VARIABLES: Final = 32_766
 _ROWS_PER_INSERT: Final = 128
 _SCAN_PAGE: Final = 4096
 _GUARD_COLUMNS: Final = ("entity_key", "event_us", VERSION, DELETED)
+_FOLLOWED: Final = "followed_"
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
 
@@ -85,6 +88,8 @@ class GuardedSqliteOnlineStore(OnlineStore):
         self._local = threading.local()
         self._open: weakref.WeakSet[_Connection] = weakref.WeakSet()
         self._tables: dict[tuple[str, tuple[str, ...]], _Table] = {}
+        # SQLite lets a writer that finds another sleep for up to 0.1 s at a time; our own threads need not.
+        self._writing = threading.Lock()
         self._pid = os.getpid()
 
     # What Feast calls.
@@ -103,7 +108,9 @@ class GuardedSqliteOnlineStore(OnlineStore):
             for view in tables_to_keep:
                 self._make_table(connection, _Table.of(config, view))
             for view in tables_to_delete:
-                connection.execute(f"drop table if exists {_Table.of(config, view).name}")
+                table = _Table.of(config, view)
+                for name in (table.name, table.followed):
+                    connection.execute(f"drop table if exists {name}")
 
     def plan(self, config: Any, desired_registry_proto: Any) -> list[Any]:
         """Nothing: `update` makes the tables; Feast's own infra objects would make tables of another shape."""
@@ -217,12 +224,13 @@ class GuardedSqliteOnlineStore(OnlineStore):
             for each batch the keys whose rows were refused, because the store holds a newer version.
         """
         stale = []
-        with self._transaction(config) as connection:
+        self._after_fork()
+        with self._writing, self._transaction(config) as connection:
             for view, rows in batches:
                 table = self._table(config, view)
                 written = table.insert(connection, rows)
                 stale.append({row.key for row in rows} - written)
-                moved = [(r.version, r.event_us, r.key, r.version) for r in rows if r.key in written]
+                moved = [(r.version, r.event_us, r.key, r.key) for r in rows if r.key in written]
                 for other in advance:
                     connection.executemany(self._table(config, other).advance_sql, moved)
         return stale
@@ -242,7 +250,7 @@ class GuardedSqliteOnlineStore(OnlineStore):
                 rows: dict[bytes, OnlineRow] = {}
                 for start in range(0, len(keys), _MAX_VARIABLES):
                     some = keys[start : start + _MAX_VARIABLES]
-                    where = f"entity_key in ({','.join('?' * len(some))})"
+                    where = f"kept.entity_key in ({','.join('?' * len(some))})"
                     rows.update((row.key, row) for row in table.select(connection, columns, where, some))
                 found.append(rows)
         return found
@@ -255,7 +263,7 @@ class GuardedSqliteOnlineStore(OnlineStore):
             return self._table(config, view).select(
                 connection,
                 columns,
-                f"entity_key > ? and not {DELETED} order by entity_key limit ?",
+                f"kept.entity_key > ? and not {DELETED} order by kept.entity_key limit ?",
                 (after, limit),
             )
 
@@ -263,8 +271,9 @@ class GuardedSqliteOnlineStore(OnlineStore):
         """Names of the views that have a table here and begin with `prefix`, whoever made them."""
         start = f"{config.project}_"
         with self._snapshot(config) as connection:
-            names = [name for (name,) in connection.execute("select name from sqlite_master where type = 'table'")]
-        return sorted(name.removeprefix(start) for name in names if name.startswith(start + prefix))
+            names = {name for (name,) in connection.execute("select name from sqlite_master where type = 'table'")}
+        wanted = (name for name in names if name.startswith(start + prefix) and _FOLLOWED + name in names)
+        return sorted(name.removeprefix(start) for name in wanted)
 
     def disconnect(self) -> None:
         """Close every connection of this process; the next call opens a new one."""
@@ -282,6 +291,7 @@ class GuardedSqliteOnlineStore(OnlineStore):
             _INHERITED.extend(self._open)
             self._open = weakref.WeakSet()
             self._local = threading.local()
+            self._writing = threading.Lock()
             self._pid = os.getpid()
 
     def _connection(self, config: Any) -> _Connection:
@@ -350,6 +360,10 @@ class GuardedSqliteOnlineStore(OnlineStore):
         for column in table.columns:
             if column not in there:
                 connection.execute(f"alter table {table.name} add column {_quoted(column)} blob")
+        connection.execute(
+            f"create table if not exists {table.followed} (entity_key blob primary key, {VERSION} integer not null, "
+            "event_us integer not null) without rowid"
+        )
 
     def _nearest(
         self, config: Any, view: Any, column: str, query: Any, top_k: int, metric: str
@@ -374,6 +388,7 @@ class _Table:
     """A view's table and the statements over it."""
 
     name: str  # quoted
+    followed: str  # quoted: of rows that follow other views in version, how far; no row is rewritten for that
     columns: tuple[str, ...]
 
     @classmethod
@@ -382,11 +397,16 @@ class _Table:
         if clash := {"entity_key", "event_us"}.intersection(columns):
             raise InvalidFeatureError(f"View {view.name} may not name a feature {clash.pop()!r}: the store uses it.")
         versioned = config.registry.enable_online_feature_view_versioning
-        return cls(_quoted(compute_table_id(config.project, view, versioned)), columns)
+        name = compute_table_id(config.project, view, versioned)
+        return cls(_quoted(name), _quoted(_FOLLOWED + name), columns)
 
     @property
     def advance_sql(self) -> str:
-        return f"update {self.name} set {VERSION} = ?, event_us = ? where entity_key = ? and {VERSION} <= ?"
+        return (
+            f"insert into {self.followed} as kept ({VERSION}, event_us, entity_key) select ?, ?, ? "
+            f"where exists (select 1 from {self.name} where entity_key = ?) on conflict (entity_key) do update set "
+            f"{VERSION}=excluded.{VERSION}, event_us=excluded.event_us where excluded.{VERSION} >= kept.{VERSION}"
+        )
 
     def insert(self, connection: _Connection, rows: Sequence[OnlineRow]) -> set[bytes]:
         """Write the rows that are not older than what is there; the keys of those."""
@@ -404,7 +424,9 @@ class _Table:
                 for (key,) in connection.execute(
                     f"insert into {self.name} as kept ({','.join(names)}) values {','.join([one] * len(some))} "
                     f"on conflict (entity_key) do update set {','.join(f'{n}=excluded.{n}' for n in names[1:])} "
-                    f"where excluded.{VERSION} >= kept.{VERSION} returning entity_key",
+                    f"where excluded.{VERSION} >= kept.{VERSION} and not exists (select 1 from {self.followed} as "
+                    f"other where other.entity_key = kept.entity_key and other.{VERSION} > excluded.{VERSION}) "
+                    "returning entity_key",
                     parameters,
                 )
             )
@@ -413,9 +435,19 @@ class _Table:
     def select(
         self, connection: _Connection, columns: Sequence[str], where: str, parameters: Sequence[Any]
     ) -> list[OnlineRow]:
-        names = ",".join(("entity_key", VERSION, DELETED, "event_us", *map(_quoted, columns)))
-        rows = connection.execute(f"select {names} from {self.name} where {where}", parameters)
+        """Rows of the table `kept` as they are, with the versions that they have followed to."""
+        guard = ("kept.entity_key", _later(VERSION), DELETED, _later("event_us"))
+        names = ",".join((*guard, *map(_quoted, columns)))
+        rows = connection.execute(
+            f"select {names} from {self.name} as kept left join {self.followed} as other "
+            f"on other.entity_key = kept.entity_key where {where}",
+            parameters,
+        )
         return [OnlineRow(row[0], row[1], bool(row[2]), row[3], row[4:]) for row in rows]
+
+
+def _later(column: str) -> str:
+    return f"case when other.{VERSION} >= kept.{VERSION} then other.{column} else kept.{column} end"
 
 
 class _Connection(sqlite3.Connection):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 import numpy as np
@@ -65,6 +65,26 @@ class ProductEmbedding(msgspec.Struct, kw_only=True, eq=False):
     deleted: bool = False
 
 
+class EmbeddingState(NamedTuple):
+    """What a stored embedding is of, without its vector."""
+
+    version: int
+    content_hash: str
+    deleted: bool
+
+
+class OfferRow(msgspec.Struct, kw_only=True, frozen=True):
+    """Price and availability of one product as of one version, without its text and images."""
+
+    id: str
+    version: int
+    event_time: datetime
+    deleted: bool = False
+    amount_minor: int | None = None
+    currency: str | None = None
+    availability: str | None = None
+
+
 class Deletion(msgspec.Struct, kw_only=True, frozen=True):
     """A product that is gone as of this version."""
 
@@ -84,11 +104,15 @@ def check_features(rows: Sequence[ProductFeatures], views: Sequence[str]) -> Non
         if "images" in views:
             _check_images(row)
         if "offer" in views:
-            if row.amount_minor is not None:
-                _check_int(row, "amount_minor", row.amount_minor, -_MAX_INT64 - 1)
-            for name, value in (("currency", row.currency), ("availability", row.availability)):
-                if value is not None:
-                    _check_string(row, name, value)
+            _check_offer(row)
+
+
+def check_offers(rows: Sequence[OfferRow]) -> None:
+    """Raise `InvalidFeatureError` for the first row that may not be written to the offer view."""
+    for row in rows:
+        check_identity(row)
+        if not row.deleted:
+            _check_offer(row)
 
 
 def check_embeddings(rows: Sequence[ProductEmbedding], model_version: str) -> None:
@@ -103,7 +127,7 @@ def check_embeddings(rows: Sequence[ProductEmbedding], model_version: str) -> No
         _check_vectors(row, "vector", row.vector, (EMBEDDING_DIM,))
 
 
-def check_identity(row: ProductFeatures | ProductEmbedding | Deletion) -> None:
+def check_identity(row: ProductFeatures | OfferRow | ProductEmbedding | Deletion) -> None:
     """Raise `InvalidFeatureError` unless id, version and event time are sound."""
     if not isinstance(row.id, str) or not row.id:
         raise InvalidFeatureError(f"A product's id must be a text of at least one character, not {row.id!r}.")
@@ -139,6 +163,14 @@ def _check_images(row: ProductFeatures) -> None:
     _check_vectors(row, "image_vectors", row.image_vectors, (n, EMBEDDING_DIM))
     if n and not row.visual_version:
         _refuse(row, "has image vectors but no visual_version: name the encoder that made them")
+
+
+def _check_offer(row: ProductFeatures | OfferRow) -> None:
+    if row.amount_minor is not None:
+        _check_int(row, "amount_minor", row.amount_minor, -_MAX_INT64 - 1)
+    for name, value in (("currency", row.currency), ("availability", row.availability)):
+        if value is not None:
+            _check_string(row, name, value)
 
 
 def _check_vectors(row: Any, name: str, vectors: Any, shape: tuple[int, ...]) -> None:

@@ -22,8 +22,8 @@ from feature_repo import definitions, history, repository, rows, views
 from feature_repo.definitions import IMAGES_VIEW, OFFER_VIEW, PRODUCT_VIEWS, TEXT_VIEW
 from feature_repo.errors import InvalidFeatureError, StoreStateError, UnknownModelVersionError
 from feature_repo.online import GuardedSqliteOnlineStore, OnlineRow, payload_columns
-from feature_repo.rows import Deletion, ProductEmbedding, ProductFeatures
-from feature_repo.values import decode_key, encode_key
+from feature_repo.rows import Deletion, EmbeddingState, OfferRow, ProductEmbedding, ProductFeatures
+from feature_repo.values import decode_key, decode_string, encode_key
 
 ALL_VIEWS: Final = ("text", "images", "offer")
 _VIEW_OF: Final = {"text": TEXT_VIEW, "images": IMAGES_VIEW, "offer": OFFER_VIEW}
@@ -103,6 +103,18 @@ class ProductFeatureStore:
         names = [_VIEW_OF[view] for view in dict.fromkeys(views)]
         return self._write(names, _newest(products), [n for n in PRODUCT_VIEWS if n not in names])
 
+    def read_offers(self, ids: Iterable[str]) -> dict[str, OfferRow]:
+        """Price, availability and version by id, many times faster than all features; absent and deleted as there."""
+        keys = {encode_key(product_id): product_id for product_id in ids}
+        view = self._views[OFFER_VIEW]
+        (found,) = self._online.read(self._config, [(view, payload_columns(view))], keys)
+        return {keys[key]: views.product_offer(keys[key], row) for key, row in found.items()}
+
+    def write_offers(self, offers: Sequence[OfferRow]) -> set[str]:
+        """As `write_features` of the offer view alone."""
+        rows.check_offers(offers)
+        return self._write([OFFER_VIEW], _newest(offers), [TEXT_VIEW, IMAGES_VIEW])
+
     def delete(self, deletions: Sequence[Deletion]) -> set[str]:
         """Put tombstones into every view, those of all model versions included; ids that were refused as stale."""
         for deletion in deletions:
@@ -150,6 +162,20 @@ class ProductFeatureStore:
         keys = {encode_key(product_id): product_id for product_id in ids}
         (found,) = self._online.read(self._config, [(view, payload_columns(view))], keys)
         return {keys[key]: views.product_embedding(keys[key], model_version, row) for key, row in found.items()}
+
+    def embedding_states(self, model_version: str, ids: Iterable[str]) -> dict[str, EmbeddingState]:
+        """What the stored embeddings are of, without their vectors; ids never written are absent.
+
+        Raises:
+            UnknownModelVersionError: this model version has no view.
+        """
+        view = self._embedding_view(model_version)
+        keys = {encode_key(product_id): product_id for product_id in ids}
+        (found,) = self._online.read(self._config, [(view, ("content_hash",))], keys)
+        return {
+            keys[key]: EmbeddingState(row.version, decode_string(row.values[0]), row.deleted)
+            for key, row in found.items()
+        }
 
     def write_embeddings(self, model_version: str, embeddings: Sequence[ProductEmbedding]) -> set[str]:
         """Write embeddings: a part of history, then online; ids that were refused as stale.

@@ -1,7 +1,8 @@
-"""Feast's online values as bytes: what `Value.SerializeToString()` writes, without building the message for vectors.
+"""Feast's online values as bytes: what `Value.SerializeToString()` writes, without building the messages.
 
 Feast stores every feature as a serialised protobuf `Value`. Its Python converters take one float at a time; a vector is
-only a fixed head and the little-endian float32 bytes, so we write and read it at once. The heads are cut from what
+only a fixed head and the little-endian float32 bytes, so we write and read it at once, and likewise texts, of which a
+product has a dozen. The heads are cut from what
 Feast's own message class serialises, not copied from a specification.
 """
 
@@ -22,9 +23,18 @@ from feature_repo.rows import EMBEDDING_DIM
 NULL: bytes = Value().SerializeToString()
 
 _FLOAT_BYTES = 4
+_TEXT: bytes = Value(string_val="").SerializeToString()[:1]  # then the text's size and its UTF-8
+_ONE_BYTE, _TWO_BYTES = 1 << 7, 1 << 14  # sizes from which on the size itself takes a byte more
+_SIZES = [bytes((size,)) for size in range(_ONE_BYTE)]
 
 
 def encode_string(text: str) -> bytes:
+    raw = text.encode()
+    size = len(raw)
+    if size < _ONE_BYTE:
+        return _TEXT + _SIZES[size] + raw
+    if size < _TWO_BYTES:
+        return _TEXT + bytes((size & 0x7F | 0x80, size >> 7)) + raw
     return bytes(Value(string_val=text).SerializeToString())
 
 
@@ -42,10 +52,20 @@ def encode_optional_int(number: int | None) -> bytes:
 
 def decode_string(blob: bytes | None) -> str:
     """The text; '' for a null."""
-    return str(Value.FromString(blob).string_val) if blob else ""
+    if not blob:
+        return ""
+    size = len(blob)
+    if blob[0] == _TEXT[0]:
+        if size < _ONE_BYTE + 2 and blob[1] == size - 2:
+            return str(blob[2:], "utf-8")
+        if size < _TWO_BYTES + 3 and blob[1] & 0x80 and blob[1] & 0x7F | blob[2] << 7 == size - 3:
+            return str(blob[3:], "utf-8")
+    return str(Value.FromString(blob).string_val)
 
 
 def decode_optional_string(blob: bytes | None) -> str | None:
+    if blob and blob[0] == _TEXT[0]:
+        return decode_string(blob)
     value = Value.FromString(blob or NULL)
     return value.string_val if value.HasField("string_val") else None
 

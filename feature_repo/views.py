@@ -12,7 +12,7 @@ import pyarrow as pa
 from feature_repo import values
 from feature_repo.definitions import IMAGES_VIEW, OFFER_VIEW, TEXT_VIEW
 from feature_repo.online import OnlineRow, from_microseconds, microseconds
-from feature_repo.rows import EMBEDDING_DIM, TEXT_FIELDS, Deletion, ProductEmbedding, ProductFeatures
+from feature_repo.rows import EMBEDDING_DIM, TEXT_FIELDS, Deletion, OfferRow, ProductEmbedding, ProductFeatures
 
 _FLOATS: Final = pa.list_(pa.float32())
 
@@ -25,7 +25,7 @@ class ViewFormat(NamedTuple):
     columns: Callable[[Sequence[Any]], list[Any]]  # rows -> Arrow arrays, null for deleted ones
 
 
-def online_row(form: ViewFormat, row: ProductFeatures | ProductEmbedding | Deletion) -> OnlineRow:
+def online_row(form: ViewFormat, row: ProductFeatures | OfferRow | ProductEmbedding | Deletion) -> OnlineRow:
     deleted = isinstance(row, Deletion) or row.deleted
     payload = [None] * len(form.types) if deleted else form.encode(row)
     return OnlineRow(values.encode_key(row.id), row.version, deleted, microseconds(row.event_time), payload)
@@ -60,28 +60,42 @@ def product_features(
     if not rows:
         return None
     newest = max(rows, key=lambda row: row.version)
-    product = ProductFeatures(
-        id=product_id,
-        version=newest.version,
-        event_time=from_microseconds(newest.event_us),
-        deleted=any(row.deleted for row in rows),
-    )
-    if product.deleted:
-        return product
+    identity: dict[str, Any] = {
+        "id": product_id,
+        "version": newest.version,
+        "event_time": from_microseconds(newest.event_us),
+    }
+    if any(row.deleted for row in rows):
+        return ProductFeatures(**identity, deleted=True)
+    features: dict[str, Any] = {}  # at once: what a product without them has is not for nothing
     if text:
-        product.text = dict(zip(TEXT_FIELDS, map(values.decode_string, text.values), strict=True))
+        features["text"] = dict(zip(TEXT_FIELDS, map(values.decode_string, text.values), strict=True))
     if images:
         urls, hashes, vectors, visual_version = images.values
-        product.image_urls = values.decode_strings(urls)
-        product.image_hashes = values.decode_strings(hashes)
-        product.image_vectors = values.decode_vectors(vectors)
-        product.visual_version = values.decode_string(visual_version)
+        features["image_urls"] = values.decode_strings(urls)
+        features["image_hashes"] = values.decode_strings(hashes)
+        features["image_vectors"] = values.decode_vectors(vectors)
+        features["visual_version"] = values.decode_string(visual_version)
     if offer:
         amount, currency, availability = offer.values
-        product.amount_minor = values.decode_optional_int(amount)
-        product.currency = values.decode_optional_string(currency)
-        product.availability = values.decode_optional_string(availability)
-    return product
+        features["amount_minor"] = values.decode_optional_int(amount)
+        features["currency"] = values.decode_optional_string(currency)
+        features["availability"] = values.decode_optional_string(availability)
+    return ProductFeatures(**identity, **features)
+
+
+def product_offer(product_id: str, row: OnlineRow) -> OfferRow:
+    """The offer view's part of a product; of a deleted one only its version."""
+    amount, currency, availability = row.values
+    return OfferRow(
+        id=product_id,
+        version=row.version,
+        event_time=from_microseconds(row.event_us),
+        deleted=row.deleted,
+        amount_minor=values.decode_optional_int(amount),
+        currency=values.decode_optional_string(currency),
+        availability=values.decode_optional_string(availability),
+    )
 
 
 def product_embedding(product_id: str, model_version: str, row: OnlineRow) -> ProductEmbedding:
@@ -129,7 +143,7 @@ def _encode_images(row: ProductFeatures) -> list[bytes]:
     ]
 
 
-def _offer_columns(rows: Sequence[ProductFeatures | None]) -> list[Any]:
+def _offer_columns(rows: Sequence[ProductFeatures | OfferRow | None]) -> list[Any]:
     return [
         pa.array([row and row.amount_minor for row in rows], pa.int64()),
         pa.array([row and row.currency for row in rows], pa.string()),
@@ -137,7 +151,7 @@ def _offer_columns(rows: Sequence[ProductFeatures | None]) -> list[Any]:
     ]
 
 
-def _encode_offer(row: ProductFeatures) -> list[bytes]:
+def _encode_offer(row: ProductFeatures | OfferRow) -> list[bytes]:
     return [
         values.encode_optional_int(row.amount_minor),
         values.encode_optional_string(row.currency),

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from experiments.store import ExperimentStore
     from feature_repo.store import ProductFeatureStore
+    from inference.channel import Tls
     from inference.client import ItemEmbedder, TritonClient
     from inference.visual_cache import VisualCache
     from streaming.catalog import CatalogPipeline
@@ -49,15 +50,29 @@ class Services:
         """The Kafka cluster of the settings, or the local stack's broker."""
         from streaming.kafka import Connection
 
-        return Connection(self.settings.kafka.bootstrap_servers or self._local("kafka_bootstrap", "Kafka"))
+        settings = self.settings.kafka
+        return Connection(settings.bootstrap_servers or self._local("kafka_bootstrap", "Kafka"), settings.client)
 
     @cached_property
     def triton(self) -> TritonClient:
         """A client of the settings' Triton, or of the local stack's."""
+        from inference.channel import open_channel
         from inference.client import TritonClient
 
-        address = self.settings.triton.url or self._local("triton_grpc", "Triton")
-        return self._open.enter_context(TritonClient(address, deadline_s=self.settings.triton.deadline_s))
+        settings = self.settings.triton
+        address = settings.url or self._local("triton_grpc", "Triton")
+        channel = open_channel(address, self.triton_tls)
+        return self._open.enter_context(TritonClient(address, deadline_s=settings.deadline_s, channel=channel))
+
+    @property
+    def triton_tls(self) -> Tls | None:
+        """How to speak TLS with the settings' Triton; None without."""
+        from inference.channel import Tls
+
+        tls = self.settings.triton
+        if not tls.tls:
+            return None
+        return Tls(tls.tls_ca_file, tls.tls_cert_file, tls.tls_key_file, tls.tls_server_name)
 
     @cached_property
     def features(self) -> ProductFeatureStore:

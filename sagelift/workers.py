@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import signal
@@ -9,6 +10,7 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from sagelift.services import Services
@@ -25,31 +27,42 @@ CATALOG_GROUP = "sagelift-catalog"
 EVENTS_GROUP = "sagelift-events"
 
 
-def catalog_worker(settings: Settings, stop: threading.Event) -> None:
+def catalog_worker(
+    settings: Settings, stop: threading.Event, after_first_batch: Callable[[], object] = lambda: None
+) -> None:
     """Consume `catalog.updates` until stopped; see `streaming.catalog`."""
     from sqlite3 import OperationalError
 
     from feature_repo.errors import HistoryError, StoreBusyError, StoreStateError
     from inference.errors import ArtifactError, ServingError
-    from streaming.catalog import CatalogPipeline
+    from streaming.catalog import CatalogPipeline, Prepared
     from streaming.dead_letters import DeadLetters
     from streaming.errors import BrokerError
     from streaming.loop import ConsumerLoop, Records
+    from streaming.poison import PoisonGuard, PoisonLimit
     from streaming.topics import CATALOG_UPDATES, ensure_topics
 
     with Services(settings) as services:
         ensure_topics(services.kafka, replication=settings.kafka.replication)
         pipeline: CatalogPipeline = services.catalog_pipeline()
+        pipeline.poison = PoisonGuard(CATALOG_UPDATES, PoisonLimit())
         dead_letters = DeadLetters(services.producer(), CATALOG_GROUP)
-        prepared = False
+        prepared, waiting = False, [after_first_batch]
 
-        def handle(records: Records) -> None:
+        def features(records: Records) -> Prepared:
             nonlocal prepared
             if not prepared:  # here and not before the loop: a Triton that is away for a while is waited for
                 services.prepare_visual_encoder()
                 prepared = True
-            outcome = pipeline.process([r for part in records.values() for r in part])
+            return pipeline.features([r for part in records.values() for r in part])
+
+        def publishing(batch: Prepared) -> None:
+            outcome = pipeline.publishing(batch)
             dead_letters.send_all(outcome.dead_letters)
+            if outcome.dead_letters:
+                pipeline.observer.dead_letters(Counter(letter.stage for letter in outcome.dead_letters))
+            if waiting:
+                waiting.pop()()
             log.info("catalogue: %s", dict(+outcome.counts))
             _log_unknown("catalogue", outcome.unknown_fields)
 
@@ -59,9 +72,14 @@ def catalog_worker(settings: Settings, stop: threading.Event) -> None:
             *(BrokerError, ServingError, ArtifactError),
             *(StoreBusyError, StoreStateError, HistoryError, OperationalError),
         )
-        consumer = services.kafka.consumer(CATALOG_GROUP, max_poll_records=256)
+        consumer = services.kafka.consumer(CATALOG_GROUP, max_poll_records=512)
         loop = ConsumerLoop(
-            consumer, CATALOG_UPDATES, handle, transient=transient, unreadable=dead_letters.send_unreadable
+            consumer,
+            CATALOG_UPDATES,
+            {"features": features, "embeddings": pipeline.embeddings, "publishing": publishing},
+            transient=transient,
+            unreadable=dead_letters.send_unreadable,
+            observer=pipeline.observer,
         )
         _run(loop, stop)
 
@@ -90,7 +108,7 @@ def events_worker(settings: Settings, stop: threading.Event) -> None:
         loop = ConsumerLoop(
             consumer,
             EVENTS,
-            handle,
+            {"write": handle},
             transient=(BrokerError, DBAPIError, TimeoutError),
             unreadable=dead_letters.send_unreadable,
             start_offsets=lambda: sink.start_offsets(consumer, EVENTS),
@@ -114,7 +132,17 @@ def _log_unknown(what: str, fields: Counter[str]) -> None:
         log.warning("%s: fields that the contract does not name are kept out: %s", what, dict(fields.most_common(10)))
 
 
-WORKERS: dict[str, Callable[[Settings, threading.Event], None]] = {"catalog": catalog_worker, "events": events_worker}
+def _keep_what_is_in_memory() -> None:
+    """Have the garbage collector pass over all that is there: walking through Feast again and again takes longer than
+    many a batch, and none of it ever goes."""
+    gc.collect()
+    gc.freeze()
+
+
+WORKERS: dict[str, Callable[[Settings, threading.Event], None]] = {
+    "catalog": partial(catalog_worker, after_first_batch=_keep_what_is_in_memory),
+    "events": events_worker,
+}
 
 
 def run_worker(name: str, settings: Settings) -> None:

@@ -1,6 +1,11 @@
-"""What happens to catalogue updates between their decoding and their commit.
+"""What happens to catalogue updates between their decoding and their commit, in three stages.
 
-    decode -> coalesce per product -> version guard and merge -> images -> features -> embedding -> product.embeddings
+    features     decode -> coalesce per product -> version guard and merge -> images -> feature store
+    embeddings   what the model reads has changed? -> model -> feature store
+    publishing   product.embeddings, dead letters
+
+A stage works on one batch while the next stage is at the batch before it (`streaming.loop`); each sees the batches in
+order, and every write is guarded by version, so that it comes to the same as one batch at a time.
 
 Only the model's inputs decide about inference: a product whose text and images hash to what its stored embedding was
 made of is not embedded again. With no model released yet, features are kept and embeddings follow with the release.
@@ -17,35 +22,30 @@ import msgspec
 import numpy as np
 
 from feature_repo.errors import InvalidFeatureError
-from feature_repo.rows import Deletion, ProductEmbedding, ProductFeatures
-from inference.client import Embedded
+from feature_repo.rows import Deletion, OfferRow, ProductFeatures
 from inference.errors import ArtifactError, InputError
-from inference.inputs import VECTOR_DIM, Float32Array, ProductInput, content_hash
-from streaming.contracts import ProductUpdate, ProductVector, decode_update, image_links
+from inference.inputs import VECTOR_DIM, Float32Array
+from streaming.contracts import ProductUpdate, decode_update, image_links
 from streaming.dead_letters import DeadLetter
+from streaming.embed import Embedder, EmbeddingStore, Outgoing, Publish, embed, publish_newest
 from streaming.errors import ContractError, ImageError
-from streaming.merging import VIEWS, Product, changed_views, in_order, merge
+from streaming.merging import VIEWS, Product, changed_views, in_order, is_offer_patch, merge, merge_offer, offer_changed
+from streaming.observer import NOBODY, Observer
+from streaming.poison import PoisonGuard
+from streaming.settled import Settled
 
 _LINKS_REMEMBERED = 100_000
 
 
-class FeatureStore(Protocol):
+class FeatureStore(EmbeddingStore, Protocol):
     """The part of `feature_repo.store.ProductFeatureStore` that the pipeline needs."""
 
     def read_features(self, ids: Iterable[str]) -> dict[str, ProductFeatures]: ...
     def write_features(self, products: Sequence[ProductFeatures], views: Sequence[str]) -> set[str]: ...
+    def read_offers(self, ids: Iterable[str]) -> dict[str, OfferRow]: ...
+    def write_offers(self, offers: Sequence[OfferRow]) -> set[str]: ...
     def delete(self, deletions: Sequence[Deletion]) -> set[str]: ...
     def model_versions(self) -> list[str]: ...
-    def read_embeddings(self, model_version: str, ids: Iterable[str]) -> dict[str, ProductEmbedding]: ...
-    def write_embeddings(self, model_version: str, embeddings: Sequence[ProductEmbedding]) -> set[str]: ...
-
-
-class Embedder(Protocol):
-    """The live model, as `inference.client.ItemEmbedder` serves it."""
-
-    @property
-    def model_version(self) -> str: ...
-    def embed_products(self, products: Sequence[ProductInput]) -> Embedded: ...
 
 
 class ImageVectors(Protocol):
@@ -54,12 +54,6 @@ class ImageVectors(Protocol):
     visual_version: str
 
     def vectors(self, links: Sequence[str]) -> Mapping[str, tuple[str, Float32Array] | ImageError]: ...
-
-
-class Publish(Protocol):
-    """Puts vectors (or deletions, None) on `product.embeddings`; returns when the broker has them all."""
-
-    def __call__(self, vectors: Sequence[tuple[str, str, int, ProductVector | None]]) -> None: ...
 
 
 class Received(msgspec.Struct, frozen=True):
@@ -86,6 +80,33 @@ class Outcome(msgspec.Struct):
         self.unknown_fields.update(other.unknown_fields)
 
 
+class Prepared(msgspec.Struct):
+    """A batch on its way: what is written so far, what the later stages need. A stage leaves what it got as it is."""
+
+    outcome: Outcome = msgspec.field(default_factory=Outcome)
+    products: list[ProductFeatures] = []  # whose inputs of the model are to be looked at
+    received: dict[str, Sequence[Received]] = {}
+    changed_by: dict[str, Any] = {}  # record of a product's last update that counted
+    versions: dict[str, Collection[int]] = {}  # that this batch may have given an embedding to
+    gone: list[Deletion] = []
+    offers_only: list[str] = []  # products whose embedding was found in order under `model_version`
+    model_version: str | None = None
+    vectors: list[Outgoing] = []
+    rejected: Collection[str] = ()
+
+    def add(self, other: Prepared) -> None:
+        self.outcome.add(other.outcome)
+        self.products += other.products
+        self.changed_by |= other.changed_by
+        self.versions |= other.versions
+        self.gone += other.gone
+        self.offers_only += other.offers_only
+
+    def blame(self, product_id: str) -> Any:
+        """The record that a failure of this product is due to."""
+        return self.changed_by.get(product_id) or self.received[product_id][-1].record
+
+
 class _Change(msgspec.Struct):
     """What a batch makes of one product, and the record of its last update, which is to blame for failures."""
 
@@ -96,11 +117,17 @@ class _Change(msgspec.Struct):
 class CatalogPipeline:
     """Handles batches of records of `catalog.updates`. Every write is idempotent by (product, version).
 
+    What the contract let through and a later step refuses is found by halving: it alone becomes a dead letter.
+
     Args:
         embedder: asked for each batch, so that a release takes effect at once; None before the first release.
         clock: the present, aware.
         images_again_after: an image that could not be had is tried again when its product is next touched, but not
             sooner than this, unless the update names the image: a server that is away must not slow every price change.
+
+    Attributes:
+        poison: refuses to go on when too many messages are refused; None: never.
+        observer: hears what became of each batch.
     """
 
     def __init__(
@@ -116,48 +143,84 @@ class CatalogPipeline:
         self._store, self._images, self._embedder, self._publish, self._clock = store, images, embedder, publish, clock
         self._images_again_after = images_again_after
         self._not_before: dict[str, datetime] = {}  # links that failed
+        self._settled = Settled()
+        self.poison: PoisonGuard | None = None
+        self.observer: Observer = NOBODY
 
     def process(self, records: Sequence[Any]) -> Outcome:
-        """Everything about these records is written when this returns; dead letters are the caller's to send.
+        """All stages; everything about these records is written when this returns."""
+        return self.publishing(self.embeddings(self.features(records)))
 
-        What the contract let through and a later stage refuses is found by halving: it alone becomes a dead letter.
+    def features(self, records: Sequence[Any]) -> Prepared:
+        """The first stage: features are written when this returns.
+
+        Raises:
+            PoisonRateError: too many of the messages that were read lately cannot be used.
         """
-        outcome = Outcome()
-        try:
-            self._process(records, outcome)
-            return outcome
-        except (InvalidFeatureError, InputError) as error:
-            outcome = Outcome()
-            if len(records) == 1:
-                outcome.refuse(records[0], "store", error)
-                return outcome
-        middle = len(records) // 2
-        for part in (records[:middle], records[middle:]):
-            outcome.add(self.process(part))
-        return outcome
+        prepared = Prepared()
+        received = self._decode(records, prepared.outcome)
+        if self.poison and records:
+            letters = prepared.outcome.dead_letters
+            batch = records[0].partition, records[0].offset
+            self.poison.count(batch, len(records), len(letters), letters[0].message if letters else "")
+        prepared.received = received
+        prepared.model_version = self._settled.model_version
+        self._write(received, prepared)
+        return prepared
 
-    def _process(self, records: Sequence[Any], outcome: Outcome) -> None:
-        received = self._decode(records, outcome)
-        stored = self._store.read_features(received)
-        changes: dict[str, _Change] = {}
-        for product_id, updates in received.items():
-            before = stored.get(product_id)
-            if change := self._merge(before, updates, outcome):
-                changes[product_id] = change
-            elif before and self._to_fetch(before, Product.of(before), updates):
-                changes[product_id] = _Change(Product.of(before), updates[-1].record)
-        alive = {i: change for i, change in changes.items() if not change.product.deleted}
-        written = self._write_features(stored, alive, received, outcome)
-        self._delete([c.product for c in changes.values() if c.product.deleted], outcome)
-        # Also products of which this batch brings nothing new: their newer features may have been written just before a
-        # crash, and this update may be the one that their embedding came from.
-        untouched = [p for i, p in stored.items() if i not in changes and not p.deleted]
-        blame = {i: changes[i].record if i in changes else updates[-1].record for i, updates in received.items()}
-        versions = {i: _versions(updates, stored.get(i)) for i, updates in received.items()}
-        since = {i: _earliest(updates) for i, updates in received.items()}
-        self._embed([*written, *untouched], versions, blame, since, outcome)
+    def embeddings(self, batch: Prepared) -> Prepared:
+        """The second stage: embeddings are written when this returns."""
+        done = msgspec.structs.replace(batch, outcome=Outcome(), vectors=[])
+        done.outcome.add(batch.outcome)
+        counts = done.outcome.counts
+        # Asked for only now: with features written before the question, a release that goes live after it finds them.
+        embedder = self._embedder()
+        if embedder is None:
+            self._expect_no_model()
+            done.model_version = None
+            counts["no_model"] += len(batch.products) + len(batch.offers_only)
+        else:
+            done.model_version = embedder.model_version
+            if batch.offers_only and embedder.model_version != batch.model_version:
+                more = self._store.read_features(batch.offers_only).values()
+                done.products = [*batch.products, *(p for p in more if not p.deleted)]
+            done.vectors, rejected = embed(
+                done.products,
+                self._store,
+                embedder,
+                source_time=lambda product_id: _earliest(batch.received[product_id]),
+                # A crash may have come between an embedding's writing and its publishing; then the update that caused
+                # it is in this batch again.
+                republish=lambda product_id, state: state.version in batch.versions.get(product_id, ()),
+                counts=counts,
+            )
+            for product_id, reason in rejected.items():
+                done.outcome.refuse(batch.blame(product_id), "embed", ContractError("", reason))
+            done.rejected = rejected
+        if batch.gone:  # on the topic under every model version that a reader may follow
+            models = self._store.model_versions()
+            done.vectors += [(model, d.id, d.version, None) for d in batch.gone for model in models]
+        return done
 
-    def _decode(self, records: Sequence[Any], outcome: Outcome) -> dict[str, list[Received]]:
+    def publishing(self, batch: Prepared) -> Outcome:
+        """The last stage: all is on `product.embeddings` when this returns. Dead letters are the caller's to send."""
+        publish_newest(batch.vectors, self._store, self._publish)
+        if batch.model_version is not None:
+            settled = {p.id: p.version for p in batch.products if self._is_settled(p, batch)}
+            self._settled.add(batch.model_version, self._images.visual_version, settled)
+        now = self._clock().timestamp() * 1000
+        self.observer.fresh([now - vector.source_time for *_, vector in batch.vectors if vector is not None])
+        self.observer.counted(batch.outcome.counts)
+        if batch.outcome.unknown_fields:
+            self.observer.unknown_fields(batch.outcome.unknown_fields)
+        return batch.outcome
+
+    def _is_settled(self, product: ProductFeatures, batch: Prepared) -> bool:
+        if product.id in batch.rejected or "" in product.image_hashes:
+            return False
+        return not product.image_urls or product.visual_version == self._images.visual_version
+
+    def _decode(self, records: Sequence[Any], outcome: Outcome) -> dict[str, Sequence[Received]]:
         by_product: dict[str, list[Received]] = defaultdict(list)
         now = self._clock()
         for record in records:
@@ -168,7 +231,78 @@ class CatalogPipeline:
                 by_product[update.id].append(Received(record, update))
             except ContractError as error:
                 outcome.refuse(record, "decode", error)
-        return by_product
+        return dict(by_product)
+
+    def _write(self, received: Mapping[str, Sequence[Received]], into: Prepared) -> None:
+        """Features of these products; halved when the store refuses them as a whole, until one update is alone."""
+        part = Prepared(received=dict(received))
+        try:
+            self._write_all(received, part)
+        except (InvalidFeatureError, InputError) as error:
+            for half in _halves(received):
+                self._write(half, into)
+            if sum(map(len, received.values())) == 1:
+                ((only,),) = received.values()
+                into.outcome.refuse(only.record, "store", error)
+        else:
+            into.add(part)
+
+    def _write_all(self, received: Mapping[str, Sequence[Received]], into: Prepared) -> None:
+        received = self._write_offers(received, into)
+        if not received:
+            return
+        self._settled.forget(received)
+        outcome = into.outcome
+        stored = self._store.read_features(received)
+        changes: dict[str, _Change] = {}
+        for product_id, updates in received.items():
+            before = stored.get(product_id)
+            if change := self._merge(before, updates, outcome):
+                changes[product_id] = change
+            elif before and self._to_fetch(before, Product.of(before), updates):
+                changes[product_id] = _Change(Product.of(before), updates[-1].record)
+        alive = {i: change for i, change in changes.items() if not change.product.deleted}
+        written = self._write_features(stored, alive, received, outcome)
+        into.gone = self._delete([c.product for c in changes.values() if c.product.deleted], outcome)
+        # Also products of which this batch brings nothing new: their newer features may have been written just before a
+        # crash, and this update may be the one that their embedding came from.
+        into.products = [*written, *(p for i, p in stored.items() if i not in changes and not p.deleted)]
+        into.changed_by = {i: change.record for i, change in changes.items()}
+        into.versions = {i: _versions(updates, stored.get(i)) for i, updates in received.items()}
+
+    def _write_offers(
+        self, received: Mapping[str, Sequence[Received]], into: Prepared
+    ) -> Mapping[str, Sequence[Received]]:
+        """The quick way for products of which only price and availability change; returns the others.
+
+        Only for those that were found in order at the very version that is stored: no image missing, and embedded.
+        """
+        if self._settled.visual_version != self._images.visual_version:
+            return received
+        candidates = {
+            i: updates
+            for i, updates in received.items()
+            if i in self._settled and all(is_offer_patch(r.update) for r in updates)
+        }
+        if not candidates:
+            return received
+        counts, rows = into.outcome.counts, []
+        for product_id, before in self._store.read_offers(candidates).items():
+            if before.deleted or not self._settled.holds(product_id, before.version):
+                continue
+            updates, stale = in_order([r.update for r in candidates[product_id]], before.version)
+            counts["stale"] += stale
+            into.offers_only.append(product_id)
+            if updates:
+                row = merge_offer(before, updates)
+                counts["features_offer" if offer_changed(before, row) else "features_unchanged"] += 1
+                rows.append(row)
+        refused = self._store.write_offers(rows)
+        counts["stale"] += len(refused)
+        counts["embedding_unchanged"] += len(into.offers_only)
+        self._settled.advance({row.id: row.version for row in rows if row.id not in refused})
+        quick = set(into.offers_only)
+        return {i: updates for i, updates in received.items() if i not in quick}
 
     def _merge(self, stored: ProductFeatures | None, received: Sequence[Received], outcome: Outcome) -> _Change | None:
         """The product after its updates of this batch; None when none of them counts."""
@@ -245,44 +379,15 @@ class CatalogPipeline:
                 self._not_before[link] = self._clock() + self._images_again_after
         return found
 
-    def _delete(self, products: Sequence[Product], outcome: Outcome) -> None:
-        """Tombstones in the store, then on the topic, under every model version that a reader may follow."""
+    def _delete(self, products: Sequence[Product], outcome: Outcome) -> list[Deletion]:
+        """Tombstones in the store; those that it took."""
         if not products:
-            return
+            return []
         gone = [Deletion(id=p.id, version=p.version, event_time=p.event_time) for p in products]
         stale = self._store.delete(gone)
-        versions = self._store.model_versions()
-        self._publish([(v, d.id, d.version, None) for d in gone if d.id not in stale for v in versions])
         outcome.counts["stale"] += len(stale)
         outcome.counts["deleted"] += len(gone) - len(stale)
-
-    def _embed(
-        self,
-        products: Sequence[ProductFeatures],
-        versions: Mapping[str, Collection[int]],
-        blame: Mapping[str, Any],
-        since: Mapping[str, int],
-        outcome: Outcome,
-    ) -> None:
-        # Asked for only now: with features written before the question, a release that goes live after it finds them.
-        embedder = self._embedder()
-        if embedder is None:
-            self._expect_no_model()
-            outcome.counts["no_model"] += len(products)
-            return
-        rejected = embed_and_publish(
-            products,
-            self._store,
-            embedder,
-            self._publish,
-            source_time=lambda product_id: since[product_id],
-            # A crash may have come between an embedding's writing and its publishing; then the update that caused it
-            # is in this batch again.
-            republish=lambda embedding: embedding.version in versions[embedding.id],
-            counts=outcome.counts,
-        )
-        for product_id, reason in rejected.items():
-            outcome.refuse(blame[product_id], "embed", ContractError("", reason))
+        return [d for d in gone if d.id not in stale]
 
     def _expect_no_model(self) -> None:
         """To go on without a model is right before the first release only; later, old vectors would stay for good."""
@@ -335,10 +440,6 @@ def _versions(received: Sequence[Received], stored: ProductFeatures | None) -> s
     return versions
 
 
-def _inputs_hash(product: ProductFeatures) -> str:
-    return content_hash(product.text, [h for h in product.image_hashes if h], product.visual_version)
-
-
 def _earliest(received: Sequence[Received]) -> int:
     """When the first of the updates that a batch folds into one product arrived, in Kafka's milliseconds.
 
@@ -365,82 +466,19 @@ def _features(product: Product, images_from: ProductFeatures | None) -> ProductF
     return row
 
 
-def embed_and_publish(
-    products: Sequence[ProductFeatures],
-    store: FeatureStore,
-    embedder: Embedder,
-    publish: Publish,
-    *,
-    source_time: Callable[[str], int],
-    republish: Callable[[ProductEmbedding], bool],
-    counts: Counter[str],
-) -> dict[str, str]:
-    """Embed those products whose inputs changed since their stored embedding; returns who was rejected, and why.
-
-    The consumer and the re-embedding of a whole catalogue share it. `republish` tells whether a stored embedding that
-    still holds goes on the topic again. A rejected product's earlier embedding is deleted: it is that of what the
-    product no longer is.
-    """
-    if not products:
-        return {}
-    version = embedder.model_version
-    stored = store.read_embeddings(version, [p.id for p in products])
-    hashes = {p.id: _inputs_hash(p) for p in products}
-    fresh, rows = [], []
-    for product in products:
-        known = stored.get(product.id)
-        if known is None or known.deleted or known.content_hash != hashes[product.id]:
-            fresh.append(product)
-            continue
-        counts["embedding_unchanged"] += 1
-        if republish(known):
-            rows.append(known)
-    rejected: dict[str, str] = {}
-    if fresh:
-        answer = embedder.embed_products([ProductInput(p.id, p.text, p.image_vectors) for p in fresh])
-        rejected = {fresh[i].id: reason for i, reason in answer.rejected.items()}
-        made = [
-            ProductEmbedding(
-                id=p.id,
-                version=p.version,
-                event_time=p.event_time,
-                model_version=version,
-                content_hash=hashes[p.id],
-                vector=vector,
-            )
-            for i, (p, vector) in enumerate(zip(fresh, answer.vectors, strict=True))
-            if i not in answer.rejected
-        ]
-        gone = [
-            _tombstone(fresh[i], version)
-            for i in answer.rejected
-            if (known := stored.get(fresh[i].id)) and (not known.deleted or republish(known))
-        ]
-        stale = store.write_embeddings(version, [*made, *gone])
-        rows += [m for m in (*made, *gone) if m.id not in stale]
-        counts["embedded"] += len(made)
-    publish([(version, r.id, r.version, None if r.deleted else _message(r, source_time(r.id))) for r in rows])
-    return rejected
-
-
-def _tombstone(product: ProductFeatures, model_version: str) -> ProductEmbedding:
-    return ProductEmbedding(
-        id=product.id,
-        version=product.version,
-        event_time=product.event_time,
-        model_version=model_version,
-        content_hash="",
-        vector=np.zeros(VECTOR_DIM, np.float32),
-        deleted=True,
-    )
-
-
-def _message(row: ProductEmbedding, source_time: int) -> ProductVector:
-    return ProductVector(
-        id=row.id,
-        version=row.version,
-        model_version=row.model_version,
-        content_hash=row.content_hash,
-        vector=ProductVector.pack(row.vector),
-        source_time=source_time,
-    )
+def _halves(received: Mapping[str, Sequence[Received]]) -> list[dict[str, Sequence[Received]]]:
+    """By products; of a single one, its updates."""
+    items: list[tuple[str, Sequence[Received]]] = list(received.items())
+    if len(items) == 1:
+        ((product_id, updates),) = items
+        items = [(product_id, [update]) for update in updates]
+    if len(items) < 2:
+        return []
+    middle = len(items) // 2
+    parts = []
+    for some in (items[:middle], items[middle:]):
+        part: dict[str, Sequence[Received]] = {}
+        for product_id, updates in some:
+            part[product_id] = [*part.get(product_id, ()), *updates]
+        parts.append(part)
+    return parts

@@ -98,6 +98,7 @@ class ProductUpdate(
 ATTRIBUTES: tuple[str, ...] = tuple(
     f for f in ProductUpdate.__struct_fields__ if f not in ("id", "version", "event_time", "op")
 )
+_NUL = b"\\u0000"
 _TEXTS = tuple(a for a in ATTRIBUTES if a not in ("price", "availability"))  # and lists of texts
 
 
@@ -192,7 +193,10 @@ def decode_update(raw: bytes | None, *, now: datetime, unknown: Counter[str] | N
         ContractError: names the field and the rule.
     """
     update = _decode(_update_decoder, raw, unknown)
-    check_update(update, now=now)
+    _check_times(update, now)
+    if raw and _NUL in raw:  # else there is none: JSON has no other way to write it
+        _check_texts(update)
+    _check_rest(update)
     return update
 
 
@@ -223,17 +227,29 @@ def check_update(update: ProductUpdate, *, now: datetime) -> None:
     Raises:
         ContractError: names the field and the rule.
     """
+    _check_times(update, now)
+    _check_texts(update)
+    _check_rest(update)
+
+
+def _check_times(update: ProductUpdate, now: datetime) -> None:
     _check_time(update.event_time, now)
     if update.version > (now + MAX_AHEAD).timestamp() * 1e6:
         raise ContractError(
             "version",
             f"{update.version} lies in the far future: use a sequence number or the event time in microseconds",
         )
+
+
+def _check_texts(update: ProductUpdate) -> None:
     for name in _TEXTS:
         value = getattr(update, name)
         texts = (value,) if isinstance(value, str) else value if isinstance(value, list) else ()
         if any("\x00" in text for text in texts):
             raise ContractError(name, "holds a NUL character; remove it at the source")
+
+
+def _check_rest(update: ProductUpdate) -> None:
     if isinstance(update.price, Price):
         _check_price(update.price)
     if update.op == "upsert" and not update.title:

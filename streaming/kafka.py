@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import ssl
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -10,10 +11,18 @@ import msgspec
 from kafka import ConsumerRebalanceListener, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.admin import KafkaAdminClient
 from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
-from kafka.errors import CorruptRecordError, KafkaError
+from kafka.errors import (
+    AuthorizationError,
+    ClusterAuthorizationFailedError,
+    CorruptRecordError,
+    GroupAuthorizationFailedError,
+    KafkaError,
+    TopicAuthorizationFailedError,
+)
 
 from streaming.contracts import MAX_MESSAGE_BYTES
 from streaming.errors import BrokerError
+from streaming.handshake import check, tls_context
 
 __all__ = [
     "Connection",
@@ -23,6 +32,7 @@ __all__ = [
     "KafkaError",
     "KafkaProducer",
     "TopicPartition",
+    "explained",
     "unreadable_partition",
 ]
 
@@ -41,14 +51,14 @@ class Connection(msgspec.Struct, frozen=True):
 
     def admin(self) -> KafkaAdminClient:
         """A client for topics and groups."""
-        return self._made(lambda: KafkaAdminClient(**self._common()))
+        return self._made(lambda common: KafkaAdminClient(**common))
 
     def producer(self, **settings: Any) -> KafkaProducer:
         """A producer: idempotent and acks=all (kafka-python's defaults since 3.0), batched and compressed."""
         return self._made(
-            lambda: KafkaProducer(
+            lambda common: KafkaProducer(
                 **{
-                    **self._common(),
+                    **common,
                     # 30,000 messages/s at 1.5 kB instead of 8,000 with the defaults.
                     "linger_ms": 20,
                     "batch_size": 262_144,
@@ -65,9 +75,9 @@ class Connection(msgspec.Struct, frozen=True):
         Deserializers are never given to kafka-python: one that raises makes the next poll spin for ever.
         """
         return self._made(
-            lambda: KafkaConsumer(
+            lambda common: KafkaConsumer(
                 **{
-                    **self._common(),
+                    **common,
                     "group_id": group,
                     "enable_auto_commit": False,
                     "auto_offset_reset": "earliest",
@@ -85,24 +95,40 @@ class Connection(msgspec.Struct, frozen=True):
             )
         )
 
-    def _common(self) -> dict[str, Any]:
+    def _common(self, context: ssl.SSLContext | None) -> dict[str, Any]:
         return {
             "bootstrap_servers": self.bootstrap_servers,
             # kafka-python would wait up to 30 s between tries; a broker that is back should be found at once.
             "reconnect_backoff_max_ms": 1000,
             # A wrong address should be told to a person sooner than after the 30 s of the default.
             "bootstrap_timeout_ms": 10_000,
-            **self.client,
+            # Our own context: of its own kafka-python says nothing when it cannot make one, and tries for ever.
+            **{name: value for name, value in self.client.items() if not name.startswith("ssl_")},
+            **({} if context is None else {"ssl_context": context}),
         }
 
-    def _made(self, make: Callable[[], Any]) -> Any:
-        try:
-            return make()
+    def check(self) -> None:
+        """Connect and sign on once.
+
+        Raises:
+            BrokerError: why that fails: credentials, certificates, another protocol, or no broker is there.
+        """
+        if away := check(self.bootstrap_servers, self.client, tls_context(self.client)):
+            raise self._unreachable(away)
+
+    def _made(self, make: Callable[[dict[str, Any]], Any]) -> Any:
+        context = tls_context(self.client)
+        away = check(self.bootstrap_servers, self.client, context)
+        try:  # also when none was reached just now: one that is starting is waited for
+            return make(self._common(context))
         except KafkaError as error:
-            raise BrokerError(
-                f"no Kafka broker answers at {self.bootstrap_servers} ({type(error).__name__}): "
-                "start the local stack with `sagelift up`, or set SAGELIFT_KAFKA__BOOTSTRAP_SERVERS"
-            ) from None
+            raise self._unreachable(away or type(error).__name__) from None
+
+    def _unreachable(self, why: str) -> BrokerError:
+        return BrokerError(
+            f"no Kafka broker answers at {self.bootstrap_servers} ({why}): "
+            "start the local stack with `sagelift up`, or set SAGELIFT_KAFKA__BOOTSTRAP_SERVERS"
+        )
 
 
 def unpark(consumer: KafkaConsumer) -> None:
@@ -115,6 +141,28 @@ def unpark(consumer: KafkaConsumer) -> None:
     fetcher = getattr(consumer, "_fetcher", None)
     if fetcher is not None and not getattr(fetcher, "_next_partition_records", None):
         fetcher._next_partition_records = None
+
+
+_RIGHTS_ON = {
+    TopicAuthorizationFailedError: "the topic",
+    GroupAuthorizationFailedError: "the consumer group",
+    ClusterAuthorizationFailedError: "the cluster",
+}
+
+
+def explained(error: Exception) -> str:
+    """A failure of Kafka in words; of one for want of rights, which and who gives them."""
+    name = type(error).__name__
+    if not isinstance(error, AuthorizationError):
+        return f"{name}: {error}" if str(error) else name
+    what = _RIGHTS_ON.get(type(error), "it")
+    named = error.args[0] if error.args else ""
+    names = " ".join(sorted(named)) if isinstance(named, set | frozenset | list | tuple) else str(named)
+    if "Request '" in names:  # the admin client gives the whole request
+        names = ""
+    return (
+        f"this user has no right to {what}{names and ' '}{names} ({name}); docs/security.md lists the rights it needs"
+    )
 
 
 _PARTITION = re.compile(r"TopicPartition\(topic='([^']+)', partition=(\d+)\)")

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
+from operator import attrgetter
 from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import UNSET
 
-from feature_repo.rows import ProductFeatures
+from feature_repo.rows import OfferRow, ProductFeatures
 from inference.inputs import TEXT_FIELDS
-from streaming.contracts import MAX_IMAGES, Price, ProductUpdate, image_links
+from streaming.contracts import ATTRIBUTES, MAX_IMAGES, Price, ProductUpdate, image_links
 from streaming.errors import ContractError
 
 VIEWS = ("text", "images", "offer")
@@ -56,6 +57,8 @@ def in_order(updates: Sequence[ProductUpdate], stored_version: int) -> tuple[lis
 
     Only what follows the last full statement (upsert or delete) counts; earlier ones are superseded, not stale.
     """
+    if len(updates) == 1:  # as most of the time
+        return (list(updates), 0) if updates[0].version >= stored_version else ([], 1)
     fresh = sorted((u for u in updates if u.version >= stored_version), key=lambda u: u.version)
     start = max((i for i, u in enumerate(fresh) if u.op != "patch"), default=0)
     return fresh[start:], len(updates) - len(fresh)
@@ -76,9 +79,8 @@ def merge(current: Product | None, update: ProductUpdate) -> Product:
         base = current
     else:
         base = Product(id=update.id, version=update.version, event_time=update.event_time)
-    text = {name: base.text.get(name, "") for name in TEXT_FIELDS}
-    for name in TEXT_FIELDS:
-        value = getattr(update, name, UNSET)
+    text = dict(base.text) or dict.fromkeys(TEXT_FIELDS, "")
+    for name, value in zip(_STATED, _stated(update), strict=True):
         if value is not UNSET:
             text[name] = " > ".join(value) if isinstance(value, list) else value or ""
     text["domain"] = _domain(text["link"])
@@ -94,6 +96,44 @@ def merge(current: Product | None, update: ProductUpdate) -> Product:
         currency=base.currency if price is UNSET else price.currency if price else None,
         availability=base.availability if update.availability is UNSET else update.availability,
     )
+
+
+_STATED = tuple(name for name in TEXT_FIELDS if name in ATTRIBUTES)  # all but the domain, which the link says
+_stated = attrgetter(*_STATED)
+_OFFER = ("price", "availability")
+_others = attrgetter(*(name for name in ATTRIBUTES if name not in _OFFER))
+_NO_OTHERS = (UNSET,) * (len(ATTRIBUTES) - len(_OFFER))
+_offer = attrgetter("amount_minor", "currency", "availability")
+
+
+def is_offer_patch(update: ProductUpdate) -> bool:
+    """Whether an update says nothing but price and availability."""
+    return update.op == "patch" and _others(update) == _NO_OTHERS
+
+
+def merge_offer(current: OfferRow, updates: Sequence[ProductUpdate]) -> OfferRow:
+    """`merge` for updates of which `is_offer_patch` holds, in order, of a product that is not deleted."""
+    amount, currency, availability = _offer(current)
+    for update in updates:
+        price: Price | None | msgspec.UnsetType = update.price
+        if price is not UNSET:
+            amount, currency = (price.amount_minor, price.currency) if price else (None, None)
+        if update.availability is not UNSET:
+            availability = update.availability
+    last = updates[-1]
+    return OfferRow(
+        id=last.id,
+        version=last.version,
+        event_time=last.event_time,
+        amount_minor=amount,
+        currency=currency,
+        availability=availability,
+    )
+
+
+def offer_changed(before: OfferRow, after: OfferRow) -> bool:
+    """Whether price or availability differ."""
+    return bool(_offer(before) != _offer(after))
 
 
 def _domain(link: str) -> str:
@@ -116,7 +156,6 @@ def changed_views(before: ProductFeatures | None, after: Product, visual_version
         views.append("text")
     if old.links != after.links or (after.links and before.visual_version != visual_version):
         views.append("images")
-    offer = ("amount_minor", "currency", "availability")
-    if any(getattr(old, name) != getattr(after, name) for name in offer):
+    if _offer(old) != _offer(after):
         views.append("offer")
     return tuple(views)

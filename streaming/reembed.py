@@ -11,11 +11,11 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
-from feature_repo.rows import ProductEmbedding, ProductFeatures
-from streaming.catalog import Embedder, FeatureStore, Publish, embed_and_publish
+from feature_repo.rows import EmbeddingState, ProductFeatures
+from streaming.embed import Embedder, EmbeddingStore, Publish, embed, publish_newest
 
 
-class ScannableStore(FeatureStore, Protocol):
+class ScannableStore(EmbeddingStore, Protocol):
     """A feature store that can be read from one end to the other."""
 
     def scan_features(self, batch: int) -> Iterator[list[ProductFeatures]]: ...
@@ -38,16 +38,16 @@ def reembed(
     def now(_: str) -> int:
         return int(time.time() * 1000)
 
-    def again(_: ProductEmbedding) -> bool:
+    def again(_: str, __: EmbeddingState) -> bool:
         return republish
 
     counts: Counter[str] = Counter()
     rejected: dict[str, str] = {}
     done = 0
     for products in store.scan_features(batch):
-        rejected |= embed_and_publish(
-            products, store, embedder, publish, source_time=now, republish=again, counts=counts
-        )
+        vectors, refused = embed(products, store, embedder, source_time=now, republish=again, counts=counts)
+        publish_newest(vectors, store, publish)
+        rejected |= refused
         done += len(products)
         on_progress(done)
     return counts, rejected

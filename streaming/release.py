@@ -26,7 +26,7 @@ from inference.repository import (
     set_live,
 )
 from inference.tokenizer import Tokenizer
-from streaming.catalog import Publish
+from streaming.embed import Publish
 from streaming.reembed import ScannableStore, reembed
 
 

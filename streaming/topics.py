@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -21,10 +22,14 @@ from streaming.kafka import Connection
 
 CATALOG_UPDATES = "catalog.updates"
 PRODUCT_EMBEDDINGS = "product.embeddings"
+PRODUCT_OFFERS = "product.offers"
 EVENTS = "events"
 
 DEAD_LETTER_BYTES = 2_000_000
 """Of one dead letter, headers included: any message that its topic takes uncompressed, and what is said about it."""
+
+TOMBSTONES_KEPT_MS = 86_400_000
+"""How long a deletion stays on a compacted topic, where nobody said otherwise: as long a reader may be away."""
 
 _CREATION_S = 10.0
 
@@ -42,6 +47,8 @@ class Topic(msgspec.Struct, frozen=True):
     settings: dict[str, str]
 
 
+# A fresh reader rebuilds exactly what is live.
+_COMPACTED = {"cleanup.policy": "compact", "delete.retention.ms": str(TOMBSTONES_KEPT_MS)}
 _DEAD_LETTERS = {
     "cleanup.policy": "delete",
     "retention.ms": str(30 * 86_400_000),
@@ -51,8 +58,8 @@ _DEAD_LETTERS = {
 TOPICS: tuple[Topic, ...] = (
     # The broker's clock stamps each update: freshness is measured from its arrival.
     Topic(CATALOG_UPDATES, 8, {"cleanup.policy": "delete", "message.timestamp.type": "LogAppendTime"}),
-    # Compacted: a fresh reader rebuilds exactly the live vectors. Tombstones stay a day for slow readers.
-    Topic(PRODUCT_EMBEDDINGS, 8, {"cleanup.policy": "compact", "delete.retention.ms": "86400000"}),
+    Topic(PRODUCT_EMBEDDINGS, 8, _COMPACTED),
+    Topic(PRODUCT_OFFERS, 8, _COMPACTED),
     Topic(EVENTS, 8, {"cleanup.policy": "delete"}),
     Topic(dead_letter_topic(CATALOG_UPDATES), 1, _DEAD_LETTERS),
     Topic(dead_letter_topic(EVENTS), 1, _DEAD_LETTERS),
@@ -74,6 +81,43 @@ def ensure_topics(connection: Connection, *, replication: int = 1) -> None:
                 _check(topic, _settings(admin, topic.name))
             else:
                 _create(admin, topic, replication)
+    except KafkaError as error:
+        raise BrokerError(f"{connection.bootstrap_servers} does not answer about its topics: {error}") from error
+    finally:
+        admin.close()
+
+
+def log_id(connection: Connection, topic: str) -> str:
+    """Identifies a topic's log among those of all clusters and of all times: one made anew has another.
+
+    Raises:
+        BrokerError: no broker answers, or it does not know the topic.
+    """
+    admin = connection.admin()
+    try:
+        end = time.monotonic() + _CREATION_S
+        while (found := admin.describe_topics([topic])[0])["error_code"]:
+            if time.monotonic() > end:
+                raise BrokerError(
+                    f"{connection.bootstrap_servers} does not know topic {topic}; it must be created first"
+                )
+            time.sleep(0.1)  # made a moment ago, it is not known everywhere yet
+        return f"{admin.describe_cluster()['cluster_id']}/{found['topic_id']}"
+    except KafkaError as error:
+        raise BrokerError(f"{connection.bootstrap_servers} does not say what topic {topic} is: {error}") from error
+    finally:
+        admin.close()
+
+
+def tombstones_kept_ms(connection: Connection, topics: Sequence[str]) -> int:
+    """For how many milliseconds deletions stay at least on all of these compacted topics.
+
+    Raises:
+        BrokerError: no broker answers.
+    """
+    admin = connection.admin()
+    try:
+        return min(int(_settings(admin, t).get("delete.retention.ms") or TOMBSTONES_KEPT_MS) for t in topics)
     except KafkaError as error:
         raise BrokerError(f"{connection.bootstrap_servers} does not answer about its topics: {error}") from error
     finally:

@@ -125,7 +125,6 @@ def fetch_kafka(cache: Path, say: Say, download: Download | None = None) -> None
         for name in todo:
             if (folder / name).exists():
                 say(f"{name} in {folder} is damaged (not the file that kafka-jars.lock names); fetching it again")
-                (folder / name).unlink()
         say(f"Fetching Apache Kafka {KAFKA_VERSION}: {len(todo)} jars into {folder}")
         aside = folder / ".partial"
         shutil.rmtree(aside, ignore_errors=True)  # of a fetch that was interrupted
@@ -195,11 +194,11 @@ def fetch_triton(cache: Path, say: Say) -> None:
             if not bad:
                 return
             say(f"{home} is damaged ({_some(bad)}); fetching Triton again")
-            shutil.rmtree(home)
         _require_space(home.parent, _TRITON_NEEDS)
         say(f"Fetching Triton (53 MB) into {home}")
-        aside = home.with_name(f".{home.name}.partial")
+        aside, replaced = (home.with_name(f".{home.name}.{end}") for end in ("partial", "replaced"))
         shutil.rmtree(aside, ignore_errors=True)  # of a fetch that was interrupted
+        shutil.rmtree(replaced, ignore_errors=True)
         try:
             _uv_install(_PACKAGE / "triton.txt", aside)
             if bad := _unverified(aside, _wheel_record(aside)):
@@ -211,9 +210,12 @@ def fetch_triton(cache: Path, say: Say) -> None:
             if bad := _unverified(aside, record):
                 raise DownloadError(f"Triton arrived damaged twice ({_some(bad)}) in {home.parent}: check that disk.")
             _write_stamp(aside, record)
+            if home.exists():  # a damaged one may still serve somebody: it goes when the whole one is there
+                home.rename(replaced)
             aside.rename(home)
         finally:
             shutil.rmtree(aside, ignore_errors=True)
+            shutil.rmtree(replaced, ignore_errors=True)
         say("Triton is ready")
 
 

@@ -15,6 +15,7 @@ from sagelift.stack.components import kafka_classpath
 from sagelift.stack.errors import PortError, StartError
 from sagelift.stack.ports import LOOPBACK, is_free, pick_ports, require_free
 from sagelift.stack.process import ManagedProcess, telling_line
+from sagelift.stack.server import ManagedServer
 
 _START_ATTEMPTS = 3  # with other ports, when a free one was lost to another program in between
 _FORMAT_TIMEOUT_S = 60.0
@@ -29,22 +30,21 @@ rootLogger.appenderRef.out.ref=out
 """
 
 
-class KafkaBroker:
+class KafkaBroker(ManagedServer):
     """`with KafkaBroker(folder, cache) as broker: ... broker.bootstrap`
 
     `folder` keeps the data; a broker started again on it has its topics, messages and offsets. `cache` must hold
     Kafka's jars (`components.fetch_kafka`). With `port=None` a free port is picked, and kept for every restart of
-    this object. `heap_mb` bounds Java's heap (256 MB: about 220 MB resident; the page cache comes on top).
+    this object. `heap_mb` bounds Java's heap (256 MB: about 220 MB resident; the page cache comes on top). After a
+    `kill` acknowledged messages are there: on disk or in the page cache.
     """
 
     def __init__(self, folder: Path, cache: Path, *, port: int | None = None, heap_mb: int = 256) -> None:
-        self.folder = folder.expanduser().resolve()
+        super().__init__(folder, "kafka.log")
         self._cache = cache
-        self._port_given = port is not None
         self.port = port
         self._controller_port: int | None = None
         self._heap_mb = heap_mb
-        self._process: ManagedProcess | None = None
 
     @property
     def bootstrap(self) -> str:
@@ -52,22 +52,6 @@ class KafkaBroker:
         if self.port is None:
             raise StartError("Kafka has no address before it was started")
         return f"{LOOPBACK}:{self.port}"
-
-    @property
-    def log(self) -> Path:
-        return self.folder / "kafka.log"
-
-    @property
-    def alive(self) -> bool:
-        return self._process is not None and self._process.alive
-
-    @property
-    def pid(self) -> int | None:
-        return None if self._process is None else self._process.pid
-
-    @property
-    def exit_code(self) -> int | None:
-        return None if self._process is None else self._process.exit_code
 
     @property
     def address(self) -> str | None:
@@ -101,24 +85,6 @@ class KafkaBroker:
                     raise PortError(f"Kafka found its port taken {attempt} times in a row: {error}") from error
         raise AssertionError("unreachable")
 
-    def stop(self) -> None:
-        if self._process is not None:
-            self._process.stop()
-
-    def kill(self) -> None:
-        """SIGKILL, for a broker that hangs; acknowledged messages are on disk or in the page cache and survive."""
-        if self._process is not None:
-            self._process.kill()
-
-    def restart(self, cancelled: threading.Event | None = None) -> None:
-        """On the same port, with the same data."""
-        self.stop()
-        self.start(cancelled)
-
-    def revive(self, cancelled: threading.Event) -> str | None:
-        self.start(cancelled)
-        return None
-
     def healthy(self, timeout: float = 3.0) -> bool:
         """Whether it answers a metadata request.
 
@@ -127,18 +93,16 @@ class KafkaBroker:
         """
         return self.port is not None and _live_brokers(LOOPBACK, self.port, timeout) is not None
 
-    def __enter__(self) -> Self:
-        return self.start()
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
+    def settings(self, port: int, controller_port: int, data: Path) -> dict[str, object]:
+        """The broker's `server.properties`."""
+        return broker_settings(port, controller_port, data)
 
     def _start_on(self, port: int, controller_port: int, classpath: str, cancelled: threading.Event | None) -> None:
         log4j = self.folder / "log4j2.properties"
         log4j.write_text(_LOG4J, encoding="utf-8")
         settings = self.folder / "server.properties"
         data = self.folder / "data"
-        _write_properties(settings, broker_settings(port, controller_port, data))
+        _write_properties(settings, self.settings(port, controller_port, data))
         java = self._java(classpath, log4j)
         if not (data / "meta.properties").exists():
             self._format(java, port, controller_port, data)
@@ -175,7 +139,7 @@ class KafkaBroker:
         shutil.rmtree(aside, ignore_errors=True)
         shutil.rmtree(data, ignore_errors=True)  # has no meta.properties: never was a broker's
         settings = self.folder / "format.properties"
-        _write_properties(settings, broker_settings(port, controller_port, aside))
+        _write_properties(settings, self.settings(port, controller_port, aside))
         command = [*java, "kafka.tools.StorageTool", "format"]
         command += ["-t", _cluster_id(), "-c", str(settings), "--standalone"]
         try:

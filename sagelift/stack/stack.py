@@ -54,6 +54,10 @@ class StackOptions:
     triton_port: int | None = None
     model_repository: Path | None = None
     """What the local Triton serves; `models` in the state folder by default."""
+    kafka_answers: Callable[[str], bool] = kafka.probe
+    """Asked once with the address of an external Kafka; may raise a ConnectionError that says what is wrong."""
+    triton_answers: Callable[[str], bool] = triton.probe
+    """Likewise of an external Triton; may raise a RuntimeError."""
     triton_probe: Callable[[str], bool] | None = None
     """Asked with the address once a second, to return within seconds: an inference finds a model that hangs."""
     restart_policy: RestartPolicy = field(default_factory=RestartPolicy)
@@ -214,12 +218,16 @@ class LocalStack:
 
     def _probe_external(self) -> None:
         for name, address, answers in (
-            ("Kafka", self._options.kafka_bootstrap, kafka.probe),
-            ("Triton", self._options.triton_url, triton.probe),
+            ("Kafka", self._options.kafka_bootstrap, self._options.kafka_answers),
+            ("Triton", self._options.triton_url, self._options.triton_answers),
         ):
             if address is None:
                 continue
-            if not answers(address):
+            try:
+                there = answers(address)
+            except (ConnectionError, RuntimeError) as error:
+                raise UnreachableError(f"{name} at {address} cannot be used: {error}") from error
+            if not there:
                 raise UnreachableError(
                     f"No {name} server answers at {address}: check the address and that it runs, or leave it out to "
                     "have one started here."

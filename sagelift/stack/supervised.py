@@ -17,7 +17,7 @@ _PROBES_MISSED = 3  # in a row; one alone may be a pause of the machine, or a mo
 
 
 class Server(Protocol):
-    """What KafkaBroker, TritonServer and Worker have in common."""
+    """What is asked of a server that is watched; ManagedServer has it."""
 
     @property
     def alive(self) -> bool: ...

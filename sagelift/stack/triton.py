@@ -6,7 +6,7 @@ import shutil
 import sys
 import sysconfig
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +16,7 @@ from sagelift.stack.components import triton_home
 from sagelift.stack.errors import MissingComponentError, ModelError, PortError, StartCancelled, StartError
 from sagelift.stack.ports import LOOPBACK, is_free, pick_ports, require_free
 from sagelift.stack.process import ManagedProcess, remove_shared_memory
+from sagelift.stack.server import ManagedServer
 
 _START_ATTEMPTS = 3  # with other ports, when a free one was lost to another program in between
 _LOAD_TIMEOUT_S = 180.0  # a model that imports torch and compiles takes its time on a busy machine
@@ -25,14 +26,16 @@ _PARALLEL_LOADS = 2
 _STUB = "triton_python_backend_stub"
 
 
-class TritonServer:
+class TritonServer(ManagedServer):
     """`with TritonServer(folder, cache, repository) as triton: ... triton.grpc`
 
     `folder` keeps log and launch files, `cache` must hold the wheel (`components.fetch_triton`), `repository` is the
     model repository; it may be empty. Models are loaded explicitly: those present at a start by the start, later
     ones by `load`. gRPC and metrics only, on loopback; ports that are not given are picked and kept for restarts.
     `extra_probe(address)` is part of `healthy`: a real inference with a known answer finds a stub that hangs, which
-    nothing else shows.
+    nothing else shows. A `kill` is quick where a graceful stop waits for a stub that died until its deadline.
+    `arguments` are further ones of tritonserver's; `credentials` (of gRPC) are what it takes to call it when they make
+    it speak TLS.
     """
 
     def __init__(
@@ -44,16 +47,19 @@ class TritonServer:
         grpc_port: int | None = None,
         metrics_port: int | None = None,
         extra_probe: Callable[[str], bool] | None = None,
+        arguments: Sequence[str] = (),
+        credentials: Any = None,
     ) -> None:
-        self.folder = folder.expanduser().resolve()
+        super().__init__(folder, "triton.log")
         self.repository = repository.expanduser().resolve()
         self._cache = cache
         self.grpc_port = grpc_port
         self.metrics_port = metrics_port
         self._extra_probe = extra_probe
+        self._arguments = arguments
+        self._credentials = credentials
         # The same for every server of this folder: what a killed one left in /dev/shm is removed by the next.
         self.shm_prefix = f"sagelift_{hashlib.sha256(str(self.folder).encode()).hexdigest()[:10]}_"
-        self._process: ManagedProcess | None = None
         self.model_errors: dict[str, ModelError] = {}
         """By model: why the last start could not load it."""
 
@@ -66,22 +72,6 @@ class TritonServer:
     def metrics(self) -> str:
         """host:port of http://.../metrics (Prometheus)."""
         return self._address(self.metrics_port)
-
-    @property
-    def log(self) -> Path:
-        return self.folder / "triton.log"
-
-    @property
-    def alive(self) -> bool:
-        return self._process is not None and self._process.alive
-
-    @property
-    def pid(self) -> int | None:
-        return None if self._process is None else self._process.pid
-
-    @property
-    def exit_code(self) -> int | None:
-        return None if self._process is None else self._process.exit_code
 
     @property
     def address(self) -> str | None:
@@ -109,20 +99,6 @@ class TritonServer:
             raise
         return self
 
-    def stop(self) -> None:
-        if self._process is not None:
-            self._process.stop()
-
-    def kill(self) -> None:
-        """SIGKILL, for a server that hangs: a graceful stop waits for a stub that died until its deadline."""
-        if self._process is not None:
-            self._process.kill()
-
-    def restart(self, cancelled: threading.Event | None = None) -> None:
-        """On the same ports, with the models that the repository holds now."""
-        self.stop()
-        self.start(cancelled)
-
     def revive(self, cancelled: threading.Event) -> str | None:
         """As `start`, but serves what can be loaded; returns why the rest could not."""
         self.start(cancelled, strict=False)
@@ -130,11 +106,11 @@ class TritonServer:
 
     def load(self, model: str) -> None:
         """Loads a model, or its new version or configuration. Raises ModelError with Triton's reason."""
-        load_model(self.grpc, model)
+        load_model(self.grpc, model, self._credentials)
 
     def unload(self, model: str) -> None:
         """Raises ModelError. A model that is not loaded is not an error."""
-        unload_model(self.grpc, model)
+        unload_model(self.grpc, model, self._credentials)
 
     def healthy(self, timeout: float = 3.0) -> bool:
         """Whether the server is live and none of its models' Python processes has died.
@@ -142,7 +118,7 @@ class TritonServer:
         Triton does not restart a stub that died and goes on calling its model ready, while every request to it fails.
         Server *ready* is not asked: it turns false when a new version cannot be loaded while the old one serves well.
         """
-        if self.grpc_port is None or not probe(self.grpc, timeout) or self._has_dead_stub():
+        if self.grpc_port is None or not probe(self.grpc, timeout, self._credentials) or self._has_dead_stub():
             return False
         return self._extra_probe is None or self._extra_probe(self.grpc)
 
@@ -153,12 +129,6 @@ class TritonServer:
             for folder in self.repository.iterdir()
             if folder.is_dir() and any(v.name.isdigit() and v.is_dir() for v in folder.iterdir())
         )
-
-    def __enter__(self) -> Self:
-        return self.start()
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
 
     @staticmethod
     def _address(port: int | None) -> str:
@@ -260,13 +230,14 @@ class TritonServer:
             f"{python}shm-default-byte-size={_SHM_MB << 20}",
             f"{python}shm-growth-byte-size={_SHM_MB << 20}",
             f"{python}stub-timeout-seconds={_STUB_TIMEOUT_S}",
+            *self._arguments,
         ]
         self._process = ManagedProcess(
             "Triton",
             command,
             log=self.log,
             env=_environment(home),
-            ready=lambda: probe(f"{LOOPBACK}:{grpc_port}", timeout=1.0),
+            ready=lambda: probe(f"{LOOPBACK}:{grpc_port}", 1.0, self._credentials),
             start_timeout=60.0,
             stop_timeout=20.0,
             shm_prefixes=[self.shm_prefix],
@@ -274,33 +245,33 @@ class TritonServer:
         self._process.start(cancelled)
 
 
-def probe(address: str, timeout: float = 3.0) -> bool:
+def probe(address: str, timeout: float = 3.0, credentials: Any = None) -> bool:
     """Whether a Triton server at host:port is live."""
     from tritonclient.utils import InferenceServerException
 
     try:
-        with _client(address) as client:
+        with _client(address, credentials) as client:
             return bool(client.is_server_live(client_timeout=timeout))
     except InferenceServerException:
         return False
 
 
-def load_model(address: str, model: str) -> None:
+def load_model(address: str, model: str, credentials: Any = None) -> None:
     """Makes the Triton server at host:port load a model. Raises ModelError with Triton's reason."""
-    with _client(address) as client, _model_errors("load", model):
+    with _client(address, credentials) as client, _model_errors("load", model):
         client.load_model(model, client_timeout=_LOAD_TIMEOUT_S)
 
 
-def unload_model(address: str, model: str) -> None:
-    with _client(address) as client, _model_errors("unload", model):
+def unload_model(address: str, model: str, credentials: Any = None) -> None:
+    with _client(address, credentials) as client, _model_errors("unload", model):
         client.unload_model(model, client_timeout=_LOAD_TIMEOUT_S)
 
 
 @contextmanager
-def _client(address: str) -> Iterator[Any]:
+def _client(address: str, credentials: Any) -> Iterator[Any]:
     from tritonclient.grpc import InferenceServerClient
 
-    client = InferenceServerClient(address)
+    client = InferenceServerClient(address, creds=credentials)
     try:
         yield client
     finally:

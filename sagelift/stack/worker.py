@@ -6,17 +6,22 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Self
 
 from sagelift.stack.process import ManagedProcess
+from sagelift.stack.server import ManagedServer
 
 
 @dataclass(frozen=True)
 class WorkerSpec:
-    """`name` is letters, digits and hyphens (it names the log file); `env` is added to this process's environment."""
+    """`name` is letters, digits and hyphens (it names the log file); `env` is added to this process's environment.
+
+    `env` may hold secrets: it is never printed.
+    """
 
     name: str
     argv: Sequence[str]
-    env: Mapping[str, str] = field(default_factory=dict)
+    env: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[A-Za-z0-9-]+", self.name):
@@ -25,44 +30,20 @@ class WorkerSpec:
             raise ValueError(f"worker {self.name!r} has no command: argv is empty")
 
 
-class Worker:
+class Worker(ManagedServer):
     """A worker counts as ready once it was executed; one that ends, with whatever code, is started again."""
 
     address: str | None = None
 
     def __init__(self, spec: WorkerSpec, folder: Path) -> None:
-        self._process = ManagedProcess(
-            spec.name, spec.argv, log=folder / f"{spec.name}.log", env={**os.environ, **spec.env}
+        super().__init__(folder, f"{spec.name}.log")
+        self._process = self._command = ManagedProcess(
+            spec.name, spec.argv, log=self.log, env={**os.environ, **spec.env}
         )
 
-    @property
-    def log(self) -> Path:
-        return self._process.log
-
-    @property
-    def alive(self) -> bool:
-        return self._process.alive
-
-    @property
-    def pid(self) -> int | None:
-        return self._process.pid
-
-    @property
-    def exit_code(self) -> int | None:
-        return self._process.exit_code
-
-    def start(self, cancelled: threading.Event | None = None) -> None:
-        self._process.start(cancelled)
-
-    def revive(self, cancelled: threading.Event) -> str | None:
-        self._process.start(cancelled)
-        return None
-
-    def stop(self) -> None:
-        self._process.stop()
-
-    def kill(self) -> None:
-        self._process.kill()
+    def start(self, cancelled: threading.Event | None = None) -> Self:
+        self._command.start(cancelled)
+        return self
 
     def healthy(self) -> bool:
-        return self._process.alive
+        return self.alive

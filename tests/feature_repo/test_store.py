@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from feature_repo.definitions import EMBEDDING_PREFIX
 from feature_repo.errors import HistoryError, InvalidFeatureError, StoreStateError, UnknownModelVersionError
-from feature_repo.rows import Deletion, ProductFeatures
+from feature_repo.rows import Deletion, OfferRow, ProductFeatures
 from tests.feature_repo.builders import NOON, make_embedding, make_product, same
 
 VIEWS = ("text", "images", "offer")
@@ -85,6 +85,47 @@ def test_an_older_full_update_cannot_pass_a_newer_offer_in_any_view(store: Any) 
     assert store.write_features([make_product("a", 2)]) == {"a"}
     found = store.read_features("a")["a"]
     assert (found.text["title"], found.amount_minor) == ("title of a at 1", 300)
+
+
+def test_offers_are_read_and_written_without_the_rest(store: Any) -> None:
+    store.write_features([make_product("a", 3), make_product("b", 3)])
+    store.delete([deletion("b", 4)])
+    found = store.read_offers(["a", "b", "unknown"])
+    whole = store.read_features(["a"])["a"]
+    assert set(found) == {"a", "b"}
+    assert (found["a"].version, found["a"].event_time, found["a"].amount_minor) == (3, whole.event_time, 300)
+    assert (found["b"].version, found["b"].deleted, found["b"].amount_minor) == (4, True, None)
+    newer = OfferRow(id="a", version=5, event_time=NOON + timedelta(seconds=1), amount_minor=7, currency="EUR")
+    older = OfferRow(id="a", version=4, event_time=NOON, amount_minor=9, currency="EUR")
+    assert store.write_offers([newer]) == set()
+    assert store.write_offers([older]) == {"a"}
+    now = store.read_features(["a"])["a"]
+    assert (now.version, now.event_time, now.amount_minor, now.availability) == (5, newer.event_time, 7, None)
+    assert (now.text, now.image_urls) == (whole.text, whole.image_urls)
+    with pytest.raises(InvalidFeatureError, match="amount_minor"):
+        store.write_offers([OfferRow(id="a", version=6, event_time=NOON, amount_minor="7")])
+
+
+def test_a_version_that_a_view_only_followed_to_keeps_older_rows_out_and_is_told_by_every_reader(store: Any) -> None:
+    """No row of text or images is rewritten for a new price."""
+    store.write_features([make_product("a", 3)])
+    store.write_features([make_product("a", 6)], ["offer"])
+    assert store.write_features([make_product("a", 5)], ["text"]) == {"a"}
+    assert store.write_features([make_product("a", 6)], ["text"]) == set()
+    (page,) = store.scan_features()
+    assert page[0].version == 6
+    asked = ["product_text:version", "product_images:version", "product_offer:version"]
+    answer = store.feast.get_online_features(asked, [{"product_id": "a"}], full_feature_names=True).to_dict()
+    assert [answer[f"{view}__version"] for view in ("product_text", "product_images", "product_offer")] == [[6]] * 3
+
+
+def test_what_an_embedding_is_of_is_read_without_its_vector(store: Any) -> None:
+    store.ensure_model_version("m1")
+    embedding = make_embedding("a", 3)
+    store.write_embeddings("m1", [embedding, make_embedding("b", 3)])
+    store.delete([deletion("b", 4)])
+    found = store.embedding_states("m1", ["a", "b", "unknown"])
+    assert found == {"a": (3, embedding.content_hash, False), "b": (4, "", True)}
 
 
 def test_an_offer_alone_does_not_bring_a_deleted_product_back_but_a_whole_one_does(store: Any) -> None:

@@ -82,3 +82,12 @@ def test_a_vector_read_back_lies_aligned_as_compiled_readers_need_it() -> None:
     """An index in C refuses a view into the middle of the serialised bytes."""
     assert values.decode_vector(values.encode_vector(np.ones(256, np.float32))).flags.aligned
     assert values.decode_vectors(values.encode_vectors(np.ones((3, 256), np.float32))).flags.aligned
+
+
+@pytest.mark.parametrize("size", [0, 1, 126, 127, 128, 129, 16_382, 16_383, 16_384, 70_000])
+@pytest.mark.parametrize("letter", ["a", "ü", "靴"])
+def test_texts_of_any_length_are_the_bytes_that_feast_writes(size: int, letter: str) -> None:
+    text = letter * (size // len(letter.encode())) + "x" * (size % len(letter.encode()))
+    blob = values.encode_string(text)
+    assert blob == Value(string_val=text).SerializeToString()
+    assert values.decode_string(blob) == values.decode_optional_string(blob) == text

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from inference import repository
+from inference.channel import Tls
 from inference.errors import ServingError
 from sagelift.services import Services
 from sagelift.settings import load_settings
@@ -51,3 +52,19 @@ def test_a_server_that_answers_with_another_encoder_is_refused(services: Service
     services.triton = triton
     with pytest.raises(ServingError):
         services.prepare_visual_encoder()
+
+
+def test_security_settings_reach_the_clients_and_no_repr(tmp_path: Path) -> None:
+    kafka = {
+        "bootstrap_servers": "kafka:9092",
+        "security_protocol": "SASL_SSL",
+        "sasl_mechanism": "SCRAM-SHA-512",
+        "username": "shop",
+        "password": "hunter2",
+    }
+    triton = {"url": "triton:8001", "tls": True, "tls_server_name": "models"}
+    services = Services(load_settings(state_dir=tmp_path, kafka=kafka, triton=triton))
+    assert services.kafka.client["sasl_plain_password"] == "hunter2"
+    assert "hunter2" not in repr(services.kafka)
+    assert services.triton_tls == Tls(server_name="models")
+    assert Services(load_settings(state_dir=tmp_path, triton={"url": "triton:8001"})).triton_tls is None

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from sagelift.errors import SettingsError
-from sagelift.settings import load_settings, rows
+from sagelift.settings import load_settings, rows, table
 
 
 @pytest.fixture(autouse=True)
@@ -89,6 +89,102 @@ def test_folders_of_images_come_from_a_list_or_a_variable(monkeypatch: pytest.Mo
     assert load_settings().images.folders == [Path("/a"), Path("/b")]
     monkeypatch.setenv("SAGELIFT_IMAGES__FOLDERS", "/c:/d")
     assert load_settings().images.folders == [Path("/c"), Path("/d")]
+
+
+SIGN_ON = {"sasl_mechanism": "PLAIN", "username": "key", "password": "hunter2"}
+CLUSTER = {"bootstrap_servers": "kafka:9092"}
+SASL = {**CLUSTER, **SIGN_ON, "security_protocol": "SASL_SSL"}
+TRITON = {"url": "triton:8001", "tls": True}
+
+
+@pytest.mark.parametrize(
+    ("section", "settings", "said"),
+    [
+        ("kafka", {**SASL, "security_protocol": "TLS"}, r"kafka\.security_protocol: .*'SASL_SSL' \(is 'TLS'\)"),
+        ("kafka", {**SASL, "sasl_mechanism": "GSSAPI"}, r"kafka\.sasl_mechanism: .*'SCRAM-SHA-512' \(is 'GSSAPI'\)"),
+        (
+            "kafka",
+            {**SASL, "bootstrap_servers": ""},
+            "is SASL_SSL, but bootstrap_servers is empty: .*name your brokers",
+        ),
+        ("kafka", {**SASL, "username": "", "password": ""}, "is SASL_SSL, which needs username and password: set them"),
+        ("kafka", {**SASL, "sasl_mechanism": ""}, "is SASL_SSL, which needs sasl_mechanism: set them"),
+        ("kafka", {**CLUSTER, "password": "hunter2"}, "password would not be used: security_protocol is PLAINTEXT"),
+        ("kafka", {**SASL, "security_protocol": "SSL"}, "would not be used: security_protocol is SSL; .* SASL_SSL"),
+        ("kafka", {**CLUSTER, "ssl_ca_file": "ca.pem"}, "ssl_ca_file would not be used: .*set it to SSL"),
+        (
+            "kafka",
+            {**SASL, "security_protocol": "SASL_PLAINTEXT", "ssl_ca_file": "ca.pem"},
+            "is SASL_PLAINTEXT; set it to SASL_SSL",
+        ),
+        ("kafka", {**SASL, "ssl_ca_file": "ca.pem"}, "ssl_ca_file is ca.pem, which cannot be read .*mend the path"),
+        ("kafka", {**SASL, "ssl_ca_file": "sagelift.toml"}, "ssl_ca_file is sagelift.toml, which holds no certificate"),
+        ("kafka", {**SASL, "ssl_key_file": "a.key"}, "ssl_key_file is set without ssl_cert_file"),
+        ("kafka", {**SASL, "ssl_key_password": "hunter2"}, "ssl_key_password is set without ssl_cert_file"),
+        ("kafka", {**SASL, "ssl_cert_file": "sagelift.toml"}, "ssl_cert_file is sagelift.toml .*not in PEM"),
+        ("triton", {"url": "triton:8001", "tls_ca_file": "ca.pem"}, "tls_ca_file would not be used: tls is false"),
+        ("triton", {"tls": True}, "tls is true, but url is empty: .*name your server"),
+        ("triton", {**TRITON, "tls_ca_file": "ca.pem"}, "tls_ca_file is ca.pem, which cannot be read"),
+        ("triton", {**TRITON, "tls_cert_file": "sagelift.toml"}, "tls_key_file is empty|not in PEM"),
+        ("triton", {**TRITON, "tls_key_file": "a.key"}, "tls_key_file is set without tls_cert_file"),
+    ],
+)
+def test_security_settings_that_do_not_go_together_are_refused(
+    section: str, settings: dict[str, object], said: str
+) -> None:
+    """By value, rule and remedy, and never with a secret."""
+    Path("sagelift.toml").write_text("# no certificate\n")
+    with pytest.raises(SettingsError, match=said) as raised:
+        load_settings(**{section: settings})
+    assert "hunter2" not in str(raised.value)
+
+
+def test_secrets_of_kafka_are_never_shown() -> None:
+    settings = load_settings(kafka=SASL)
+    assert settings.kafka.client["sasl_plain_password"] == "hunter2"
+    for shown in (repr(settings), str(settings), settings.model_dump_json(), repr(settings.kafka.password), table()):
+        assert "hunter2" not in shown
+
+
+def test_only_the_settings_of_the_protocol_reach_the_client() -> None:
+    assert load_settings(kafka=CLUSTER).kafka.client == {}
+    assert load_settings(kafka=SASL).kafka.client == {
+        "security_protocol": "SASL_SSL",
+        "sasl_mechanism": "PLAIN",
+        "sasl_plain_username": "key",
+        "sasl_plain_password": "hunter2",
+        "ssl_check_hostname": True,
+    }
+
+
+def test_a_child_process_gets_the_same_settings_by_its_environment(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Whatever their source was; paths become absolute, for the child may stand elsewhere."""
+    Path("sagelift.toml").write_text('state_dir = "state"\n[images]\nfolders = ["a", "b"]\nallow_private = true\n')
+    monkeypatch.setenv("SAGELIFT_TRITON__DEADLINE_S", "3")
+    ours = load_settings(kafka=SASL, experiments={"database_url": "postgresql://u:hunter2@db/x"})
+    state = ours.state
+    for name, value in ours.environment().items():
+        monkeypatch.setenv(name, value)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    theirs = load_settings()
+    assert theirs.state == state == tmp_path / "state"
+    assert theirs.images.folders == [tmp_path / "a", tmp_path / "b"]
+    assert theirs.images.allow_private
+    assert theirs.triton.deadline_s == 3
+    assert theirs.kafka == ours.kafka
+    assert theirs.database_url == ours.database_url
+    assert "SAGELIFT_KAFKA__PORT" not in ours.environment(), "defaults stay defaults"
+
+
+def test_an_empty_variable_is_no_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SAGELIFT_TRITON__MODEL_REPOSITORY", "")
+    monkeypatch.setenv("SAGELIFT_KAFKA__SSL_CA_FILE", "")
+    settings = load_settings()
+    assert settings.triton.model_repository is None
+    assert settings.kafka.ssl_ca_file is None
 
 
 def test_every_setting_says_what_it_means() -> None:

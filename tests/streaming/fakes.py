@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 
-from feature_repo.rows import Deletion, ProductEmbedding, ProductFeatures
+from feature_repo.rows import Deletion, EmbeddingState, OfferRow, ProductEmbedding, ProductFeatures
 from inference.client import Embedded
 from inference.inputs import Float32Array, ProductInput
 from streaming.contracts import Price, ProductUpdate, ProductVector, encode
@@ -103,6 +103,14 @@ class FakeStore:
                     )
         return stale
 
+    def read_offers(self, ids: Iterable[str]) -> dict[str, OfferRow]:
+        names = OfferRow.__struct_fields__
+        rows = (self.views["offer"][i] for i in ids if i in self.views["offer"])
+        return {row.id: OfferRow(**{name: getattr(row, name) for name in names}) for row in rows}
+
+    def write_offers(self, offers: Sequence[OfferRow]) -> set[str]:
+        return self.write_features([ProductFeatures(**msgspec.structs.asdict(row)) for row in offers], ["offer"])
+
     def delete(self, deletions: Sequence[Deletion]) -> set[str]:
         self.before("delete")
         stale = set()
@@ -132,6 +140,10 @@ class FakeStore:
     def read_embeddings(self, model_version: str, ids: Iterable[str]) -> dict[str, ProductEmbedding]:
         rows = self.embeddings[model_version]
         return {i: rows[i] for i in ids if i in rows}
+
+    def embedding_states(self, model_version: str, ids: Iterable[str]) -> dict[str, EmbeddingState]:
+        rows = self.read_embeddings(model_version, ids)
+        return {i: EmbeddingState(row.version, row.content_hash, row.deleted) for i, row in rows.items()}
 
     def write_embeddings(self, model_version: str, embeddings: Sequence[ProductEmbedding]) -> set[str]:
         self.before("write_embeddings")

@@ -21,6 +21,7 @@ from streaming import loop as loop_module
 from streaming.errors import BrokerError
 from streaming.kafka import TopicPartition
 from streaming.loop import ConsumerLoop, Records, watch
+from streaming.observer import NOBODY
 from tests.streaming.fakes import Record
 
 P0, P1 = TopicPartition("t", 0), TopicPartition("t", 1)
@@ -34,7 +35,7 @@ class FakeConsumer:
     """Kafka-python as the loop sees it: positions advance by polling, a rebalance forgets them, corruption sticks.
 
     `script` holds what happens at the beginning of the next polls; the loop is stopped when it is used up and all is
-    read.
+    read, or, if `patient`, committed.
     """
 
     def __init__(self, stop: threading.Event, **logs: int) -> None:
@@ -52,6 +53,7 @@ class FakeConsumer:
         self.spinning: TopicPartition | None = None
         self.closed = False
         self.batch = 2
+        self.patient = False
 
     def subscribe(self, topics: list[str], listener: Any) -> None:
         self.listener = listener
@@ -72,7 +74,7 @@ class FakeConsumer:
         self.polls += 1
         if self.script:
             self.script.popleft()()
-        elif not self.unread():
+        elif not self.unread() and (not self.patient or self.all_committed()):
             self.stop.set()
         deferred, self.deferred = self.deferred, None
         if deferred is not None:
@@ -104,6 +106,9 @@ class FakeConsumer:
 
     def unread(self) -> bool:
         return any(position < self.logs[tp] for tp, position in self.positions.items())
+
+    def all_committed(self) -> bool:
+        return all(self.committed.get(tp, 0) >= self.logs[tp] for tp in self.positions)
 
     def assignment(self) -> set[TopicPartition]:
         return set(self.positions)
@@ -170,7 +175,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def make(consumer: FakeConsumer, handle: Callable[[Records], None], **options: Any) -> ConsumerLoop:
     options.setdefault("unreadable", lambda tp, offset, error: None)
-    return ConsumerLoop(consumer, "t", handle, transient=(Away, BrokerError), **options)
+    return ConsumerLoop(consumer, "t", {"work": handle}, transient=(Away, BrokerError), **options)
 
 
 def test_each_batch_is_handled_and_then_committed(stop: threading.Event) -> None:
@@ -274,11 +279,16 @@ def test_records_of_a_partition_assigned_during_a_back_off_are_given_back(stop: 
 @pytest.mark.parametrize("lost", [False, True])
 def test_a_partition_that_goes_away_during_a_back_off_is_not_committed(stop: threading.Event, lost: bool) -> None:
     consumer, handler = FakeConsumer(stop, p0=2, p1=1), Handler()
-    handler.failures.append(Away())
     consumer.script.append(lambda: consumer.revoke(P0, lost=lost))
+
+    def away() -> None:
+        if consumer.script:
+            raise Away
+
+    handler.meanwhile = away
     make(consumer, handler).run(stop)
     assert consumer.committed == {P1: 1}
-    assert handler.seen == [(1, 0)], "its new owner handles it"
+    assert (1, 0) in handler.seen
 
 
 def test_a_partition_that_goes_away_while_its_records_are_handled_is_not_committed(stop: threading.Event) -> None:
@@ -346,8 +356,9 @@ def test_a_last_commit_that_is_forbidden_leaves_neither_the_consumer_nor_the_wor
     with pytest.raises(BrokerError, match="refuses us: TopicAuthorizationFailedError"):
         loop.run(stop)
     assert consumer.closed
-    loop._work._thread.join(10)
-    assert not loop._work._thread.is_alive()
+    for thread in loop._line.threads:
+        thread.join(10)
+        assert not thread.is_alive()
 
 
 def test_offsets_that_cannot_be_read_are_dead_letters_and_passed(stop: threading.Event) -> None:
@@ -411,6 +422,247 @@ def test_reading_begins_where_the_database_says_not_where_kafka_does(stop: threa
 
     make(consumer, handler, start_offsets=offsets).run(stop)
     assert sorted(handler.seen) == [(0, 3), (1, 0), (1, 1)], "of partition 1 the database knows nothing"
+
+
+# Several stages.
+
+
+class Gate:
+    """A stage that keeps the order of what went through; holds batches up, or fails, as it is told to."""
+
+    def __init__(self, log: list[tuple[str, list[int]]], name: str) -> None:
+        self.log, self.name = log, name
+        self.open = threading.Event()
+        self.open.set()
+        self.failures: deque[Exception] = deque()
+        self.breaks_at: int | None = None
+
+    def __call__(self, records: Records) -> Records:
+        assert self.open.wait(30)
+        if any(r.offset == self.breaks_at for rows in records.values() for r in rows):
+            raise ZeroDivisionError("a bug")
+        if self.failures:
+            raise self.failures.popleft()
+        self.log.append((self.name, [r.offset for rows in records.values() for r in rows]))
+        return records
+
+
+STAGES = ("read", "think", "write")
+
+
+def line(
+    consumer: FakeConsumer, log: list[tuple[str, list[int]]], **options: Any
+) -> tuple[ConsumerLoop, dict[str, Gate]]:
+    consumer.patient = True
+    stages = {name: Gate(log, name) for name in STAGES}
+    options.setdefault("unreadable", lambda tp, offset, error: None)
+    return ConsumerLoop(consumer, "t", stages, transient=(Away, BrokerError), **options), stages
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+def offsets(log: list[tuple[str, list[int]]], stage: str) -> list[int]:
+    return [offset for name, some in log if name == stage for offset in some]
+
+
+def test_a_batch_is_read_while_the_one_before_is_still_written_and_every_stage_keeps_the_order(
+    stop: threading.Event,
+) -> None:
+    consumer, log = FakeConsumer(stop, p0=12), []
+    loop, stages = line(consumer, log, batch=1)
+    stages["write"].open.clear()
+    consumer.script.extend([lambda: None] * 3)
+
+    def open_later() -> None:
+        wait_for(lambda: len(offsets(log, "read")) > 2)
+        assert offsets(log, "write") == []
+        assert consumer.commits == []
+        stages["write"].open.set()
+
+    opener = threading.Thread(target=open_later)
+    opener.start()
+    loop.run(stop)
+    opener.join(10)
+    for name in STAGES:
+        assert offsets(log, name) == list(range(12))
+    assert consumer.committed == {P0: 12}
+    assert [commit[P0] for commit in consumer.commits] == sorted(commit[P0] for commit in consumer.commits)
+
+
+def test_no_more_is_read_than_a_few_batches_however_long_a_stage_takes(stop: threading.Event) -> None:
+    consumer, log = FakeConsumer(stop, p0=1000), []
+    loop, stages = line(consumer, log, batch=4, in_flight=3)
+    stages["write"].open.clear()
+    at: list[int] = []
+
+    def open_later() -> None:
+        wait_for(lambda: len(offsets(log, "read")) > 4)
+        polls = consumer.polls
+        wait_for(lambda: consumer.polls > polls + 20)
+        at.append(consumer.positions[P0])
+        stages["write"].open.set()
+        stop.set()
+
+    opener = threading.Thread(target=open_later)
+    opener.start()
+    loop.run(stop)
+    opener.join(10)
+    # Three batches of at most 4 + 2 under way, and as many gathered for the next.
+    assert at[0] <= 4 * 6
+
+
+def test_a_failing_stage_tries_the_same_batch_again_and_nothing_overtakes_it(stop: threading.Event) -> None:
+    consumer, log = FakeConsumer(stop, p0=10), []
+    loop, stages = line(consumer, log, batch=1)
+    stages["think"].failures.extend([Away("triton")] * 4)
+    loop.run(stop)
+    for name in STAGES:
+        assert offsets(log, name) == list(range(10)), name
+    assert consumer.committed == {P0: 10}
+    assert loop.failing is None
+
+
+def test_an_error_that_waiting_does_not_mend_lets_the_batches_before_it_finish_and_commits_them(
+    stop: threading.Event,
+) -> None:
+    consumer, log = FakeConsumer(stop, p0=10), []
+    loop, stages = line(consumer, log, batch=1)
+    stages["write"].open.clear()
+
+    stages["read"].breaks_at = 4
+
+    def open_later() -> None:
+        wait_for(lambda: loop._line.error is not None)
+        stages["write"].open.set()
+
+    failing = threading.Thread(target=open_later)
+    failing.start()
+    with pytest.raises(ZeroDivisionError):
+        loop.run(stop)
+    failing.join(10)
+    assert offsets(log, "write") == [0, 1, 2, 3]
+    assert consumer.committed == {P0: 4}
+    assert consumer.closed
+
+
+def test_a_partition_that_goes_away_and_comes_back_is_read_again_from_its_last_commit(stop: threading.Event) -> None:
+    """What was under way when it went is not committed, even though it is ours again."""
+    consumer, log = FakeConsumer(stop, p0=6, p1=1), []
+    loop, stages = line(consumer, log, batch=1)
+    stages["write"].open.clear()
+
+    def go() -> None:
+        consumer.revoke(P0)
+
+    def come() -> None:
+        consumer.assign(P0)
+        stages["write"].open.set()
+
+    consumer.script.extend([lambda: None, go, come])
+    loop.run(stop)
+    assert consumer.committed == {P0: 6, P1: 1}
+    assert sorted(set(offsets(log, "write"))) == list(range(6))
+    first = consumer.commits[0]
+    assert first.get(P0, 2) <= 6
+
+
+def test_while_a_stage_fails_a_rebalance_drops_all_that_is_under_way_and_what_is_still_ours_is_read_again(
+    stop: threading.Event,
+) -> None:
+    consumer, log = FakeConsumer(stop, p0=4, p1=4), []
+    loop, stages = line(consumer, log, batch=1)
+    gone = threading.Event()
+
+    def away() -> None:
+        if not gone.is_set():
+            raise Away("triton")
+
+    think = stages["think"]
+    loop_stage = think.__call__
+
+    def failing(records: Records) -> Records:
+        away()
+        return loop_stage(records)
+
+    loop = ConsumerLoop(
+        consumer,
+        "t",
+        {"read": stages["read"], "think": failing, "write": stages["write"]},
+        transient=(Away,),
+        unreadable=lambda tp, offset, error: None,
+        batch=1,
+    )
+
+    def revoke() -> None:
+        consumer.revoke(P0)
+        threading.Timer(0.05, gone.set).start()
+
+    consumer.script.extend([lambda: None, lambda: None, revoke, *[lambda: time.sleep(0.005)] * 30])
+    loop.run(stop)
+    assert consumer.committed == {P1: 4}
+
+
+def test_an_offset_that_cannot_be_read_is_passed_only_after_what_lies_before_it_is_written(
+    stop: threading.Event,
+) -> None:
+    consumer, log = FakeConsumer(stop, p0=6), []
+    consumer.damaged = {(P0, 3)}
+    written_before: list[list[int]] = []
+
+    def unreadable(tp: TopicPartition, offset: int, error: Exception) -> None:
+        written_before.append(offsets(log, "write"))
+
+    loop, _ = line(consumer, log, batch=1, unreadable=unreadable)
+    loop.run(stop)
+    assert written_before == [[0, 1, 2]]
+    assert offsets(log, "write") == [0, 1, 2, 4, 5]
+    assert consumer.committed == {P0: 6}
+
+
+def test_records_that_arrive_while_others_are_under_way_go_on_together(stop: threading.Event) -> None:
+    consumer, log = FakeConsumer(stop, p0=9), []
+    consumer.batch = 1
+    loop, stages = line(consumer, log, batch=100)
+    stages["read"].open.clear()
+    opener = threading.Timer(0.02, stages["read"].open.set)
+    opener.start()
+    loop.run(stop)
+    sizes = [len(some) for name, some in log if name == "write"]
+    assert sizes[0] == 1, "a lone record waits for nobody"
+    assert max(sizes) > 1
+    assert offsets(log, "write") == list(range(9))
+
+
+def test_an_observer_hears_of_stages_retries_and_finished_batches(stop: threading.Event) -> None:
+    class Ears(type(NOBODY)):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self.done: dict[str, int] = {}
+            self.failed: list[str] = []
+            self.finished_records = 0
+
+        def stage_done(self, stage: str, records: int, seconds: float) -> None:
+            assert seconds >= 0
+            self.done[stage] = self.done.get(stage, 0) + records
+
+        def stage_failed(self, stage: str, error: Exception) -> None:
+            self.failed.append(f"{stage}: {error}")
+
+        def finished(self, records: int, in_flight: int) -> None:
+            self.finished_records += records
+
+    ears = Ears()
+    consumer, log = FakeConsumer(stop, p0=6), []
+    loop, stages = line(consumer, log, observer=ears)
+    stages["think"].failures.append(Away("triton"))
+    loop.run(stop)
+    assert ears.done == dict.fromkeys(STAGES, 6)
+    assert ears.failed == ["think: triton"]
+    assert ears.finished_records == loop.handled == 6
 
 
 def test_the_watchdog_bites_when_no_poll_comes_back_and_only_then(stop: threading.Event) -> None:

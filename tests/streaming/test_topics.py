@@ -8,7 +8,16 @@ import pytest
 from kafka.errors import InvalidReplicationFactorError, KafkaConnectionError, TopicAlreadyExistsError
 
 from streaming.errors import BrokerError, TopicError
-from streaming.topics import PRODUCT_EMBEDDINGS, TOPICS, dead_letter_topic, ensure_topics
+from streaming.topics import (
+    PRODUCT_EMBEDDINGS,
+    PRODUCT_OFFERS,
+    TOMBSTONES_KEPT_MS,
+    TOPICS,
+    dead_letter_topic,
+    ensure_topics,
+    log_id,
+    tombstones_kept_ms,
+)
 
 
 class FakeCluster:
@@ -51,6 +60,7 @@ def test_missing_topics_are_made_and_pass_their_own_check() -> None:
     ensure_topics(cluster)  # type: ignore[arg-type]
     assert set(cluster.topics) == {topic.name for topic in TOPICS}
     assert cluster.topics[PRODUCT_EMBEDDINGS]["cleanup.policy"] == "compact"
+    assert cluster.topics[PRODUCT_OFFERS]["cleanup.policy"] == "compact"
     ensure_topics(cluster)  # type: ignore[arg-type]
     assert cluster.closed
 
@@ -59,6 +69,7 @@ def test_missing_topics_are_made_and_pass_their_own_check() -> None:
     ("topic", "key", "value"),
     [
         (PRODUCT_EMBEDDINGS, "cleanup.policy", "delete"),
+        (PRODUCT_OFFERS, "cleanup.policy", "delete"),
         ("catalog.updates", "message.timestamp.type", "CreateTime"),
         ("events", "cleanup.policy", "compact"),
         (dead_letter_topic("events"), "max.message.bytes", "1048588"),
@@ -95,3 +106,34 @@ def test_what_the_cluster_refuses_and_a_cluster_that_is_away_are_told_apart() ->
     cluster.fail = KafkaConnectionError("gone")
     with pytest.raises(BrokerError, match="broker:9092"):
         ensure_topics(cluster)  # type: ignore[arg-type]
+
+
+def test_deletions_stay_as_long_as_the_topic_that_forgets_first_says() -> None:
+    cluster = FakeCluster()
+    ensure_topics(cluster)  # type: ignore[arg-type]
+    both = (PRODUCT_EMBEDDINGS, PRODUCT_OFFERS)
+    assert tombstones_kept_ms(cluster, both) == TOMBSTONES_KEPT_MS  # type: ignore[arg-type]
+    cluster.topics[PRODUCT_OFFERS]["delete.retention.ms"] = "5000"
+    assert tombstones_kept_ms(cluster, both) == 5000  # type: ignore[arg-type]
+    assert cluster.closed
+
+
+def test_a_topic_made_anew_has_another_log_and_one_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Described(FakeCluster):
+        error, made = 0, 1
+
+        def describe_topics(self, topics: list[str]) -> list[dict[str, Any]]:
+            return [{"error_code": self.error, "topic_id": f"id{self.made}"}]
+
+        def describe_cluster(self) -> dict[str, str]:
+            return {"cluster_id": "c"}
+
+    cluster = Described()
+    assert log_id(cluster, "events") == "c/id1"  # type: ignore[arg-type]
+    cluster.made = 2
+    assert log_id(cluster, "events") == "c/id2"  # type: ignore[arg-type]
+    cluster.error = 3
+    monkeypatch.setattr("streaming.topics._CREATION_S", 0.0)
+    with pytest.raises(BrokerError, match="broker:9092 does not know topic events"):
+        log_id(cluster, "events")  # type: ignore[arg-type]
+    assert cluster.closed

@@ -168,16 +168,45 @@ def test_triton_that_was_never_fetched_is_missing(tmp_path: Path) -> None:
 def test_a_harmed_triton_is_noticed(tmp_path: Path) -> None:
     """By the wheel's own list of hashes, which lies beside its files."""
     home = components.triton_folder(tmp_path)
-    info = home / f"nvidia_pytriton-{components.TRITON_VERSION}.dist-info"
-    info.mkdir(parents=True)
-    (home / "server").write_bytes(b"whole")
-    # base64 without padding, as wheels write it: sha256 of b"whole"
-    digest = base64.urlsafe_b64encode(hashlib.sha256(b"whole").digest()).decode().rstrip("=")
-    (info / "RECORD").write_text(f"server,sha256={digest},5\n{info.name}/RECORD,,\n")
+    write_triton(home, b"whole")
     assert components.triton_home(tmp_path) == home
     (home / "server").write_bytes(b"wh")
     with pytest.raises(MissingComponentError, match="server missing or altered"):
         components.triton_home(tmp_path)
+
+
+@pytest.fixture
+def damaged_triton(tmp_path: Path) -> Path:
+    """A cache with a Triton of one file that is not what the wheel's own list says."""
+    write_triton(components.triton_folder(tmp_path), b"wh")
+    return tmp_path
+
+
+def write_triton(home: Path, server: bytes) -> None:
+    info = home / f"nvidia_pytriton-{components.TRITON_VERSION}.dist-info"
+    info.mkdir(parents=True)
+    (home / "server").write_bytes(server)
+    # base64 without padding, as wheels write it: sha256 of b"whole"
+    digest = base64.urlsafe_b64encode(hashlib.sha256(b"whole").digest()).decode().rstrip("=")
+    (info / "RECORD").write_text(f"server,sha256={digest},5\n{info.name}/RECORD,,\n")
+
+
+def test_a_harmed_triton_is_replaced_whole(damaged_triton: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(components, "_uv_install", lambda _, target, *options: write_triton(target, b"whole"))
+    components.fetch_triton(damaged_triton, silent)
+    home = components.triton_home(damaged_triton)
+    assert (home / "server").read_bytes() == b"whole"
+    assert {p.name for p in damaged_triton.iterdir()} == {home.name, f".{home.name}.lock"}
+
+
+def test_a_harmed_triton_stays_until_another_has_arrived(damaged_triton: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_network(*_: object) -> None:
+        raise DownloadError("no network")
+
+    monkeypatch.setattr(components, "_uv_install", no_network)
+    with pytest.raises(DownloadError, match="no network"):
+        components.fetch_triton(damaged_triton, silent)
+    assert (components.triton_folder(damaged_triton) / "server").read_bytes() == b"wh"
 
 
 def test_a_machine_without_a_triton_build_is_told_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,46 @@
+"""Consumers, model and broker are killed while a seeded stream is under way: nothing is lost, stale or wrong.
+
+`python -m benchmarks faults --updates N` is the same at length, with more kinds of disturbance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from benchmarks.faults import Site, Story, disturbed, join_and_leave, judged, kill_broker, kill_consumer, kill_model
+from feature_repo.rows import Deletion
+from sagelift.services import Services
+from sagelift.settings import load_settings
+from sagelift.stack.kafka import KafkaBroker
+from sagelift.stack.triton import TritonServer
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(400)]
+
+
+@pytest.fixture
+def site(kafka: KafkaBroker, triton: TritonServer, model_repository: Path, tmp_path: Path) -> Iterator[Site]:
+    settings = load_settings(
+        state_dir=tmp_path / "state",
+        kafka={"bootstrap_servers": kafka.bootstrap},
+        triton={"url": triton.grpc, "model_repository": model_repository},
+    )
+    with Services(settings) as services:
+        yield Site(services, kafka, triton, tmp_path)
+
+
+def test_what_a_disturbed_run_leaves_is_what_an_undisturbed_one_leaves(site: Site) -> None:
+    story = Story("storm-", 1_200, site.pictures, seed=11, poison=0.02)
+    verdict = disturbed(site, story, [kill_consumer, kill_model, join_and_leave, kill_broker], print)
+    assert verdict.products > 80
+    assert (verdict.lost, verdict.stale, verdict.wrong) == (0, 0, 0)
+    assert verdict.poison >= 10
+    assert verdict.poison_missing == 0
+    assert verdict.poison_copies <= 3, "at most one for each time that its batch was read"
+
+    # The judge sees what is missing.
+    page = next(iter(site.services.features.scan_features()))
+    site.services.features.delete([Deletion(id=page[0].id, version=10**6, event_time=page[0].event_time)])
+    assert judged(site, story).lost == 1

@@ -1,0 +1,601 @@
+"""Kafka with users, rights and TLS, Triton with TLS: right settings work, a wrong one says what is wrong, at once.
+
+One real broker with four listeners and one real Triton for all tests; the certificates are made by `openssl`.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from kafka.admin import (
+    ACL,
+    ACLOperation,
+    ACLPermissionType,
+    ResourcePattern,
+    ResourceType,
+    ScramMechanism,
+    UserScramCredentialUpsertion,
+)
+
+from inference.client import TritonClient
+from inference.errors import ServingError
+from sagelift.errors import SettingsError
+from sagelift.services import Services
+from sagelift.settings import Settings, load_settings
+from sagelift.stack.errors import UnreachableError
+from sagelift.stack.kafka import KafkaBroker
+from sagelift.stack.ports import LOOPBACK, pick_ports
+from sagelift.stack.stack import LocalStack, StackOptions
+from sagelift.stack.triton import TritonServer
+from sagelift.workers import CATALOG_GROUP, EVENTS_GROUP, catalog_worker, events_worker
+from streaming.embedding_topic import EmbeddingPublisher
+from streaming.errors import BrokerError, TopicError
+from streaming.kafka import Connection, TopicPartition, explained
+from streaming.lag import LagMeter
+from streaming.topics import CATALOG_UPDATES, EVENTS, TOPICS, dead_letter_topic, ensure_topics
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
+
+PASSWORD = "correct-horse"
+"""Of every user and of the encrypted key; no message may hold it."""
+WRONG = "battery-staple"
+AT_ONCE_S = 9.0  # a wrong setting is told within this time
+
+
+# --- Certificates ---------------------------------------------------------------------------------------------------
+
+
+class Authority:
+    """Signs certificates; `folder` holds `ca.pem` and of each name `<name>.pem` and `<name>.key`."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self.folder = folder
+        folder.mkdir()
+        self._openssl(
+            "req", "-x509", *_NEW_KEY, "-nodes", "-subj", f"/CN={name}", "-keyout", "ca.key", "-out", "ca.pem"
+        )
+
+    def sign(self, name: str, alternative_names: str) -> None:
+        subject = ("-subj", f"/CN={name}", "-addext", f"subjectAltName={alternative_names}")
+        self._openssl("req", *_NEW_KEY, "-nodes", *subject, "-keyout", f"{name}.key", "-out", f"{name}.csr")
+        signed_by = ("-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-copy_extensions", "copy")
+        self._openssl("x509", "-req", "-in", f"{name}.csr", *signed_by, "-out", f"{name}.pem")
+
+    def lock(self, name: str) -> None:
+        """`<name>.locked.key`: the key under the password."""
+        what = ("-in", f"{name}.key", "-out", f"{name}.locked.key", "-passout", f"pass:{PASSWORD}")
+        self._openssl("pkcs8", "-topk8", *what)
+
+    def __truediv__(self, name: str) -> Path:
+        return self.folder / name
+
+    def _openssl(self, *arguments: str) -> None:
+        assert shutil.which("openssl"), "these tests make certificates with the `openssl` command: install it"
+        done = subprocess.run(["openssl", *arguments], cwd=self.folder, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+
+
+_NEW_KEY = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1")
+
+
+@pytest.fixture(scope="module")
+def ours(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    authority = Authority(tmp_path_factory.mktemp("certificates") / "ours", "our authority")
+    # The broker's is for `localhost` only, so that 127.0.0.1 is a wrong name; Triton's the other way round.
+    authority.sign("broker", "DNS:localhost")
+    authority.sign("triton", f"DNS:triton,IP:{LOOPBACK}")
+    authority.sign("worker", "DNS:worker")
+    authority.lock("worker")
+    (authority / "broker.both.pem").write_text(
+        (authority / "broker.key").read_text() + (authority / "broker.pem").read_text()
+    )
+    return authority
+
+
+@pytest.fixture(scope="module")
+def others(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    """Nobody trusts it."""
+    authority = Authority(tmp_path_factory.mktemp("certificates") / "others", "another authority")
+    authority.sign("worker", "DNS:worker")
+    return authority
+
+
+# --- The broker -----------------------------------------------------------------------------------------------------
+
+
+class SecureBroker(KafkaBroker):
+    """Beside the usual listener, whose users may do everything: SASL_SSL, SASL_PLAINTEXT and mutual TLS, with ACLs."""
+
+    def __init__(self, folder: Path, cache: Path, certificates: Authority) -> None:
+        super().__init__(folder, cache)
+        self._certificates = certificates
+        self.sasl_ssl, self.sasl_plaintext, self.mutual_tls = (f"localhost:{port}" for port in pick_ports(3))
+
+    def settings(self, port: int, controller_port: int, data: Path) -> dict[str, object]:
+        ours = {"SASL_SSL": self.sasl_ssl, "SASL_PLAINTEXT": self.sasl_plaintext, "MUTUAL": self.mutual_tls}
+        usual = super().settings(port, controller_port, data)
+        settings = {
+            **usual,
+            "listeners": ",".join(
+                [str(usual["listeners"]), *(f"{n}://{LOOPBACK}:{a.split(':')[1]}" for n, a in ours.items())]
+            ),
+            "advertised.listeners": ",".join(
+                [str(usual["advertised.listeners"]), *(f"{n}://{a}" for n, a in ours.items())]
+            ),
+            "listener.security.protocol.map": f"{usual['listener.security.protocol.map']},SASL_SSL:SASL_SSL,"
+            "SASL_PLAINTEXT:SASL_PLAINTEXT,MUTUAL:SSL",
+            "inter.broker.listener.name": "PLAINTEXT",
+            "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+            "super.users": "User:ANONYMOUS",
+            "ssl.keystore.type": "PEM",
+            "ssl.keystore.location": self._certificates / "broker.both.pem",
+            "ssl.truststore.type": "PEM",
+            "ssl.truststore.location": self._certificates / "ca.pem",
+            "listener.name.mutual.ssl.client.auth": "required",
+            "sasl.enabled.mechanisms": "SCRAM-SHA-256,SCRAM-SHA-512,PLAIN",
+        }
+        modules = "org.apache.kafka.common.security"
+        for listener in ("sasl_ssl", "sasl_plaintext"):
+            for mechanism in ("scram-sha-256", "scram-sha-512"):
+                settings[f"listener.name.{listener}.{mechanism}.sasl.jaas.config"] = (
+                    f"{modules}.scram.ScramLoginModule required;"
+                )
+            settings[f"listener.name.{listener}.plain.sasl.jaas.config"] = (
+                f'{modules}.plain.PlainLoginModule required user_api-key="{PASSWORD}";'
+            )
+        return settings
+
+    def let_in(self, rights: Mapping[str, Sequence[tuple[ResourceType, str, ACLOperation]]]) -> None:
+        """Users by SCRAM with their rights."""
+        with closing(Connection(self.bootstrap).admin()) as admin:
+            for mechanism in (ScramMechanism.SCRAM_SHA_256, ScramMechanism.SCRAM_SHA_512):
+                users = [UserScramCredentialUpsertion(user, mechanism, PASSWORD, iterations=4096) for user in rights]
+                assert admin.alter_user_scram_credentials(users) == dict.fromkeys(rights)
+            acls = [
+                ACL(f"User:{user}", "*", operation, ACLPermissionType.ALLOW, ResourcePattern(kind, name))
+                for user, allowed in rights.items()
+                for kind, name, operation in allowed
+            ]
+            assert not admin.create_acls(acls)["failed"]
+
+
+def documented_rights() -> dict[str, list[tuple[ResourceType, str, ACLOperation]]]:
+    """By who: the table of docs/security.md."""
+    kinds = {"topic": ResourceType.TOPIC, "group": ResourceType.GROUP}
+    names = {
+        "Read": ACLOperation.READ,
+        "Write": ACLOperation.WRITE,
+        "Describe": ACLOperation.DESCRIBE,
+        "DescribeConfigs": ACLOperation.DESCRIBE_CONFIGS,
+    }
+    page = (Path(__file__).parents[2] / "docs" / "security.md").read_text()
+    table = page.partition("| who | on | names | operations |")[2].partition("\n\n")[0]
+    rights: dict[str, list[tuple[ResourceType, str, ACLOperation]]] = {}
+    for line in table.splitlines()[2:]:
+        who, kind, resources, operations = (cell.strip() for cell in line.strip("|").split("|"))
+        for resource in resources.split(", "):
+            for operation in operations.split(", "):
+                rights.setdefault(who, []).append((kinds[kind], resource.strip("`"), names[operation]))
+    return rights
+
+
+RIGHTS = documented_rights()
+WORKERS = ("catalogue consumer", "event sink", "feed publisher")
+USERS = {who: who.replace(" ", "-") for who in RIGHTS if who != "every worker"}
+
+
+@pytest.fixture(scope="module")
+def broker(cache: Path, ours: Authority, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecureBroker]:
+    """Its topics are there; users have the rights that docs/security.md lists, or less."""
+    with SecureBroker(tmp_path_factory.mktemp("kafka"), cache, ours) as broker:
+        ensure_topics(Connection(broker.bootstrap))
+        everywhere = RIGHTS["every worker"]
+        rights = {user: [*RIGHTS[who], *(everywhere if who in WORKERS else ())] for who, user in USERS.items()}
+        sink = rights[USERS["event sink"]]
+        less = {
+            "nobody": [],
+            "no-group": [right for right in sink if right[0] is not ResourceType.GROUP],
+            "no-read": [right for right in sink if right[1:] != (EVENTS, ACLOperation.READ)],
+        }
+        broker.let_in({**rights, **less})
+        yield broker
+
+
+@pytest.fixture
+def kafka_settings(broker: SecureBroker, ours: Authority) -> dict[str, Any]:
+    """Of user `nobody`, right in everything."""
+    return {
+        "bootstrap_servers": broker.sasl_ssl,
+        "security_protocol": "SASL_SSL",
+        "sasl_mechanism": "SCRAM-SHA-512",
+        "username": "nobody",
+        "password": PASSWORD,
+        "ssl_ca_file": ours / "ca.pem",
+    }
+
+
+def connection(kafka: dict[str, Any]) -> Connection:
+    return Services(load_settings(kafka=kafka)).kafka
+
+
+def as_user(kafka: dict[str, Any], who: str) -> dict[str, Any]:
+    return {**kafka, "username": USERS[who]}
+
+
+@contextmanager
+def refused(match: str, kind: type[Exception] = BrokerError) -> Iterator[None]:
+    """It says so, soon, and nothing secret."""
+    began = time.monotonic()
+    with pytest.raises(kind, match=match) as raised:
+        yield
+    assert time.monotonic() - began < AT_ONCE_S
+    assert PASSWORD not in str(raised.value)
+    assert WRONG not in str(raised.value)
+
+
+# --- Signing on -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mechanism", ["SCRAM-SHA-256", "SCRAM-SHA-512"])
+def test_a_user_signs_on_by_scram_over_tls(kafka_settings: dict[str, Any], mechanism: str) -> None:
+    connection({**kafka_settings, "sasl_mechanism": mechanism}).check()
+
+
+def test_an_api_key_signs_on_by_plain_over_tls(kafka_settings: dict[str, Any]) -> None:
+    connection({**kafka_settings, "sasl_mechanism": "PLAIN", "username": "api-key"}).check()
+
+
+def test_sasl_goes_without_tls_too(broker: SecureBroker, kafka_settings: dict[str, Any]) -> None:
+    del kafka_settings["ssl_ca_file"]
+    open_ = {"bootstrap_servers": broker.sasl_plaintext, "security_protocol": "SASL_PLAINTEXT"}
+    connection({**kafka_settings, **open_}).check()
+
+
+def test_a_certificate_signs_on_by_mutual_tls(broker: SecureBroker, ours: Authority) -> None:
+    """The key may lie under a password; kafka-python's own clients connect with the same settings."""
+    certified = connection(mutual(broker, ours))
+    certified.check()
+    with closing(certified.admin()) as admin:
+        assert admin.describe_cluster()["brokers"]
+
+
+def mutual(broker: SecureBroker, ours: Authority) -> dict[str, Any]:
+    return {
+        "bootstrap_servers": broker.mutual_tls,
+        "security_protocol": "SSL",
+        "ssl_ca_file": ours / "ca.pem",
+        "ssl_cert_file": ours / "worker.pem",
+        "ssl_key_file": ours / "worker.locked.key",
+        "ssl_key_password": PASSWORD,
+    }
+
+
+@pytest.mark.parametrize("mechanism", ["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"])
+def test_a_wrong_password_is_said_to_be_that(kafka_settings: dict[str, Any], mechanism: str) -> None:
+    """kafka-python loses the broker's answer and would go on trying."""
+    with refused(f"does not let user 'nobody' in by {mechanism}.*KAFKA__PASSWORD"):
+        connection({**kafka_settings, "sasl_mechanism": mechanism, "password": WRONG}).producer()
+
+
+@pytest.mark.parametrize("make", [Connection.admin, Connection.producer, Connection.consumer])
+def test_every_kind_of_client_tells(kafka_settings: dict[str, Any], make: Callable[[Connection], Any]) -> None:
+    with refused("does not let user 'stranger' in"):
+        make(connection({**kafka_settings, "username": "stranger"}))
+
+
+def test_an_authority_that_did_not_sign_is_named(kafka_settings: dict[str, Any], others: Authority) -> None:
+    with refused(r"certificate of localhost:\d+ is not trusted: unable to get local issuer.*KAFKA__SSL_CA_FILE"):
+        connection({**kafka_settings, "ssl_ca_file": others / "ca.pem"}).admin()
+
+
+def test_the_systems_authorities_hold_when_none_is_named(kafka_settings: dict[str, Any]) -> None:
+    del kafka_settings["ssl_ca_file"]
+    with refused(r"certificate of localhost:\d+ is not trusted.*KAFKA__SSL_CA_FILE"):
+        connection(kafka_settings).admin()
+
+
+def test_a_broker_called_by_another_name_than_its_certificate_bears_is_refused(kafka_settings: dict[str, Any]) -> None:
+    by_number = kafka_settings["bootstrap_servers"].replace("localhost", LOOPBACK)
+    with refused(rf"certificate of {LOOPBACK}:\d+ is not trusted: IP address mismatch.*call the broker by a name"):
+        connection({**kafka_settings, "bootstrap_servers": by_number}).admin()
+    connection({**kafka_settings, "bootstrap_servers": by_number, "ssl_check_hostname": False}).check()
+
+
+def test_one_broker_of_the_list_that_lets_us_in_is_enough(kafka_settings: dict[str, Any]) -> None:
+    right = kafka_settings["bootstrap_servers"]
+    wrong_name = right.replace("localhost", LOOPBACK)
+    connection({**kafka_settings, "bootstrap_servers": f"localhost:1,{wrong_name},{right}"}).check()
+
+
+def test_files_that_changed_since_the_settings_were_read_are_named(
+    broker: SecureBroker, ours: Authority, tmp_path: Path
+) -> None:
+    for name in ("ca.pem", "worker.pem", "worker.locked.key"):
+        shutil.copy(ours / name, tmp_path)
+    files = {"ssl_ca_file": "ca.pem", "ssl_cert_file": "worker.pem", "ssl_key_file": "worker.locked.key"}
+    certified = connection({**mutual(broker, ours), **{key: tmp_path / name for key, name in files.items()}})
+    (tmp_path / "ca.pem").unlink()
+    with refused(r"ca\.pem.* cannot be used: no such file"):
+        certified.check()
+
+
+@pytest.mark.parametrize(
+    ("port", "protocol", "said"),
+    [
+        ("sasl_ssl", "PLAINTEXT", "ends the connection at once: .* is PLAINTEXT; this port may want SSL or SASL_SSL"),
+        ("sasl_ssl", "SSL", "wants a sign-on: .* is SSL; set it to SASL_SSL"),
+        ("sasl_plaintext", "PLAINTEXT", "wants a sign-on: .* is PLAINTEXT; set it to SASL_PLAINTEXT"),
+        ("bootstrap", "SASL_SSL", "does not speak TLS as we do .* is SASL_SSL"),
+        ("bootstrap", "SASL_PLAINTEXT", "knows no sign-on by SASL: .* is SASL_PLAINTEXT"),
+        ("mutual_tls", "SSL", "does not take our certificate|may want a certificate"),
+    ],
+)
+def test_a_listener_that_speaks_another_protocol_is_told_from_one_that_is_away(
+    broker: SecureBroker, kafka_settings: dict[str, Any], port: str, protocol: str, said: str
+) -> None:
+    """kafka-python says "Unable to bootstrap" of all of them, when its time is up."""
+    kafka = {**kafka_settings, "bootstrap_servers": getattr(broker, port), "security_protocol": protocol}
+    if not protocol.startswith("SASL"):
+        for name in ("sasl_mechanism", "username", "password"):
+            del kafka[name]
+    if not protocol.endswith("SSL"):
+        del kafka["ssl_ca_file"]
+    with refused(said):
+        connection(kafka).producer()
+
+
+def test_a_broker_that_does_not_trust_our_certificate_is_told(
+    broker: SecureBroker, ours: Authority, others: Authority
+) -> None:
+    pair = {"ssl_cert_file": others / "worker.pem", "ssl_key_file": others / "worker.key", "ssl_key_password": ""}
+    with refused("does not take our certificate|may want a certificate"):
+        connection({**mutual(broker, ours), **pair}).admin()
+
+
+# --- Rights ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_documented_rights_name_every_topic() -> None:
+    assert {name for _, name, _ in RIGHTS["every worker"]} == {topic.name for topic in TOPICS}
+
+
+@pytest.mark.parametrize(
+    ("who", "worker", "topic", "group"),
+    [
+        ("catalogue consumer", catalog_worker, CATALOG_UPDATES, CATALOG_GROUP),
+        ("event sink", events_worker, EVENTS, EVENTS_GROUP),
+    ],
+)
+def test_the_documented_rights_suffice_for_a_worker(
+    broker: SecureBroker,
+    kafka_settings: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    who: str,
+    worker: Callable[[Settings, threading.Event], None],
+    topic: str,
+    group: str,
+) -> None:
+    """It checks the topics, joins its group, reads, writes a dead letter and commits."""
+    monkeypatch.setattr(Services, "prepare_visual_encoder", lambda _: None)
+    kafka = as_user(kafka_settings, who)
+    settings = load_settings(state_dir=tmp_path, kafka=kafka, triton={"url": "localhost:1"})
+    with closing(Connection(broker.bootstrap).producer()) as producer:
+        producer.send(topic, b"no message of ours").get(10)
+    stop, failed = threading.Event(), []
+
+    def run() -> None:
+        try:
+            worker(settings, stop)
+        except Exception as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        with LagMeter(connection(as_user(kafka_settings, "lag meter")), group, topic) as meter:
+            end = time.monotonic() + 40
+            while meter.lag() and not failed:
+                assert time.monotonic() < end, "the worker does not commit"
+                time.sleep(0.05)
+    finally:
+        stop.set()
+        thread.join(20)
+    assert failed == []
+    with closing(Connection(broker.bootstrap).consumer()) as consumer:
+        assert sum(consumer.end_offsets([TopicPartition(dead_letter_topic(topic), 0)]).values()) == 1
+
+
+def test_the_documented_rights_suffice_to_publish(kafka_settings: dict[str, Any]) -> None:
+    for who, topics in (
+        ("catalogue consumer", ("product.embeddings", "product.offers")),
+        ("feed publisher", (CATALOG_UPDATES,)),
+        ("shop", (EVENTS,)),
+    ):
+        kafka = connection(as_user(kafka_settings, who))
+        if who in WORKERS:
+            ensure_topics(kafka)
+        with closing(kafka.producer()) as producer:
+            for topic in topics:
+                producer.send(topic, key=b"1/x", value=b"{}").get(10)
+
+
+def test_the_documented_rights_suffice_for_a_search_service(kafka_settings: dict[str, Any]) -> None:
+    from streaming.topics import log_id, tombstones_kept_ms
+
+    kafka = connection(as_user(kafka_settings, "search service"))
+    topics = ("product.embeddings", "product.offers")
+    assert tombstones_kept_ms(kafka, topics) > 0
+    with closing(kafka.consumer()) as consumer:
+        for topic in topics:
+            assert log_id(kafka, topic)
+            partitions = [TopicPartition(topic, p) for p in sorted(consumer.partitions_for_topic(topic))]
+            consumer.assign(partitions)
+            consumer.seek_to_beginning(*partitions)
+            assert sum(consumer.end_offsets(partitions).values()) >= 0
+            consumer.poll(200)
+
+
+def test_a_topic_that_may_not_be_created_is_named(kafka_settings: dict[str, Any]) -> None:
+    with refused(r"topic catalog\.updates cannot be created.*TopicAuthorizationFailed|may not", TopicError):
+        ensure_topics(connection(kafka_settings))
+
+
+def test_a_topic_that_may_not_be_written_to_is_named(kafka_settings: dict[str, Any]) -> None:
+    kafka = connection(as_user(kafka_settings, "shop"))
+    with closing(kafka.producer()) as producer:
+        with refused(r"refuse|were not taken: .*TopicAuthorizationFailed"):
+            EmbeddingPublisher(producer)([("1", "lamp", 1, None)])
+        with pytest.raises(Exception, match="TopicAuthorizationFailed") as raised:
+            producer.send(CATALOG_UPDATES, b"{}").get(10)
+    assert explained(raised.value) == (
+        "this user has no right to the topic catalog.updates (TopicAuthorizationFailedError); docs/security.md lists "
+        "the rights it needs"
+    )
+
+
+@pytest.mark.parametrize(
+    ("user", "said"),
+    [("no-group", f"GroupAuthorizationFailed.*{EVENTS_GROUP}|group {EVENTS_GROUP}"), ("no-read", "TopicAuth.*events")],
+)
+def test_a_worker_without_the_right_to_its_group_or_topic_ends_and_names_it(
+    kafka_settings: dict[str, Any], tmp_path: Path, user: str, said: str
+) -> None:
+    """Not retried for ever: waiting gives no rights."""
+    settings = load_settings(state_dir=tmp_path, kafka={**kafka_settings, "username": user})
+    with refused(f"{EVENTS}: .*({said})"):
+        events_worker(settings, threading.Event())
+
+
+# --- Triton ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def secure_triton(cache: Path, ours: Authority, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
+    """Mutual TLS, no models."""
+    arguments = [
+        "--grpc-use-ssl-mutual=true",
+        f"--grpc-server-cert={ours / 'triton.pem'}",
+        f"--grpc-server-key={ours / 'triton.key'}",
+        f"--grpc-root-cert={ours / 'ca.pem'}",
+    ]
+    files = [(ours / name).read_bytes() for name in ("ca.pem", "worker.key", "worker.pem")]
+    folder = tmp_path_factory.mktemp("triton")
+    credentials = grpc.ssl_channel_credentials(*files)
+    with TritonServer(folder, cache, folder / "models", arguments=arguments, credentials=credentials) as server:
+        yield server
+
+
+@pytest.fixture
+def triton_settings(secure_triton: TritonServer, ours: Authority) -> dict[str, Any]:
+    return {
+        "url": secure_triton.grpc,
+        "tls": True,
+        "tls_ca_file": ours / "ca.pem",
+        "tls_cert_file": ours / "worker.pem",
+        "tls_key_file": ours / "worker.key",
+    }
+
+
+def client(triton: dict[str, Any]) -> TritonClient:
+    return Services(load_settings(triton=triton)).triton
+
+
+def test_triton_is_called_by_mutual_tls(triton_settings: dict[str, Any]) -> None:
+    with client(triton_settings) as triton:
+        assert triton.server_ready()
+        with pytest.raises(ServingError, match="no_such_model"):  # an answer of its own, not of the connection
+            triton.load("no_such_model")
+
+
+def test_triton_may_bear_another_name_than_its_host(triton_settings: dict[str, Any]) -> None:
+    triton_settings["url"] = triton_settings["url"].replace(LOOPBACK, "localhost")
+    with refused("not trusted: Hostname mismatch.*'localhost'.*TRITON__TLS_SERVER_NAME", ServingError):
+        client(triton_settings)
+    with client({**triton_settings, "tls_server_name": "triton"}) as triton:
+        assert triton.server_ready()
+
+
+def test_a_triton_that_is_not_trusted_is_named(triton_settings: dict[str, Any], others: Authority) -> None:
+    with refused("certificate of Triton at .* is not trusted.*TRITON__TLS_CA_FILE", ServingError):
+        client({**triton_settings, "tls_ca_file": others / "ca.pem"})
+
+
+@pytest.mark.parametrize("certificate", ["none", "others"])
+def test_a_triton_that_wants_a_certificate_is_told_from_one_that_is_away(
+    triton_settings: dict[str, Any], others: Authority, certificate: str
+) -> None:
+    pair = (None, None) if certificate == "none" else (others / "worker.pem", others / "worker.key")
+    with refused("TRITON__TLS_CERT_FILE", ServingError):
+        client({**triton_settings, "tls_cert_file": pair[0], "tls_key_file": pair[1]})
+
+
+def test_a_port_with_tls_and_one_without_are_told_apart(secure_triton: TritonServer, ours: Authority) -> None:
+    with refused("may speak TLS", ServingError):
+        client({"url": secure_triton.grpc})
+    with refused("does not speak TLS", ServingError):  # the metrics are plain HTTP
+        client({"url": secure_triton.metrics, "tls": True, "tls_ca_file": ours / "ca.pem"})
+
+
+def test_a_triton_that_is_away_is_waited_for() -> None:
+    with client({"url": f"{LOOPBACK}:1"}) as triton:
+        assert not triton.server_ready()
+
+
+# --- The stack ------------------------------------------------------------------------------------------------------
+
+
+def test_the_local_stack_uses_secured_servers(
+    kafka_settings: dict[str, Any], triton_settings: dict[str, Any], cache: Path, tmp_path: Path
+) -> None:
+    """Asked in their own protocols whether they answer; why one does not is passed on, and nothing secret."""
+
+    def options(kafka: dict[str, Any], triton: dict[str, Any]) -> StackOptions:
+        return StackOptions(
+            kafka_bootstrap=kafka["bootstrap_servers"],
+            kafka_answers=lambda _: connection(kafka).check() is None,
+            triton_url=triton["url"],
+            triton_answers=lambda _: client(triton).server_ready(),
+        )
+
+    with LocalStack(tmp_path / "right", cache, options(kafka_settings, triton_settings)) as stack:
+        assert {component.state for component in stack.status().components} == {"external"}
+        assert PASSWORD not in (stack.state_dir / "stack.json").read_text()
+    with refused("Kafka at .* cannot be used: .* does not let user 'nobody' in", UnreachableError):
+        LocalStack(tmp_path / "wrong", cache, options({**kafka_settings, "password": WRONG}, triton_settings)).start()
+    without = {"url": triton_settings["url"]}
+    with refused("Triton at .* cannot be used: .* may speak TLS", UnreachableError):
+        LocalStack(tmp_path / "plain", cache, options(kafka_settings, without)).start()
+
+
+# --- Settings -------------------------------------------------------------------------------------------------------
+
+
+def test_a_key_that_its_password_does_not_open_is_refused_at_load(broker: SecureBroker, ours: Authority) -> None:
+    with refused("worker.pem.* encrypted and ssl_key_password does not open it", SettingsError):
+        load_settings(kafka={**mutual(broker, ours), "ssl_key_password": WRONG})
+
+
+def test_a_key_of_another_certificate_is_refused_at_load(
+    broker: SecureBroker, ours: Authority, others: Authority
+) -> None:
+    with refused("not the key of ssl_cert_file", SettingsError):
+        load_settings(kafka={**mutual(broker, ours), "ssl_key_file": others / "worker.key"})
+    with refused("which gRPC cannot open", SettingsError):
+        load_settings(
+            triton={
+                "url": "triton:8001",
+                "tls": True,
+                "tls_cert_file": ours / "worker.pem",
+                "tls_key_file": ours / "worker.locked.key",
+            }
+        )
