@@ -33,11 +33,11 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True):
         InputError: a value that makes no sense, by name.
     """
 
-    steps: Annotated[int, Meta(description="training steps")] = 400
-    batch: Annotated[int, Meta(description="pairs a step, over all processes")] = 256
+    steps: Annotated[int, Meta(description="training steps")] = 200
+    batch: Annotated[int, Meta(description="pairs a step, over all processes")] = 512
     random_negatives: Annotated[
         int, Meta(description="products a step drawn evenly from the catalogue, over all processes")
-    ] = 256
+    ] = 512
     learning_rate: Annotated[float, Meta(description="AdamW's, at its highest")] = 1e-3
     warmup_steps: Annotated[
         int, Meta(description="steps of linear warm-up, at most a fifth of all; cosine decay to zero follows")

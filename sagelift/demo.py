@@ -49,7 +49,7 @@ class DemoConfig(msgspec.Struct, frozen=True, kw_only=True):
     days_before: int = 14
     days_of_experiment: int = 14
     window_days: int = 10  # after first exposure that count
-    training_steps: int = 250
+    training_steps: int = 125
     changes: int = 300  # catalogue changes whose freshness is measured
     changes_per_s: float = 20.0
     seed: int = 7

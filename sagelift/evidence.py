@@ -66,8 +66,8 @@ class EvidenceConfig(msgspec.Struct, frozen=True, kw_only=True):
     """The size of the evidence."""
 
     seeds: tuple[int, ...] = (1, 2, 3)
-    visits_per_product: int = 100
-    steps: int = 400
+    visits_per_product: int = 40
+    steps: int = 100
     search_steps: int = 200
     variants: tuple[str, ...] = tuple(VARIANTS)
 

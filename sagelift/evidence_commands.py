@@ -25,7 +25,7 @@ def ablate(
     ] = None,
     products: Annotated[int, typer.Option(min=0, help="Of the generated catalogue; 0 leaves it out.")] = 2000,
     seeds: Annotated[int, typer.Option(min=2, help="Logs and trainings per variant.")] = 3,
-    steps: Annotated[int, typer.Option(min=1, help="Training steps of a variant.")] = 250,
+    steps: Annotated[int, typer.Option(min=1, help="Training steps of a variant.")] = 100,
     visits: Annotated[int, typer.Option(min=1, help="Simulated visits per product.")] = 40,
     variant: Annotated[list[str] | None, typer.Option(help="Only these; without it all.")] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Trainings at the same time, one thread each.")] = 2,
