@@ -11,6 +11,7 @@ import copy
 import hashlib
 import multiprocessing
 import os
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -296,9 +297,17 @@ def _start_process(catalogues: Sequence[Catalogue], config: EvidenceConfig) -> N
     import torch
 
     os.nice(5)  # evidence takes an hour or more; whoever works beside it goes first
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     _worlds.clear()
     _inputs[:] = [(catalogue, config) for catalogue in catalogues]
+
+
+def _end_with_parent() -> None:
+    """A pool's process whose parent was killed would wait for work for ever."""
+    if (parent := multiprocessing.parent_process()) is not None:
+        parent.join()
+        os._exit(1)
 
 
 class _World:

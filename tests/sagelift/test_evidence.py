@@ -1,8 +1,11 @@
 """The evidence: trained once, kept, taken up again; and the card says no more than the results do."""
 
+import multiprocessing
+import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 from inference.dataset import TASKS
@@ -46,6 +49,22 @@ def test_results_are_kept_as_they_come_and_not_trained_again(tmp_path: Path) -> 
     assert told == [(7, 8), (8, 8)]
     assert [t.known_products for t in again] == [t.known_products for t in first], "and the same comes out"
     assert len(read_results(results)) == 8
+
+
+def test_killed_it_leaves_no_process_behind(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    run = context.Process(
+        target=ablate, args=([catalogue()], EvidenceConfig(steps=100_000), tmp_path / "results.jsonl")
+    )
+    run.start()
+    deadline = time.monotonic() + 60
+    while len(workers := psutil.Process(run.pid).children()) < 2 and time.monotonic() < deadline:
+        run.join(0.05)
+    assert len(workers) == 2, "the pool's process, and Python's own that tracks its resources"
+    run.kill()
+    gone, alive = psutil.wait_procs(workers, 30)
+    assert gone
+    assert not alive
 
 
 def test_a_file_of_something_else_is_no_result(tmp_path: Path) -> None:
