@@ -3,12 +3,15 @@
 A seeded stream of upserts, patches, deletes, duplicates, old versions and 1 % poison of ten kinds goes through real
 consumers, broker and Triton, while consumers are killed, join and leave, Triton's model process, Triton and the broker
 are killed, and the feature store is locked. Then every product's features, embedding and last record on
-`product.embeddings` are held against those of the same stream put through one pipeline in one process, in order.
+`product.embeddings` and `product.offers` are held against those of the same stream put through one pipeline in one
+process, in order. Beside it a stream of events with duplicates, early refunds and poison goes into the database.
 
 `lost`: products whose features, embedding or vector on the topic are missing (or there, though deleted). `stale`: of an
 older version. `wrong`: of other content. `poison_missing`: bad messages that are not among the dead letters.
 `poison_copies`: the most dead letters of one bad message; a batch that was under way when a consumer died is read
-again, so there may be one for each death. `--updates` says how long the stream is.
+again, so there may be one for each death. `events_wrong`: events that the database lacks, has twice, or has with other
+content; `event_poison_missing`: bad events that are not among the dead letters. `--updates` says how long the streams
+are.
 """
 
 from __future__ import annotations
@@ -24,8 +27,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from datetime import UTC, datetime
-from decimal import Decimal
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,40 +34,34 @@ import numpy as np
 import psutil
 from PIL import Image
 
+from benchmarks._fault_stories import WORDS, EventStory, Story, differing_events
 from benchmarks.harness import Row, figure
 from sagelift.services import Services
 from sagelift.settings import load_settings
 from sagelift.stack.components import fetch_all
 from sagelift.stack.kafka import KafkaBroker
 from sagelift.stack.triton import TritonServer
-from sagelift.workers import CATALOG_GROUP
+from sagelift.workers import CATALOG_GROUP, EVENTS_GROUP
 from streaming.catalog import CatalogPipeline
-from streaming.contracts import Price, ProductUpdate, ProductVector, decode_vector, encode
+from streaming.contracts import ProductVector, decode_vector
 from streaming.errors import BrokerError
 from streaming.image_vectors import CachedImageVectors
 from streaming.images import ImageFetcher
 from streaming.kafka import KafkaError, TopicPartition
 from streaming.lag import LagMeter
-from streaming.topics import CATALOG_UPDATES, PRODUCT_EMBEDDINGS, dead_letter_topic, ensure_topics
+from streaming.offer_topic import ProductOffer, decode_offer
+from streaming.topics import (
+    CATALOG_UPDATES,
+    EVENTS,
+    PRODUCT_EMBEDDINGS,
+    PRODUCT_OFFERS,
+    dead_letter_topic,
+    ensure_topics,
+)
 
 UPDATES = 6_000
-_WORDS = "red blue green oak pine table chair lamp wool coat summer dress".split()
-_NOW = datetime.now(UTC).replace(microsecond=0)
 
 Say = Callable[[str], None]
-
-
-class Message(NamedTuple):
-    """A record as the pipeline takes it; `poison` is never applied."""
-
-    key: bytes
-    value: bytes
-    poison: bool = False
-    topic: str = CATALOG_UPDATES
-    partition: int = 0
-    offset: int = 0
-    timestamp: int = 0
-    headers: Sequence[tuple[str, bytes]] = ()
 
 
 class Verdict(NamedTuple):
@@ -79,6 +74,9 @@ class Verdict(NamedTuple):
     poison: int
     poison_missing: int
     poison_copies: int
+    events: int
+    events_wrong: int
+    event_poison_missing: int
 
 
 def rows(say: Say, updates: int = UPDATES) -> list[Row]:
@@ -86,12 +84,15 @@ def rows(say: Say, updates: int = UPDATES) -> list[Row]:
     with tempfile.TemporaryDirectory(prefix="sagelift-faults-") as folder, ExitStack() as stack:
         site = stack.enter_context(_own_site(Path(folder), say))
         faults = FAULTS * max(1, updates // 10_000)
-        found = disturbed(site, Story("f-", updates, site.pictures, seed=7), faults, say)
-    say(f"{found.products} products, {found.poison} bad messages")
+        story = Story("f-", updates, site.pictures, seed=7)
+        found = disturbed(site, story, EventStory("f-", updates, seed=8), faults, say)
+    say(f"{found.products} products, {found.poison} bad messages, {found.events} events")
     return [
         *(figure(name, "products", float(getattr(found, name)), at_most=0.0) for name in ("lost", "stale", "wrong")),
         figure("poison_missing", "messages", float(found.poison_missing), at_most=0.0),
         figure("poison_copies", "dead letters of one message", float(found.poison_copies)),
+        figure("events_wrong", "events", float(found.events_wrong), at_most=0.0),
+        figure("event_poison_missing", "messages", float(found.event_poison_missing), at_most=0.0),
     ]
 
 
@@ -111,114 +112,30 @@ class Site:
             "OMP_NUM_THREADS": "1",
         }
 
-    def consumer(self) -> subprocess.Popen[bytes]:
-        """`sagelift stream catalog`, in a process of its own."""
-        command = [sys.executable, "-m", "sagelift", "stream", "catalog"]
+    def consumer(self, name: str = "catalog") -> subprocess.Popen[bytes]:
+        """`sagelift stream <name>`, in a process of its own."""
+        command = [sys.executable, "-m", "sagelift", "stream", name]
         with open(self.folder / "consumer.log", "ab") as log:
             return subprocess.Popen(command, env={**os.environ, **self.environment}, stdout=log, stderr=log)
 
 
-class Story:
-    """A seeded stream of messages whose outcome does not depend on how they are cut into batches.
-
-    Late ones are full statements that a newer full statement has overtaken; a patch that came late would be applied or
-    not, depending on what shares its batch.
-    """
-
-    def __init__(self, prefix: str, updates: int, pictures: Sequence[str], seed: int, poison: float = 0.01) -> None:
-        self.prefix, self._pictures = prefix, pictures
-        self._chance = np.random.default_rng(seed)
-        self._products = max(10, updates // 10)
-        self._versions: Counter[int] = Counter()
-        self._alive: set[int] = set()
-        self._overtaken: list[Message] = []  # full statements that are not the newest
-        self._last_full: dict[int, Message] = {}
-        self.messages: list[Message] = []
-        bad = 0
-        for _ in range(updates):
-            if self._chance.random() < poison:
-                self.messages.append(self._poison(bad))
-                bad += 1
-            else:
-                self.messages.append(self._next())
-
-    def _next(self) -> Message:
-        n, kind = int(self._chance.integers(self._products)), self._chance.random()
-        if kind < 0.1 and self.messages:
-            return self.messages[int(self._chance.integers(max(0, len(self.messages) - 50), len(self.messages)))]
-        if kind < 0.2 and self._overtaken:
-            return self._overtaken[int(self._chance.integers(len(self._overtaken)))]
-        if n not in self._alive or kind < 0.45:
-            return self._full(n, self._upsert(n))
-        if kind < 0.5:
-            self._alive.discard(n)
-            return self._full(n, self._update(n, op="delete"))
-        if kind < 0.75:
-            return _message(self._update(n, op="patch", price=self._price()))
-        return _message(self._update(n, op="patch", title=self._text(), availability="out_of_stock"))
-
-    def _full(self, n: int, update: ProductUpdate) -> Message:
-        if update.op == "upsert":
-            self._alive.add(n)
-        if before := self._last_full.get(n):
-            self._overtaken.append(before)
-        message = self._last_full[n] = _message(update)
-        return message
-
-    def _upsert(self, n: int) -> ProductUpdate:
-        links = self._chance.choice(self._pictures, int(self._chance.integers(3)), replace=False).tolist()
-        return self._update(
-            n,
-            title=self._text(),
-            price=self._price(),
-            image_link=links[0] if links else None,
-            additional_image_link=links[1:],
-        )
-
-    def _update(self, n: int, **fields: Any) -> ProductUpdate:
-        self._versions[n] += 1
-        return ProductUpdate(id=f"{self.prefix}{n}", version=self._versions[n], event_time=_NOW, **fields)
-
-    def _text(self) -> str:
-        return " ".join(self._chance.choice(_WORDS, 4))
-
-    def _price(self) -> Price:
-        return Price(Decimal(int(self._chance.integers(100, 10_000))) / 100, "EUR")
-
-    def _poison(self, number: int) -> Message:
-        """One of ten kinds of message that cannot be used; no two are equal."""
-        id = f"{self.prefix}bad-{number}"
-        good = f'"id":"{id}","version":1,"event_time":"2026-05-01T00:00:00Z","title":"t"'
-        kinds = (
-            f'{{"id":"{id}", ',
-            f"{{{good.replace(':1,', ':true,')}}}",
-            f'{{"bad":"{id}","version":1,"event_time":"2026-05-01T00:00:00Z","title":"t"}}',
-            f'{{{good},"description":"{"x" * 60_000}"}}',
-            f'{{{good},"brand":"a\\u0000b"}}',
-            f'{{{good},"brand":"\\ud800"}}',
-            f'{{{good},"price":{{"amount":"-1","currency":"EUR"}}}}',
-            f'{{{good},"price":{{"amount":"1","currency":"XQZ"}}}}',
-            f'{{{good},"additional_image_link":{["x"] * 500}}}'.replace("'", '"'),
-            f"{{{good.replace(':1,', ':9000000000000000000,')}}}",
-        )
-        return Message(id.encode(), kinds[number % len(kinds)].encode(), poison=True)
-
-
-def disturbed(site: Site, story: Story, faults: Sequence[Fault], say: Say) -> Verdict:
-    """Put the story through consumers, a part before each of the faults, and judge what is left."""
+def disturbed(site: Site, story: Story, events: EventStory, faults: Sequence[Fault], say: Say) -> Verdict:
+    """Put both stories through consumers, a part before each of the faults, and judge what is left."""
     ensure_topics(site.services.kafka)
     parts = np.array_split(np.arange(len(story.messages)), len(faults))
+    event_parts = np.array_split(np.arange(len(events.messages)), len(faults))
     with _Consumers(site) as consumers:
-        for fault, part in zip(faults, parts, strict=True):
+        for fault, part, event_part in zip(faults, parts, event_parts, strict=True):
             say(f"{len(part)} messages, then: {fault.__doc__}")
             middle = consumers.left() + len(part) * 2 // 3
-            _publish(site.services, [story.messages[i] for i in part])
+            _publish(site.services, EVENTS, [events.messages[i] for i in event_part])
+            _publish(site.services, CATALOG_UPDATES, [(m.key, m.value) for i in part if (m := story.messages[i])])
             consumers.wait_until_left(middle)  # there is work under way, most of the time
             fault(site, consumers)
-        say("waiting for the consumer to finish")
+        say("waiting for the consumers to finish")
         consumers.wait_until_left(0)
         consumers.end()
-    return judged(site, story)
+    return judged(site, story, events)
 
 
 # Faults. Each takes the site and its consumers and leaves them as they are to go on.
@@ -235,6 +152,18 @@ def join_and_leave(site: Site, consumers: _Consumers) -> None:
     consumers.start()
     consumers.wait_for_members(2)
     consumers.leave()
+
+
+def join_and_kill(site: Site, consumers: _Consumers) -> None:
+    """a second consumer joins, and the first is killed"""
+    consumers.start()
+    consumers.wait_for_members(2)
+    consumers.kill()
+
+
+def kill_sink(site: Site, consumers: _Consumers) -> None:
+    """the event sink is killed, and started again"""
+    consumers.kill_sink()
 
 
 def kill_model(site: Site, consumers: _Consumers) -> None:
@@ -274,17 +203,25 @@ class _Consumers:
     def __init__(self, site: Site) -> None:
         self._site = site
         self._running: list[subprocess.Popen[bytes]] = []
-        self._meter: LagMeter | None = None
+        self._sink: subprocess.Popen[bytes] | None = None
+        self._meters: list[LagMeter] = []
 
     def __enter__(self) -> _Consumers:
         self.start()
+        self._sink = self._site.consumer("events")
         return self
 
     def __exit__(self, *_: object) -> None:
-        for process in self._running:
+        for process in (*self._running, *([self._sink] if self._sink else [])):
             process.kill()
             process.wait(30)
         self.hang_up()
+
+    def kill_sink(self) -> None:
+        assert self._sink is not None
+        self._sink.kill()
+        self._sink.wait(30)
+        self._sink = self._site.consumer("events")
 
     def start(self) -> None:
         self._running.append(self._site.consumer())
@@ -296,33 +233,35 @@ class _Consumers:
 
     def leave(self) -> None:
         """The oldest ends as a supervisor ends it; it must, in time and well."""
-        process = self._running.pop(0)
-        process.send_signal(signal.SIGTERM)
-        if code := process.wait(30):
-            raise RuntimeError(f"a consumer that was asked to stop ended with {code}")
+        _end(self._running.pop(0))
 
     def end(self) -> None:
         while self._running:
             self.leave()
+        if self._sink is not None:
+            _end(self._sink)
+            self._sink = None
 
     def left(self) -> int:
-        """Messages not committed yet; many while the broker does not say."""
+        """Updates not committed yet, and events; many while the broker does not say."""
         try:
-            self._meter = self._meter or LagMeter(self._site.services.kafka, CATALOG_GROUP, CATALOG_UPDATES)
-            return self._meter.lag()
+            if not self._meters:
+                kafka = self._site.services.kafka
+                for group, topic in ((CATALOG_GROUP, CATALOG_UPDATES), (EVENTS_GROUP, EVENTS)):
+                    self._meters.append(LagMeter(kafka, group, topic))
+            return sum(meter.lag() for meter in self._meters)
         except (KafkaError, BrokerError):
             return 1 << 30
 
     def hang_up(self) -> None:
-        """Close our own connection to the broker: kafka-python leaks a socket for each time that it calls in vain."""
-        if self._meter is not None:
-            self._meter.close()
-            self._meter = None
+        """Close our own connections to the broker: kafka-python leaks a socket for each time that it calls in vain."""
+        while self._meters:
+            self._meters.pop().close()
 
     def wait(self, condition: Callable[[], bool], timeout_s: float = 300) -> None:
         deadline = time.monotonic() + timeout_s
         while not condition():
-            for process in self._running:
+            for process in (*self._running, *([self._sink] if self._sink else [])):
                 if process.poll() is not None:
                     log = (self._site.folder / "consumer.log").read_text(errors="replace")
                     raise RuntimeError(f"a consumer ended by itself with {process.returncode}: {log[-2000:]}")
@@ -341,6 +280,12 @@ class _Consumers:
             admin.close()
 
 
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.send_signal(signal.SIGTERM)
+    if code := process.wait(30):
+        raise RuntimeError(f"a consumer that was asked to stop ended with {code}")
+
+
 def _members(admin: Any) -> int:
     """Members of the group that have partitions."""
     try:
@@ -350,10 +295,10 @@ def _members(admin: Any) -> int:
     return len(group["members"])
 
 
-def _publish(services: Services, messages: Sequence[Message]) -> None:
+def _publish(services: Services, topic: str, messages: Sequence[tuple[bytes, bytes]]) -> None:
     producer = services.kafka.producer()
     try:
-        sent = [producer.send(CATALOG_UPDATES, key=m.key, value=m.value) for m in messages]
+        sent = [producer.send(topic, key=key, value=value) for key, value in messages]
         producer.flush(60)
         for future in sent:
             future.get(60)
@@ -373,23 +318,34 @@ class _State(NamedTuple):
     vector: np.ndarray[Any, Any]
 
 
-def judged(site: Site, story: Story) -> Verdict:
+def judged(site: Site, story: Story, events: EventStory) -> Verdict:
     """What differs now from the same stream without disturbance."""
     expected = _undisturbed(site, story)
     found = _states(site.services, story.prefix)
     topic = _last_vectors(site.services, story.prefix)
+    offers = _last_offers(site.services, story.prefix)
     lost = stale = wrong = 0
-    for id in expected.keys() | found.keys() | topic.keys():
-        if not (id in expected and id in found and id in topic):
+    for id in expected.keys() | found.keys() | topic.keys() | offers.keys():
+        if not (id in expected and id in found and id in topic and id in offers):
             lost += 1
         elif found[id].version != expected[id].version:
             stale += 1
-        elif not _same(found[id], expected[id]) or topic[id].content_hash != expected[id].content_hash:
+        elif not (
+            _same(found[id], expected[id])
+            and topic[id].content_hash == expected[id].content_hash
+            and _filtered_by(offers[id]) == expected[id].features[-3:]
+        ):
             wrong += 1
-    letters = Counter(_dead_letters(site.services))
+    letters = Counter(_dead_letters(site.services, CATALOG_UPDATES))
+    bad_events = (key for key, _ in _dead_letters(site.services, EVENTS))
+    events_wrong, event_poison_missing = differing_events(site.services, events, bad_events)
     bad = {(m.key, m.value) for m in story.messages if m.poison}
     copies = [letters[one] for one in bad]
-    return Verdict(len(expected), lost, stale, wrong, len(bad), copies.count(0), max(copies, default=0))
+    return Verdict(
+        *(len(expected), lost, stale, wrong),
+        *(len(bad), copies.count(0), max(copies, default=0)),
+        *(len(events.messages), events_wrong, event_poison_missing),
+    )
 
 
 def _same(one: _State, other: _State) -> bool:
@@ -403,10 +359,14 @@ def _undisturbed(site: Site, story: Story) -> dict[str, _State]:
     with Services(settings) as services, ImageFetcher(root=[site.folder]) as fetcher:
         images = CachedImageVectors(fetcher.fetch_many, services.triton.encode_images, services.visual_cache)
         services.prepare_visual_encoder()
-        pipeline = CatalogPipeline(services.features, images, services.embedder, lambda vectors: None)
+        pipeline = CatalogPipeline(services.features, images, services.embedder, _nowhere, _nowhere)
         for start in range(0, len(story.messages), 200):
             pipeline.process(story.messages[start : start + 200])
         return _states(services, story.prefix)
+
+
+def _nowhere(*_: Any, **__: Any) -> None:
+    """Publish nothing."""
 
 
 def _states(services: Services, prefix: str) -> dict[str, _State]:
@@ -434,8 +394,18 @@ def _last_vectors(services: Services, prefix: str) -> dict[str, ProductVector]:
     }
 
 
-def _dead_letters(services: Services) -> Iterator[tuple[bytes, bytes]]:
-    for record in _all(services, dead_letter_topic(CATALOG_UPDATES)):
+def _last_offers(services: Services, prefix: str) -> dict[str, ProductOffer]:
+    """By product what it is filtered by, likewise."""
+    last = {record.key.decode(): record.value for record in _all(services, PRODUCT_OFFERS)}
+    return {id: decode_offer(value) for id, value in last.items() if value is not None and id.startswith(prefix)}
+
+
+def _filtered_by(offer: ProductOffer) -> tuple[Any, ...]:
+    return offer.amount_minor, offer.currency, offer.availability
+
+
+def _dead_letters(services: Services, topic: str) -> Iterator[tuple[bytes, bytes]]:
+    for record in _all(services, dead_letter_topic(topic)):
         yield record.key, record.value
 
 
@@ -468,7 +438,7 @@ def _own_site(folder: Path, say: Say) -> Iterator[Site]:
     cache = load_settings().cache
     fetch_all(cache, say)
     models = folder / "models"
-    tokenizer = Tokenizer.fit([{"title": " ".join(_WORDS[i:] + _WORDS[:i])} for i in range(len(_WORDS))])
+    tokenizer = Tokenizer.fit([{"title": " ".join(WORDS[i:] + WORDS[:i])} for i in range(len(WORDS))])
     torch.manual_seed(1)
     model = ItemSage(ItemSageConfig(tokenizer.size, table_rows=499, width=64, heads=4, feedforward=128))
     export_release(models, model, tokenizer)
@@ -496,9 +466,14 @@ def _pictures(folder: Path) -> list[str]:
     return [str(path) for path in paths]
 
 
-def _message(update: ProductUpdate) -> Message:
-    return Message(update.id.encode(), encode(update))
-
-
 Fault = Callable[[Site, _Consumers], None]
-FAULTS: tuple[Fault, ...] = (kill_consumer, kill_model, join_and_leave, kill_broker, lock_store, kill_triton)
+FAULTS: tuple[Fault, ...] = (
+    kill_consumer,
+    kill_sink,
+    kill_model,
+    join_and_leave,
+    kill_broker,
+    join_and_kill,
+    lock_store,
+    kill_triton,
+)

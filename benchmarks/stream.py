@@ -2,8 +2,9 @@
 
 A real broker, a real Triton with ItemSage at its full size (random weights), and the consumer as a process of its own,
 as `sagelift stream catalog` starts it; all on this machine's cores. Texts are those of real products (../shared/data
-where it is there), each update another mix of them, so that every full update must be embedded anew. Updates name
-1 to 5 images that the store knows already, as those of a catalogue that changes do: they cost a look-up, no fetch.
+where it is there), each update another mix of them, so that every full update must be embedded anew. A product keeps
+its category: what it is filtered by is published when its price changes. Updates name 1 to 5 images that the store
+knows already, as those of a catalogue that changes do: they cost a look-up, no fetch.
 
 `full_update_rate`: updates/s from the first to the last commit, against one process that decodes the same messages,
 tokenises, runs the same network on all cores and writes message and vector with one SQLite transaction per batch.
@@ -185,7 +186,7 @@ class Catalogue:
             link=f"https://shop.example/products/{n}",
             image_link=self.links[n][0],
             additional_image_link=self.links[n][1:],
-            product_type=[title.get("product_type", "")],
+            product_type=[self.texts[n % len(self.texts)].get("product_type", "")],
             brand=description.get("brand", "Acme"),
             price=Price(Decimal("12.30"), "EUR"),
             availability="in_stock",

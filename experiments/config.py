@@ -8,19 +8,23 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, Literal
 
 import msgspec
 import yaml
 
+from experiments import targeting
+from experiments.decision import Reason
 from experiments.errors import ConfigError
-from experiments.kernel import BUCKETS
+from experiments.kernel import BUCKETS, HashVersion, unit_bytes
 
 CONFIG_SCHEMA: Final = 1
 
-State = Literal["draft", "running", "paused", "stopped", "decided"]
+State = Literal["draft", "in_review", "running", "paused", "stopped", "decided", "archived"]
 
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _KEY: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _SALT: Final = re.compile(r"[A-Za-z0-9._/:-]{1,128}")
 # Salts of draws that are not an experiment's own; sharing one would make two draws the same.
@@ -48,6 +52,49 @@ class LayerRange(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return f"layer:{self.key}"
 
 
+class Holdout(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Units that an experiment leaves alone, so that the effect of many experiments together can be measured.
+
+    The first `size` of 10,000 buckets are held out. A `global` holdout is named by every experiment that starts while
+    one that names it is live (`neighbours.check_beside`); a `selective` one by those that choose to.
+    """
+
+    key: str
+    size: int
+    scope: Literal["selective", "global"] = "selective"
+
+    @property
+    def salt(self) -> str:
+        """H1: made from the holdout's key, so that all its experiments leave the same units alone."""
+        return f"holdout:{self.key}"
+
+
+class Prerequisite(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Only units that are in one of these arms of another experiment take part."""
+
+    experiment: str
+    arms: tuple[str, ...]
+
+
+class RampStep(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """From `at` on, the coverage is this one. `at` names its time zone, and is kept in UTC."""
+
+    at: datetime
+    coverage: int
+
+    def __post_init__(self) -> None:
+        if self.at.tzinfo is None:
+            raise ConfigError(f"ramp step {self.at.isoformat()} has no time zone; end it with Z for UTC.")
+        # One instant has one text: the canonical JSON must not depend on how the time was written.
+        msgspec.structs.force_setattr(self, "at", self.at.astimezone(UTC))
+
+    @property
+    def at_us(self) -> int:
+        """Microseconds since the Unix epoch."""
+        delta = self.at - _EPOCH
+        return (delta.days * 86_400 + delta.seconds) * 1_000_000 + delta.microseconds
+
+
 class MetricRole(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The part a metric plays in the decision."""
 
@@ -58,18 +105,23 @@ class MetricRole(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class ExperimentConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """An experiment's assignment and what it is judged by. Raises ConfigError when a rule is broken.
 
-    `coverage` is the enrolled share in 1/10,000. The order of `arms` is part of the meaning: it orders the
-    split's ranges.
+    `coverage` is the enrolled share in 1/10,000, until the first step of the `ramp`. The order of `arms` is part of
+    the meaning: it orders the split's ranges. `targeting` is a CEL condition over a unit's attributes; empty, it
+    targets everyone.
     """
 
     schema: int = CONFIG_SCHEMA
     key: str
     description: str = ""
-    hash_version: Literal["sha256"] = "sha256"
+    hash_version: HashVersion = "sha256"
     salt: str
     unit_kind: str = "user"
+    holdouts: tuple[Holdout, ...] = ()
     layer: LayerRange | None = None
+    prerequisites: tuple[Prerequisite, ...] = ()
+    targeting: str = ""
     coverage: int
+    ramp: tuple[RampStep, ...] = ()
     arms: tuple[Arm, ...]
     control: str
     surfaces: tuple[str, ...] = ()
@@ -78,6 +130,19 @@ class ExperimentConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
     def __post_init__(self) -> None:
         if problems := list(_problems(self)):
             raise ConfigError(f"experiment {self.key!r}: " + "; ".join(problems) + ".")
+
+    def coverage_at(self, now_us: int) -> int:
+        """R1: the coverage in force at a time (microseconds UTC): that of the last step that has come."""
+        coverage = self.coverage
+        for step in self.ramp:
+            if step.at_us > now_us:
+                break
+            coverage = step.coverage
+        return coverage
+
+    def held(self, now_us: int) -> "ExperimentConfig":
+        """R3: this config with its ramp stopped where it stands: who is enrolled stays, nobody follows."""
+        return msgspec.structs.replace(self, coverage=self.coverage_at(now_us), ramp=())
 
     def canonical_json(self) -> bytes:
         """UTF-8 JSON, keys sorted, no blanks, every field written: one config has one text, and one
@@ -89,12 +154,42 @@ class ExperimentConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
         return hashlib.sha256(self.canonical_json()).hexdigest()
 
 
+class Override(msgspec.Struct, frozen=True):
+    """An arm that is forced upon one unit, for a test by hand, until `expires_at` (microseconds UTC).
+
+    Not part of a config: adding a tester must not make a version, which would expose every unit again.
+    """
+
+    unit: str
+    arm: str
+    expires_at: int
+
+
 class PublishedExperiment(msgspec.Struct, frozen=True):
-    """What a service is given: a published config, its version, and the state that its experiment is in."""
+    """What a service is given: a published config, its version, the state that its experiment is in, and the
+    arms that are forced.
+    """
 
     config: ExperimentConfig
     version: int
     state: State = "running"
+    overrides: tuple[Override, ...] = ()
+
+
+def check_override(config: ExperimentConfig, override: Override, now_us: int) -> None:
+    """Raises ConfigError unless the override names an arm, a unit id that can be served, and a time to come."""
+    arms = [arm.key for arm in config.arms]
+    problems = []
+    if override.arm not in arms:
+        problems.append(f"arm {override.arm!r} is not one of the arms ({', '.join(arms)})")
+    if isinstance(found := unit_bytes(override.unit), Reason):
+        problems.append(f"the unit id is unfit ({found.value})")
+    if override.expires_at <= now_us:
+        problems.append(f"expires_at {override.expires_at} is past (it is {now_us}); give a time to come")
+    if problems:
+        raise ConfigError(
+            f"override of {ascii(override.unit)[:80]} in experiment {config.key!r}: {'; '.join(problems)}."
+        )
 
 
 def _problems(config: ExperimentConfig) -> Iterator[str]:
@@ -103,6 +198,7 @@ def _problems(config: ExperimentConfig) -> Iterator[str]:
     names = [("key", config.key), ("unit_kind", config.unit_kind), *(("arm", arm.key) for arm in config.arms)]
     names += [("surface", surface) for surface in config.surfaces]
     names += [("metric", metric.key) for metric in config.metrics]
+    names += [("holdout", holdout.key) for holdout in config.holdouts]
     if config.layer is not None:
         names.append(("layer", config.layer.key))
     for field, name in names:
@@ -111,12 +207,47 @@ def _problems(config: ExperimentConfig) -> Iterator[str]:
     yield from _salt_problems(config.salt)
     if not 0 <= config.coverage <= BUCKETS:
         yield f"coverage {config.coverage} must lie in 0..10000 (10000 is everyone)"
+    yield from _ramp_problems(config)
     yield from _arm_problems(config)
     if config.layer is not None and not 0 <= config.layer.start < config.layer.end <= BUCKETS:
         yield f"layer range [{config.layer.start}, {config.layer.end}) must satisfy 0 <= start < end <= 10000"
-    for kind, keys in (("surface", config.surfaces), ("metric", [metric.key for metric in config.metrics])):
+    for holdout in config.holdouts:
+        if not 1 <= holdout.size <= BUCKETS:
+            yield f"holdout {holdout.key!r} has size {holdout.size}; it must lie in 1..10000"
+    yield from _prerequisite_problems(config)
+    if config.targeting and (problem := targeting.problem(config.targeting)):
+        yield problem
+    for kind, keys in (
+        ("surface", config.surfaces),
+        ("metric", [metric.key for metric in config.metrics]),
+        ("holdout", [holdout.key for holdout in config.holdouts]),
+        ("prerequisite", [prerequisite.experiment for prerequisite in config.prerequisites]),
+    ):
         for name in _repeated(keys):
             yield f"{kind} {name!r} is named twice; name it once"
+
+
+def _ramp_problems(config: ExperimentConfig) -> Iterator[str]:
+    coverage, at = config.coverage, None
+    for step in config.ramp:
+        when = step.at.isoformat().replace("+00:00", "Z")
+        if not 0 <= step.coverage <= BUCKETS:
+            yield f"ramp step {when} has coverage {step.coverage}; it must lie in 0..10000"
+        elif step.coverage < coverage:
+            yield f"ramp step {when} lowers the coverage from {coverage} to {step.coverage}; a ramp only rises"
+        if at is not None and step.at <= at:
+            yield f"ramp step {when} does not come after the step before it; order the steps by time"
+        coverage, at = step.coverage, step.at
+
+
+def _prerequisite_problems(config: ExperimentConfig) -> Iterator[str]:
+    for prerequisite in config.prerequisites:
+        if prerequisite.experiment == config.key:
+            yield "it names itself as its prerequisite; name another experiment"
+        elif not _KEY.fullmatch(prerequisite.experiment):
+            yield f"prerequisite {prerequisite.experiment!r} must {_KEY_RULE}"
+        if not prerequisite.arms:
+            yield f"prerequisite {prerequisite.experiment!r} names no arm; name those that let a unit in"
 
 
 def _salt_problems(salt: str) -> Iterator[str]:
@@ -148,9 +279,19 @@ def _repeated(keys: Iterable[str]) -> list[str]:
     return sorted(key for key, count in Counter(keys).items() if count > 1)
 
 
+class _Schema(msgspec.Struct):
+    """The one field that every schema of a config has."""
+
+    schema: int = CONFIG_SCHEMA
+
+
 def from_json(text: bytes | str) -> ExperimentConfig:
     """Decodes and checks a stored config. Raises ConfigError."""
     try:
+        # Looked at first: what is unknown in a config of a newer schema is not a mistake of its author.
+        if (schema := msgspec.json.decode(text, type=_Schema).schema) > CONFIG_SCHEMA:
+            known = f"this program reads {CONFIG_SCHEMA}"
+            raise ConfigError(f"experiment config: schema {schema} is not known here ({known}); upgrade it.")
         return msgspec.json.decode(text, type=ExperimentConfig)
     except msgspec.DecodeError as error:
         raise _config_error("experiment config", error) from error

@@ -6,7 +6,7 @@ import msgspec
 
 
 class Reason(StrEnum):
-    """Why a unit got what it got (docs/assignment-spec.md, section 7)."""
+    """Why a unit got what it got (docs/assignment-spec.md, section 11)."""
 
     ASSIGNED = "assigned"
     UNIT_MISSING = "unit_missing"
@@ -14,7 +14,13 @@ class Reason(StrEnum):
     UNIT_NOT_UNICODE = "unit_not_unicode"
     UNIT_HAS_NUL = "unit_has_nul"
     UNIT_TOO_LONG = "unit_too_long"
+    OVERRIDE = "override"
+    IN_HOLDOUT = "in_holdout"
     OUTSIDE_LAYER_RANGE = "outside_layer_range"
+    PREREQUISITE_NOT_MET = "prerequisite_not_met"
+    NOT_TARGETED = "not_targeted"
+    ATTRIBUTE_MISSING = "attribute_missing"
+    TARGETING_FAILED = "targeting_failed"
     OUTSIDE_COVERAGE = "outside_coverage"
     PAUSED = "paused"
     STOPPED = "stopped"
@@ -24,9 +30,9 @@ class Reason(StrEnum):
 class Decision(msgspec.Struct, frozen=True, gc=False):
     """One unit's assignment in one experiment.
 
-    `arm` is what to serve: the control arm for everyone who is not enrolled, None only when the experiment is
-    unknown. Only an `enrolled` decision may be exposed. A bucket is None when the rules ended before it was
-    drawn.
+    `arm` is what to serve: the control arm for everyone who is not enrolled (but the forced one of an override), None
+    only when the experiment is unknown. Only an `enrolled` decision may be exposed. A bucket is None when the rules
+    ended before it was drawn.
     """
 
     experiment: str

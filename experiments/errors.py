@@ -5,6 +5,8 @@
     ├── UnknownExperimentError(LookupError)  no experiment of that key, or nothing published for it
     ├── ConflictError(RuntimeError)          another writer was first, or the key or layer range is taken
     ├── TransitionError(ValueError)          a change of state that the life cycle does not know
+    ├── ScheduleError(ValueError)            a command for later that cannot be kept
+    ├── UnknownKeyError(LookupError)         no API key of that id that is still good
     └── SchemaError(RuntimeError)            a database whose tables are missing or of another schema version
 
 Assignment raises none of them: in the hot path an error is a value, `Decision.reason`.
@@ -29,6 +31,14 @@ class ConflictError(ExperimentsError, RuntimeError):
 
 class TransitionError(ExperimentsError, ValueError):
     """A change of state that the life cycle does not know."""
+
+
+class ScheduleError(ExperimentsError, ValueError):
+    """A command for later that cannot be kept."""
+
+
+class UnknownKeyError(ExperimentsError, LookupError):
+    """No API key of that id that is still good."""
 
 
 class SchemaError(ExperimentsError, RuntimeError):

@@ -1,27 +1,39 @@
-"""From a published config and a unit id to a decision. Pure; reads like sections 3 to 7 of
-docs/assignment-spec.md.
+"""From published experiments and a unit id to decisions. Pure; reads like sections 3 to 11 of docs/assignment-spec.md.
 
-`prepare` does once what does not depend on the unit (encoded salts, cumulative ranges), so that `decide` is
-one or two digests, a comparison and a bisection. The hash is injected: a test states the bucket instead of
-searching an id for it.
+`prepare` does once what does not depend on the unit (encoded salts, ranges, the compiled condition), so that `decide`
+is a digest or two, a comparison and a bisection. The hash and the clock are injected: a test states the bucket instead
+of searching an id for it.
 """
 
-import hashlib
+import time
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import accumulate
-from typing import Any
+from typing import Any, Final, Protocol
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
 
 from experiments import kernel
 from experiments.config import ExperimentConfig, PublishedExperiment, State
 from experiments.decision import Decision, Reason
 from experiments.errors import ConfigError
+from experiments.kernel import BUCKETS, MAX_UNIT_BYTES
+from experiments.targeting import Condition
 
-_NOT_SERVED: tuple[State, ...] = ("draft", "decided")
+SERVED: Final[tuple[State, ...]] = ("running", "paused", "stopped")
+
+Clock = Callable[[], int]
+Attributes = Mapping[str, Any]
+
+# An enum's member is looked up in three steps, each time; a module's constant in one.
+_ASSIGNED, _PAUSED, _STOPPED, _OVERRIDE = Reason.ASSIGNED, Reason.PAUSED, Reason.STOPPED, Reason.OVERRIDE
+_IN_HOLDOUT, _OUTSIDE_LAYER_RANGE = Reason.IN_HOLDOUT, Reason.OUTSIDE_LAYER_RANGE
+_PREREQUISITE_NOT_MET, _OUTSIDE_COVERAGE = Reason.PREREQUISITE_NOT_MET, Reason.OUTSIDE_COVERAGE
+
+
+def now_us() -> int:
+    """Microseconds since the Unix epoch, UTC."""
+    return time.time_ns() // 1000
 
 
 class Step(msgspec.Struct, frozen=True):
@@ -32,104 +44,252 @@ class Step(msgspec.Struct, frozen=True):
     passed: bool
 
 
-class PreparedExperiment(msgspec.Struct, frozen=True):
-    """An experiment ready for the hot path; made by `prepare`."""
+class Decide(Protocol):
+    """The unit's assignment. Never raises: what cannot be enrolled says why."""
 
-    config: ExperimentConfig
-    version: int
-    state: State
-    hash_function: kernel.HashFunction
-    prefix: bytes
-    layer_prefix: bytes
-    arm_keys: tuple[str, ...]
-    arm_ends: tuple[int, ...]  # A1: arm i owns the split buckets [ends[i-1], ends[i]), ends[-1] == 10,000
+    def __call__(self, unit: object, attributes: Attributes | None = None) -> Decision: ...
 
-    def decide(self, unit: object) -> Decision:
-        """The unit's assignment. Never raises: what cannot be enrolled says why."""
-        config = self.config
-        if self.state == "stopped":  # E2
-            return self._control(unit, Reason.STOPPED)
-        encoded = kernel.unit_bytes(unit)  # U1-U5
-        if isinstance(encoded, Reason):
-            return self._control(unit, encoded)
-        if config.layer is not None:  # L2
-            layer_digest = self.hash_function(self.layer_prefix + encoded).digest()
-            if not config.layer.start <= kernel.gate_bucket(layer_digest) < config.layer.end:
-                return self._control(unit, Reason.OUTSIDE_LAYER_RANGE)
-        digest = self.hash_function(self.prefix + encoded).digest()
-        gate = kernel.gate_bucket(digest)
-        if gate >= config.coverage:  # G1
-            return self._control(unit, Reason.OUTSIDE_COVERAGE, gate)
-        split = kernel.split_bucket(digest)
-        arm = self.arm_keys[bisect_right(self.arm_ends, split)]  # A2
-        enrolled = self.state == "running"  # E1, E3
-        reason = Reason.ASSIGNED if enrolled else Reason.PAUSED
-        # A subclass of str (NumPy's, an enum's) is logged as the text that was hashed.
-        name = unit if type(unit) is str else encoded.decode("utf-8")
-        return Decision(config.key, name, arm, enrolled, reason, self.version, gate, split)
 
-    def _control(self, unit: object, reason: Reason, gate: int | None = None) -> Decision:
+class PreparedExperiment:
+    """An experiment ready for the hot path; made by `prepare`. Immutable, and shared between threads."""
+
+    def __init__(
+        self,
+        published: PublishedExperiment,
+        hash_function: kernel.HashFunction,
+        clock: Clock,
+        others: Mapping[str, "PreparedExperiment"],
+    ) -> None:
+        config = published.config
+        self.config = config
+        self.key = config.key
+        self.version = published.version
+        self.state = published.state
+        self.hash_function = hash_function
+        self._clock = clock
+        self.overrides = {override.unit: override for override in published.overrides}
+        self._holdouts = [(kernel.prefix(holdout.salt), holdout) for holdout in config.holdouts]
+        self._layer_prefix = b"" if config.layer is None else kernel.prefix(config.layer.salt)
+        self.prerequisites = [(others.get(needed.experiment), needed) for needed in config.prerequisites]
+        self.condition = Condition(config.targeting) if config.targeting else None
+        self.prefix = kernel.prefix(config.salt, config.hash_version)
+        self.arms = tuple(arm.key for arm in config.arms)
+        self.arm_ends, self._first_gates = _ranges(config, config.coverage)
+        self._ramp = [(step.at_us, _ranges(config, step.coverage)[1]) for step in config.ramp]
+        self.decide: Decide = self._decider()
+
+    def _decider(self) -> Decide:
+        """Sections 1 to 10 as one function. What it needs of `self` are its local names: a call looks nothing up, and
+        the arithmetic of the kernel stands in it, since calls would cost as much as the digest.
+        """
+        key, control, version, state = self.config.key, self.config.control, self.version, self.state
+        ends, arms, prefix, hash_function = self.arm_ends, self.arms, self.prefix, self.hash_function
+        gates, ramp = self._first_gates, self.gates if self._ramp else None
+        rules = self._first_rule if self._has_rules() else None
+        unit_bytes, two_integers = kernel.unit_bytes, kernel.TWO_INTEGERS
+        stopped, running, gb2 = state == "stopped", state == "running", self.config.hash_version == "gb2"
+
+        def decide(unit: object, attributes: Attributes | None = None) -> Decision:
+            if stopped:  # E2
+                return self._not_enrolled(unit, _STOPPED)
+            # U1-U5; the plain case first
+            if type(unit) is str and unit.isascii() and 0 < len(unit) <= MAX_UNIT_BYTES and "\0" not in unit:
+                encoded = unit.encode()
+            else:
+                found = unit_bytes(unit)
+                if isinstance(found, Reason):
+                    return self._not_enrolled(unit, found)
+                encoded, unit = found, found.decode()  # a subclass of str is logged as the text that was hashed
+            if rules is not None and (ended := rules(unit, encoded, attributes)) is not None:  # O1, H1, L2, P1, T1-T4
+                return ended
+            if gb2:  # K6-K8
+                gate, split = kernel.gb2_draw(prefix + encoded)
+            else:
+                high, low = two_integers(hash_function(prefix + encoded).digest())
+                gate = (high >> 4) % BUCKETS  # K4
+                split = ((high & 15) << 56 | low >> 8) % BUCKETS  # K5
+            index = bisect_right(ends, split)  # A2
+            if gate >= (gates if ramp is None else ramp())[index]:  # G1, R1
+                return Decision(key, unit, control, False, _OUTSIDE_COVERAGE, version, gate)
+            if running:  # E1
+                return Decision(key, unit, arms[index], True, _ASSIGNED, version, gate, split)
+            return Decision(key, unit, arms[index], False, _PAUSED, version, gate, split)  # E3
+
+        return decide
+
+    def _has_rules(self) -> bool:
+        return bool(
+            self.overrides or self._holdouts or self._layer_prefix or self.prerequisites or self.condition is not None
+        )
+
+    def _first_rule(self, unit: str, encoded: bytes, attributes: Attributes | None) -> Decision | None:
+        """The decision of the first rule before the gate that ends it, in the order of E4."""
+        if (forced := self.forced_arm(unit)) is not None:  # O1
+            return Decision(self.config.key, unit, forced, False, _OVERRIDE, self.version)
+        for prefix, holdout in self._holdouts:  # H1
+            if self._shared_bucket(prefix, encoded) < holdout.size:
+                return self._not_enrolled(unit, _IN_HOLDOUT)
+        layer = self.config.layer
+        if layer and not layer.start <= self._shared_bucket(self._layer_prefix, encoded) < layer.end:  # L2
+            return self._not_enrolled(unit, _OUTSIDE_LAYER_RANGE)
+        for other, needed in self.prerequisites:  # P1
+            if other is None or not _is_in(other.decide(unit, attributes), needed.arms):
+                return self._not_enrolled(unit, _PREREQUISITE_NOT_MET)
+        if self.condition is not None and (reason := self.condition.judge(attributes)) is not None:  # T1-T4
+            return self._not_enrolled(unit, reason)
+        return None
+
+    def _not_enrolled(self, unit: object, reason: Reason) -> Decision:
         name = unit if isinstance(unit, str) else None
-        return Decision(self.config.key, name, self.config.control, False, reason, self.version, gate)
+        return Decision(self.config.key, name, self.config.control, False, reason, self.version)
 
-    def explain(self, unit: object) -> tuple[Decision, tuple[Step, ...]]:
+    def forced_arm(self, unit: str) -> str | None:
+        """O1: the arm that an override in force gives the unit."""
+        override = self.overrides.get(unit)
+        return override.arm if override is not None and self._clock() < override.expires_at else None
+
+    def _shared_bucket(self, prefix: bytes, encoded: bytes) -> int:
+        """L1, H1: the draw that experiments share, whatever the kernel of their own draws."""
+        return kernel.gate_bucket(self.hash_function(prefix + encoded).digest())
+
+    def gates(self) -> tuple[int, ...]:
+        """G1, R1: for each arm, the gate draw below which its units are enrolled now."""
+        gates, now = self._first_gates, self._clock() if self._ramp else 0
+        for at, following in self._ramp:
+            if at > now:
+                break
+            gates = following
+        return gates
+
+    def explain(self, unit: object, attributes: Attributes | None = None) -> tuple[Decision, tuple[Step, ...]]:
         """The decision, and each step on the way to it for a person to read."""
-        decision = self.decide(unit)
-        return decision, tuple(self._steps(unit, decision))
+        steps: list[Step] = []
+        for step in self._steps(unit, attributes):
+            steps.append(step)
+            if not step.passed:
+                break
+        return self.decide(unit, attributes), tuple(steps)
 
-    def _steps(self, unit: object, decision: Decision) -> list[Step]:
-        config, reason = self.config, decision.reason
-        steps = [Step("state", self.state, reason is not Reason.STOPPED)]
-        if reason is Reason.STOPPED:
-            return steps
+    def _steps(self, unit: object, attributes: Attributes | None) -> Iterator[Step]:
+        """Every rule in turn, however the ones before it ended; `explain` stops at the first that did."""
+        yield Step("state", self.state, self.state != "stopped")
         encoded = kernel.unit_bytes(unit)
         if isinstance(encoded, Reason):
-            return [*steps, Step("unit", encoded.value, False)]
-        steps.append(Step("unit", f"{len(encoded)} bytes", True))
-        if (layer := config.layer) is not None:
-            bucket = kernel.gate_bucket(self.hash_function(self.layer_prefix + encoded).digest())
+            yield Step("unit", encoded.value, False)
+            return
+        yield Step("unit", f"{len(encoded)} bytes", True)
+        name = encoded.decode()
+        if name in self.overrides:
+            forced = self.forced_arm(name)
+            yield Step("override", "expired" if forced is None else f"{forced} is forced", forced is None)
+        for prefix, holdout in self._holdouts:
+            bucket = self._shared_bucket(prefix, encoded)
+            found = f"{holdout.key}: bucket {bucket}, held out below {holdout.size}"
+            yield Step("holdout", found, bucket >= holdout.size)
+        if (layer := self.config.layer) is not None:
+            bucket = self._shared_bucket(self._layer_prefix, encoded)
             found = f"{layer.key}: bucket {bucket}, range [{layer.start}, {layer.end})"
-            steps.append(Step("layer", found, reason is not Reason.OUTSIDE_LAYER_RANGE))
-        if decision.gate_bucket is not None:
-            found = f"bucket {decision.gate_bucket}, enrolled below {config.coverage}"
-            steps.append(Step("gate", found, reason is not Reason.OUTSIDE_COVERAGE))
-        if decision.split_bucket is not None:
-            index = bisect_right(self.arm_ends, decision.split_bucket)
-            start = self.arm_ends[index - 1] if index else 0
-            found = f"bucket {decision.split_bucket}, {decision.arm} owns [{start}, {self.arm_ends[index]})"
-            steps.append(Step("split", found, True))
-        return steps
+            yield Step("layer", found, layer.start <= bucket < layer.end)
+        for other, needed in self.prerequisites:
+            decision = None if other is None else other.decide(name, attributes)
+            found = "not served" if decision is None else f"{decision.arm} ({decision.reason})"
+            found = f"{needed.experiment}: {found}, needs {' or '.join(needed.arms)}"
+            yield Step("prerequisite", found, decision is not None and _is_in(decision, needed.arms))
+        if self.condition is not None:
+            reason = self.condition.judge(attributes)
+            found = f"{self.condition.source}: {'true' if reason is None else reason.value}"
+            yield Step("targeting", found, reason is None)
+        yield from self._draw_steps(encoded)
 
-    def decide_column(self, units: Sequence[object] | NDArray[Any]) -> NDArray[np.int16]:
-        """The position in `config.arms` that each id of a column is enrolled in, -1 for the ids that are
-        not.
-        """
-        if self.state != "running":
-            return np.full(len(units), -1, dtype=np.int16)
-        config = self.config
-        gate, split = kernel.bucket_column(config.salt, units, self.hash_function)
-        enrolled = (gate >= 0) & (gate < config.coverage)
-        if config.layer is not None:
-            bucket = kernel.bucket_column(config.layer.salt, units, self.hash_function).gate
-            enrolled &= (bucket >= config.layer.start) & (bucket < config.layer.end)
-        arm = np.searchsorted(np.asarray(self.arm_ends, dtype=np.int16), split, side="right")
-        return np.where(enrolled, arm, -1).astype(np.int16)
+    def _draw_steps(self, encoded: bytes) -> Iterator[Step]:
+        gb2 = self.config.hash_version == "gb2"
+        draw = kernel.gb2_draw if gb2 else kernel.sha256_draw(self.hash_function)
+        gate, split = draw(self.prefix + encoded)
+        index = bisect_right(self.arm_ends, split)
+        limit = self.gates()[index]
+        yield Step("gate", f"bucket {gate}, enrolled below {limit}", gate < limit)
+        start = self.arm_ends[index - 1] if index else 0
+        yield Step("split", f"bucket {split}, {self.arms[index]} owns [{start}, {self.arm_ends[index]})", True)
 
 
-def prepare(published: PublishedExperiment, hash_function: kernel.HashFunction = hashlib.sha256) -> PreparedExperiment:
-    """Makes a published experiment ready for `decide`. Raises ConfigError for a state that is not served."""
-    config = published.config
-    if published.state in _NOT_SERVED:
+def _is_in(decision: Decision, arms: tuple[str, ...]) -> bool:
+    """P1: assigned (or kept while paused), not forced and not by default."""
+    return decision.arm in arms and decision.reason in (_ASSIGNED, _PAUSED)
+
+
+def decide_all(
+    experiments: Iterable[PreparedExperiment], unit: object, attributes: Attributes | None = None
+) -> dict[str, Decision]:
+    """One unit's decision in each experiment, by key. Never raises."""
+    return {experiment.key: experiment.decide(unit, attributes) for experiment in experiments}
+
+
+def prepare(
+    published: PublishedExperiment,
+    hash_function: kernel.HashFunction = kernel.SHA256,
+    *,
+    clock: Clock = now_us,
+    others: Mapping[str, PreparedExperiment] | None = None,
+) -> PreparedExperiment:
+    """Makes a published experiment ready for `decide`.
+
+    clock: microseconds UTC, asked when a ramp or an override depends on it. others: prepared experiments that are
+    prerequisites; one that is missing is not met. Raises ConfigError for a state that is not served.
+    """
+    if published.state not in SERVED:
         raise ConfigError(
-            f"experiment {config.key!r} is {published.state}; only a running, paused or stopped one decides."
+            f"experiment {published.config.key!r} is {published.state}; only a running, paused or stopped one decides."
         )
-    return PreparedExperiment(
-        config=config,
-        version=published.version,
-        state=published.state,
-        hash_function=hash_function,
-        prefix=kernel.prefix(config.salt),
-        layer_prefix=kernel.prefix(config.layer.salt) if config.layer is not None else b"",
-        arm_keys=tuple(arm.key for arm in config.arms),
-        arm_ends=tuple(accumulate(arm.weight for arm in config.arms)),
-    )
+    return PreparedExperiment(published, hash_function, clock, others or {})
+
+
+def prepare_all(
+    published: Iterable[PublishedExperiment],
+    hash_function: kernel.HashFunction = kernel.SHA256,
+    *,
+    clock: Clock = now_us,
+) -> dict[str, PreparedExperiment]:
+    """Prepares experiments that may need one another, by key. Raises ConfigError, also for prerequisites that form a
+    circle.
+    """
+    waiting = {each.config.key: each for each in published}
+    prepared: dict[str, PreparedExperiment] = {}
+    while waiting:
+        ready = [
+            key
+            for key, each in waiting.items()
+            if not any(needed.experiment in waiting for needed in each.config.prerequisites)
+        ]
+        if not ready:
+            raise ConfigError(
+                f"the prerequisites of {', '.join(sorted(waiting))} form a circle; leave one of them out."
+            )
+        for key in ready:
+            prepared[key] = prepare(waiting.pop(key), hash_function, clock=clock, others=prepared)
+    return prepared
+
+
+def _ranges(config: ExperimentConfig, coverage: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Where each arm's range ends, and below which gate its units are enrolled."""
+    if config.hash_version == "gb2":
+        return _gb2_ranges(config, coverage)
+    ends = tuple(accumulate(arm.weight for arm in config.arms))
+    return ends, (coverage,) * len(ends)
+
+
+def _gb2_ranges(config: ExperimentConfig, coverage: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """A4: one draw decides both: the first `coverage` of each arm's range is enrolled.
+
+    In floating point and in the order in which GrowthBook adds, so that no unit at an edge moves.
+    """
+    start, ends, gates = 0.0, [], []
+    for arm in config.arms:
+        share = arm.weight / BUCKETS
+        gates.append(_first_bucket_from(start + coverage / BUCKETS * share))
+        start += share
+        ends.append(_first_bucket_from(start))
+    return tuple(ends), tuple(gates)
+
+
+def _first_bucket_from(edge: float) -> int:
+    return next((n for n in range(max(0, int(edge * BUCKETS) - 1), BUCKETS) if n / BUCKETS >= edge), BUCKETS)

@@ -8,15 +8,16 @@ the arm nor on the time of day, so that the units which remain are still a fair 
 import hashlib
 import threading
 import time
-import zlib
 from collections import deque
 from collections.abc import Callable, Hashable
 from concurrent.futures import Future, wait
 from typing import Final
+from zlib import crc32
 
 import msgspec
 
 from experiments.decision import Decision
+from experiments.evaluator import now_us
 from experiments.events import EventRow
 from experiments.kernel import DELIMITER
 
@@ -55,26 +56,43 @@ class ExposureStats(msgspec.Struct, frozen=True):
 
 
 class _Recent:
-    """Remembers at least the last `limit // 2` keys and never more than `limit`: two generations of dicts."""
+    """Remembers at least the last `limit // 2` units and never more than `limit`, over all groups: two generations of
+    dicts. A group is what units have in common, so that nothing but the unit itself is kept for each.
+    """
 
     def __init__(self, limit: int) -> None:
         self._half = max(1, limit // 2)
-        self._young: dict[Hashable, int] = {}
-        self._old: dict[Hashable, int] = {}
+        self._size = 0
+        self._young: dict[Hashable, dict[str, int]] = {}
+        self._old: dict[Hashable, dict[str, int]] = {}
 
-    def put(self, key: Hashable, value: int) -> bool:
-        """Whether the key is new, or new with this value."""
-        if self._young.get(key) == value:
+    def put(self, group: Hashable, unit: str, value: int) -> bool:
+        """Whether the unit is new in its group, or new with this value."""
+        units = self._young.get(group)
+        if units is None:
+            units = self._young[group] = {}
+        elif units.get(unit) == value:
             return False
-        is_new = self._old.get(key) != value
-        if len(self._young) >= self._half:
-            self._old, self._young = self._young, {}
-        self._young[key] = value
+        old = self._old.get(group)
+        is_new = old is None or old.get(unit) != value
+        if self._size >= self._half:
+            self._old, self._young, self._size = self._young, {}, 0
+            units = self._young[group] = {}
+        units[unit] = value
+        self._size += 1
         return is_new
 
-    def forget(self, key: Hashable) -> None:
-        self._young.pop(key, None)
-        self._old.pop(key, None)
+    def forget(self, group: Hashable, unit: str) -> None:
+        for generation in (self._young, self._old):
+            if group in generation:
+                generation[group].pop(unit, None)
+
+
+class _Waiting(msgspec.Struct, frozen=True, gc=False):
+    """An exposure in the queue: `at` is its time."""
+
+    decision: Decision
+    at: int
 
 
 class ExposureLogger:
@@ -84,8 +102,8 @@ class ExposureLogger:
         that says so later. ValueError and TypeError, raised or in the future, mean that the row is at fault: it is
         counted as failed. Any other exception means that the way is blocked: the row is tried again.
     clock: microseconds since the Unix epoch, UTC.
-    queue_limit, memory_limit: rows that may wait, and keys that are remembered against duplicates. What is forgotten is
-        sent again under the same id, and the store keeps it once.
+    queue_limit, memory_limit: rows that may wait, and units that are remembered against duplicates. What is forgotten
+        is sent again under the same id, and the store keeps it once.
 
     `log` never waits for `send`. Use `close` to flush; after it nothing is logged any more.
     """
@@ -94,7 +112,7 @@ class ExposureLogger:
         self,
         send: Callable[[EventRow], Future[None] | None],
         *,
-        clock: Callable[[], int] = lambda: time.time_ns() // 1000,
+        clock: Callable[[], int] = now_us,
         window_us: int = DAY_US,
         queue_limit: int = 100_000,
         memory_limit: int = 400_000,
@@ -103,57 +121,66 @@ class ExposureLogger:
         self._clock = clock
         self._window_us = window_us
         self._queue_limit = queue_limit
-        self._shards: list[deque[EventRow]] = [deque() for _ in range(_SHARDS)]
+        self._shards: list[deque[_Waiting]] = [deque() for _ in range(_SHARDS)]
         self._kept = _SHARDS  # units of the shards from here on are dropped
         self._queued = 0
         self._cursor = 0  # the shard that is sent from next
-        self._batch: deque[EventRow] = deque()  # what the thread has taken and not yet delivered
+        self._in_hand: dict[int, EventRow] = {}  # what the thread has taken and not yet delivered
+        self._taken = 0
         self._seen = _Recent(memory_limit)
         self._dropped_units = _Recent(memory_limit)
-        self._counts = dict.fromkeys(("logged", "duplicate", "sent", "failed", "dropped", "dropped_units"), 0)
+        self._duplicate = self._sent = self._failed = self._dropped = self._units_dropped = 0
         self._last_error: str | None = None
         # Held for a few dictionary operations at a time, never during `send`.
         self._lock = threading.Lock()
         self._work = threading.Condition(self._lock)
+        self._idle = False  # whether the thread waits for work, and has to be told
         self._deadline: float | None = None  # set by close(), in time.monotonic()
         self._closing = threading.Event()
+        self._closed = False
         self._thread: threading.Thread | None = None
 
     def log(self, decision: Decision) -> bool:
         """Queues the exposure of an enrolled decision; False when it is none, known already, or dropped."""
-        if not decision.enrolled or decision.unit is None or decision.arm is None:
+        unit, arm = decision.unit, decision.arm
+        if not decision.enrolled or unit is None or arm is None:
             return False
-        unit = decision.unit
         now = self._clock()
-        window = now // self._window_us
-        key = (unit, decision.experiment, decision.config_version, decision.arm)
-        shard = zlib.crc32(unit.encode("utf-8")) % _SHARDS
+        group = (decision.experiment, decision.config_version, arm)
         with self._lock:
-            if self._closing.is_set():
+            if self._closed:
                 return self._drop(unit)
-            if not self._seen.put(key, window):
-                self._counts["duplicate"] += 1
+            if not self._seen.put(group, unit, now // self._window_us):
+                self._duplicate += 1
                 return False
+            shard = crc32(unit.encode()) % _SHARDS
             if self._queued >= self._queue_limit and shard < self._kept:
                 self._drop_a_shard()
             if shard >= self._kept:
-                self._seen.forget(key)
+                self._seen.forget(group, unit)
                 return self._drop(unit)
-            self._shards[shard].append(_row(decision, unit, decision.arm, now, window))
+            # The row is made by the thread: its id is a digest, for which no caller should wait.
+            self._shards[shard].append(_Waiting(decision, now))
             self._queued += 1
-            self._counts["logged"] += 1
-            if self._thread is None:
+            if self._idle:
+                self._idle = False
+                self._work.notify()
+            elif self._thread is None:
                 # Started by the first exposure: a server that forks its workers after import keeps a thread in each.
                 self._thread = threading.Thread(target=self._run, name="exposure-logger", daemon=True)
                 self._thread.start()
-            self._work.notify()
         return True
 
     def stats(self) -> ExposureStats:
         with self._lock:
             return ExposureStats(
-                **self._counts,
-                queued=self._queued + len(self._batch),
+                logged=self._sent + self._failed + self._queued + self._taken,
+                duplicate=self._duplicate,
+                sent=self._sent,
+                failed=self._failed,
+                dropped=self._dropped,
+                dropped_units=self._units_dropped,
+                queued=self._queued + self._taken,
                 kept_share=self._kept / _SHARDS,
                 last_error=self._last_error,
             )
@@ -162,17 +189,18 @@ class ExposureLogger:
         """Sends what is queued until the deadline; returns how many exposures were left unsent. Safe to call twice."""
         with self._lock:
             self._deadline = time.monotonic() + timeout_s
+            self._closed = True
             self._closing.set()
             self._work.notify()
             thread = self._thread
         if thread is not None:
             thread.join(timeout_s)
         with self._lock:
-            return self._queued + len(self._batch)
+            return self._queued + self._taken
 
     def _drop(self, unit: str) -> bool:
-        self._counts["dropped"] += 1
-        self._counts["dropped_units"] += self._dropped_units.put(unit, 0)
+        self._dropped += 1
+        self._units_dropped += self._dropped_units.put(None, unit, 0)
         return False
 
     def _drop_a_shard(self) -> None:
@@ -180,12 +208,12 @@ class ExposureLogger:
         while self._kept > 0 and self._queued >= self._queue_limit:
             self._kept -= 1
             shard = self._shards[self._kept]
-            for row in shard:
+            for waiting in shard:
+                decision, unit = waiting.decision, waiting.decision.unit or ""
                 # Forgotten, so that the unit is logged again once there is room.
-                self._seen.forget((row.unit_id, row.experiment, row.config_version, row.arm))
-                self._drop(row.unit_id)
+                self._seen.forget((decision.experiment, decision.config_version, decision.arm), unit)
+                self._drop(unit)
             self._queued -= len(shard)
-            self._counts["logged"] -= len(shard)
             shard.clear()
 
     def _run(self) -> None:
@@ -194,31 +222,34 @@ class ExposureLogger:
                 return
 
     def _take(self) -> bool:
-        """Fills the batch from the next shard that has rows; waits for one. False when closing and all is sent."""
+        """Takes rows in hand from the next shard that has some; waits for one. False when closing and all is sent."""
         with self._lock:
             while not self._queued:
                 self._kept = _SHARDS  # all is sent: every unit is welcome again
                 if self._closing.is_set():
                     return False
+                self._idle = True
                 self._work.wait()
+            self._idle = False
             while not self._shards[self._cursor]:
                 self._cursor = (self._cursor + 1) % _SHARDS
             shard = self._shards[self._cursor]
-            for _ in range(min(_BATCH, len(shard))):
-                self._batch.append(shard.popleft())
-            self._queued -= len(self._batch)
+            taken = [shard.popleft() for _ in range(min(_BATCH, len(shard)))]
+            self._taken = len(taken)
+            self._queued -= len(taken)
             self._cursor = (self._cursor + 1) % _SHARDS
-            return True
+        self._in_hand = {i: _row(each.decision, each.at, self._window_us) for i, each in enumerate(taken)}
+        return True
 
     def _send_until_done(self) -> bool:
-        """Sends the batch, as often as it takes. False when the deadline of close() came first."""
+        """Sends what is in hand, as often as it takes. False when the deadline of close() came first."""
         delay = _RETRY_FIRST_S
         while not self._past_deadline():
-            before = len(self._batch)
-            self._send_batch()
-            if not self._batch:
+            before = len(self._in_hand)
+            self._send_in_hand()
+            if not self._in_hand:
                 return True
-            if len(self._batch) < before:
+            if len(self._in_hand) < before:
                 delay = _RETRY_FIRST_S
             if self._closing.is_set():
                 time.sleep(_RETRY_FIRST_S)
@@ -227,50 +258,62 @@ class ExposureLogger:
             delay = min(2 * delay, _RETRY_LONGEST_S)
         return False
 
-    def _send_batch(self) -> None:
+    def _send_in_hand(self) -> None:
         """Hands over each row once, up to the first that finds the way blocked, then waits for what became of them."""
-        handed_over: list[tuple[EventRow, Future[None]]] = []
-        for row in list(self._batch):
+        handed_over: list[tuple[int, Future[None]]] = []
+        delivered: list[int] = []
+        for number, row in self._in_hand.items():
             if self._past_deadline():
                 break
-            outcome: Future[None] | None = None
             try:
                 outcome = self._send(row)
             except Exception as error:
-                if not self._settle(row, error):
+                failed: Future[None] = Future()
+                failed.set_exception(error)
+                handed_over.append((number, failed))
+                if not _is_at_fault(error):
                     break
             else:
                 if outcome is None:
-                    self._settle(row, None)
+                    delivered.append(number)
                 else:
-                    handed_over.append((row, outcome))
-        for row, outcome in handed_over:
+                    handed_over.append((number, outcome))
+        self._settle(delivered, None)
+        for number, outcome in handed_over:
             while not wait([outcome], _ANSWER_POLL_S).done:
                 if self._past_deadline():
                     return
-            self._settle(row, outcome.exception())
+            self._settle([number], outcome.exception())
 
-    def _settle(self, row: EventRow, error: BaseException | None) -> bool:
-        """Takes a row that was sent or is at fault out of the batch; False when it has to be sent again."""
-        with self._lock:
+    def _settle(self, numbers: list[int], error: BaseException | None) -> None:
+        """Takes rows that were sent or are at fault out of hand; others have to be sent again."""
+        with self._lock:  # once for many: callers wait for it
             if error is not None:
                 self._last_error = f"{type(error).__name__}: {error}"
-                if not isinstance(error, (ValueError, TypeError)):
-                    return False
-            self._counts["sent" if error is None else "failed"] += 1
-            self._batch.remove(row)
-            return True
+                if not _is_at_fault(error):
+                    return
+                self._failed += len(numbers)
+            else:
+                self._sent += len(numbers)
+            self._taken -= len(numbers)
+        for number in numbers:
+            del self._in_hand[number]
 
     def _past_deadline(self) -> bool:
         return self._deadline is not None and time.monotonic() >= self._deadline
 
 
-def _row(decision: Decision, unit: str, arm: str, now: int, window: int) -> EventRow:
+def _is_at_fault(error: BaseException) -> bool:
+    return isinstance(error, (ValueError, TypeError))
+
+
+def _row(decision: Decision, at: int, window_us: int) -> EventRow:
+    unit, arm = decision.unit or "", decision.arm or ""  # `log` let neither be missing
     return EventRow(
-        event_id=exposure_id(decision.experiment, decision.config_version, unit, arm, window),
+        event_id=exposure_id(decision.experiment, decision.config_version, unit, arm, at // window_us),
         kind="exposure",
         unit_id=unit,
-        event_time=now,
+        event_time=at,
         experiment=decision.experiment,
         arm=arm,
         config_version=decision.config_version,

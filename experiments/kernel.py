@@ -1,16 +1,23 @@
 """From a salt and a unit id to two buckets in 0..9,999. The rules (K1, U1, ...) are those of
 docs/assignment-spec.md.
 
+`sha256`, the kernel of new experiments:
+
     digest = SHA-256(UTF-8(salt) 0x1F UTF-8(unit))
     gate   = hex digits  1-15 of the digest, as an integer, modulo 10,000
     split  = hex digits 16-30 of the digest, as an integer, modulo 10,000
 
-One digest gives both draws, since two digests would double the cost of the hot path. 60 bits fit a signed
-BIGINT, so that an analyst recomputes either draw in one SQL expression (`bucket_sql`).
+One digest gives both draws, since two digests would double the cost of the hot path. 60 bits fit a signed BIGINT, so
+that an analyst recomputes either draw in one SQL expression (`sql.bucket_sql`).
+
+`gb2`, GrowthBook's hash version 2, for a team that moves over without reshuffling its units (K6 to K8):
+
+    number = FNV-1a-32(decimal(FNV-1a-32(salt unit))) over UTF-16 code units
+    gate   = split = number modulo 10,000
 """
 
 import hashlib
-import sqlite3
+import struct
 from collections.abc import Callable, Sequence
 from typing import Any, Final, Literal, NamedTuple, Protocol
 
@@ -23,7 +30,14 @@ BUCKETS: Final = 10_000
 DELIMITER: Final = "\x1f"
 MAX_UNIT_BYTES: Final = 1024  # U5: below the longest key that a PostgreSQL index takes (2,704 bytes)
 _LOW_60_BITS: Final = (1 << 60) - 1
+SHA256: Final = hashlib.sha256
 _CHUNK: Final = 65_536  # ids hashed at a time by `bucket_column`; bounds its memory to a few MB beside the result
+TWO_INTEGERS: Final = struct.Struct(">QQ").unpack_from
+_FNV_OFFSET: Final = 2_166_136_261
+_FNV_PRIME: Final = 16_777_619
+_LOW_32_BITS: Final = (1 << 32) - 1
+
+HashVersion = Literal["sha256", "gb2"]
 
 
 class Hash(Protocol):
@@ -34,8 +48,6 @@ HashFunction = Callable[[bytes], Hash]
 """What makes a digest of at least 16 bytes. `hashlib.sha256` is the kernel; tests pass others to state the
 bucket.
 """
-
-Draw = Literal["gate", "split"]
 
 
 class Buckets(NamedTuple):
@@ -50,9 +62,13 @@ class BucketColumns(NamedTuple):
     split: NDArray[np.int16]
 
 
-def prefix(salt: str) -> bytes:
-    """What precedes the unit's bytes in the digest (K1, K2): prepared once per experiment."""
-    return (salt + DELIMITER).encode("utf-8")
+DrawFunction = Callable[[bytes], tuple[int, int]]
+"""Gate and split of the bytes of `prefix` and unit."""
+
+
+def prefix(salt: str, hash_version: HashVersion = "sha256") -> bytes:
+    """What precedes the unit's bytes (K1, K2, K6): prepared once per experiment."""
+    return (salt + DELIMITER if hash_version == "sha256" else salt).encode("utf-8")
 
 
 def gate_bucket(digest: bytes) -> int:
@@ -65,25 +81,57 @@ def split_bucket(digest: bytes) -> int:
     return (int.from_bytes(digest[7:15], "big") & _LOW_60_BITS) % BUCKETS
 
 
-def buckets(salt: str, unit: str) -> Buckets:
+def sha256_draw(hash_function: HashFunction = hashlib.sha256) -> DrawFunction:
+    """K3 to K5 as one function, for the hot path: `gate_bucket` and `split_bucket` in two integers."""
+
+    def draw(data: bytes) -> tuple[int, int]:
+        high, low = TWO_INTEGERS(hash_function(data).digest())
+        # Digit 16 is the low half of byte 7, digits 17-30 are bytes 8 to 14.
+        return (high >> 4) % BUCKETS, ((high & 15) << 56 | low >> 8) % BUCKETS
+
+    return draw
+
+
+def gb2_draw(data: bytes) -> tuple[int, int]:
+    """K6 to K8: one number, which is both draws."""
+    bucket = _fnv1a32(str(_fnv1a32(data)).encode("ascii")) % BUCKETS
+    return bucket, bucket
+
+
+def _fnv1a32(data: bytes) -> int:
+    """FNV-1a over the UTF-16 code units of a text that is given in UTF-8."""
+    units: Sequence[int] = data
+    if not data.isascii():
+        units = np.frombuffer(data.decode("utf-8").encode("utf-16-le"), dtype="<u2").tolist()
+    number = _FNV_OFFSET
+    for unit in units:
+        number = ((number ^ unit) * _FNV_PRIME) & _LOW_32_BITS
+    return number
+
+
+def draw_function(hash_version: HashVersion) -> DrawFunction:
+    """The kernel of a hash version."""
+    return gb2_draw if hash_version == "gb2" else sha256_draw()
+
+
+def buckets(salt: str, unit: str, hash_version: HashVersion = "sha256") -> Buckets:
     """Both draws of one id. Raises UnicodeEncodeError for a lone surrogate, which has no UTF-8 bytes."""
-    digest = hashlib.sha256(prefix(salt) + unit.encode("utf-8")).digest()
-    return Buckets(gate_bucket(digest), split_bucket(digest))
+    return Buckets(*draw_function(hash_version)(prefix(salt, hash_version) + unit.encode("utf-8")))
 
 
 def unit_bytes(unit: object) -> bytes | Reason:
     """The UTF-8 bytes of a unit id, or the reason why it cannot be enrolled (U1-U5). Never raises."""
-    if unit is None:
-        return Reason.UNIT_MISSING
-    if not isinstance(unit, str):
-        return Reason.UNIT_NOT_TEXT
-    if not unit:
-        return Reason.UNIT_MISSING
+    if type(unit) is not str:
+        if not isinstance(unit, str):
+            return Reason.UNIT_MISSING if unit is None else Reason.UNIT_NOT_TEXT
+        unit = str.__getitem__(unit, slice(None))  # a subclass may say otherwise of itself
     try:
-        encoded = unit.encode("utf-8")
+        encoded = unit.encode()
     except UnicodeEncodeError:
         return Reason.UNIT_NOT_UNICODE
-    if b"\0" in encoded:
+    if not encoded:
+        return Reason.UNIT_MISSING
+    if "\0" in unit:
         return Reason.UNIT_HAS_NUL
     if len(encoded) > MAX_UNIT_BYTES:
         return Reason.UNIT_TOO_LONG
@@ -91,28 +139,67 @@ def unit_bytes(unit: object) -> bytes | Reason:
 
 
 def bucket_column(
-    salt: str, units: Sequence[object] | NDArray[Any], hash_function: HashFunction = hashlib.sha256
+    salt: str,
+    units: Sequence[object] | NDArray[Any],
+    hash_version: HashVersion = "sha256",
+    hash_function: HashFunction = hashlib.sha256,
 ) -> BucketColumns:
     """Both draws of a column of ids: a sequence, a NumPy array, a pyarrow array or a pandas series.
 
-    Memory beside the result is bounded by a chunk of 65,536 ids, whatever the length of the column.
+    Memory beside the result is bounded by a chunk of 65,536 ids, whatever the length of the column. `bulk` does the
+    same with all cores.
     """
-    start = prefix(salt)
+    start = prefix(salt, hash_version)
     gate = np.empty(len(units), dtype=np.int16)
     split = np.empty(len(units), dtype=np.int16)
-    for begin in range(0, len(units), _CHUNK):
-        part = units[begin : begin + _CHUNK]
+    # The FNV of a chunk pads its texts to the longest, which may have 1,024 bytes.
+    chunk = _CHUNK // 8 if hash_version == "gb2" else _CHUNK
+    for begin in range(0, len(units), chunk):
+        part = units[begin : begin + chunk]
         encoded, invalid = _encode_chunk(part.tolist() if hasattr(part, "tolist") else list(part))
-        digests = b"".join([hash_function(start + unit).digest()[:16] for unit in encoded])
-        high, low = np.frombuffer(digests, dtype=">u8").reshape(-1, 2).T.astype(np.uint64)
         end = begin + len(encoded)
-        gate[begin:end] = (high >> np.uint64(4)) % np.uint64(BUCKETS)
-        # Digit 16 is the low half of byte 7, digits 17-30 are bytes 8 to 14.
-        bits = ((high & np.uint64(0xF)) << np.uint64(56)) | (low >> np.uint64(8))
-        split[begin:end] = bits % np.uint64(BUCKETS)
+        if hash_version == "gb2":
+            gate[begin:end] = split[begin:end] = _gb2_chunk(start, encoded)
+        else:
+            digests = b"".join([hash_function(start + unit).digest()[:16] for unit in encoded])
+            gate[begin:end], split[begin:end] = columns_of_digests(np.frombuffer(digests, np.uint8).reshape(-1, 16))
         gate[begin:end][invalid] = -1
         split[begin:end][invalid] = -1
     return BucketColumns(gate, split)
+
+
+def columns_of_digests(digests: NDArray[np.uint8]) -> BucketColumns:
+    """Both draws of digests: [n, 16 or more] bytes."""
+    high, low = np.ascontiguousarray(digests[:, :16]).view(">u8").T.astype(np.uint64)
+    gate = (high >> np.uint64(4)) % np.uint64(BUCKETS)
+    # Digit 16 is the low half of byte 7, digits 17-30 are bytes 8 to 14.
+    bits = ((high & np.uint64(0xF)) << np.uint64(56)) | (low >> np.uint64(8))
+    return BucketColumns(gate.astype(np.int16), (bits % np.uint64(BUCKETS)).astype(np.int16))
+
+
+def _gb2_chunk(start: bytes, encoded: list[bytes]) -> NDArray[np.int64]:
+    """K6 to K8 of many ids at once: all texts' first code units, then all second ones, and so on."""
+    texts = [(start + unit).decode("utf-8").encode("utf-16-le") for unit in encoded]
+    numbers = _fnv1a32_columns(texts, np.dtype("<u2"))
+    return _fnv1a32_columns([str(number).encode("ascii") for number in numbers.tolist()], np.dtype("u1")) % BUCKETS
+
+
+def _fnv1a32_columns(texts: list[bytes], unit: np.dtype[Any]) -> NDArray[np.int64]:
+    lengths = np.array([len(text) // unit.itemsize for text in texts])
+    order = np.argsort(lengths, kind="stable")  # so that the texts that go on are always the last ones
+    width = int(lengths.max(initial=0))
+    padded = np.frombuffer(b"".join([texts[i].ljust(width * unit.itemsize, b"\0") for i in order]), dtype=unit)
+    columns = padded.reshape(len(texts), width).T
+    first = np.searchsorted(lengths[order], np.arange(width), side="right")
+    numbers = np.full(len(texts), _FNV_OFFSET, dtype=np.uint64)
+    for i in range(width):
+        rest = numbers[first[i] :]
+        rest ^= columns[i, first[i] :].astype(np.uint64)
+        rest *= np.uint64(_FNV_PRIME)
+        rest &= np.uint64(_LOW_32_BITS)
+    result = np.empty(len(texts), dtype=np.int64)
+    result[order] = numbers
+    return result
 
 
 def _encode_chunk(chunk: list[object]) -> tuple[list[bytes], list[int]]:
@@ -130,39 +217,3 @@ def _encode_chunk(chunk: list[object]) -> tuple[list[bytes], list[int]]:
     judged = [unit_bytes(unit) for unit in chunk]
     invalid = [i for i, unit in enumerate(judged) if isinstance(unit, Reason)]
     return [b"" if isinstance(unit, Reason) else unit for unit in judged], invalid
-
-
-# S1. `{digits}` is where the draw's 15 hex digits begin: 1 for the gate, 16 for the split. A NULL unit gives
-# NULL.
-_SQL: Final = {
-    "duckdb": "('0x' || substr(sha256({salt} || chr(31) || {unit}), {digits}, 15))::bigint % 10000",
-    "postgresql": (
-        "('x0' || substr(encode(sha256(convert_to({salt} || chr(31) || {unit}, 'UTF8')), 'hex'), {digits}, 15))"
-        "::bit(64)::bigint % 10000"
-    ),
-}
-
-
-def bucket_sql(dialect: Literal["duckdb", "postgresql"], draw: Draw, *, salt: str, unit: str) -> str:
-    """The SQL expression of a draw: `salt` becomes a literal, `unit` is a column or another text expression.
-
-    `bucket_sql("duckdb", "gate", salt="s1", unit="unit_id")` is
-    `('0x' || substr(sha256('s1' || chr(31) || unit_id), 1, 15))::bigint % 10000`.
-    """
-    literal = "'" + salt.replace("'", "''") + "'"
-    return _SQL[dialect].format(salt=literal, unit=unit, digits={"gate": 1, "split": 16}[draw])
-
-
-def register_sqlite(connection: sqlite3.Connection) -> None:
-    """Gives a SQLite connection `gate_bucket(salt, unit)` and `split_bucket(salt, unit)`: SQLite has no
-    SHA-256 of its own.
-    """
-
-    def function(index: int) -> Callable[[str | None, str | None], int | None]:
-        def bucket(salt: str | None, unit: str | None) -> int | None:
-            return None if salt is None or unit is None else buckets(salt, unit)[index]
-
-        return bucket
-
-    for index, name in enumerate(("gate_bucket", "split_bucket")):
-        connection.create_function(name, 2, function(index), deterministic=True)

@@ -1,15 +1,16 @@
 """One batch of events into SQL: rows, first exposures and offsets in one transaction that the caller holds.
 
 Whatever the order in which batches arrive, and however often, the tables come out the same: rows are kept
-once by event id, the first exposure keeps the least time and remembers that a second arm was seen, an offset
-of one log never goes back.
+once by event id, the first exposure of a phase keeps the least time and remembers that a second arm was seen, an
+offset of one log never goes back.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
-from sqlalchemy import Connection, Table, and_, case, or_, select
+from sqlalchemy import Connection, Select, Table, and_, case, column, or_, select
+from sqlalchemy import table as lightweight_table
 from sqlalchemy.dialects import postgresql, sqlite
 
 from experiments import config, tables
@@ -46,13 +47,14 @@ class WriteResult(msgspec.Struct, frozen=True):
     rejected: tuple[Rejected, ...]
 
 
-class ArmsOfVersions:
-    """The arms of published versions. Versions are immutable, so what was found once stays true; misses
+class KnownVersions:
+    """The arms and the phase of published versions. Versions are immutable, so what was found once stays true; misses
     are asked again.
     """
 
     def __init__(self) -> None:
         self._arms: dict[tuple[str, int], frozenset[str]] = {}
+        self._phases: dict[tuple[str, int], int] = {}
 
     def load(self, connection: Connection, rows: Iterable[EventRow]) -> None:
         """Fetches the versions that the rows name and that are not known yet, in one query."""
@@ -60,12 +62,19 @@ class ArmsOfVersions:
         if not named:
             return
         version = tables.experiment_version.c
-        query = select(version.experiment, version.version, version.config).where(version.experiment.in_(named))
-        for key, number, text in connection.execute(query):
+        query = select(version.experiment, version.version, version.phase, version.config).where(
+            version.experiment.in_(named)
+        )
+        for key, number, phase, text in connection.execute(query):
             self._arms[key, number] = frozenset(arm.key for arm in config.from_json(text).arms)
+            self._phases[key, number] = int(phase)
 
     def _unknown(self, row: EventRow) -> bool:
         return (row.experiment, row.config_version) not in self._arms
+
+    def phase(self, experiment: str, version: int) -> int:
+        """Of a version that is known."""
+        return self._phases[experiment, version]
 
     def problem(self, row: EventRow) -> str | None:
         """Why an exposure matches no published version; None when it does."""
@@ -79,13 +88,13 @@ class ArmsOfVersions:
         return None
 
 
-def reject(connection: Connection, rows: Sequence[EventRow], arms: ArmsOfVersions) -> tuple[Rejected, ...]:
+def reject(connection: Connection, rows: Sequence[EventRow], versions: KnownVersions) -> tuple[Rejected, ...]:
     """The rows that no table can take, and the exposures of an unknown experiment, version or arm; only reads."""
     faults = [problem(row) for row in rows]
-    arms.load(connection, (row for row, fault in zip(rows, faults, strict=True) if fault is None))
+    versions.load(connection, (row for row, fault in zip(rows, faults, strict=True) if fault is None))
     rejected: list[Rejected] = []
     for index, (row, fault) in enumerate(zip(rows, faults, strict=True)):
-        if reason := fault or (arms.problem(row) if row.kind == "exposure" else None):
+        if reason := fault or (versions.problem(row) if row.kind == "exposure" else None):
             rejected.append(Rejected(index, row, reason))
     return tuple(rejected)
 
@@ -95,13 +104,13 @@ def write(
     rows: Sequence[EventRow],
     offsets: Mapping[tuple[str, int], int],
     log: str,
-    arms: ArmsOfVersions,
+    versions: KnownVersions,
     ingested_at: int,
 ) -> WriteResult:
     """Writes a batch inside the caller's transaction. `offsets` maps (topic, partition) to the next offset
     to read in the log that `log` identifies.
     """
-    rejected = reject(connection, rows, arms)
+    rejected = reject(connection, rows, versions)
     refused = {each.index for each in rejected}
     values: dict[Table, list[dict[str, Any]]] = {}
     for index, row in enumerate(rows):
@@ -112,11 +121,9 @@ def write(
     for table, table_values in values.items():
         # In one order, so that two sinks that write the same rows wait for each other instead of deadlocking.
         table_values.sort(key=lambda row_values: str(row_values["event_id"]))
-        statement = _insert(connection, table).on_conflict_do_nothing(index_elements=["event_id"])
-        result = connection.execute(statement, table_values, execution_options={"preserve_rowcount": True})
-        written += result.rowcount
+        written += _write_new(connection, table, table_values)
     if tables.exposure in values:
-        _write_first_exposures(connection, values[tables.exposure])
+        _write_first_exposures(connection, values[tables.exposure], versions)
     _write_offsets(connection, offsets, log)
     return WriteResult(written, len(rows) - len(rejected) - written, rejected)
 
@@ -126,32 +133,71 @@ def _insert(connection: Connection, table: Table) -> Any:
     return (sqlite if connection.dialect.name == "sqlite" else postgresql).insert(table)
 
 
-def _write_first_exposures(connection: Connection, exposures: list[dict[str, Any]]) -> None:
-    first: dict[tuple[str, str], tuple[str, int]] = {}
+def _write_new(connection: Connection, table: Table, rows: list[dict[str, Any]]) -> int:
+    """Inserts the rows whose event id is not there yet; how many these were."""
+    statement = _insert(connection, table).on_conflict_do_nothing(index_elements=["event_id"])
+    return _execute_many(connection, statement, rows)
+
+
+def _execute_many(connection: Connection, statement: Any, rows: list[dict[str, Any]]) -> int:
+    """An INSERT of many rows, in their order; how many it wrote."""
+    counted = {"preserve_rowcount": True}
+    if (connection.dialect.name, connection.dialect.driver) == ("postgresql", "psycopg"):
+        # COPY into a table of this connection, and one statement from there: no round trip for each row.
+        table: Table = statement.table
+        names = list(rows[0])
+        statement = statement.from_select(names, _copy(connection, table, names, rows))
+        return connection.execute(statement, execution_options=counted).rowcount
+    return connection.execute(statement, rows, execution_options=counted).rowcount
+
+
+def _copy(connection: Connection, table: Table, names: list[str], rows: list[dict[str, Any]]) -> Select[Any]:
+    """The rows in a temporary table, which is empty again at the end of the transaction; its constraints are those of
+    the table that they go to.
+    """
+    name = f"staged_{table.name}"
+    connection.exec_driver_sql(
+        f"create temporary table if not exists {name} (like {table.name} including defaults) on commit delete rows"
+    )
+    cursor = connection.connection.cursor()
+    try:
+        with cursor.copy(f"copy {name} ({', '.join(names)}) from stdin") as copy:
+            for row in rows:
+                copy.write_row([row[each] for each in names])
+    finally:
+        cursor.close()
+    staged = lightweight_table(name, *(column(each) for each in names))
+    return select(staged).order_by(*(staged.c[key.name] for key in table.primary_key))
+
+
+def _write_first_exposures(connection: Connection, exposures: list[dict[str, Any]], versions: KnownVersions) -> None:
+    first: dict[tuple[str, int, str], tuple[str, int]] = {}
     for row in exposures:
-        key, arm, time = (row["experiment"], row["unit_id"]), row["arm"], row["event_time"]
+        phase = versions.phase(row["experiment"], row["config_version"])
+        key, arm, time = (row["experiment"], phase, row["unit_id"]), row["arm"], row["event_time"]
         if key in first:
             known_arm, known_time = first[key]
             arm = known_arm if known_arm == arm else tables.MULTIPLE_ARMS
             time = min(known_time, time)
         first[key] = arm, time
-    table = tables.first_exposure
+    table = tables.first_exposure_by_phase
     statement = _insert(connection, table)
     new, old = statement.excluded, table.c
     other_arm = and_(old.arm != new.arm, old.arm != tables.MULTIPLE_ARMS)
     statement = statement.on_conflict_do_update(
-        index_elements=["experiment", "unit_id"],
+        index_elements=["experiment", "phase", "unit_id"],
         set_={
             "arm": case((old.arm != new.arm, tables.MULTIPLE_ARMS), else_=old.arm),
             "first_time": case((new.first_time < old.first_time, new.first_time), else_=old.first_time),
         },
         where=or_(other_arm, new.first_time < old.first_time),
     )
-    connection.execute(
+    _execute_many(
+        connection,
         statement,
         [
-            {"experiment": experiment, "unit_id": unit, "arm": arm, "first_time": time}
-            for (experiment, unit), (arm, time) in sorted(first.items())
+            {"experiment": experiment, "phase": phase, "unit_id": unit, "arm": arm, "first_time": time}
+            for (experiment, phase, unit), (arm, time) in sorted(first.items())
         ],
     )
 

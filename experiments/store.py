@@ -1,24 +1,27 @@
-"""The experiment database: life cycle, published versions, and the event sink's transaction.
+"""The experiment database: schema, life cycle, published versions, and the event sink's transaction.
 
-SQLite by default, PostgreSQL in production, through SQLAlchemy 2. What the tables themselves forbid stands in
-`tables`; the rules that span rows (`lifecycle`) are checked here in transactions that exclude each other.
+SQLite by default, PostgreSQL in production, through SQLAlchemy 2. What the database itself forbids stands in
+`migrations`; the rules that span rows (`registry`) are checked here in transactions that exclude each other.
 """
 
-import hashlib
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
-import msgspec
-from sqlalchemy import Connection, Engine, RowMapping, delete, func, insert, inspect, select
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy import Engine, delete, select
 
-from experiments import lifecycle, sink, tables
-from experiments.config import ExperimentConfig, PublishedExperiment, State, from_json
+from experiments import lifecycle, records, schema, sink, tables
+from experiments.config import ExperimentConfig, Override, PublishedExperiment, State
 from experiments.engine import exclusive, prepare_engine, writing
-from experiments.errors import ConfigError, ConflictError, SchemaError, TransitionError, UnknownExperimentError
+from experiments.errors import ExperimentsError, UnknownExperimentError
 from experiments.events import EventRow
-from experiments.lifecycle import Outcome
+from experiments.lifecycle import Action, Outcome
+from experiments.records import AuditEntry, ExperimentSummary, Scheduled, Transition, Version
+from experiments.registry import Registry
+from experiments.schedule import Ran, due
+
+__all__ = ["ExperimentStore", "Transition", "now_us"]
 
 
 def now_us() -> int:
@@ -26,30 +29,19 @@ def now_us() -> int:
     return time.time_ns() // 1000
 
 
-class Transition(msgspec.Struct, frozen=True):
-    """A row of an experiment's history; the last one is its state. `at` is microseconds UTC."""
-
-    sequence: int
-    state: State
-    version: int | None
-    outcome: Outcome | None
-    at: int
-    actor: str
-    reason: str
-
-
 class ExperimentStore:
     """Experiments and events in one SQL database. `engine` is a fresh SQLAlchemy engine; `clock` gives
     microseconds UTC.
 
-    Safe to share between threads, as the engine is.
+    Safe to share between threads, as the engine is. Every method that takes an actor writes a row of the audit log in
+    the transaction of what it does, and raises TransitionError when the actor is empty.
     """
 
     def __init__(self, engine: Engine, *, clock: Callable[[], int] = now_us) -> None:
         prepare_engine(engine)
         self._engine = engine
         self._clock = clock
-        self._arms = sink.ArmsOfVersions()
+        self._versions = sink.KnownVersions()
 
     # --- schema ---
 
@@ -59,104 +51,172 @@ class ExperimentStore:
         return self._engine
 
     def create_all(self) -> None:
-        """Makes the tables where there are none. Raises SchemaError for tables of another version; changes
+        """Makes the tables where there are none. Raises SchemaError for a database of another revision; changes
         nothing then.
         """
         with exclusive(self._engine) as connection:
-            if inspect(connection).has_table(tables.schema_version.name):
-                _check_schema(connection)
-                return
-            tables.metadata.create_all(connection)
-            connection.execute(insert(tables.schema_version).values(version=tables.SCHEMA_VERSION))
+            if schema.revision(connection) is None:
+                schema.migrate(connection)
+            else:
+                schema.check(connection)
+
+    def migrate(self, revision: str = "head") -> tuple[str | None, str | None]:
+        """Brings the database to a revision, up or down, in one transaction; from which and to which it went. Raises
+        SchemaError.
+        """
+        with exclusive(self._engine) as connection:
+            before = schema.revision(connection)
+            schema.migrate(connection, revision)
+            return before, schema.revision(connection)
 
     def check_schema(self) -> None:
-        """Raises SchemaError unless the database has the tables of this program's schema version."""
+        """Raises SchemaError unless the database is of this program's revision."""
         with self._engine.connect() as connection:
-            _check_schema(connection)
+            schema.check(connection)
 
     # --- life cycle ---
 
     def create_experiment(self, key: str, *, actor: str, reason: str = "") -> None:
         """Opens a draft. Raises ConflictError when the key is taken."""
-        with exclusive(self._engine) as connection:
-            if _history(connection, key):
-                raise ConflictError(f"experiment {key!r} exists already; choose another key.")
-            connection.execute(insert(tables.experiment).values(key=key, created_at=self._clock(), created_by=actor))
-            self._append(connection, key, Transition(1, "draft", None, None, self._clock(), actor, reason))
+        with self._registry(actor, reason) as registry:
+            registry.create(key)
 
-    def publish(self, config: ExperimentConfig, *, actor: str, reason: str = "") -> int:
+    def publish(self, config: ExperimentConfig, *, actor: str, reason: str = "", create: bool = False) -> int:
         """Freezes a config as the experiment's next version and returns its number; the same config twice is
-        one version.
+        one version. `create`: opens the experiment as well when it is new.
 
-        Of a live experiment the version is in force at once, and only edits that move no unit between arms
-        are taken. Raises UnknownExperimentError, ConfigError (an unsafe edit), TransitionError (it is over),
-        ConflictError (the salt of another experiment).
+        Of a live experiment the version is in force at once, and only safe edits are taken (`lifecycle`). Raises
+        UnknownExperimentError, ConfigError (an unsafe edit), TransitionError (in review, or over), ConflictError (the
+        salt of another experiment or phase).
         """
-        with exclusive(self._engine) as connection:
-            last = _last(connection, config.key)
-            if last.state not in ("draft", *lifecycle.LIVE):
-                raise TransitionError(
-                    f"experiment {config.key!r} is {last.state}; start a new experiment with a new salt instead."
-                )
-            if last.version is not None:
-                lifecycle.check_edit(_config(connection, config.key, last.version), config)
-            _check_salt(connection, config)
-            number, is_new = self._freeze(connection, config, actor)
-            if last.version is not None and is_new:
-                following = msgspec.structs.replace(
-                    last, sequence=last.sequence + 1, version=number, at=self._clock(), actor=actor, reason=reason
-                )
-                self._append(connection, config.key, following)
-            return number
+        with self._registry(actor, reason) as registry:
+            if create and not registry.knows(config.key):
+                registry.create(config.key)
+            return registry.publish(config)
 
-    def _freeze(self, connection: Connection, config: ExperimentConfig, actor: str) -> tuple[int, bool]:
-        text = config.canonical_json()
-        version = tables.experiment_version
-        query = select(version.c.version, version.c.sha256).where(version.c.experiment == config.key)
-        latest = connection.execute(query.order_by(version.c.version.desc()).limit(1)).first()
-        if latest is not None and latest.sha256 == config.sha256():
-            return int(latest.version), False
-        number = 1 if latest is None else int(latest.version) + 1
-        connection.execute(
-            insert(version).values(
-                experiment=config.key,
-                version=number,
-                config=text.decode("utf-8"),
-                sha256=config.sha256(),
-                salt=config.salt,
-                created_at=self._clock(),
-                created_by=actor,
-            )
-        )
-        return number, True
+    def new_phase(self, config: ExperimentConfig, *, actor: str, reason: str) -> int:
+        """An unsafe edit: begins a new phase with a new salt, in force at once, and returns its version; what was
+        stopped runs again.
+
+        Raises as `publish`, and ConflictError when another live experiment holds the layer range.
+        """
+        with self._registry(actor, reason) as registry:
+            return registry.new_phase(config)
+
+    def ramp(self, key: str, coverage: int, *, actor: str, reason: str) -> int:
+        """Raises the coverage (1/10,000) of a live experiment and returns the new version. Raises ConfigError when it
+        would not grow, TransitionError when the experiment is not live.
+        """
+        with self._registry(actor, reason) as registry:
+            return registry.ramp(key, coverage)
+
+    def hold(self, key: str, *, actor: str, reason: str, evidence: dict[str, Any] | None = None) -> int:
+        """Stops a live experiment's ramp where it stands, in its config and in the schedule: who is enrolled stays,
+        nobody follows. Returns the version in force. `evidence` (JSON) is kept with the row. Raises TransitionError.
+        """
+        with self._registry(actor, reason) as registry:
+            return registry.hold(key, evidence)
+
+    def force_arm(self, key: str, override: Override, *, actor: str, reason: str) -> None:
+        """Forces an arm upon one unit until a time, for a test by hand; it is not enrolled. Raises
+        UnknownExperimentError, ConfigError (no such arm, a unit id that is unfit, a time that is past).
+        """
+        with self._registry(actor, reason) as registry:
+            registry.force_arm(key, override)
+
+    def clear_arm(self, key: str, unit: str, *, actor: str, reason: str) -> bool:
+        """Forces no arm upon a unit any more; whether one was. Raises UnknownExperimentError."""
+        with self._registry(actor, reason) as registry:
+            return registry.clear_arm(key, unit)
 
     def transition(
-        self, key: str, state: State, *, actor: str, reason: str, outcome: Outcome | None = None
+        self,
+        key: str,
+        state: State,
+        *,
+        actor: str,
+        reason: str,
+        outcome: Outcome | None = None,
+        evidence: dict[str, Any] | None = None,
     ) -> Transition:
         """Moves an experiment to a state (`lifecycle` draws which may follow which) and returns the row that
         says so.
 
-        A draft starts with its latest version. Raises UnknownExperimentError, TransitionError, and
-        ConflictError when it would start on a layer range that a live experiment holds.
+        A draft starts with its latest version. `evidence` (JSON) is kept with the row. Raises UnknownExperimentError,
+        TransitionError, and ConflictError when it would start on a layer range that a live experiment holds.
         """
-        with exclusive(self._engine) as connection:
-            last = _last(connection, key)
-            lifecycle.check_transition(key, last.state, state, outcome)
-            version = last.version if last.version is not None else _latest_version(connection, key)
-            if last.state == "draft":
-                live = [published.config for published in _load(connection, lifecycle.LIVE)]
-                lifecycle.check_layer(_config(connection, key, version), live)
-            following = Transition(last.sequence + 1, state, version, outcome, self._clock(), actor, reason)
-            self._append(connection, key, following)
-            return following
+        with self._registry(actor, reason) as registry:
+            return registry.move(key, state, outcome, evidence)
 
-    def _append(self, connection: Connection, key: str, row: Transition) -> None:
-        try:
-            connection.execute(insert(tables.transition).values(experiment=key, **msgspec.structs.asdict(row)))
-        except IntegrityError as error:
-            if not row.actor:
-                raise TransitionError(f"experiment {key!r}: the actor is empty; say who does this.") from error
-            raise ConflictError(f"experiment {key!r} was changed by someone else just now; look again.") from error
+    def start(self, key: str, *, actor: str, reason: str) -> Transition:
+        """Runs a draft, or what was paused. Raises as `transition`."""
+        return self.transition(key, "running", actor=actor, reason=reason)
+
+    def pause(self, key: str, *, actor: str, reason: str) -> Transition:
+        """Keeps serving the arms and enrols no one. Raises as `transition`."""
+        return self.transition(key, "paused", actor=actor, reason=reason)
+
+    def stop(self, key: str, *, actor: str, reason: str, evidence: dict[str, Any] | None = None) -> Transition:
+        """Serves control to everyone, and cancels what was scheduled. Raises as `transition`."""
+        return self.transition(key, "stopped", actor=actor, reason=reason, evidence=evidence)
+
+    def decide(self, key: str, outcome: Outcome, *, actor: str, reason: str) -> Transition:
+        """Closes what was stopped. Raises as `transition`."""
+        return self.transition(key, "decided", actor=actor, reason=reason, outcome=outcome)
+
+    # --- schedule ---
+
+    def schedule(
+        self, key: str, action: Action, at: int, *, actor: str, reason: str, coverage: int | None = None
+    ) -> int:
+        """Keeps a command for `run_due` at or after `at` (microseconds UTC) and returns its number; a ramp has a
+        coverage. Raises ScheduleError, UnknownExperimentError.
+        """
+        with self._registry(actor, reason) as registry:
+            return registry.schedule(key, action, at, coverage)
+
+    def cancel(self, number: int, *, actor: str, reason: str) -> None:
+        """Takes a scheduled command back. Raises UnknownExperimentError when none of that number waits."""
+        with self._registry(actor, reason) as registry:
+            registry.cancel(number)
+
+    def scheduled(self, key: str | None = None, *, pending: bool = False) -> list[Scheduled]:
+        """Scheduled commands and what became of them, in the order in which they are due."""
+        with self._engine.connect() as connection:
+            return records.schedule(connection, key, pending=pending)
+
+    def run_due(self) -> list[Ran]:
+        """Carries out the commands whose time has come, each once and in a transaction of its own, in their order.
+
+        One that the life cycle refuses is noted as failed, with the reason, and is not tried again. Several programs
+        may call this at once.
+        """
+        ran = []
+        for waiting in due(self.scheduled(pending=True), self._clock()):
+            try:
+                with self._registry(waiting.actor, waiting.reason) as registry:
+                    if not registry.waits(waiting.id):
+                        continue  # another program was first, or a stop that was due before has cancelled it
+                    registry.run(waiting.id)
+                ran.append(Ran(waiting, None))
+            except ExperimentsError as error:
+                with self._registry(waiting.actor, waiting.reason) as registry:
+                    if registry.waits(waiting.id):
+                        registry.fail(waiting.id, str(error))
+                        ran.append(Ran(waiting, str(error)))
+        return ran
+
+    @contextmanager
+    def _registry(self, actor: str, reason: str) -> Iterator[Registry]:
+        with exclusive(self._engine) as connection:
+            yield Registry(connection, self._clock(), actor, reason)
+
+    # --- what is there ---
+
+    def experiments(self) -> list[ExperimentSummary]:
+        """All experiments in whatever state, by key."""
+        with self._engine.connect() as connection:
+            return records.summaries(connection)
 
     def experiment_keys(self) -> set[str]:
         """The keys of all experiments, in whatever state."""
@@ -166,9 +226,25 @@ class ExperimentStore:
     def history(self, key: str) -> list[Transition]:
         """All transitions of an experiment, oldest first. Raises UnknownExperimentError."""
         with self._engine.connect() as connection:
-            if not (rows := _history(connection, key)):
+            if not (rows := records.history(connection, key)):
                 raise UnknownExperimentError(f"there is no experiment {key!r}.")
             return rows
+
+    def versions(self, key: str) -> list[Version]:
+        """All published versions, oldest first. Raises UnknownExperimentError, ConfigError."""
+        with self._engine.connect() as connection:
+            records.last(connection, key)
+            return records.versions(connection, key)
+
+    def version(self, key: str, number: int | None = None) -> Version:
+        """A published version, by default the latest. Raises UnknownExperimentError, ConfigError."""
+        with self._engine.connect() as connection:
+            return records.version(connection, key, number or records.latest_version(connection, key))
+
+    def audit(self, subject: str | None = None, *, before: int | None = None, limit: int = 100) -> list[AuditEntry]:
+        """The audit log, newest first: of an experiment or an API key, entries with an id below `before`."""
+        with self._engine.connect() as connection:
+            return records.audit(connection, subject, before, limit)
 
     def load(self, states: Sequence[State] = lifecycle.SERVED) -> list[PublishedExperiment]:
         """The experiments in these states with the version in force, by key: what a service keeps in memory.
@@ -176,7 +252,7 @@ class ExperimentStore:
         Raises ConfigError when a stored config is not the text that was published, or is of a newer schema.
         """
         with self._engine.connect() as connection:
-            return _load(connection, states)
+            return records.load(connection, states, self._clock())
 
     # --- event sink ---
 
@@ -185,7 +261,7 @@ class ExperimentStore:
         must be secured before the offsets move (dead letters) may take its time.
         """
         with self._engine.connect() as connection:
-            return sink.reject(connection, rows, self._arms)
+            return sink.reject(connection, rows, self._versions)
 
     def write_events(
         self, rows: Sequence[EventRow], offsets: Mapping[tuple[str, int], int] | None = None, log: str = ""
@@ -198,7 +274,7 @@ class ExperimentStore:
         all the same. `log` identifies what the offsets count in: Kafka's cluster and topic ids.
         """
         with writing(self._engine) as connection:
-            return sink.write(connection, rows, offsets or {}, log, self._arms, self._clock())
+            return sink.write(connection, rows, offsets or {}, log, self._versions, self._clock())
 
     def offsets(self, topic: str, log: str = "") -> dict[int, int]:
         """The next offset to read of each partition of a topic's log that was written from."""
@@ -214,86 +290,3 @@ class ExperimentStore:
             connection.execute(
                 delete(table).where(table.c.log == log, table.c.topic == topic, table.c.partition.in_(partitions))
             )
-
-
-def _check_schema(connection: Connection) -> None:
-    url = connection.engine.url.render_as_string(hide_password=True)
-    if not inspect(connection).has_table(tables.schema_version.name):
-        raise SchemaError(f"{url} has no experiment tables; create them first (create_all).")
-    found = connection.execute(select(func.max(tables.schema_version.c.version))).scalar()
-    if found != tables.SCHEMA_VERSION:
-        remedy = "upgrade the database" if (found or 0) < tables.SCHEMA_VERSION else "upgrade this program"
-        raise SchemaError(f"{url} has schema version {found}, this program needs {tables.SCHEMA_VERSION}: {remedy}.")
-
-
-def _transition(row: RowMapping) -> Transition:
-    return msgspec.convert({name: row[name] for name in Transition.__struct_fields__}, Transition)
-
-
-def _history(connection: Connection, key: str) -> list[Transition]:
-    table = tables.transition
-    query = select(table).where(table.c.experiment == key).order_by(table.c.sequence)
-    return [_transition(row) for row in connection.execute(query).mappings()]
-
-
-def _last(connection: Connection, key: str) -> Transition:
-    if not (rows := _history(connection, key)):
-        raise UnknownExperimentError(f"there is no experiment {key!r}; create it first.")
-    return rows[-1]
-
-
-def _latest_version(connection: Connection, key: str) -> int:
-    version = tables.experiment_version.c
-    found = connection.execute(select(func.max(version.version)).where(version.experiment == key)).scalar()
-    if found is None:
-        raise UnknownExperimentError(f"nothing is published for experiment {key!r}; publish a config first.")
-    return int(found)
-
-
-def _config(connection: Connection, key: str, number: int) -> ExperimentConfig:
-    table = tables.experiment_version
-    query = select(table).where(table.c.experiment == key, table.c.version == number)
-    return _checked_config(connection.execute(query).mappings().one())
-
-
-def _checked_config(row: Mapping[Any, Any]) -> ExperimentConfig:
-    # The text is hashed, not the decoded config: a later program may write more fields than this version was
-    # given.
-    if hashlib.sha256(row["config"].encode("utf-8")).hexdigest() != row["sha256"]:
-        raise ConfigError(
-            f"version {row['version']} of experiment {row['experiment']!r} is not the text that was published "
-            "(its SHA-256 differs): restore it from a backup."
-        )
-    return from_json(row["config"])
-
-
-def _check_salt(connection: Connection, config: ExperimentConfig) -> None:
-    version = tables.experiment_version.c
-    query = select(version.experiment).where(version.salt == config.salt, version.experiment != config.key)
-    if (other := connection.execute(query.limit(1)).scalar()) is not None:
-        raise ConflictError(
-            f"salt {config.salt!r} is that of experiment {other!r}: both would put the same units into the same arms. "
-            "Give a salt of its own."
-        )
-
-
-def _load(connection: Connection, states: Sequence[State]) -> list[PublishedExperiment]:
-    transition, version = tables.transition, tables.experiment_version
-    last = (
-        select(transition.c.experiment, func.max(transition.c.sequence).label("sequence"))
-        .group_by(transition.c.experiment)
-        .subquery()
-    )
-    query = (
-        select(version, transition.c.state)
-        .join(
-            transition, (transition.c.experiment == version.c.experiment) & (transition.c.version == version.c.version)
-        )
-        .join(last, (last.c.experiment == transition.c.experiment) & (last.c.sequence == transition.c.sequence))
-        .where(transition.c.state.in_(states))
-        .order_by(version.c.experiment)
-    )
-    return [
-        PublishedExperiment(_checked_config(row), int(row["version"]), row["state"])
-        for row in connection.execute(query).mappings()
-    ]

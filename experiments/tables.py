@@ -1,15 +1,15 @@
-"""The tables, and what the database itself forbids (SQLite and PostgreSQL).
+"""The tables as the newest revision of `migrations` leaves them (SQLite and PostgreSQL).
 
-Times are BIGINT microseconds since the Unix epoch, UTC: the same in every engine. Versions and transitions
-are records: triggers refuse UPDATE and DELETE (on PostgreSQL TRUNCATE, on SQLite also the delete that hides
-in INSERT OR REPLACE), and a config whose arms do not sum to 10,000. `exposure` to `order_event` are what
-analysis/ reads.
+Times are BIGINT microseconds since the Unix epoch, UTC: the same in every engine. `RECORDS` are append-only: triggers
+refuse UPDATE and DELETE (on PostgreSQL TRUNCATE, on SQLite also the delete that hides in INSERT OR REPLACE). Triggers
+refuse as well: arms that do not sum to 10,000, a salt of another experiment or phase, a transition that the life cycle
+does not know, a layer range that another live experiment holds, a phase that is not the next. `exposure` to
+`order_event`, and the view `first_exposure` (of the phase that an experiment is in), are what analysis/ reads.
 """
 
-from typing import Final
+from typing import Final, get_args
 
 from sqlalchemy import (
-    DDL,
     BigInteger,
     CheckConstraint,
     Column,
@@ -20,12 +20,17 @@ from sqlalchemy import (
     MetaData,
     Table,
     Text,
-    event,
 )
 
-from experiments.lifecycle import FOLLOWERS
+from experiments.lifecycle import FOLLOWERS, Action, Outcome
+from experiments.roles import Role
 
-SCHEMA_VERSION: Final = 2
+REVISION: Final = "0002"
+"""The newest of `migrations`: what this program reads and writes."""
+
+REVISION_TABLE: Final = "experiment_schema"
+"""Where the database keeps its own revision; not Alembic's usual name, which another program may use beside us."""
+
 MULTIPLE_ARMS: Final = "__multiple__"
 """The arm of a unit that was seen in two; no config can name an arm so."""
 
@@ -36,14 +41,13 @@ def _one_of(column: str, values: tuple[str, ...]) -> CheckConstraint:
     return CheckConstraint(f"{column} in ({', '.join(map(repr, values))})", name=f"{column}_known")
 
 
-schema_version = Table("schema_version", metadata, Column("version", Integer, primary_key=True, autoincrement=False))
-
 experiment = Table(
     "experiment",
     metadata,
     Column("key", Text, primary_key=True),
     Column("created_at", BigInteger, nullable=False),
     Column("created_by", Text, nullable=False),
+    Column("phase", Integer, nullable=False, server_default="1", doc="the phase that it is in; it only grows"),
 )
 
 experiment_version = Table(
@@ -56,6 +60,7 @@ experiment_version = Table(
     Column("salt", Text, nullable=False, index=True, doc="the config's, to find a second experiment that uses it"),
     Column("created_at", BigInteger, nullable=False),
     Column("created_by", Text, nullable=False),
+    Column("phase", Integer, nullable=False, server_default="1", doc="versions of one phase draw alike"),
 )
 
 transition = Table(
@@ -70,12 +75,92 @@ transition = Table(
     Column("at", BigInteger, nullable=False),
     Column("actor", Text, CheckConstraint("actor <> ''"), nullable=False),
     Column("reason", Text, nullable=False),
+    Column("evidence", Text, doc="JSON: what a guardrail was judged by"),
     ForeignKeyConstraint(["experiment", "version"], ["experiment_version.experiment", "experiment_version.version"]),
     _one_of("state", tuple(FOLLOWERS)),
-    _one_of("outcome", ("ship", "roll_back", "inconclusive")),
-    CheckConstraint("(state = 'decided') = (outcome is not null)", name="outcome_when_decided"),
-    CheckConstraint("(state = 'draft') = (version is null)", name="version_unless_draft"),
+    _one_of("outcome", get_args(Outcome)),
+    CheckConstraint("outcome is null or state in ('decided', 'archived')", name="outcome_when_decided"),
+    CheckConstraint("state <> 'decided' or outcome is not null", name="decided_has_outcome"),
+    CheckConstraint("version is not null or state in ('draft', 'archived')", name="version_unless_draft"),
 )
+
+audit = Table(
+    "audit",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("at", BigInteger, nullable=False),
+    Column("actor", Text, CheckConstraint("actor <> ''"), nullable=False),
+    Column("action", Text, nullable=False),
+    Column("subject", Text, nullable=False, doc="an experiment's key, or an API key's id"),
+    Column("reason", Text, nullable=False),
+    Column("detail", Text, nullable=False, doc="JSON"),
+    Index("audit_subject", "subject"),
+)
+
+scheduled = Table(
+    "scheduled",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("experiment", Text, ForeignKey("experiment.key"), nullable=False, index=True),
+    Column("at", BigInteger, nullable=False, doc="not before"),
+    Column("action", Text, nullable=False),
+    Column("coverage", Integer, doc="of a ramp"),
+    Column("actor", Text, CheckConstraint("actor <> ''"), nullable=False),
+    Column("reason", Text, nullable=False),
+    _one_of("action", get_args(Action)),
+    CheckConstraint("(action = 'ramp') = (coverage is not null)", name="coverage_when_ramp"),
+    CheckConstraint("coverage between 0 and 10000", name="coverage_share"),
+)
+
+scheduled_result = Table(
+    "scheduled_result",
+    metadata,
+    Column("id", Integer, ForeignKey("scheduled.id"), primary_key=True, autoincrement=False),
+    Column("at", BigInteger, nullable=False),
+    Column("result", Text, nullable=False),
+    Column("detail", Text, nullable=False, doc="why it failed or was cancelled"),
+    _one_of("result", ("done", "failed", "cancelled")),
+)
+
+api_key = Table(
+    "api_key",
+    metadata,
+    Column("id", Text, primary_key=True, doc="the public part"),
+    Column("name", Text, nullable=False),
+    Column("role", Text, nullable=False),
+    Column("sha256", Text, CheckConstraint("length(sha256) = 64"), nullable=False, doc="of the secret part"),
+    Column("created_at", BigInteger, nullable=False),
+    Column("created_by", Text, CheckConstraint("created_by <> ''"), nullable=False),
+    _one_of("role", get_args(Role)),
+)
+
+api_key_revocation = Table(
+    "api_key_revocation",
+    metadata,
+    Column("id", Text, ForeignKey("api_key.id"), primary_key=True),
+    Column("at", BigInteger, nullable=False),
+    Column("actor", Text, CheckConstraint("actor <> ''"), nullable=False),
+    Column("reason", Text, nullable=False),
+)
+
+override = Table(
+    "override",
+    metadata,
+    Column("experiment", Text, ForeignKey("experiment.key"), primary_key=True),
+    Column("unit_id", Text, primary_key=True),
+    Column("arm", Text, nullable=False),
+    Column("expires_at", BigInteger, nullable=False),
+)
+
+unit_token = Table(
+    "unit_token",
+    metadata,
+    Column("lookup", Text, primary_key=True, doc="keyed hash of the user id: the id itself is nowhere"),
+    Column("nonce", Text, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+)
+
+RECORDS: Final = (experiment_version, transition, audit, scheduled, scheduled_result, api_key, api_key_revocation)
 
 exposure = Table(
     "exposure",
@@ -93,10 +178,11 @@ exposure = Table(
     Index("exposure_experiment_unit", "experiment", "unit_id"),
 )
 
-first_exposure = Table(
-    "first_exposure",
+first_exposure_by_phase = Table(
+    "first_exposure_by_phase",
     metadata,
     Column("experiment", Text, ForeignKey("experiment.key"), primary_key=True),
+    Column("phase", Integer, primary_key=True, autoincrement=False),
     Column("unit_id", Text, primary_key=True),
     Column("arm", Text, nullable=False),
     Column("first_time", BigInteger, nullable=False),
@@ -144,59 +230,3 @@ sink_offset = Table(
     Column("partition", Integer, primary_key=True, autoincrement=False),
     Column("next_offset", BigInteger, CheckConstraint("next_offset >= 0"), nullable=False),
 )
-
-
-def _sqlite_triggers(table: Table) -> list[str]:
-    same_key = " and ".join(f"{column.name} = new.{column.name}" for column in table.primary_key)
-    refusals = {
-        "update": "",
-        "delete": "",
-        # INSERT OR REPLACE deletes without firing a delete trigger, but fires this one first.
-        "insert": f"when exists (select 1 from {table.name} where {same_key})",
-    }
-    return [
-        f"create trigger {table.name}_no_{action} before {action} on {table.name} {when} "
-        f"begin select raise(abort, '{table.name} is append-only'); end"
-        for action, when in refusals.items()
-    ]
-
-
-_SQLITE_WEIGHTS: Final = (
-    "create trigger experiment_version_weights before insert on experiment_version "
-    "when (select coalesce(sum(json_extract(value, '$.weight')), 0) from json_each(new.config, '$.arms')) <> 10000 "
-    "begin select raise(abort, 'the arms of a config must sum to 10000'); end"
-)
-_POSTGRESQL_APPEND_ONLY: Final = (
-    "create or replace function refuse_change() returns trigger language plpgsql as "
-    "$$ begin raise exception using message = tg_table_name || ' is append-only'; end $$"
-)
-_POSTGRESQL_WEIGHTS: Final = (
-    "create or replace function check_weights() returns trigger language plpgsql as $$ begin "
-    "if (select coalesce(sum((arm->>'weight')::int), 0) from jsonb_array_elements(new.config::jsonb->'arms') arm) "
-    "<> 10000 then raise exception 'the arms of a config must sum to 10000'; end if; return new; end $$",
-    "create trigger experiment_version_weights before insert on experiment_version "
-    "for each row execute function check_weights()",
-)
-
-
-def _postgresql_triggers(table: Table) -> list[str]:
-    return [
-        _POSTGRESQL_APPEND_ONLY,
-        f"create trigger {table.name}_no_change before update or delete on {table.name} "
-        "for each row execute function refuse_change()",
-        f"create trigger {table.name}_no_truncate before truncate on {table.name} "
-        "for each statement execute function refuse_change()",
-    ]
-
-
-def _after_create(table: Table, dialect: str, statements: list[str]) -> None:
-    for statement in statements:
-        ddl = DDL(statement)  # type: ignore[no-untyped-call]
-        event.listen(table, "after_create", ddl.execute_if(dialect=dialect))
-
-
-for _table in (experiment_version, transition):
-    _after_create(_table, "sqlite", _sqlite_triggers(_table))
-    _after_create(_table, "postgresql", _postgresql_triggers(_table))
-_after_create(experiment_version, "sqlite", [_SQLITE_WEIGHTS])
-_after_create(experiment_version, "postgresql", list(_POSTGRESQL_WEIGHTS))

@@ -5,6 +5,7 @@ FeatureRepoError
 ├── UnknownModelVersionError (LookupError)  no embedding view has been made for this model version
 ├── StoreBusyError (TimeoutError)        another process held the store's write lock for too long
 ├── StoreStateError (RuntimeError)       the store's files or tables are missing, closed, or not ours
+├── AlreadyRunningError (RuntimeError)   another process does the same job right now
 └── HistoryError (OSError)               a part of the history cannot be written or read
 """
 
@@ -29,6 +30,10 @@ class StoreBusyError(FeatureRepoError, TimeoutError):
 
 class StoreStateError(FeatureRepoError, RuntimeError):
     """The store's files or tables are missing, closed, or were made by something else."""
+
+
+class AlreadyRunningError(FeatureRepoError, RuntimeError):
+    """Another process does the same job right now; this one has done nothing."""
 
 
 class HistoryError(FeatureRepoError, OSError):

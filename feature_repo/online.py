@@ -22,46 +22,46 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
+import uuid
 import weakref
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, Literal
 
-import numpy as np
-from feast.infra.key_encoding_utils import deserialize_entity_key, serialize_entity_key
 from feast.infra.online_stores.helpers import compute_table_id
-from feast.infra.online_stores.online_store import OnlineStore
 from feast.infra.online_stores.vector_store import VectorStoreConfig
-from feast.protos.feast.types.Value_pb2 import Value
 from feast.repo_config import FeastConfigBaseModel
 from pydantic import StrictStr, field_validator
 
 from feature_repo.definitions import DELETED, VERSION
 from feature_repo.errors import InvalidFeatureError, StoreBusyError, StoreStateError
-from feature_repo.values import decode_vector
+from feature_repo.stores.base import (
+    SCAN_PAGE,
+    GuardedOnlineStore,
+    OnlineRow,
+    from_microseconds,
+    microseconds,
+    payload_columns,
+)
+
+__all__ = [
+    "GuardedSqliteOnlineStore",
+    "GuardedSqliteOnlineStoreConfig",
+    "OnlineRow",
+    "from_microseconds",
+    "microseconds",
+    "payload_columns",
+]
 
 # SQLite's default limit of bound values in one statement (SQLITE_MAX_VARIABLE_NUMBER since 3.32).
 _MAX_VARIABLES: Final = 32_766
 # Rows of one insert: longer statements are parsed and planned anew for no gain.
 _ROWS_PER_INSERT: Final = 128
-_SCAN_PAGE: Final = 4096
 _GUARD_COLUMNS: Final = ("entity_key", "event_us", VERSION, DELETED)
 _FOLLOWED: Final = "followed_"
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND: Final = timedelta(microseconds=1)
-
-
-class OnlineRow(NamedTuple):
-    """One product in one view. `values` are serialised `Value`s in the order of the view's `payload_columns`."""
-
-    key: bytes
-    version: int
-    deleted: bool
-    event_us: int  # microseconds since the Unix epoch, UTC
-    values: Sequence[bytes | None]
+_IDENTITIES: Final = "table_identity"
 
 
 class GuardedSqliteOnlineStoreConfig(FeastConfigBaseModel, VectorStoreConfig):
@@ -81,7 +81,7 @@ class GuardedSqliteOnlineStoreConfig(FeastConfigBaseModel, VectorStoreConfig):
         return path
 
 
-class GuardedSqliteOnlineStore(OnlineStore):
+class GuardedSqliteOnlineStore(GuardedOnlineStore):
     """Feast online store over SQLite, ordered by version; see the module's text. Safe to share between threads."""
 
     def __init__(self) -> None:
@@ -111,10 +111,8 @@ class GuardedSqliteOnlineStore(OnlineStore):
                 table = _Table.of(config, view)
                 for name in (table.name, table.followed):
                     connection.execute(f"drop table if exists {name}")
-
-    def plan(self, config: Any, desired_registry_proto: Any) -> list[Any]:
-        """Nothing: `update` makes the tables; Feast's own infra objects would make tables of another shape."""
-        return []
+                self._make_identities(connection)
+                connection.execute(f"delete from {_IDENTITIES} where name = ?", (table.name,))
 
     def teardown(self, config: Any, tables: Sequence[Any], entities: Sequence[Any]) -> None:
         """Delete the database (`feast teardown`)."""
@@ -123,112 +121,22 @@ class GuardedSqliteOnlineStore(OnlineStore):
         for file in (path, *(path.with_name(path.name + suffix) for suffix in ("-wal", "-shm"))):
             file.unlink(missing_ok=True)
 
-    def online_write_batch(
-        self,
-        config: Any,
-        table: Any,
-        data: Sequence[tuple[Any, Mapping[str, Any], datetime, datetime | None]],
-        progress: Callable[[int], Any] | None,
-    ) -> None:
-        columns = payload_columns(table)
-        names = {feature.name for feature in table.features}
-        rows = []
-        for entity_key, values, event_time, _ in data:
-            if missing := names - values.keys():
-                raise InvalidFeatureError(
-                    f"A row for view {table.name} lacks {sorted(missing)}: give every feature, null where unknown."
-                )
-            event_us = microseconds(event_time)
-            deleted = DELETED in names and values[DELETED].bool_val
-            rows.append(
-                OnlineRow(
-                    key=_key(config, entity_key),
-                    version=values[VERSION].int64_val if VERSION in names else event_us,
-                    deleted=deleted,
-                    event_us=event_us,
-                    values=[None if deleted else values[name].SerializeToString() for name in columns],
-                )
-            )
-        self.write(config, [(table, rows)])
-        if progress:
-            progress(len(rows))
-
-    def online_read(
-        self,
-        config: Any,
-        table: Any,
-        entity_keys: Sequence[Any],
-        requested_features: Sequence[str] | None = None,
-    ) -> list[tuple[datetime | None, dict[str, Any] | None]]:
-        names = list(requested_features or (feature.name for feature in table.features))
-        columns = [name for name in payload_columns(table) if name in names]
-        keys = [_key(config, entity_key) for entity_key in entity_keys]
-        (found,) = self.read(config, [(table, columns)], keys)
-        return [_as_feast_row(found.get(key), names, columns) for key in keys]
-
-    def retrieve_online_documents_v2(
-        self,
-        config: Any,
-        table: Any,
-        requested_features: Sequence[str] | None,
-        embedding: Sequence[float] | None,
-        top_k: int,
-        distance_metric: str | None = None,
-        query_string: str | None = None,
-        filters: Any = None,
-        include_feature_view_version_metadata: bool = False,
-    ) -> list[tuple[datetime | None, Any, dict[str, Any] | None]]:
-        """The `top_k` live products nearest to `embedding`, exactly, by a scan of the view.
-
-        Rows are ordered by product id, not by distance: `FeatureStore` 0.67 zips them with the *sorted* entity keys,
-        so that rows in any other order come back under wrong ids. Sort by the `distance` that comes with each.
-        """
-        if embedding is None or query_string is not None or filters is not None:
-            raise InvalidFeatureError("This store searches by vector alone: give `query`, no text and no filters.")
-        field = next((f for f in table.features if f.vector_index), None)
-        if field is None:
-            raise InvalidFeatureError(f"View {table.name} has no vector to search: mark one vector_index=True.")
-        query = np.asarray(embedding, dtype=np.float32)
-        if query.shape != (field.vector_length,) or not np.isfinite(query).all():
-            raise InvalidFeatureError(
-                f"The query for view {table.name} must be {field.vector_length} finite numbers, not {query.shape}."
-            )
-        nearest = self._nearest(config, table, field.name, query, top_k, distance_metric or "cosine")
-        names = list(requested_features or ())
-        keys = [_feast_key(config, key) for key, _ in nearest]
-        rows = self.online_read(config, table, keys, names)
-        documents: list[tuple[datetime | None, Any, dict[str, Any] | None]] = []
-        for (_, distance), key, (event_time, values) in zip(nearest, keys, rows, strict=True):
-            if values is not None:  # else deleted since the scan
-                documents.append((event_time, key, {**values, "distance": Value(float_val=distance)}))
-        documents.sort(key=lambda document: document[1].entity_values[0].string_val)
-        return documents
-
-    async def close(self) -> None:
-        self.disconnect()
-
-    # What `ProductFeatureStore` calls, beside the above.
+    # What all guarded stores can do.
 
     def write(
         self,
         config: Any,
         batches: Sequence[tuple[Any, Sequence[OnlineRow]]],
         advance: Sequence[Any] = (),
+        *,
+        equal: bool = True,
     ) -> list[set[bytes]]:
-        """Write rows of several views in one transaction: all of them or, on any error, none.
-
-        Rows of one batch that share a key are taken in their order. For every accepted key, the version and event
-        time of its row in the views `advance` follow, tombstone or not, with their features untouched.
-
-        Returns:
-            for each batch the keys whose rows were refused, because the store holds a newer version.
-        """
         stale = []
         self._after_fork()
         with self._writing, self._transaction(config) as connection:
             for view, rows in batches:
                 table = self._table(config, view)
-                written = table.insert(connection, rows)
+                written = table.insert(connection, rows, equal)
                 stale.append({row.key for row in rows} - written)
                 moved = [(r.version, r.event_us, r.key, r.key) for r in rows if r.key in written]
                 for other in advance:
@@ -236,12 +144,14 @@ class GuardedSqliteOnlineStore(OnlineStore):
         return stale
 
     def read(
-        self, config: Any, wanted: Sequence[tuple[Any, Sequence[str]]], keys: Collection[bytes]
+        self,
+        config: Any,
+        wanted: Sequence[tuple[Any, Sequence[str]]],
+        keys: Collection[bytes],
+        *,
+        own_versions: bool = False,
     ) -> list[dict[bytes, OnlineRow]]:
-        """Rows of `keys`, tombstones included, in several views as of one moment; of each view the given columns.
-
-        One statement per view for up to 32,766 keys.
-        """
+        """As the base says; one statement per view for up to 32,766 keys."""
         keys = list(dict.fromkeys(keys))
         found: list[dict[bytes, OnlineRow]] = []
         with self._snapshot(config) as connection:
@@ -251,14 +161,13 @@ class GuardedSqliteOnlineStore(OnlineStore):
                 for start in range(0, len(keys), _MAX_VARIABLES):
                     some = keys[start : start + _MAX_VARIABLES]
                     where = f"kept.entity_key in ({','.join('?' * len(some))})"
-                    rows.update((row.key, row) for row in table.select(connection, columns, where, some))
+                    rows.update((row.key, row) for row in table.select(connection, columns, where, some, own_versions))
                 found.append(rows)
         return found
 
     def page(
-        self, config: Any, view: Any, columns: Sequence[str], after: bytes = b"", limit: int = _SCAN_PAGE
+        self, config: Any, view: Any, columns: Sequence[str], after: bytes = b"", limit: int = SCAN_PAGE
     ) -> list[OnlineRow]:
-        """The next `limit` live rows in key order, after the key `after`."""
         with self._snapshot(config) as connection:
             return self._table(config, view).select(
                 connection,
@@ -268,15 +177,26 @@ class GuardedSqliteOnlineStore(OnlineStore):
             )
 
     def tables(self, config: Any, prefix: str) -> list[str]:
-        """Names of the views that have a table here and begin with `prefix`, whoever made them."""
         start = f"{config.project}_"
         with self._snapshot(config) as connection:
             names = {name for (name,) in connection.execute("select name from sqlite_master where type = 'table'")}
         wanted = (name for name in names if name.startswith(start + prefix) and _FOLLOWED + name in names)
         return sorted(name.removeprefix(start) for name in wanted)
 
+    def count(self, config: Any, view: Any) -> int:
+        with self._snapshot(config) as connection:
+            (rows,) = connection.execute(f"select count(*) from {self._table(config, view).name}").fetchone()
+        return int(rows)
+
+    def identity(self, config: Any, view: Any) -> str:
+        name = self._table(config, view).name
+        with self._writing, self._transaction(config) as connection:
+            self._make_identities(connection)
+            connection.execute(f"insert or ignore into {_IDENTITIES} values (?, ?)", (name, uuid.uuid4().hex))
+            (found,) = connection.execute(f"select identity from {_IDENTITIES} where name = ?", (name,)).fetchone()
+        return str(found)
+
     def disconnect(self) -> None:
-        """Close every connection of this process; the next call opens a new one."""
         self._after_fork()
         for connection in list(self._open):
             connection.close()
@@ -346,6 +266,11 @@ class GuardedSqliteOnlineStore(OnlineStore):
             table = self._tables[key] = _Table.of(config, view)
         return table
 
+    def _make_identities(self, connection: _Connection) -> None:
+        connection.execute(
+            f"create table if not exists {_IDENTITIES} (name text primary key, identity text not null) without rowid"
+        )
+
     def _make_table(self, connection: _Connection, table: _Table) -> None:
         there = {row[1] for row in connection.execute(f"pragma table_info({table.name})")}
         if there and not there.issuperset(_GUARD_COLUMNS):
@@ -364,23 +289,6 @@ class GuardedSqliteOnlineStore(OnlineStore):
             f"create table if not exists {table.followed} (entity_key blob primary key, {VERSION} integer not null, "
             "event_us integer not null) without rowid"
         )
-
-    def _nearest(
-        self, config: Any, view: Any, column: str, query: Any, top_k: int, metric: str
-    ) -> list[tuple[bytes, float]]:
-        """Keys and distances of the `top_k` nearest live rows, nearest first, in bounded memory."""
-        best: list[tuple[float, bytes]] = []
-        after = b""
-        while page := self.page(config, view, [column], after):
-            after = page[-1].key
-            vectors = [decode_vector(row.values[0], len(query)) for row in page]
-            keys = [row.key for row, vector in zip(page, vectors, strict=True) if len(vector) == len(query)]
-            if not keys:
-                continue
-            distances = _distances(np.stack([v for v in vectors if len(v) == len(query)]), query, metric)
-            best += zip(distances.tolist(), keys, strict=True)
-            best = sorted(best)[:top_k]
-        return [(key, distance) for distance, key in best]
 
 
 @dataclass(frozen=True)
@@ -408,8 +316,9 @@ class _Table:
             f"{VERSION}=excluded.{VERSION}, event_us=excluded.event_us where excluded.{VERSION} >= kept.{VERSION}"
         )
 
-    def insert(self, connection: _Connection, rows: Sequence[OnlineRow]) -> set[bytes]:
-        """Write the rows that are not older than what is there; the keys of those."""
+    def insert(self, connection: _Connection, rows: Sequence[OnlineRow], equal: bool) -> set[bytes]:
+        """Write the rows that are newer than what is there, or `equal` to it; the keys of those."""
+        passes = ">=" if equal else ">"
         names = [*_GUARD_COLUMNS, *map(_quoted, self.columns)]
         one = f"({','.join('?' * len(names))})"
         step = min(_ROWS_PER_INSERT, _MAX_VARIABLES // len(names))
@@ -424,8 +333,9 @@ class _Table:
                 for (key,) in connection.execute(
                     f"insert into {self.name} as kept ({','.join(names)}) values {','.join([one] * len(some))} "
                     f"on conflict (entity_key) do update set {','.join(f'{n}=excluded.{n}' for n in names[1:])} "
-                    f"where excluded.{VERSION} >= kept.{VERSION} and not exists (select 1 from {self.followed} as "
-                    f"other where other.entity_key = kept.entity_key and other.{VERSION} > excluded.{VERSION}) "
+                    f"where excluded.{VERSION} {passes} kept.{VERSION} "
+                    f"and not exists (select 1 from {self.followed} as other "
+                    f"where other.entity_key = kept.entity_key and other.{VERSION} > excluded.{VERSION}) "
                     "returning entity_key",
                     parameters,
                 )
@@ -433,11 +343,16 @@ class _Table:
         return written
 
     def select(
-        self, connection: _Connection, columns: Sequence[str], where: str, parameters: Sequence[Any]
+        self,
+        connection: _Connection,
+        columns: Sequence[str],
+        where: str,
+        parameters: Sequence[Any],
+        own_versions: bool = False,
     ) -> list[OnlineRow]:
-        """Rows of the table `kept` as they are, with the versions that they have followed to."""
-        guard = ("kept.entity_key", _later(VERSION), DELETED, _later("event_us"))
-        names = ",".join((*guard, *map(_quoted, columns)))
+        """Rows of the table `kept`, with the versions that they have followed to or were written under."""
+        version, event_us = (f"kept.{c}" if own_versions else _later(c) for c in (VERSION, "event_us"))
+        names = ",".join(("kept.entity_key", version, DELETED, event_us, *map(_quoted, columns)))
         rows = connection.execute(
             f"select {names} from {self.name} as kept left join {self.followed} as other "
             f"on other.entity_key = kept.entity_key where {where}",
@@ -458,20 +373,6 @@ class _Connection(sqlite3.Connection):
 
 # Connections that came over a fork. Kept, because the garbage collector would close them.
 _INHERITED: list[_Connection] = []
-
-
-def payload_columns(view: Any) -> tuple[str, ...]:
-    """The features that a table keeps as serialised values: all but those that order and hide its rows."""
-    return tuple(feature.name for feature in view.features if feature.name not in (VERSION, DELETED))
-
-
-def microseconds(moment: datetime) -> int:
-    """Microseconds since the Unix epoch; a time without a zone is UTC, as everywhere in Feast."""
-    return ((moment if moment.tzinfo else moment.replace(tzinfo=UTC)) - _EPOCH) // _MICROSECOND
-
-
-def from_microseconds(event_us: int) -> datetime:
-    return _EPOCH + timedelta(microseconds=event_us)
 
 
 def _connect(path: Path, busy_timeout_s: float) -> _Connection:
@@ -502,37 +403,3 @@ def _path(config: Any) -> Path:
 
 def _quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
-
-
-def _key(config: Any, entity_key: Any) -> bytes:
-    return bytes(serialize_entity_key(entity_key, config.entity_key_serialization_version))
-
-
-def _feast_key(config: Any, key: bytes) -> Any:
-    return deserialize_entity_key(key, config.entity_key_serialization_version)
-
-
-def _as_feast_row(
-    row: OnlineRow | None, names: Sequence[str], columns: Sequence[str]
-) -> tuple[datetime | None, dict[str, Any] | None]:
-    """What `online_read` answers for one product: nothing for one that is unknown or deleted."""
-    if row is None or row.deleted:
-        return None, None
-    values = {name: Value.FromString(blob or b"") for name, blob in zip(columns, row.values, strict=True)}
-    if VERSION in names:
-        values[VERSION] = Value(int64_val=row.version)
-    if DELETED in names:
-        values[DELETED] = Value(bool_val=False)
-    return from_microseconds(row.event_us), values
-
-
-def _distances(vectors: Any, query: Any, metric: str) -> Any:
-    """Distances [n] of vectors [n, d]; smaller is nearer."""
-    if metric.lower() == "cosine":
-        lengths = np.linalg.norm(vectors, axis=1) * np.linalg.norm(query)
-        return 1.0 - vectors @ query / np.maximum(lengths, np.finfo(np.float32).tiny)
-    if metric.lower() == "l2":
-        return np.linalg.norm(vectors - query, axis=1)
-    if metric.lower() == "inner_product":
-        return -(vectors @ query)
-    raise InvalidFeatureError(f"Unknown distance {metric!r}: use cosine, L2 or inner_product.")

@@ -2,6 +2,7 @@
 
 `<home>/feature_store.yaml` is the packaged profile with its paths filled in, `<home>/repo.py` makes `feast apply` in
 that folder register what Sagelift registers (without it, `feast apply` would delete every view: it finds no code).
+`<home>/online_store.yaml`, where someone has put one there, names another online store than SQLite.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any, Final
 from feature_repo.errors import StoreStateError
 
 ENVIRONMENT_VARIABLE: Final = "SAGELIFT_FEAST"
+ONLINE_STORE_FILE: Final = "online_store.yaml"
 
 _REPO = '''"""What `feast apply` registers from this folder. Written by Sagelift."""
 
@@ -46,12 +48,37 @@ def write_repository(state_dir: Path) -> Path:
     _, settings = profile.split("\nproject:", 1)  # the comment above is about the variable
     filled = "project:" + settings.replace("${" + ENVIRONMENT_VARIABLE + "}", str(home))
     try:
+        filled = _with_online_store(filled, home / ONLINE_STORE_FILE)
         home.mkdir(parents=True, exist_ok=True)
         _write_if_changed(home / "feature_store.yaml", "# Written by Sagelift.\n" + filled)
         _write_if_changed(home / "repo.py", _REPO)
     except OSError as error:
         raise StoreStateError(f"Cannot write the feature store's folder {home}: {error}.") from error
     return home
+
+
+def _with_online_store(profile: str, path: Path) -> str:
+    """The profile with the online store of the file at `path`, if there is one; `${...}` in it is Feast's to fill in.
+
+    Raises:
+        StoreStateError: the file is no mapping with a `type`.
+    """
+    if not path.exists():
+        return profile
+    import yaml
+
+    try:
+        online = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise StoreStateError(f"{path} is no YAML: {error}.") from error
+    if not isinstance(online, dict) or "type" not in online:
+        raise StoreStateError(
+            f"{path} must hold the settings of an online store, 'type' first: such as "
+            "'type: feature_repo.stores.postgres.GuardedPostgresOnlineStore' and its 'conninfo'."
+        )
+    settings = yaml.safe_load(profile)
+    settings["online_store"] = online
+    return str(yaml.safe_dump(settings, sort_keys=False))
 
 
 @contextmanager

@@ -103,6 +103,12 @@ class ProductFeatureStore:
         names = [_VIEW_OF[view] for view in dict.fromkeys(views)]
         return self._write(names, _newest(products), [n for n in PRODUCT_VIEWS if n not in names])
 
+    def versions(self, ids: Iterable[str]) -> dict[str, int]:
+        """Versions by id, of deleted products too; ids never written are absent."""
+        keys = {encode_key(product_id): product_id for product_id in ids}
+        (found,) = self._online.read(self._config, [(self._views[OFFER_VIEW], ())], keys)
+        return {keys[key]: row.version for key, row in found.items()}
+
     def read_offers(self, ids: Iterable[str]) -> dict[str, OfferRow]:
         """Price, availability and version by id, many times faster than all features; absent and deleted as there."""
         keys = {encode_key(product_id): product_id for product_id in ids}

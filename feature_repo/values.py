@@ -9,7 +9,7 @@ Feast's own message class serialises, not copied from a specification.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, lru_cache
 
 import numpy as np
 from feast.infra.key_encoding_utils import serialize_entity_key
@@ -23,12 +23,16 @@ from feature_repo.rows import EMBEDDING_DIM
 NULL: bytes = Value().SerializeToString()
 
 _FLOAT_BYTES = 4
-_TEXT: bytes = Value(string_val="").SerializeToString()[:1]  # then the text's size and its UTF-8
+_KEYS_REMEMBERED = 16_384  # a product's key is asked for with each of its reads and writes, some within a moment
+_EMPTY: bytes = Value(string_val="").SerializeToString()  # as most texts of a product are
+_TEXT = _EMPTY[:1]  # then the text's size and its UTF-8
 _ONE_BYTE, _TWO_BYTES = 1 << 7, 1 << 14  # sizes from which on the size itself takes a byte more
 _SIZES = [bytes((size,)) for size in range(_ONE_BYTE)]
 
 
 def encode_string(text: str) -> bytes:
+    if not text:
+        return _EMPTY
     raw = text.encode()
     size = len(raw)
     if size < _ONE_BYTE:
@@ -52,7 +56,7 @@ def encode_optional_int(number: int | None) -> bytes:
 
 def decode_string(blob: bytes | None) -> str:
     """The text; '' for a null."""
-    if not blob:
+    if not blob or blob == _EMPTY:
         return ""
     size = len(blob)
     if blob[0] == _TEXT[0]:
@@ -118,6 +122,7 @@ def decode_vectors(blob: bytes | None, dim: int = EMBEDDING_DIM) -> NDArray[np.f
     return np.array(rows, dtype=np.float32).reshape(len(rows), dim)
 
 
+@lru_cache(_KEYS_REMEMBERED)
 def encode_key(product_id: str) -> bytes:
     """Feast's entity key of a product."""
     raw = product_id.encode()

@@ -28,6 +28,7 @@ from safetensors.numpy import load_file
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc import service_pb2_grpc
 
+from inference.channel import Tls, open_channel
 from inference.errors import ArtifactError, InputError, ServingError, Unavailable
 from inference.inputs import MAX_IMAGES, VECTOR_DIM, Float32Array, FloatArray, ProductInput
 from inference.repository import ITEMSAGE, VISUAL_ENCODER, live_version
@@ -44,14 +45,6 @@ _PROBE_COSINE = 0.999
 _VISUAL_PROBE_COSINE = 0.995  # a convolutional network in bfloat16 against one in float32
 _MISSING_GRACE_S = 10.0  # a server that was just restarted knows no model for a moment
 _LOAD_TIMEOUT_S = 180.0  # a model that imports torch takes its time on a busy machine
-_CHANNEL_OPTIONS = [
-    ("grpc.max_send_message_length", -1),
-    ("grpc.max_receive_message_length", -1),
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 1000),  # gRPC's own ceiling is 120 s: a restarted server would wait as long
-    ("grpc.keepalive_time_ms", 30_000),  # a peer that vanished without a word is noticed
-    ("grpc.keepalive_timeout_ms", 5_000),
-]
 _DATATYPES = {"float16": "FP16", "float32": "FP32", "int32": "INT32", "uint8": "UINT8"}
 
 
@@ -177,7 +170,7 @@ class TritonClient:
         max_elapsed_s: how long a request is retried before `Unavailable`.
         batch: products per request, at most 256.
         heal: brings a model whose process died back; by default unloads and loads it.
-        credentials: for TLS.
+        tls: how to speak TLS with it; without, the connection is not encrypted.
         channel, clock, sleep, uniform: the world, for tests.
     """
 
@@ -190,7 +183,7 @@ class TritonClient:
         max_elapsed_s: float = 60.0,
         batch: int = MAX_BATCH,
         heal: Callable[[str], None] | None = None,
-        credentials: grpc.ChannelCredentials | None = None,
+        tls: Tls | None = None,
         channel: grpc.Channel | None = None,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
@@ -203,19 +196,13 @@ class TritonClient:
         self.url = url
         self._deadline_s, self._max_elapsed_s, self._window, self._batch = deadline_s, max_elapsed_s, window, batch
         self._clock, self._sleep, self._uniform = clock, sleep, uniform
-        if channel is None:
-            channel = (
-                grpc.secure_channel(url, credentials, _CHANNEL_OPTIONS)
-                if credentials
-                else grpc.insecure_channel(url, _CHANNEL_OPTIONS)
-            )
-        self._channel = channel
-        self._infer = channel.unary_unary(
+        self._channel = channel or open_channel(url, tls)
+        self._infer = self._channel.unary_unary(
             "/inference.GRPCInferenceService/ModelInfer",
             request_serializer=None,  # encode_request has done it
             response_deserializer=pb.ModelInferResponse.FromString,
         )
-        self._stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+        self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
         self._heal = heal or self._reload
         self._heal_lock = threading.Lock()
         self._healed: dict[str, float] = {}  # by model: when

@@ -1,7 +1,7 @@
 """The `sagelift` command. Data goes to stdout, progress to stderr; nothing heavy is imported before it is needed.
 
 Exit codes: 0 fine, 1 a finding (bad rows, a failed check), 2 wrong usage or settings, 3 it could not be done,
-130 interrupted.
+4 a consumer stopped because most messages cannot be used, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -12,7 +12,15 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from sagelift import analysis_commands, dlq_commands, model_commands
+from sagelift import (
+    analysis_commands,
+    dlq_commands,
+    experiment_commands,
+    feature_commands,
+    model_commands,
+    serve_commands,
+    stream_commands,
+)
 from sagelift.console import AsJson, current_settings, print_json, say
 
 app = typer.Typer(
@@ -22,15 +30,13 @@ app = typer.Typer(
     add_completion=False,
 )
 catalog_app = typer.Typer(help="The catalogue: make a sample, check a feed, publish it.", no_args_is_help=True)
-features_app = typer.Typer(help="The feature store.", no_args_is_help=True)
-stream_app = typer.Typer(help="The streaming consumers.", no_args_is_help=True)
-experiment_app = typer.Typer(help="Experiments: publish, start, stop, list.", no_args_is_help=True)
 app.add_typer(catalog_app, name="catalog")
-app.add_typer(features_app, name="features")
-app.add_typer(stream_app, name="stream")
+app.add_typer(feature_commands.app, name="features")
+app.add_typer(stream_commands.app, name="stream")
 app.add_typer(dlq_commands.app, name="dlq")
 app.add_typer(model_commands.app, name="model")
-app.add_typer(experiment_app, name="experiment")
+app.add_typer(experiment_commands.app, name="experiment")
+app.add_typer(serve_commands.app, name="serve")
 
 
 def main() -> NoReturn:
@@ -248,105 +254,9 @@ def _read(feed: Path, format: str | None, currency: str | None, as_json: bool, *
     raise typer.Exit(1 if refused else 0)
 
 
-# ---------------------------------------------------------------------------------------------------- the features
-
-
-@features_app.command("compact")
-def features_compact(as_json: AsJson = False) -> None:
-    """Merge the history's many small files into few; the consumers may go on meanwhile."""
-    from sagelift.services import Services
-
-    with Services(current_settings()) as services:
-        merged = services.features.compact()
-    if as_json:
-        return print_json(merged)
-    for view, parts in merged.items():
-        typer.echo(f"{view:<32} {parts} parts merged")
-
-
-# ---------------------------------------------------------------------------------------------------- the consumers
-
-
-@stream_app.command("catalog")
-def stream_catalog() -> None:
-    """Consume catalogue updates: features, embeddings, product.embeddings. Until SIGTERM or Ctrl-C."""
-    from sagelift.workers import run_worker
-
-    run_worker("catalog", current_settings())
-
-
-@stream_app.command("events")
-def stream_events() -> None:
-    """Consume shop events into the experiment database. Until SIGTERM or Ctrl-C."""
-    from sagelift.workers import run_worker
-
-    run_worker("events", current_settings())
-
-
 # --------------------------------------------------------------------------------------------------- the experiments
 
 _Key = Annotated[str, typer.Argument(help="The experiment's key.")]
-_Actor = Annotated[str, typer.Option(help="Who does this.", envvar="USER")]
-_Reason = Annotated[str, typer.Option(help="Why.")]
-
-
-@experiment_app.command("publish")
-def experiment_publish(
-    file: Annotated[Path, typer.Argument(help="The experiment as YAML.")], actor: _Actor, reason: _Reason = ""
-) -> None:
-    """Publish an experiment from a file; it is created when it is new."""
-    from experiments.config import load_yaml
-    from sagelift.services import Services
-
-    config = load_yaml(file)
-    with Services(current_settings()) as services:
-        store = services.experiments
-        if config.key not in store.experiment_keys():
-            store.create_experiment(config.key, actor=actor, reason=reason)
-        version = store.publish(config, actor=actor, reason=reason)
-    typer.echo(f"{config.key} version {version}")
-
-
-@experiment_app.command("set")
-def experiment_set(
-    key: _Key,
-    state: Annotated[str, typer.Argument(help="running, paused, stopped or decided.")],
-    actor: _Actor,
-    reason: _Reason,
-    outcome: Annotated[str | None, typer.Option(help="ship, roll_back or inconclusive, when decided.")] = None,
-) -> None:
-    """Move an experiment to its next state."""
-    from typing import cast, get_args
-
-    from experiments.config import State
-    from experiments.lifecycle import Outcome
-    from sagelift.services import Services
-
-    if state not in get_args(State):
-        raise typer.BadParameter(f"{state!r} is none of {', '.join(get_args(State))}")
-    if outcome is not None and outcome not in get_args(Outcome):
-        raise typer.BadParameter(f"{outcome!r} is none of {', '.join(get_args(Outcome))}")
-    with Services(current_settings()) as services:
-        services.experiments.transition(
-            key, cast(State, state), actor=actor, reason=reason, outcome=cast("Outcome | None", outcome)
-        )
-    typer.echo(f"{key} is {state}")
-
-
-@experiment_app.command("list")
-def experiment_list(as_json: AsJson = False) -> None:
-    """List the experiments that services know of."""
-    from sagelift.services import Services
-
-    with Services(current_settings()) as services:
-        found = [
-            {"key": e.config.key, "state": e.state, "version": e.version, "arms": [a.key for a in e.config.arms]}
-            for e in services.experiments.load()
-        ]
-    if as_json:
-        return print_json(found)
-    for row in found:
-        typer.echo("{key:<32} {state:<9} version {version}  arms {arms}".format(**row))
 
 
 @app.command()

@@ -166,7 +166,6 @@ class Demo:
         from streaming.topics import ensure_topics
 
         ensure_topics(Connection(stack.kafka_bootstrap))
-
         export_visual_encoder(self.settings.model_repository)
         stack.load_model("visual_encoder")
         for spec in worker_specs(stack, self.settings):

@@ -238,7 +238,8 @@ def point_in_time(text: str | None, now: datetime, option: str) -> datetime | No
 
 
 def _parse_id(text: str) -> LetterId:
-    from streaming.dead_letter_reader import DeadLetterError, LetterId
+    from streaming.dead_letter_reader import LetterId
+    from streaming.errors import DeadLetterError
 
     try:
         return LetterId.parse(text)

@@ -134,9 +134,8 @@ def interval(values: Sequence[float]) -> Interval:
 
 
 def verdict(difference: Interval, tie: bool) -> Verdict:
-    """Whether a direction shows: an interval that holds 0 decides nothing, except that a gain was denied (`tie`).
-
-    A denied gain `holds` when the interval is below 0, or holds 0 and is narrower than 0.02 either way.
+    """Whether a direction shows. An interval that holds 0 decides nothing; a gain that was denied (`tie`) is there when
+    its interval lies above 0, and is not there when it ends below 0.02.
     """
     low, high = difference.mean - difference.half, difference.mean + difference.half
     if tie:

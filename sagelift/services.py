@@ -153,6 +153,7 @@ class Services:
         from streaming.embedding_topic import EmbeddingPublisher
         from streaming.image_vectors import CachedImageVectors
         from streaming.images import ImageFetcher
+        from streaming.offer_topic import OfferPublisher
 
         wanted = self.settings.images
         fetcher = self._open.enter_context(
@@ -165,7 +166,10 @@ class Services:
             )
         )
         images = CachedImageVectors(fetcher.fetch_many, self.triton.encode_images, self.visual_cache)
-        return CatalogPipeline(self.features, images, self.embedder, EmbeddingPublisher(self.producer()))
+        producer = self.producer()
+        return CatalogPipeline(
+            self.features, images, self.embedder, EmbeddingPublisher(producer), OfferPublisher(producer)
+        )
 
     def producer(self) -> Any:
         """A Kafka producer, closed with the services."""

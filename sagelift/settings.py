@@ -225,6 +225,23 @@ class ImageSettings(_Section):
         return [part for part in value.split(os.pathsep) if part] if isinstance(value, str) else value
 
 
+class PoisonSettings(_Section):
+    share: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.5, description="share of refused messages above which a consumer stops; 1: it never does"
+    )
+    least: PositiveInt = Field(200, description="of at least so many messages")
+    window_s: PositiveFloat = Field(60.0, description="read within so many seconds")
+
+
+class MetricsSettings(_Section):
+    host: Annotated[str, Field(min_length=1)] = Field(
+        "127.0.0.1", description="address on which a consumer serves /metrics, /healthz and /readyz"
+    )
+    port: Annotated[int, Field(ge=0, le=65535)] = Field(
+        0, description="its port; 0: any free one. The local stack's second consumer takes the next"
+    )
+
+
 _PREFIX = "SAGELIFT_"
 
 
@@ -243,6 +260,11 @@ class Settings(BaseSettings):
     triton: TritonSettings = TritonSettings()
     experiments: ExperimentSettings = ExperimentSettings()
     images: ImageSettings = ImageSettings()
+    poison: PoisonSettings = PoisonSettings()
+    metrics: MetricsSettings = MetricsSettings()
+    log_format: Literal["auto", "text", "json"] = Field(
+        "auto", description="logs of the consumers: text, json, or auto: text on a terminal, JSON elsewhere"
+    )
 
     @classmethod
     def settings_customise_sources(
@@ -256,9 +278,10 @@ class Settings(BaseSettings):
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, settings_file())
 
     def environment(self) -> dict[str, str]:
-        """Every setting that was made, as environment variables for a child process; paths absolute.
+        """Every setting, as environment variables for a child process; paths absolute.
 
-        Secrets in clear: never print it.
+        Those that were not made too: the child must not find them in what it inherits, or in a file. Secrets in clear:
+        never print it.
         """
         return dict(_variables(self, _PREFIX))
 
@@ -337,7 +360,7 @@ def _variables(section: BaseModel, prefix: str) -> Iterator[tuple[str, str]]:
         value = getattr(section, name)
         if isinstance(value, BaseModel):
             yield from _variables(value, f"{prefix}{name.upper()}__")
-        elif name in section.model_fields_set:
+        else:
             yield prefix + name.upper(), _text(value)
 
 

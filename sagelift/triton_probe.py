@@ -60,13 +60,13 @@ class KnownAnswerProbe:
         if live is not None:
             folders.append((self._repository / ITEMSAGE / live, live))
         patience = self._patience_s
-        with TritonClient(address, deadline_s=patience, max_elapsed_s=patience, heal=leave_it) as client:
-            try:
+        try:
+            with TritonClient(address, deadline_s=patience, max_elapsed_s=patience, heal=leave_it) as client:
                 for folder, version in folders:
                     if folder.is_dir():
                         client.probe(folder, version)
-            except ServingError:
-                return False
-            except ArtifactError:  # a release in the making is no fault of the server
-                return True
+        except ServingError:
+            return False
+        except ArtifactError:  # a release in the making is no fault of the server
+            return True
         return True

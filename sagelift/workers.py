@@ -8,17 +8,27 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
+import msgspec
+
+from sagelift.observability.logs import configure
+from sagelift.observability.monitor import Monitor
+from sagelift.observability.records import announced, folder_of, write_record
+from sagelift.observability.server import serving
 from sagelift.services import Services
 from sagelift.settings import Settings
 from sagelift.stack.stack import LocalStack, StackOptions, WorkerSpec
 from sagelift.triton_probe import KnownAnswerProbe
 
 if TYPE_CHECKING:
+    from streaming.dead_letters import DeadLetters
+    from streaming.kafka import TopicPartition
+    from streaming.lag import LagMeter
     from streaming.loop import ConsumerLoop
 
 log = logging.getLogger(__name__)
@@ -27,8 +37,16 @@ CATALOG_GROUP = "sagelift-catalog"
 EVENTS_GROUP = "sagelift-events"
 
 
+POISONED = 4
+"""Exit code of a consumer that stopped because most messages cannot be used: starting it again would not help."""
+_WRONG_SETTINGS = 2
+
+
 def catalog_worker(
-    settings: Settings, stop: threading.Event, after_first_batch: Callable[[], object] = lambda: None
+    settings: Settings,
+    stop: threading.Event,
+    monitor: Monitor | None = None,
+    after_first_batch: Callable[[], object] = lambda: None,
 ) -> None:
     """Consume `catalog.updates` until stopped; see `streaming.catalog`."""
     from sqlite3 import OperationalError
@@ -38,14 +56,17 @@ def catalog_worker(
     from streaming.catalog import CatalogPipeline, Prepared
     from streaming.dead_letters import DeadLetters
     from streaming.errors import BrokerError
+    from streaming.lag import LagMeter
     from streaming.loop import ConsumerLoop, Records
     from streaming.poison import PoisonGuard, PoisonLimit
     from streaming.topics import CATALOG_UPDATES, ensure_topics
 
+    monitor = monitor or Monitor("catalog", stop)
     with Services(settings) as services:
         ensure_topics(services.kafka, replication=settings.kafka.replication)
         pipeline: CatalogPipeline = services.catalog_pipeline()
-        pipeline.poison = PoisonGuard(CATALOG_UPDATES, PoisonLimit())
+        pipeline.observer = monitor.metrics
+        pipeline.poison = monitor.poison = PoisonGuard(CATALOG_UPDATES, PoisonLimit(**settings.poison.model_dump()))
         dead_letters = DeadLetters(services.producer(), CATALOG_GROUP)
         prepared, waiting = False, [after_first_batch]
 
@@ -63,7 +84,8 @@ def catalog_worker(
                 pipeline.observer.dead_letters(Counter(letter.stage for letter in outcome.dead_letters))
             if waiting:
                 waiting.pop()()
-            log.info("catalogue: %s", dict(+outcome.counts))
+            counts = dict(+outcome.counts)
+            log.info("catalogue: %s", counts, extra={"counts": counts})
             _log_unknown("catalogue", outcome.unknown_fields)
 
         # What a person or a supervisor mends while we wait: a server that is away, a model that is not loaded or was
@@ -78,30 +100,36 @@ def catalog_worker(
             CATALOG_UPDATES,
             {"features": features, "embeddings": pipeline.embeddings, "publishing": publishing},
             transient=transient,
-            unreadable=dead_letters.send_unreadable,
-            observer=pipeline.observer,
+            unreadable=partial(_refuse_unreadable, dead_letters, monitor),
+            observer=monitor.metrics,
         )
-        _run(loop, stop)
+        _run(loop, stop, monitor, partial(LagMeter, services.kafka, CATALOG_GROUP, CATALOG_UPDATES))
 
 
-def events_worker(settings: Settings, stop: threading.Event) -> None:
+def events_worker(settings: Settings, stop: threading.Event, monitor: Monitor | None = None) -> None:
     """Consume `events` into the experiment database until stopped; see `streaming.event_sink`."""
     from sqlalchemy.exc import DBAPIError, TimeoutError
 
     from streaming.dead_letters import DeadLetters
     from streaming.errors import BrokerError
     from streaming.event_sink import EventSink, log_id
+    from streaming.lag import LagMeter
     from streaming.loop import ConsumerLoop, Records
+    from streaming.poison import PoisonGuard, PoisonLimit
     from streaming.topics import EVENTS, ensure_topics
 
+    monitor = monitor or Monitor("events", stop)
     with Services(settings) as services:
         ensure_topics(services.kafka, replication=settings.kafka.replication)
         dead_letters = DeadLetters(services.producer(), EVENTS_GROUP)
         sink = EventSink(services.experiments, dead_letters.send_all, log_id(services.kafka, EVENTS))
+        sink.observer = monitor.metrics
+        sink.poison = monitor.poison = PoisonGuard(EVENTS, PoisonLimit(**settings.poison.model_dump()))
 
         def handle(records: Records) -> None:
             sink.handle(records)
             _log_unknown("events", sink.unknown_fields)
+            monitor.metrics.unknown_fields(sink.unknown_fields)
             sink.unknown_fields.clear()
 
         consumer = services.kafka.consumer(EVENTS_GROUP, max_poll_records=5000)
@@ -110,21 +138,31 @@ def events_worker(settings: Settings, stop: threading.Event) -> None:
             EVENTS,
             {"write": handle},
             transient=(BrokerError, DBAPIError, TimeoutError),
-            unreadable=dead_letters.send_unreadable,
+            unreadable=partial(_refuse_unreadable, dead_letters, monitor),
             start_offsets=lambda: sink.start_offsets(consumer, EVENTS),
+            observer=monitor.metrics,
         )
-        _run(loop, stop)
+        _run(loop, stop, monitor, partial(LagMeter, services.kafka, EVENTS_GROUP, EVENTS))
 
 
-def _run(loop: ConsumerLoop, stop: threading.Event) -> None:
+def _run(loop: ConsumerLoop, stop: threading.Event, monitor: Monitor, lag: Callable[[], LagMeter]) -> None:
     from streaming.loop import end_process, watch
 
+    monitor.loop = loop
     ended = threading.Event()
     threading.Thread(target=watch, args=(loop, ended), kwargs={"end": end_process}, daemon=True).start()
     try:
-        loop.run(stop)
+        with monitor.measuring_lag(lag):
+            loop.run(stop)
     finally:
         ended.set()
+
+
+def _refuse_unreadable(
+    dead_letters: DeadLetters, monitor: Monitor, partition: TopicPartition, offset: int, error: Exception
+) -> None:
+    dead_letters.send_unreadable(partition, offset, error)
+    monitor.metrics.dead_letters({"fetch": 1})
 
 
 def _log_unknown(what: str, fields: Counter[str]) -> None:
@@ -139,25 +177,46 @@ def _keep_what_is_in_memory() -> None:
     gc.freeze()
 
 
-WORKERS: dict[str, Callable[[Settings, threading.Event], None]] = {
+WORKERS: dict[str, Callable[[Settings, threading.Event, Monitor], None]] = {
     "catalog": partial(catalog_worker, after_first_batch=_keep_what_is_in_memory),
     "events": events_worker,
 }
 
 
 def run_worker(name: str, settings: Settings) -> None:
-    """Run one consumer in this process until SIGTERM or Ctrl-C; what is in work is finished and committed."""
-    stop = threading.Event()
+    """Run one consumer in this process until SIGTERM or Ctrl-C; what is in work is finished and committed.
+
+    Meanwhile it serves its metrics and its health, and the state folder says where.
+
+    Raises:
+        PoisonRateError: most messages cannot be used.
+        SettingsError: metrics.host and metrics.port cannot be listened on.
+    """
+    started_at, stop = time.time(), threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    logging.getLogger("kafka").setLevel(logging.ERROR)
-    WORKERS[name](settings, stop)
+    configure(settings.log_format)
+    monitor, metrics = Monitor(name, stop), settings.metrics
+    with (
+        serving(metrics.host, metrics.port, monitor.metrics.registry, monitor.health, monitor.facts) as url,
+        announced(settings.state, name, url, started_at) as record,
+    ):
+        log.info("%s: metrics and health at %s", name, url)
+        try:
+            WORKERS[name](settings, stop, monitor)
+        except Exception as error:
+            state, reason = monitor.end(error)
+            log.critical("%s stops: %s: %s", name, state, reason, extra={"state": state})
+            write_record(folder_of(settings.state), msgspec.structs.replace(record, ended=(state, reason)))
+            raise
 
 
 def stack_options(settings: Settings) -> StackOptions:
     """The local stack as the settings want it: a service given by address is not started."""
     return StackOptions(
+        # With the settings' users and certificates, which the stack's own probes know nothing of.
+        kafka_answers=lambda _: _kafka_answers(settings),
+        triton_answers=lambda _: _triton_answers(settings),
         kafka_bootstrap=settings.kafka.bootstrap_servers or None,
         kafka_port=settings.kafka.port or None,
         triton_url=settings.triton.url or None,
@@ -167,9 +226,21 @@ def stack_options(settings: Settings) -> StackOptions:
     )
 
 
+def _kafka_answers(settings: Settings) -> bool:
+    with Services(settings) as services:
+        services.kafka.check()  # raises BrokerError with the reason
+    return True
+
+
+def _triton_answers(settings: Settings) -> bool:
+    with Services(settings) as services:
+        return services.triton.server_ready()
+
+
 def worker_specs(stack: LocalStack, settings: Settings) -> Sequence[WorkerSpec]:
     """The consumers as processes of the local stack."""
     env = {
+        **settings.environment(),
         "SAGELIFT_STATE_DIR": str(settings.state),
         "SAGELIFT_KAFKA__BOOTSTRAP_SERVERS": stack.kafka_bootstrap,
         "SAGELIFT_TRITON__URL": stack.triton_grpc,
@@ -179,4 +250,13 @@ def worker_specs(stack: LocalStack, settings: Settings) -> Sequence[WorkerSpec]:
         # One thread each: on a small machine the consumers must not take the cores from Triton.
         "OMP_NUM_THREADS": "1",
     }
-    return [WorkerSpec(name, [sys.executable, "-m", "sagelift", "stream", name], env) for name in WORKERS]
+    port = settings.metrics.port  # each needs its own
+    return [
+        WorkerSpec(
+            name,
+            [sys.executable, "-m", "sagelift", "stream", name],
+            env | ({"SAGELIFT_METRICS__PORT": str(port + number)} if port else {}),
+            final=(POISONED, _WRONG_SETTINGS),
+        )
+        for number, name in enumerate(WORKERS)
+    ]

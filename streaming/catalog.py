@@ -2,7 +2,7 @@
 
     features     decode -> coalesce per product -> version guard and merge -> images -> feature store
     embeddings   what the model reads has changed? -> model -> feature store
-    publishing   product.embeddings, dead letters
+    publishing   product.embeddings, product.offers, dead letters
 
 A stage works on one batch while the next stage is at the batch before it (`streaming.loop`); each sees the batches in
 order, and every write is guarded by version, so that it comes to the same as one batch at a time.
@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any, Protocol
 
 import msgspec
@@ -31,8 +32,10 @@ from streaming.embed import Embedder, EmbeddingStore, Outgoing, Publish, embed, 
 from streaming.errors import ContractError, ImageError
 from streaming.merging import VIEWS, Product, changed_views, in_order, is_offer_patch, merge, merge_offer, offer_changed
 from streaming.observer import NOBODY, Observer
+from streaming.offer_topic import OutgoingOffer, PublishOffers, attributes, offer_of, publish_offers
 from streaming.poison import PoisonGuard
-from streaming.settled import Settled
+from streaming.settled import InOrder, Settled
+from streaming.tracing import traceparent
 
 _LINKS_REMEMBERED = 100_000
 
@@ -42,6 +45,7 @@ class FeatureStore(EmbeddingStore, Protocol):
 
     def read_features(self, ids: Iterable[str]) -> dict[str, ProductFeatures]: ...
     def write_features(self, products: Sequence[ProductFeatures], views: Sequence[str]) -> set[str]: ...
+    def versions(self, ids: Iterable[str]) -> dict[str, int]: ...
     def read_offers(self, ids: Iterable[str]) -> dict[str, OfferRow]: ...
     def write_offers(self, offers: Sequence[OfferRow]) -> set[str]: ...
     def delete(self, deletions: Sequence[Deletion]) -> set[str]: ...
@@ -89,6 +93,7 @@ class Prepared(msgspec.Struct):
     changed_by: dict[str, Any] = {}  # record of a product's last update that counted
     versions: dict[str, Collection[int]] = {}  # that this batch may have given an embedding to
     gone: list[Deletion] = []
+    offers: list[OutgoingOffer] = []  # that changed, or that may not be published yet
     offers_only: list[str] = []  # products whose embedding was found in order under `model_version`
     model_version: str | None = None
     vectors: list[Outgoing] = []
@@ -100,6 +105,7 @@ class Prepared(msgspec.Struct):
         self.changed_by |= other.changed_by
         self.versions |= other.versions
         self.gone += other.gone
+        self.offers += other.offers
         self.offers_only += other.offers_only
 
     def blame(self, product_id: str) -> Any:
@@ -136,11 +142,13 @@ class CatalogPipeline:
         images: ImageVectors,
         embedder: Callable[[], Embedder | None],
         publish: Publish,
+        publish_offers: PublishOffers,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
         *,
         images_again_after: timedelta = timedelta(minutes=5),
     ) -> None:
         self._store, self._images, self._embedder, self._publish, self._clock = store, images, embedder, publish, clock
+        self._publish_offers = publish_offers
         self._images_again_after = images_again_after
         self._not_before: dict[str, datetime] = {}  # links that failed
         self._settled = Settled()
@@ -203,10 +211,20 @@ class CatalogPipeline:
         return done
 
     def publishing(self, batch: Prepared) -> Outcome:
-        """The last stage: all is on `product.embeddings` when this returns. Dead letters are the caller's to send."""
-        publish_newest(batch.vectors, self._store, self._publish)
+        """The last stage: all is on both topics when this returns. Dead letters are the caller's to send."""
+        traces = {i: found for i, *_ in batch.offers if (found := traceparent(batch.blame(i)))}
+        publish_offers(
+            batch.offers,
+            self._store,
+            partial(self._publish_offers, traces=traces) if traces else self._publish_offers,
+            lambda product_id: _earliest(batch.received[product_id]),
+        )
+        traces = {i: found for _, i, *_ in batch.vectors if (found := traceparent(batch.blame(i)))}
+        publish_newest(batch.vectors, self._store, partial(self._publish, traces=traces) if traces else self._publish)
         if batch.model_version is not None:
-            settled = {p.id: p.version for p in batch.products if self._is_settled(p, batch)}
+            settled = {
+                p.id: InOrder(p.version, p.text["product_type"]) for p in batch.products if self._is_settled(p, batch)
+            }
             self._settled.add(batch.model_version, self._images.visual_version, settled)
         now = self._clock().timestamp() * 1000
         self.observer.fresh([now - vector.source_time for *_, vector in batch.vectors if vector is not None])
@@ -264,6 +282,8 @@ class CatalogPipeline:
         alive = {i: change for i, change in changes.items() if not change.product.deleted}
         written = self._write_features(stored, alive, received, outcome)
         into.gone = self._delete([c.product for c in changes.values() if c.product.deleted], outcome)
+        into.offers += [offer_of(p) for p in written if _is_offer_due(stored.get(p.id), p, received[p.id])]
+        into.offers += [(d.id, d.version, None) for d in into.gone]
         # Also products of which this batch brings nothing new: their newer features may have been written just before a
         # crash, and this update may be the one that their embedding came from.
         into.products = [*written, *(p for i, p in stored.items() if i not in changes and not p.deleted)]
@@ -286,18 +306,26 @@ class CatalogPipeline:
         }
         if not candidates:
             return received
-        counts, rows = into.outcome.counts, []
+        counts = into.outcome.counts
+        rows: list[OfferRow] = []
+        due: list[OutgoingOffer] = []
         for product_id, before in self._store.read_offers(candidates).items():
-            if before.deleted or not self._settled.holds(product_id, before.version):
+            known = self._settled.at(product_id, before.version)
+            if before.deleted or known is None:
                 continue
             updates, stale = in_order([r.update for r in candidates[product_id]], before.version)
             counts["stale"] += stale
             into.offers_only.append(product_id)
-            if updates:
-                row = merge_offer(before, updates)
-                counts["features_offer" if offer_changed(before, row) else "features_unchanged"] += 1
-                rows.append(row)
+            if not updates:
+                continue
+            row = merge_offer(before, updates)
+            changed = offer_changed(before, row)
+            counts["features_offer" if changed else "features_unchanged"] += 1
+            rows.append(row)
+            if changed or updates[0].version == before.version:  # as `_is_offer_due`
+                due.append((row.id, row.version, attributes(row, known.product_type)))
         refused = self._store.write_offers(rows)
+        into.offers += [offer for offer in due if offer[0] not in refused]
         counts["stale"] += len(refused)
         counts["embedding_unchanged"] += len(into.offers_only)
         self._settled.advance({row.id: row.version for row in rows if row.id not in refused})
@@ -362,6 +390,8 @@ class CatalogPipeline:
     def _to_fetch(self, before: ProductFeatures | None, product: Product, received: Sequence[Received]) -> list[str]:
         """The product's images that are not there, without those that failed lately and no update here names."""
         there = _images_of(before, self._images.visual_version)
+        if there.keys() >= set(product.links):
+            return []
         named = {link for r in received for link in image_links(r.update) or ()}
         now = self._clock()
         return [
@@ -432,6 +462,16 @@ def _refuse_images(errors: Mapping[str, ImageError], received: Sequence[Received
     outcome.counts["images_still_missing"] += len(errors)
 
 
+def _is_offer_due(before: ProductFeatures | None, after: ProductFeatures, received: Sequence[Received]) -> bool:
+    """Whether what a product is filtered by is to be published.
+
+    Also for an update that the store has already: a crash may have come between its writing and its publishing.
+    """
+    if before is None or before.deleted or any(r.update.version == before.version for r in received):
+        return True
+    return offer_changed(before, after) or before.text["product_type"] != after.text["product_type"]
+
+
 def _versions(received: Sequence[Received], stored: ProductFeatures | None) -> set[int]:
     """Versions that this batch may have given an embedding to: its own, and the stored one if it brought its images."""
     versions = {r.update.version for r in received}
@@ -445,6 +485,8 @@ def _earliest(received: Sequence[Received]) -> int:
 
     Those before the last full statement are superseded. One that is stale by now counts: before a crash it was not.
     """
+    if len(received) == 1:
+        return int(received[0].record.timestamp)
     counting, _ = in_order([r.update for r in received], 0)
     kept = {id(update) for update in counting}
     return min(int(r.record.timestamp) for r in received if id(r.update) in kept)

@@ -7,18 +7,28 @@ A record without a value deletes; its product version travels in a header. The b
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from streaming.contracts import SCHEMA_HEADER, SCHEMA_VERSION
 from streaming.errors import BrokerError, ContractError
-from streaming.kafka import KafkaError, KafkaProducer, TopicPartition
+from streaming.kafka import KafkaError, KafkaProducer, TopicPartition, explained
+from streaming.tracing import TRACEPARENT
 
+NO_TRACES: Mapping[str, bytes] = MappingProxyType({})
 _VERSION_HEADER = "sagelift-version"
 _AS_OF = "as_of_ms"
 
 
-def publish(producer: KafkaProducer, topic: str, rows: Sequence[tuple[str, int, bytes | None]]) -> None:
+def publish(
+    producer: KafkaProducer,
+    topic: str,
+    rows: Sequence[tuple[str, int, bytes | None]],
+    traces: Mapping[str, bytes] = NO_TRACES,
+) -> None:
     """Put (key, product version, value or None for a deletion) on the topic; returns when the broker has them all.
+
+    `traces` has by key the `traceparent` of the record that is the cause.
 
     Raises:
         BrokerError: the broker did not take them all.
@@ -31,7 +41,11 @@ def publish(producer: KafkaProducer, topic: str, rows: Sequence[tuple[str, int, 
                 topic,
                 key=key.encode(),
                 value=value,
-                headers=[(SCHEMA_HEADER, SCHEMA_VERSION), (_VERSION_HEADER, str(version).encode())],
+                headers=[
+                    (SCHEMA_HEADER, SCHEMA_VERSION),
+                    (_VERSION_HEADER, str(version).encode()),
+                    *([(TRACEPARENT, traces[key])] if key in traces else ()),
+                ],
             )
             for key, version, value in rows
         ]
@@ -39,7 +53,7 @@ def publish(producer: KafkaProducer, topic: str, rows: Sequence[tuple[str, int, 
         for future in sent:
             future.get(30)
     except KafkaError as error:
-        raise BrokerError(f"{len(rows)} records of {topic} were not taken: {type(error).__name__}") from error
+        raise BrokerError(f"{len(rows)} records of {topic} were not taken: {explained(error)}") from error
 
 
 def deleted_version(record: Any) -> int:

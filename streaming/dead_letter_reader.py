@@ -19,7 +19,7 @@ import msgspec
 from kafka.errors import UnknownTopicOrPartitionError, for_code
 
 from streaming.dead_letters import ERRORS, TRUNCATED
-from streaming.errors import BrokerError, StreamingError, TopicError
+from streaming.errors import BrokerError, DeadLetterError, TopicError
 from streaming.kafka import Connection, CorruptRecordError, KafkaConsumer, KafkaError, TopicPartition
 from streaming.topics import CATALOG_UPDATES, EVENTS, dead_letter_topic
 
@@ -31,10 +31,6 @@ SOURCES = (CATALOG_UPDATES, EVENTS)
 _SILENT_S = 30.0  # kafka-python's polls say nothing of a broker that is away: they only bring nothing
 _WINDOW = 1_000  # letters that the newest are first looked for among
 _ID = re.compile(r"([A-Za-z0-9._-]+)/([0-9]{1,10}):([0-9]{1,18})")
-
-
-class DeadLetterError(StreamingError, LookupError):
-    """There is no such dead letter, or it cannot be replayed now."""
 
 
 class LetterId(NamedTuple):

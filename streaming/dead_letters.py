@@ -6,6 +6,7 @@ the same message left there is replaced, never doubled; only the number of attem
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -13,14 +14,18 @@ from typing import Any
 import msgspec
 
 from streaming.errors import BrokerError
-from streaming.kafka import KafkaError, KafkaProducer, TopicPartition
+from streaming.kafka import KafkaError, KafkaProducer, TopicPartition, explained
 from streaming.topics import DEAD_LETTER_BYTES, dead_letter_topic
+from streaming.tracing import trace_id
+
+log = logging.getLogger(__name__)
 
 ERRORS = "__connect.errors."
 """What the headers about a failure begin with."""
 LIVING_ON = ("attempts", "first.time")
 """What of them a replayed message keeps, so that its next failure counts on."""
 _MAX_MESSAGE = 1_000
+_LOGGED = 20  # of a batch: what went wrong is told, a flood is not
 _ROOM = 4_096  # for our headers and the record's frame
 TRUNCATED = "sagelift-truncated-from"
 """Header of a dead letter whose value did not fit: how many bytes it had. The whole stays on the source topic."""
@@ -46,6 +51,38 @@ class Unreadable(msgspec.Struct, frozen=True):
     headers: tuple[()] = ()
 
 
+class _Named(msgspec.Struct):
+    """What of a message says which it is, whatever else is wrong with it."""
+
+    id: Any = None
+    event_id: Any = None
+    version: Any = None
+
+
+_named = msgspec.json.Decoder(_Named)
+
+
+def whereabouts(letter: DeadLetter) -> dict[str, Any]:
+    """Fields for the log: which record, of which product and version where it can be told, in which trace."""
+    record = letter.record
+    try:
+        named = _named.decode(record.value or b"")
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        named = _Named()
+    found = {
+        "product_id": named.id,
+        "event_id": named.event_id,
+        "version": named.version,
+        "topic": record.topic,
+        "partition": record.partition,
+        "offset": record.offset,
+        "stage": letter.stage,
+        "error": letter.error,
+        "trace_id": trace_id(record),
+    }
+    return {k: v if isinstance(v, int) else str(v)[:200] for k, v in found.items() if v is not None}
+
+
 class DeadLetters:
     """Writes dead letters; `send_all` returns when the broker has them."""
 
@@ -64,7 +101,11 @@ class DeadLetters:
             for future in sent:
                 future.get(30)
         except KafkaError as error:
-            raise BrokerError(f"{len(letters)} dead letters were not taken: {type(error).__name__}") from error
+            raise BrokerError(f"{len(letters)} dead letters were not taken: {explained(error)}") from error
+        for letter in letters[:_LOGGED]:
+            log.warning("refused at %s: %s", letter.stage, letter.message[:_MAX_MESSAGE], extra=whereabouts(letter))
+        if len(letters) > _LOGGED:
+            log.warning("%d more were refused; `sagelift dlq list` has them all", len(letters) - _LOGGED)
 
     def send_unreadable(self, partition: TopicPartition, offset: int, error: Exception) -> None:
         """A dead letter for an offset that cannot be read: it has no bytes, but says where they are."""

@@ -43,9 +43,12 @@ class Embedder(Protocol):
 
 
 class Publish(Protocol):
-    """Puts vectors (or deletions, None) on `product.embeddings`; returns when the broker has them all."""
+    """Puts vectors (or deletions, None) on `product.embeddings`; returns when the broker has them all.
 
-    def __call__(self, vectors: Sequence[Outgoing]) -> None: ...
+    `traces` has by product id the `traceparent` of the update that is the cause; it is given only where there are some.
+    """
+
+    def __call__(self, vectors: Sequence[Outgoing], traces: Mapping[str, bytes] = ...) -> None: ...
 
 
 def embed(
@@ -99,7 +102,10 @@ def embed(
 
 
 def publish_newest(
-    vectors: Sequence[Outgoing], store: EmbeddingStore, publish: Publish, clock: Callable[[], float] = time.time
+    vectors: Sequence[Outgoing],
+    store: EmbeddingStore,
+    publish: Callable[[Sequence[Outgoing]], None],
+    clock: Callable[[], float] = time.time,
 ) -> None:
     """Publish, then publish again what the store meanwhile holds otherwise (see the module's text)."""
     latest = {(vector[0], vector[1]): vector for vector in vectors}

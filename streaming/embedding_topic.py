@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from inference.retrieval import Attributes, RetrievalIndex
-from streaming.compacted import LogRange, deleted_version, go_on, position, publish
+from streaming.compacted import NO_TRACES, LogRange, deleted_version, go_on, position, publish
 from streaming.contracts import ProductVector, decode_vector, encode
 from streaming.errors import BrokerError, ContractError, TopicError
 from streaming.kafka import (
@@ -25,6 +25,7 @@ from streaming.kafka import (
     KafkaError,
     KafkaProducer,
     TopicPartition,
+    explained,
     unreadable_partition,
 )
 from streaming.offer_topic import decode_offer
@@ -44,8 +45,13 @@ class EmbeddingPublisher:
     def __init__(self, producer: KafkaProducer) -> None:
         self._producer = producer
 
-    def __call__(self, vectors: Sequence[tuple[str, str, int, ProductVector | None]]) -> None:
+    def __call__(
+        self, vectors: Sequence[tuple[str, str, int, ProductVector | None]], traces: Mapping[str, bytes] = NO_TRACES
+    ) -> None:
         """(model version, product id, product version, vector or None for a deletion) each.
+
+        Args:
+            traces: by product id the `traceparent` of the update that is the cause; it goes on with the record.
 
         Raises:
             BrokerError: the broker did not take them all.
@@ -54,7 +60,8 @@ class EmbeddingPublisher:
             (f"{model_version}/{product_id}", version, None if vector is None else encode(vector))
             for model_version, product_id, version, vector in vectors
         ]
-        publish(self._producer, PRODUCT_EMBEDDINGS, rows)
+        by_key = {f"{model}/{i}": traces[i] for model, i, *_ in vectors if i in traces} if traces else traces
+        publish(self._producer, PRODUCT_EMBEDDINGS, rows, by_key)
 
 
 class IndexFollower:
@@ -104,7 +111,7 @@ class IndexFollower:
             self._begin(self._index.position)
         except KafkaError as error:
             self._consumer.close()
-            raise BrokerError(f"{' and '.join(_FOLLOWED)} cannot be read: {type(error).__name__}") from error
+            raise BrokerError(f"{' and '.join(_FOLLOWED)} cannot be read: {explained(error)}") from error
         except (TopicError, BrokerError):
             self._consumer.close()
             raise
@@ -318,7 +325,7 @@ def end_position(connection: Connection) -> dict[str, int]:
         logs = {topic: log_id(connection, topic) for topic in _FOLLOWED}
         return position(consumer.end_offsets(_find_partitions(consumer)), logs, now)
     except KafkaError as error:
-        raise BrokerError(f"{' and '.join(_FOLLOWED)} cannot be read: {type(error).__name__}") from error
+        raise BrokerError(f"{' and '.join(_FOLLOWED)} cannot be read: {explained(error)}") from error
     finally:
         consumer.close()
 
@@ -328,6 +335,9 @@ def _find_partitions(consumer: KafkaConsumer) -> list[TopicPartition]:
     for topic in _FOLLOWED:
         found = consumer.partitions_for_topic(topic)
         if not found:
-            raise TopicError(f"topic {topic} does not exist; the consumers create the topics when they start")
+            raise TopicError(
+                f"topic {topic} does not exist, or this user may not see it; the consumers create the topics when they "
+                "start"
+            )
         partitions += [TopicPartition(topic, number) for number in sorted(found)]
     return partitions

@@ -4,6 +4,8 @@ StreamingError
 ├── ContractError (ValueError)     a message or a row breaks the contract: names field, value, rule
 ├── FeedError (ValueError)         a whole feed file cannot be read
 ├── ImageError (ValueError)        one image cannot be had or used; `retryable` says whether later may help
+├── DeadLetterError (LookupError)  there is no such dead letter, or it cannot be replayed now
+├── PoisonRateError (RuntimeError) most messages cannot be used
 ├── TopicError (RuntimeError)      a topic is missing or has wrong settings
 └── BrokerError (ConnectionError)  Kafka cannot be reached
 """
@@ -37,6 +39,14 @@ class ImageError(StreamingError, ValueError):
     def __init__(self, message: str, *, retryable: bool = False) -> None:
         super().__init__(message)
         self.retryable = retryable
+
+
+class DeadLetterError(StreamingError, LookupError):
+    """There is no such dead letter, or it cannot be replayed now."""
+
+
+class PoisonRateError(StreamingError, RuntimeError):
+    """So large a share of the messages cannot be used that the fault lies with whoever sends them."""
 
 
 class TopicError(StreamingError, RuntimeError):

@@ -7,7 +7,6 @@ made anew, everything is read. Reading again is harmless, passing over events is
 from __future__ import annotations
 
 import logging
-import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -19,13 +18,15 @@ from experiments.events import EventRow
 from experiments.sink import Rejected, WriteResult
 from streaming.contracts import Event, decode_event
 from streaming.dead_letters import DeadLetter
-from streaming.errors import BrokerError, ContractError
-from streaming.kafka import Connection, KafkaConsumer, KafkaError
+from streaming.errors import ContractError
+from streaming.kafka import KafkaConsumer
 from streaming.loop import Records
+from streaming.observer import NOBODY, Observer
+from streaming.poison import PoisonGuard
+from streaming.topics import log_id as log_id
 
 log = logging.getLogger(__name__)
 
-_CREATION_S = 10.0
 _EPOCH = datetime.fromtimestamp(0, UTC)
 # What a database says of values, not of itself: the same rows will never go in.
 _BLAMES_ROWS = (DataError, IntegrityError, OverflowError, UnicodeEncodeError)
@@ -46,10 +47,14 @@ class EventStore(Protocol):
 
 
 class EventSink:
-    """Handles batches of records of `events`; `log_id` identifies their log (`log_id`).
+    """Handles batches of records of `events`; `log_id` identifies their log (`topics.log_id`).
 
     Dead letters are acknowledged before the transaction that moves the offsets begins: a crash in between sends one
     twice, never none, and a slow broker does not keep the database locked.
+
+    Attributes:
+        poison: refuses to go on when too many messages are refused; None: never.
+        observer: hears what became of each batch.
     """
 
     def __init__(
@@ -62,6 +67,8 @@ class EventSink:
         self._store, self._dead_letters, self._log_id, self._clock = store, dead_letters, log_id, clock
         self.counts: Counter[str] = Counter()
         self.unknown_fields: Counter[str] = Counter()
+        self.poison: PoisonGuard | None = None
+        self.observer: Observer = NOBODY
 
     def start_offsets(self, consumer: KafkaConsumer, topic: str) -> dict[int, int]:
         """Where to begin in the consumer's partitions; one that is not named begins at its log's start.
@@ -85,8 +92,12 @@ class EventSink:
         return {tp.partition: stored[tp.partition] for tp in partitions if tp not in outside}
 
     def handle(self, records: Records) -> None:
-        """Write the records of one poll and where to go on."""
-        now, letters = self._clock(), []
+        """Write the records of one poll and where to go on.
+
+        Raises:
+            PoisonRateError: too many of the messages that were read lately cannot be used.
+        """
+        now, letters, before = self._clock(), [], self.counts.copy()
         read: list[tuple[Any, EventRow | None]] = []
         for record in (r for part in records.values() for r in part):
             try:
@@ -99,13 +110,26 @@ class EventSink:
             record, _ = read[at[rejected.index]]
             letters.append(DeadLetter(record, "store", "ContractError", rejected.reason))
             read[at[rejected.index]] = record, None
+        if self.poison and read:
+            first = read[0][0]
+            reason = letters[0].message if letters else ""
+            self.poison.count((first.partition, first.offset), len(read), len(letters), reason)
         self._send(letters)
         self._write(read)
+        self._tell([record for record, row in read if row is not None], before)
+
+    def _tell(self, used: Sequence[Any], before: Counter[str]) -> None:
+        at = self._clock().timestamp() * 1000
+        self.observer.fresh([at - record.timestamp for record in used])
+        counts = self.counts - before
+        del counts["dead_letters"]  # told when they were sent
+        self.observer.counted(counts)
 
     def _send(self, letters: Sequence[DeadLetter]) -> None:
         if letters:
             self._dead_letters(letters)
             self.counts["dead_letters"] += len(letters)
+            self.observer.dead_letters(Counter(letter.stage for letter in letters))
 
     def _write(self, read: Sequence[tuple[Any, EventRow | None]]) -> None:
         """Write these records in one transaction; halve them when the database cannot take one, until it is alone."""
@@ -122,28 +146,6 @@ class EventSink:
                 self._write([(record, None)])
             return
         self.counts.update(written=result.written, duplicate=result.duplicate)
-
-
-def log_id(connection: Connection, topic: str) -> str:
-    """Identifies a topic's log among those of all clusters and of all times.
-
-    Raises:
-        BrokerError: no broker answers, or it does not know the topic.
-    """
-    admin = connection.admin()
-    try:
-        end = time.monotonic() + _CREATION_S
-        while (found := admin.describe_topics([topic])[0])["error_code"]:
-            if time.monotonic() > end:
-                raise BrokerError(
-                    f"{connection.bootstrap_servers} does not know topic {topic}; it must be created first"
-                )
-            time.sleep(0.1)  # made a moment ago, it is not known everywhere yet
-        return f"{admin.describe_cluster()['cluster_id']}/{found['topic_id']}"
-    except KafkaError as error:
-        raise BrokerError(f"{connection.bootstrap_servers} does not say what topic {topic} is: {error}") from error
-    finally:
-        admin.close()
 
 
 def to_row(event: Event) -> EventRow:

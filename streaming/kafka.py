@@ -154,7 +154,8 @@ def explained(error: Exception) -> str:
     """A failure of Kafka in words; of one for want of rights, which and who gives them."""
     name = type(error).__name__
     if not isinstance(error, AuthorizationError):
-        return f"{name}: {error}" if str(error) else name
+        said = str(error)  # most of kafka-python's begin with the name themselves
+        return said if said.startswith(name) else f"{name}: {said}" if said else name
     what = _RIGHTS_ON.get(type(error), "it")
     named = error.args[0] if error.args else ""
     names = " ".join(sorted(named)) if isinstance(named, set | frozenset | list | tuple) else str(named)

@@ -53,6 +53,7 @@ from streaming.kafka import (
     KafkaConsumer,
     KafkaError,
     TopicPartition,
+    explained,
     unpark,
     unreadable_partition,
 )
@@ -135,6 +136,18 @@ class ConsumerLoop:
         """Why it is backing off, None when all is well."""
         return next(iter(self._line.failing.values()), self._kafka_fails)
 
+    @property
+    def partitions(self) -> frozenset[int] | None:
+        """The partitions that it reads; None before the group has given it its part, which may be none."""
+        if self._consumer.group_metadata().generation_id < 0:
+            return None
+        return frozenset(tp.partition for tp in self._consumer.assignment())
+
+    @property
+    def under_way(self) -> int:
+        """Records that were read and are not yet through all stages."""
+        return sum(batch.size for batch in (*self._flying, self._gathered))
+
     def run(self, stop: threading.Event) -> None:
         """Until `stop` is set. Finished work is committed before it returns.
 
@@ -197,8 +210,10 @@ class ConsumerLoop:
 
     def _poll(self, timeout_ms: int) -> Records:
         unpark(self._consumer)
-        records: Records = self._consumer.poll(timeout_ms)
-        self.last_poll = time.monotonic()
+        try:
+            records: Records = self._consumer.poll(timeout_ms)
+        finally:
+            self.last_poll = time.monotonic()
         if self._start_offsets is None or not self._unplaced:
             return records
         # What came from partitions just assigned came from Kafka's offsets; it comes again from the true ones.
@@ -492,4 +507,4 @@ def end_process() -> None:
 
 
 def _reason(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"
+    return explained(error) if isinstance(error, KafkaError) else f"{type(error).__name__}: {error}"

@@ -6,6 +6,7 @@ is how a re-delivery after a crash finishes what was begun. A delete leaves a to
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from datetime import datetime
 from operator import attrgetter
@@ -131,12 +132,17 @@ def merge_offer(current: OfferRow, updates: Sequence[ProductUpdate]) -> OfferRow
     )
 
 
-def offer_changed(before: OfferRow, after: OfferRow) -> bool:
+def offer_changed(before: OfferRow | ProductFeatures, after: OfferRow | ProductFeatures) -> bool:
     """Whether price or availability differ."""
     return bool(_offer(before) != _offer(after))
 
 
+_PLAIN_LINK = re.compile(r"https?://([a-zA-Z0-9.-]+)(?::[0-9]*)?(?:[/?#]|\Z)")
+
+
 def _domain(link: str) -> str:
+    if plain := _PLAIN_LINK.match(link):  # as nearly all are: ten times as fast
+        return plain[1].lower()
     try:
         return urlsplit(link).hostname or ""
     except ValueError:  # such as an unclosed bracket: the link stays text, it just has no domain

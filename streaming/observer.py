@@ -32,7 +32,8 @@ class Observer(Protocol):
         """Fields that the contract does not name, kept out, by name."""
 
     def fresh(self, milliseconds: Sequence[float]) -> None:
-        """Of each vector that the broker has just taken, how long ago its update arrived in Kafka."""
+        """Of each effect that was just written (a vector on its topic, an event's row), how long ago its record arrived
+        in Kafka."""
 
 
 class _Nobody:

@@ -6,14 +6,15 @@ fresh reader finds the attributes of all live products, whenever they last chang
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 import msgspec
 
-from feature_repo.rows import ProductFeatures
+from feature_repo.rows import OfferRow, ProductFeatures
 from inference.retrieval import Attributes
-from streaming.compacted import publish
+from streaming.compacted import NO_TRACES, publish
 from streaming.contracts import ProductId, Version
 from streaming.errors import ContractError
 from streaming.kafka import KafkaProducer
@@ -46,19 +47,31 @@ class ProductOffer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
 
 def attributes_of(product: ProductFeatures) -> Attributes:
     """What a stored product is filtered by."""
+    return attributes(product, product.text.get("product_type", ""))
+
+
+def attributes(offer: ProductFeatures | OfferRow, product_type: str) -> Attributes:
+    """What a product is filtered by that has this offer and is of this category."""
     return Attributes(
-        amount_minor=product.amount_minor,
-        currency=product.currency,
-        product_type=product.text.get("product_type", ""),
-        availability=product.availability,
+        amount_minor=offer.amount_minor,
+        currency=offer.currency,
+        product_type=product_type,
+        availability=offer.availability,
     )
+
+
+OutgoingOffer = tuple[str, int, Attributes | None]
+"""(product id, product version, what it is filtered by or None for a deletion)."""
 
 
 class PublishOffers(Protocol):
     """Puts what products are filtered by on the topic; see `OfferPublisher`."""
 
     def __call__(
-        self, products: Sequence[tuple[str, int, Attributes | None]], source_time: Callable[[str], int]
+        self,
+        products: Sequence[OutgoingOffer],
+        source_time: Callable[[str], int],
+        traces: Mapping[str, bytes] = ...,
     ) -> None: ...
 
 
@@ -69,12 +82,16 @@ class OfferPublisher:
         self._producer = producer
 
     def __call__(
-        self, products: Sequence[tuple[str, int, Attributes | None]], source_time: Callable[[str], int]
+        self,
+        products: Sequence[OutgoingOffer],
+        source_time: Callable[[str], int],
+        traces: Mapping[str, bytes] = NO_TRACES,
     ) -> None:
-        """(product id, product version, attributes or None for a deletion) each. Once more does no harm.
+        """Once more does no harm.
 
         Args:
             source_time: by product id, when the update arrived in Kafka, in milliseconds; not asked of deletions.
+            traces: by product id the `traceparent` of the update that is the cause, where it has one.
 
         Raises:
             BrokerError: the broker did not take them all.
@@ -87,7 +104,7 @@ class OfferPublisher:
             )
             for product_id, version, found in products
         ]
-        publish(self._producer, PRODUCT_OFFERS, rows)
+        publish(self._producer, PRODUCT_OFFERS, rows, traces)
 
 
 def _encode(product_id: str, version: int, found: Attributes, source_time: int) -> bytes:
@@ -103,33 +120,26 @@ def _encode(product_id: str, version: int, found: Attributes, source_time: int) 
     return msgspec.json.encode(offer)
 
 
-class StoredOffer(Protocol):
-    """What the feature store holds of a product's offer, and its category: `feature_repo.rows.OfferRow`."""
-
-    @property
-    def version(self) -> int: ...
-    @property
-    def deleted(self) -> bool: ...
-    @property
-    def amount_minor(self) -> int | None: ...
-    @property
-    def currency(self) -> str | None: ...
-    @property
-    def product_type(self) -> str: ...
-    @property
-    def availability(self) -> str | None: ...
-
-
 class OfferStore(Protocol):
     """The part of `feature_repo.store.ProductFeatureStore` that offers are published from."""
 
-    def read_offers(self, ids: Iterable[str]) -> Mapping[str, StoredOffer]: ...
+    def versions(self, ids: Iterable[str]) -> Mapping[str, int]: ...
+    def read_features(self, ids: Iterable[str]) -> Mapping[str, ProductFeatures]: ...
+
+
+class ScannableOfferStore(OfferStore, Protocol):
+    """A feature store that can be read from one end to the other."""
+
+    def scan_features(self, batch: int) -> Iterator[list[ProductFeatures]]: ...
 
 
 def publish_offers(
-    product_ids: Iterable[str], store: OfferStore, publish: PublishOffers, source_time: Callable[[str], int]
+    offers: Sequence[OutgoingOffer],
+    store: OfferStore,
+    publish: Callable[[Sequence[OutgoingOffer], Callable[[str], int]], None],
+    source_time: Callable[[str], int],
 ) -> None:
-    """Publish what the store holds of these products, and again what it holds otherwise when that is done.
+    """Publish what was just written to the store, and again what the store holds of a newer version when that is done.
 
     So the last record of a product on the topic, which alone outlives compaction, is never an older one: not when two
     consumers meet in a rebalance, and not when updates are read again after a crash.
@@ -137,22 +147,36 @@ def publish_offers(
     Raises:
         BrokerError: the broker did not take them all.
     """
-    pending = store.read_offers(product_ids)
-    while pending:
-        publish([(i, row.version, _stored_attributes(row)) for i, row in pending.items()], source_time)
-        now = store.read_offers(pending)
-        pending = {i: row for i, row in now.items() if row.version != pending[i].version}
+    latest = {offer[0]: offer for offer in offers}
+    while latest:
+        publish(list(latest.values()), source_time)
+        versions = store.versions(latest)
+        overtaken = [product_id for product_id, version in versions.items() if version != latest[product_id][1]]
+        latest = {i: offer_of(product) for i, product in store.read_features(overtaken).items()} if overtaken else {}
 
 
-def _stored_attributes(row: StoredOffer) -> Attributes | None:
-    if row.deleted:
-        return None
-    return Attributes(
-        amount_minor=row.amount_minor,
-        currency=row.currency,
-        product_type=row.product_type,
-        availability=row.availability,
-    )
+def publish_all_offers(store: ScannableOfferStore, publish: PublishOffers, *, batch: int = 2048) -> int:
+    """Publish what all live products are filtered by; returns how many.
+
+    For a catalogue that was there before the topic was. It may run beside the consumer, and again.
+
+    Raises:
+        BrokerError: the broker did not take them all.
+    """
+
+    def now(_: str) -> int:
+        return int(time.time() * 1000)
+
+    count = 0
+    for products in store.scan_features(batch):
+        publish_offers([offer_of(product) for product in products], store, publish, now)
+        count += len(products)
+    return count
+
+
+def offer_of(product: ProductFeatures) -> OutgoingOffer:
+    """What is to be on the topic of a stored product."""
+    return product.id, product.version, None if product.deleted else attributes_of(product)
 
 
 _decoder = msgspec.json.Decoder(ProductOffer)

@@ -8,7 +8,7 @@ from typing import Any, Self
 
 from streaming.contracts import MAX_MESSAGE_BYTES, SCHEMA_HEADER, SCHEMA_VERSION, Event, ProductUpdate, encode
 from streaming.errors import BrokerError, ContractError
-from streaming.kafka import Connection, KafkaError
+from streaming.kafka import Connection, KafkaError, explained
 from streaming.topics import CATALOG_UPDATES, EVENTS
 
 _HEADERS = [(SCHEMA_HEADER, SCHEMA_VERSION)]
@@ -38,7 +38,7 @@ class _Publisher:
         try:
             return self._producer.send(self._topic, key=raw_key, value=value, headers=_HEADERS)
         except KafkaError as error:
-            raise BrokerError(f"{self._topic}: the broker takes nothing ({type(error).__name__})") from error
+            raise BrokerError(f"{self._topic}: the broker takes nothing ({explained(error)})") from error
 
     def flush(self, timeout_s: float = 60.0) -> None:
         """Wait until the broker has acknowledged everything sent.
@@ -59,7 +59,7 @@ class _Publisher:
             raise self._refused(error) from error
 
     def _refused(self, error: Exception) -> BrokerError:
-        return BrokerError(f"{self._topic}: a message was refused: {type(error).__name__}: {error}")
+        return BrokerError(f"{self._topic}: a message was refused: {explained(error)}")
 
     def close(self) -> None:
         """Flush and give the connection back."""

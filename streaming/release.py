@@ -7,12 +7,13 @@ cannot embed, never becomes live. Every step can be repeated: `make_live` finish
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 import msgspec
 
+from feature_repo.rows import ProductFeatures
 from inference.client import ItemEmbedder, TritonClient
 from inference.model import ItemSage
 from inference.repository import (
@@ -27,6 +28,7 @@ from inference.repository import (
 )
 from inference.tokenizer import Tokenizer
 from streaming.embed import Publish
+from streaming.offer_topic import PublishOffers, publish_all_offers
 from streaming.reembed import ScannableStore, reembed
 
 
@@ -42,6 +44,8 @@ class Released(msgspec.Struct, frozen=True):
 class VersionedStore(ScannableStore, Protocol):
     """A feature store that keeps one view of embeddings per model version."""
 
+    def versions(self, ids: Iterable[str]) -> Mapping[str, int]: ...
+    def read_features(self, ids: Iterable[str]) -> Mapping[str, ProductFeatures]: ...
     def ensure_model_version(self, model_version: str) -> None: ...
 
 
@@ -53,6 +57,7 @@ def release_model(
     client: TritonClient,
     store: VersionedStore,
     publish: Publish,
+    publish_offers: PublishOffers | None = None,
     extra_files: Mapping[str, Path],
     metadata: Mapping[str, Any],
     on_export: Callable[[str], None] = lambda version: None,
@@ -68,7 +73,15 @@ def release_model(
     """
     release = export_release(repo, model, tokenizer, metadata=metadata, extra_files=extra_files)
     on_export(release.version)
-    return make_live(repo, release.version, client=client, store=store, publish=publish, on_progress=on_progress)
+    return make_live(
+        repo,
+        release.version,
+        client=client,
+        store=store,
+        publish=publish,
+        publish_offers=publish_offers,
+        on_progress=on_progress,
+    )
 
 
 def make_live(
@@ -78,9 +91,13 @@ def make_live(
     client: TritonClient,
     store: VersionedStore,
     publish: Publish,
+    publish_offers: PublishOffers | None = None,
     on_progress: Callable[[int], None] = lambda done: None,
 ) -> Released:
     """Put an exported release into service: a new one, an older one again, or one whose release was broken off.
+
+    With `publish_offers` also what the products are filtered by is published: whoever follows the new model version
+    finds both, though the catalogue be older than the topic.
 
     Raises:
         ServingError: Triton cannot load it, or its probe fails. The old release stays live.
@@ -95,6 +112,8 @@ def make_live(
         cosine = client.probe(release.path, version)
         store.ensure_model_version(version)
         embedder = ItemEmbedder(client, repo, version=version)
+        if publish_offers is not None:
+            publish_all_offers(store, publish_offers)
         counts, rejected = reembed(store, embedder, publish, on_progress=on_progress)
         set_live(repo, version)
         # What the consumer embedded with the old release while the first pass ran.

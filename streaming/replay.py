@@ -13,22 +13,19 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple, Protocol
 
-from kafka.admin import NewTopic
 from kafka.errors import (
     InvalidProducerEpochError,
     MessageSizeTooLargeError,
     ProducerFencedError,
     RecordListTooLargeError,
-    TopicAlreadyExistsError,
 )
 
 from streaming.dead_letter_reader import (
-    DeadLetterError,
     DeadLetterReader,
     Letter,
     LetterId,
@@ -38,12 +35,9 @@ from streaming.dead_letter_reader import (
     source_topic,
 )
 from streaming.dead_letters import ERRORS, LIVING_ON, TRUNCATED
-from streaming.errors import BrokerError, TopicError
-from streaming.kafka import Connection, KafkaError, KafkaProducer, TopicPartition
-from streaming.topics import Topic
-
-REPLAYED = "dlq.replayed"
-REPLAYED_TOPIC = Topic(REPLAYED, 1, {"cleanup.policy": "compact"})
+from streaming.errors import BrokerError, DeadLetterError
+from streaming.kafka import Connection, KafkaError, KafkaProducer, TopicPartition, explained
+from streaming.topics import REPLAYED, ensure_topics
 
 MAX_BATCH = 100
 """Messages that are sent, but not yet remembered."""
@@ -207,7 +201,7 @@ def _replayed_records(connection: Connection, of_letters_since: datetime | None)
             start = max(start, offset_at(consumer, tp, of_letters_since - timedelta(days=1), end))
         yield from read_range(consumer, tp, start, end)
     except KafkaError as error:
-        raise BrokerError(f"{REPLAYED} cannot be read: {type(error).__name__}") from error
+        raise BrokerError(f"{REPLAYED} cannot be read: {explained(error)}") from error
     finally:
         consumer.close(timeout_ms=3_000)
 
@@ -330,7 +324,7 @@ class Replayer:
 
     def _broken(self, error: KafkaError) -> BrokerError:
         return BrokerError(
-            f"the broker no longer takes them ({type(error).__name__}): {self._replayed} letters were replayed; the "
+            f"the broker no longer takes them ({explained(error)}): {self._replayed} letters were replayed; the "
             "same command goes on after them"
         )
 
@@ -360,13 +354,13 @@ def replaying(
 ) -> Iterator[Replayer]:
     """A replayer; from now on no earlier one can remember anything, and each stops within its batch.
 
-    `replication` is that of `dlq.replayed`, should it be missing.
+    `replication` is that of topics that are missing.
 
     Raises:
-        TopicError: `dlq.replayed` cannot be made.
+        TopicError: a topic has another setting than we need, or cannot be made.
         BrokerError: the broker refuses, or does not answer.
     """
-    ensure_replayed_topic(connection, replication)
+    ensure_topics(connection, replication=replication)
     with ExitStack() as opened:
         # As large as the original may have been; it is the topic that decides what it takes.
         producer = connection.producer(max_request_size=2**30)
@@ -376,7 +370,7 @@ def replaying(
         try:
             memory.init_transactions()
         except KafkaError as error:
-            raise BrokerError(f"{REPLAYED} cannot be written: {type(error).__name__}: {error}") from error
+            raise BrokerError(f"{REPLAYED} cannot be written: {explained(error)}") from error
         yield Replayer(producer, memory, Ledger(connection, reader), rate=rate)
 
 
@@ -393,23 +387,3 @@ def rehearse(
         else:
             count += 1
     return Result(count, skipped)
-
-
-def ensure_replayed_topic(connection: Connection, replication: int) -> None:
-    """Make `dlq.replayed` when it is missing.
-
-    Raises:
-        TopicError: it cannot be made.
-    """
-    admin = connection.admin()
-    try:
-        settings: Mapping[str, str] = REPLAYED_TOPIC.settings
-        with suppress(TopicAlreadyExistsError):
-            admin.create_topics([NewTopic(REPLAYED, REPLAYED_TOPIC.partitions, replication, topic_configs=settings)])
-    except KafkaError as error:
-        raise TopicError(
-            f"topic {REPLAYED} cannot be created with replication factor {replication}: {error}; create it by hand "
-            "with 1 partition and cleanup.policy=compact"
-        ) from error
-    finally:
-        admin.close()

@@ -18,12 +18,14 @@ from kafka.errors import (
 )
 
 from streaming.errors import BrokerError, TopicError
-from streaming.kafka import Connection
+from streaming.kafka import Connection, explained
 
 CATALOG_UPDATES = "catalog.updates"
 PRODUCT_EMBEDDINGS = "product.embeddings"
 PRODUCT_OFFERS = "product.offers"
 EVENTS = "events"
+REPLAYED = "dlq.replayed"
+"""Which dead letters were replayed; see `streaming.replay`."""
 
 DEAD_LETTER_BYTES = 2_000_000
 """Of one dead letter, headers included: any message that its topic takes uncompressed, and what is said about it."""
@@ -63,6 +65,7 @@ TOPICS: tuple[Topic, ...] = (
     Topic(EVENTS, 8, {"cleanup.policy": "delete"}),
     Topic(dead_letter_topic(CATALOG_UPDATES), 1, _DEAD_LETTERS),
     Topic(dead_letter_topic(EVENTS), 1, _DEAD_LETTERS),
+    Topic(REPLAYED, 1, {"cleanup.policy": "compact"}),
 )
 
 
@@ -82,7 +85,9 @@ def ensure_topics(connection: Connection, *, replication: int = 1) -> None:
             else:
                 _create(admin, topic, replication)
     except KafkaError as error:
-        raise BrokerError(f"{connection.bootstrap_servers} does not answer about its topics: {error}") from error
+        raise BrokerError(
+            f"{connection.bootstrap_servers} does not answer about its topics: {explained(error)}"
+        ) from error
     finally:
         admin.close()
 
@@ -104,7 +109,9 @@ def log_id(connection: Connection, topic: str) -> str:
             time.sleep(0.1)  # made a moment ago, it is not known everywhere yet
         return f"{admin.describe_cluster()['cluster_id']}/{found['topic_id']}"
     except KafkaError as error:
-        raise BrokerError(f"{connection.bootstrap_servers} does not say what topic {topic} is: {error}") from error
+        raise BrokerError(
+            f"{connection.bootstrap_servers} does not say what topic {topic} is: {explained(error)}"
+        ) from error
     finally:
         admin.close()
 
@@ -119,7 +126,9 @@ def tombstones_kept_ms(connection: Connection, topics: Sequence[str]) -> int:
     try:
         return min(int(_settings(admin, t).get("delete.retention.ms") or TOMBSTONES_KEPT_MS) for t in topics)
     except KafkaError as error:
-        raise BrokerError(f"{connection.bootstrap_servers} does not answer about its topics: {error}") from error
+        raise BrokerError(
+            f"{connection.bootstrap_servers} does not answer about its topics: {explained(error)}"
+        ) from error
     finally:
         admin.close()
 
@@ -129,10 +138,14 @@ def _create(admin: Any, topic: Topic, replication: int) -> None:
     with contextlib.suppress(TopicAlreadyExistsError):
         try:
             admin.create_topics([NewTopic(topic.name, topic.partitions, replication, topic_configs=topic.settings)])
-        except (InvalidReplicationFactorError, PolicyViolationError, AuthorizationError) as error:
+        except AuthorizationError as error:
+            raise TopicError(
+                f"topic {topic.name} cannot be created: {explained(error)}; or create it by hand"
+            ) from None
+        except (InvalidReplicationFactorError, PolicyViolationError) as error:
             raise TopicError(
                 f"topic {topic.name} cannot be created with {topic.partitions} partitions and replication factor "
-                f"{replication}: {error}; create it by hand, or set SAGELIFT_KAFKA__REPLICATION"
+                f"{replication}: {explained(error)}; create it by hand, or set SAGELIFT_KAFKA__REPLICATION"
             ) from None
 
 

@@ -41,6 +41,11 @@ class ManagedServer(ABC):
         return None if self._process is None else self._process.pid
 
     @property
+    def verdict(self) -> str | None:
+        """Why it ended, when starting it again would not help; None: try."""
+        return None
+
+    @property
     def exit_code(self) -> int | None:
         return None if self._process is None else self._process.exit_code
 

@@ -26,6 +26,10 @@ class Server(Protocol):
     @property
     def exit_code(self) -> int | None: ...
     @property
+    def verdict(self) -> str | None:
+        """Why it ended, when starting it again would not help; None: try."""
+
+    @property
     def log(self) -> Path: ...
     @property
     def address(self) -> str | None: ...
@@ -102,10 +106,18 @@ class Supervised:
         while not self._stopping.wait(_LOOK_EVERY_S):
             reason = None
             if not self.server.alive:
+                if verdict := self.server.verdict:
+                    self._update(state="failed", last_error=verdict)
+                    self._say(
+                        f"{self.status.name} stopped and is not started again: {verdict} (log: {self.server.log})"
+                    )
+                    return
                 reason = f"ended with exit code {self.server.exit_code}"
             elif time.monotonic() >= next_probe:
                 missed = 0 if self._answers() else missed + 1
                 next_probe = time.monotonic() + _PROBE_EVERY_S
+                if self.server.address != self.status.address:  # a worker tells only once it runs
+                    self._update()
                 if missed >= _PROBES_MISSED and self.server.alive:
                     reason = "no longer answers as it should"
             if reason is not None:

@@ -1,12 +1,28 @@
-"""A store on a SQLite file of its own, and a config to begin with."""
+"""A store on a SQLite file of its own, a PostgreSQL server of our own, and a config to begin with."""
 
-from collections.abc import Iterator
+import asyncio
+import os
+import pwd
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
-from sqlalchemy import create_engine
+from fastapi import FastAPI
+from sqlalchemy import Engine, create_engine
 
+from experiments.client import Assigner
 from experiments.config import Arm, ExperimentConfig
+from experiments.events import EventRow
+from experiments.exposures import ExposureLogger
+from experiments.keys import ApiKeys, KeyRing
+from experiments.rest.app import create_app
+from experiments.rest.limits import Limits
+from experiments.roles import RIGHTS
 from experiments.store import ExperimentStore
 
 
@@ -28,3 +44,88 @@ def store(tmp_path: Path) -> Iterator[ExperimentStore]:
     store.create_all()
     yield store
     engine.dispose()
+
+
+@pytest.fixture(scope="session")
+def postgresql_server() -> Iterator[Path]:
+    """A server of its own on a Unix socket in the folder that is given; no port. User `pg`, database `postgres`."""
+    if not all(map(shutil.which, ("initdb", "pg_ctl", "psql"))):
+        pytest.skip("PostgreSQL's programs are not installed")
+    # Not below pytest's folder: a socket's path is short, and the server (which refuses to be root) must reach it.
+    home = Path(tempfile.mkdtemp(prefix="pg-"))
+    user = None
+    if os.geteuid() == 0:
+        user = "nobody"
+        os.chown(home, pwd.getpwnam(user).pw_uid, -1)
+
+    def run(*command: str) -> None:
+        # The server must not inherit our pipes, or reading them would wait for its end.
+        subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True, user=user, cwd=home)
+
+    data, log = str(home / "data"), str(home / "log")
+    try:
+        run("initdb", "-D", data, "-A", "trust", "-U", "pg", "--encoding", "UTF8", "--locale", "C", "--no-sync")
+        options = f"-c listen_addresses= -c unix_socket_directories={home} -c fsync=off"
+        run("pg_ctl", "-D", data, "-l", log, "-w", "-o", options, "start")
+        yield home
+        run("pg_ctl", "-D", data, "-m", "immediate", "-w", "stop")
+    finally:
+        shutil.rmtree(home)
+
+
+@pytest.fixture
+def postgresql(postgresql_server: Path) -> Iterator[Callable[[], Engine]]:
+    """Makes engines of a database that is empty at first."""
+    engines: list[Engine] = []
+
+    def connect() -> Engine:
+        url = f"postgresql+psycopg://pg@/postgres?host={postgresql_server}"
+        engines.append(create_engine(url))
+        return engines[-1]
+
+    with connect().begin() as connection:
+        connection.exec_driver_sql("drop schema public cascade")
+        connection.exec_driver_sql("create schema public")
+    yield connect
+    for engine in engines:
+        engine.dispose()
+
+
+class Api:
+    """The REST application over a store, called in process; `keys` are the texts of one key per role."""
+
+    def __init__(self, store: ExperimentStore, limits: Limits | None = None) -> None:
+        self.store = store
+        self.sent: list[EventRow] = []
+        self.logger = ExposureLogger(self.sent.append)
+        self.assigner = Assigner(store.load, self.logger)
+        self.assigner.refresh()
+        self.api_keys = ApiKeys(store.engine)
+        self.keys = {role: self.api_keys.create(role, role, actor="ada")[1] for role in RIGHTS}
+        self.ring = KeyRing(self.api_keys.all)
+        self.ring.refresh()
+        self.app: FastAPI = create_app(store, self.assigner, self.ring, limits=limits)
+
+    def __call__(self, method: str, path: str, role: str | None = None, **arguments: Any) -> httpx.Response:
+        headers = dict(arguments.pop("headers", {}))
+        if role is not None:
+            headers["Authorization"] = f"Bearer {self.keys[role]}"  # type: ignore[index]
+        return asyncio.run(self._call(method, path, headers=headers, **arguments))
+
+    async def _call(self, method: str, path: str, **arguments: Any) -> httpx.Response:
+        transport = httpx.ASGITransport(self.app, raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+            return await client.request(method, path, **arguments)
+
+
+@pytest.fixture
+def api(store: ExperimentStore) -> Iterator[Api]:
+    api = Api(store)
+    yield api
+    api.logger.close()
+
+
+@pytest.fixture
+def limited_api(store: ExperimentStore, request: pytest.FixtureRequest) -> Api:
+    """With the limits that are the parameter."""
+    return Api(store, request.param)

@@ -3,7 +3,7 @@
 import msgspec
 
 from experiments.client import Assigner
-from experiments.config import ExperimentConfig, PublishedExperiment
+from experiments.config import ExperimentConfig, Prerequisite, PublishedExperiment
 from experiments.decision import Reason
 from experiments.events import EventRow
 from experiments.exposures import ExposureLogger
@@ -42,19 +42,20 @@ def test_a_failed_refresh_keeps_the_last_good_configs_and_shows(config: Experime
 
     assigner = Assigner(load, stale_after_s=30, monotonic=lambda: now[0])
     assert not assigner.refresh()
-    assert msgspec.to_builtins(assigner.status()) == {
-        "experiments": 0, "age_s": None, "stale": True, "last_error": "ConnectionError: database away",
+    assert msgspec.to_builtins(assigner.state) == {
+        "experiments": 0, "source": "nothing", "age_s": None, "stale": True,
+        "last_error": "ConnectionError: database away",
     }  # fmt: skip
     assert assigner.refresh()
-    assert (assigner.status().stale, assigner.status().age_s, assigner.status().last_error) == (False, 0.0, None)
+    assert (assigner.state.stale, assigner.state.age_s, assigner.state.last_error) == (False, 0.0, None)
     now[0] += 31
     assert not assigner.refresh()
-    assert (assigner.status().stale, assigner.status().age_s) == (True, 31.0)
+    assert (assigner.state.stale, assigner.state.age_s) == (True, 31.0)
     assert not assigner.refresh(), "one config that cannot be served: nothing of the load is taken"
     assert assigner.assign("u1", "ranking").config_version == 1
     assert assigner.refresh()
     assert assigner.assign("u1", "ranking").reason is Reason.UNKNOWN_EXPERIMENT
-    assert not assigner.status().stale
+    assert not assigner.state.stale
 
 
 def test_an_exposure_is_logged_where_it_is_used_and_only_there(config: ExperimentConfig) -> None:
@@ -91,3 +92,28 @@ def test_without_a_logger_nothing_is_exposed(config: ExperimentConfig) -> None:
     assigner = Assigner(lambda: [PublishedExperiment(config, 1)])
     assigner.refresh()
     assert not assigner.expose(assigner.assign("u1", "ranking"))
+
+
+def test_all_experiments_are_decided_with_the_attributes_of_the_unit(config: ExperimentConfig) -> None:
+    targeted = msgspec.structs.replace(config, key="local", salt="local-1", targeting='country == "DE"')
+    assigner = Assigner(lambda: [PublishedExperiment(config, 1), PublishedExperiment(targeted, 1)])
+    assigner.refresh()
+    reasons = {key: decision.reason for key, decision in assigner.assign_all("u", {"country": "FR"}).items()}
+    assert reasons == {"ranking": Reason.ASSIGNED, "local": Reason.NOT_TARGETED}
+    assert assigner.assign("u", "local", {"country": "DE"}).enrolled
+    prepared = assigner.prepared("local")
+    assert prepared is not None
+    assert prepared.explain("u")[0].reason is Reason.ATTRIBUTE_MISSING
+    assert assigner.prepared("unknown") is None
+
+
+def test_a_load_in_which_prerequisites_form_a_circle_is_not_taken(config: ExperimentConfig) -> None:
+    loads = [[PublishedExperiment(config, 1)]]
+    assigner = Assigner(lambda: loads[-1])
+    assert assigner.refresh()
+    other = msgspec.structs.replace(config, key="b", salt="b", prerequisites=(Prerequisite("ranking", ("control",)),))
+    back = msgspec.structs.replace(config, prerequisites=(Prerequisite("b", ("control",)),))
+    loads.append([PublishedExperiment(back, 2), PublishedExperiment(other, 1)])
+    assert not assigner.refresh()
+    assert "form a circle" in (assigner.state.last_error or "")
+    assert assigner.assign("u", "ranking").config_version == 1

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments.config import Arm, ExperimentConfig, LayerRange, MetricRole, from_json, from_yaml, load_yaml
+from experiments.config import (
+    Arm,
+    ExperimentConfig,
+    Holdout,
+    LayerRange,
+    MetricRole,
+    Override,
+    Prerequisite,
+    RampStep,
+    check_override,
+    from_json,
+    from_yaml,
+    load_yaml,
+)
 from experiments.errors import ConfigError, ExperimentsError
 
+NOON = datetime(2026, 12, 1, 12, tzinfo=UTC)
 GOOD: dict[str, Any] = {
     "key": "ranking",
     "salt": "ranking-1",
@@ -57,6 +72,15 @@ metrics:
         ({"layer": LayerRange("home", 5_000, 5_000)}, "layer range [5000, 5000)"),
         ({"layer": LayerRange("home", 0, 10_001)}, "layer range [0, 10001)"),
         ({"schema": 2}, "schema 2 is not known here (this program reads 1); upgrade it"),
+        ({"holdouts": (Holdout("q", 0),)}, "holdout 'q' has size 0; it must lie in 1..10000"),
+        ({"holdouts": (Holdout("q", 1), Holdout("q", 2))}, "holdout 'q' is named twice"),
+        ({"holdouts": (Holdout("Q", 1),)}, "holdout 'Q' must begin with"),
+        ({"prerequisites": (Prerequisite("ranking", ("control",)),)}, "names itself as its prerequisite"),
+        ({"prerequisites": (Prerequisite("other", ()),)}, "prerequisite 'other' names no arm"),
+        ({"ramp": (RampStep(NOON, 1_999),)}, "2026-12-01T12:00:00Z lowers the coverage from 2000 to 1999"),
+        ({"ramp": (RampStep(NOON, 10_001),)}, "has coverage 10001"),
+        ({"ramp": (RampStep(NOON, 3_000), RampStep(NOON, 4_000))}, "does not come after the step before it"),
+        ({"targeting": "country =="}, "targeting is not CEL"),
         ({"surfaces": ("user", "user")}, "surface 'user' is named twice"),
         ({"metrics": (MetricRole("gmv", "primary"), MetricRole("gmv", "guardrail"))}, "metric 'gmv' is named twice"),
     ],
@@ -99,6 +123,9 @@ def test_a_file_makes_the_same_config_as_the_code(tmp_path: Path) -> None:
         ("salt: ranking-1\n", "", "missing required field `salt`"),
         ("coverage: 2000", "coverage: 2000\ncolour: red", "unknown field `colour`"),
         ("role: primary", "role: northstar", "northstar"),
+        ("coverage: 2000", "coverage: 2000\nramp: [{at: 2026-12-01T09:00:00, coverage: 3000}]", "has no time zone"),
+        ("coverage: 2000", "coverage: 2000\nramp: [{at: soon, coverage: 3000}]", "$.ramp[0].at"),
+        ("coverage: 2000", "coverage: 2000\nhash_version: md5", "Invalid enum value 'md5'"),
         ("key: ranking", "key: [", "not YAML"),
         ("key: ranking", "key: !!python/name:os.system x", "not YAML"),
         (YAML, "", "Expected `object`, got `null`"),
@@ -144,6 +171,11 @@ def test_a_newer_or_broken_stored_config_is_a_config_error() -> None:
         from_json(text[:-5])
 
 
+ramps = st.datetimes(timezones=st.sampled_from([UTC, timezone(timedelta(hours=5, minutes=30))])).map(
+    lambda at: (RampStep(at, 5_000),)
+)
+
+
 @st.composite
 def configs(draw: st.DrawFn) -> ExperimentConfig:
     cuts = sorted(draw(st.sets(st.integers(1, 9_999), min_size=1, max_size=5)))
@@ -153,14 +185,47 @@ def configs(draw: st.DrawFn) -> ExperimentConfig:
     return ExperimentConfig(
         key="any",
         salt=draw(st.from_regex(r"[A-Za-z0-9._/-]{1,20}", fullmatch=True)),
-        coverage=draw(st.integers(0, 10_000)),
+        coverage=draw(st.integers(0, 5_000)),
         arms=arms,
         control=draw(st.sampled_from(arms)).key,
         description=draw(st.text(st.characters(exclude_categories=["Cs"]))),
+        hash_version=draw(st.sampled_from(["sha256", "gb2"])),
         layer=layer,
+        holdouts=draw(st.sampled_from([(), (Holdout("q", 500, "global"), Holdout("r", 1))])),
+        prerequisites=draw(st.sampled_from([(), (Prerequisite("other", ("a", "b")),)])),
+        targeting=draw(st.sampled_from(["", 'country == "DE"'])),
+        ramp=draw(st.just(()) | ramps),
     )
 
 
 @given(configs())
 def test_a_config_survives_its_canonical_json(config: ExperimentConfig) -> None:
     assert from_json(config.canonical_json()) == config
+
+
+def test_the_same_instant_is_the_same_config_in_any_time_zone() -> None:
+    east = NOON.astimezone(timezone(timedelta(hours=9)))
+    configs = [ExperimentConfig(**GOOD, ramp=(RampStep(at, 3_000),)) for at in (NOON, east)]
+    assert configs[0].sha256() == configs[1].sha256()
+    assert b'"at":"2026-12-01T12:00:00Z"' in configs[0].canonical_json()
+    assert from_yaml(YAML + "ramp: [{at: 2026-12-01 21:00:00+09:00, coverage: 3000}]").ramp == configs[0].ramp
+    assert configs[0].ramp[0].at_us == 1_796_126_400_000_000
+
+
+def test_what_is_unknown_in_a_newer_schema_is_no_mistake_of_its_author() -> None:
+    with pytest.raises(ConfigError, match="schema 2 is not known here"):
+        from_json(b'{"schema":2,"key":"ranking","stickiness":"device"}')
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        (Override("u", "blue", 11), r"arm 'blue' is not one of the arms \(control, treatment\)"),
+        (Override("", "control", 11), "the unit id is unfit"),
+        (Override("u", "control", 10), r"expires_at 10 is past \(it is 10\)"),
+    ],
+)
+def test_an_override_that_could_never_hold_is_refused(override: Override, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        check_override(ExperimentConfig(**GOOD), override, 10)
+    check_override(ExperimentConfig(**GOOD), Override("u", "control", 11), 10)

@@ -1,5 +1,6 @@
 """The evaluator: buckets to arms, ramps, layers, states, and never an exception."""
 
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgspec
@@ -8,10 +9,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments.config import Arm, ExperimentConfig, LayerRange, PublishedExperiment, State
+from experiments.config import (
+    Arm,
+    ExperimentConfig,
+    Holdout,
+    LayerRange,
+    Override,
+    Prerequisite,
+    PublishedExperiment,
+    RampStep,
+    State,
+)
 from experiments.decision import Reason
 from experiments.errors import ConfigError
-from experiments.evaluator import PreparedExperiment, prepare
+from experiments.evaluator import PreparedExperiment, decide_all, prepare, prepare_all
 
 UNITS = [f"user-{i}" for i in range(20_000)]
 
@@ -173,16 +184,6 @@ def test_a_draft_or_decided_experiment_cannot_be_served(config: ExperimentConfig
 
 
 @pytest.mark.parametrize("state", ["running", "paused", "stopped"])
-def test_a_column_is_enrolled_as_each_unit_alone(config: ExperimentConfig, state: State) -> None:
-    units = [*UNITS[:3_000], *ODD_UNITS]
-    experiment = prepared(config, state, coverage=6_000, layer=LayerRange("home", 1_000, 9_000))
-    decisions = [experiment.decide(unit) for unit in units]
-    arms = [arm.key for arm in config.arms]
-    expected = [arms.index(d.arm) if d.enrolled and d.arm else -1 for d in decisions]
-    assert experiment.decide_column(units).tolist() == expected
-
-
-@pytest.mark.parametrize("state", ["running", "paused", "stopped"])
 def test_an_explanation_ends_at_the_rule_that_decided(config: ExperimentConfig, state: State) -> None:
     experiment = prepared(config, state, coverage=5_000, layer=LayerRange("home", 0, 5_000))
     last_step = {
@@ -208,3 +209,165 @@ def test_an_explanation_says_the_numbers(config: ExperimentConfig) -> None:
     steps = prepare(published, StatedHash(1_234, 7_777)).explain("u")[1]
     assert steps[-2].found == "bucket 1234, enrolled below 2000"
     assert steps[-1].found == "bucket 7777, treatment owns [5000, 10000)"
+
+
+NOW = datetime(2026, 12, 1, 9, tzinfo=UTC)
+NOW_US = int(NOW.timestamp()) * 1_000_000
+
+
+def at(time: int) -> Any:
+    return lambda: time
+
+
+def test_an_override_forces_an_arm_until_it_expires_and_is_never_enrolled(config: ExperimentConfig) -> None:
+    forced = (Override("tester", "treatment", NOW_US),)
+    published = PublishedExperiment(msgspec.structs.replace(config, coverage=0), 3, "running", forced)
+    before = prepare(published, clock=at(NOW_US - 1)).decide("tester")
+    assert (before.arm, before.enrolled, before.reason) == ("treatment", False, Reason.OVERRIDE)
+    after = prepare(published, clock=at(NOW_US)).decide("tester")
+    assert (after.arm, after.reason) == ("control", Reason.OUTSIDE_COVERAGE)
+    assert prepare(published, clock=at(NOW_US)).explain("tester")[1][2].found == "expired"
+    assert prepare(published, clock=at(0)).decide("other").reason is Reason.OUTSIDE_COVERAGE
+
+
+@given(st.integers(1, 9_999), st.text(min_size=1, max_size=20))
+def test_a_holdout_holds_the_same_units_out_of_every_experiment_that_names_it(size: int, unit: str) -> None:
+    arms = (Arm("a", 5_000), Arm("b", 5_000))
+    decisions = [
+        prepared(
+            ExperimentConfig(
+                key=key,
+                salt=key,
+                coverage=10_000,
+                arms=arms,
+                control="a",
+                holdouts=(Holdout("quarter", size, "global"),),
+            )
+        ).decide(unit)
+        for key in ("one", "two")
+    ]
+    assert (decisions[0].reason is Reason.IN_HOLDOUT) == (decisions[1].reason is Reason.IN_HOLDOUT)
+    assert all(d.enrolled != (d.reason is Reason.IN_HOLDOUT) or d.reason.startswith("unit_") for d in decisions)
+
+
+def test_a_holdout_has_its_size_and_is_independent_of_layers_and_experiments(config: ExperimentConfig) -> None:
+    held = prepared(config, holdouts=(Holdout("quarter", 2_000),), layer=LayerRange("home", 0, 5_000))
+    reasons = [held.decide(unit).reason for unit in UNITS]
+    assert reasons.count(Reason.IN_HOLDOUT) == pytest.approx(len(UNITS) * 0.2, rel=0.08)
+    assert reasons.count(Reason.OUTSIDE_LAYER_RANGE) == pytest.approx(len(UNITS) * 0.8 * 0.5, rel=0.05)
+
+
+def test_a_prerequisite_lets_in_who_is_in_its_arm(config: ExperimentConfig) -> None:
+    first = msgspec.structs.replace(config, key="first", salt="first-1", coverage=6_000)
+    second = msgspec.structs.replace(config, prerequisites=(Prerequisite("first", ("treatment",)),))
+    for state, lets_in in (("running", True), ("paused", True), ("stopped", False)):
+        both = prepare_all([PublishedExperiment(second, 1), PublishedExperiment(first, 1, state)])  # type: ignore[arg-type]
+        for unit in UNITS[:300]:
+            before = both["first"].decide(unit)
+            in_arm = before.arm == "treatment" and before.reason in (Reason.ASSIGNED, Reason.PAUSED)
+            assert both["ranking"].decide(unit).enrolled == (in_arm and lets_in)
+    alone = prepare_all([PublishedExperiment(second, 1)])["ranking"]
+    assert alone.decide("u").reason is Reason.PREREQUISITE_NOT_MET
+    assert alone.explain("u")[1][-1].found == "first: not served, needs treatment"
+
+
+def test_a_forced_arm_of_a_prerequisite_lets_no_one_in(config: ExperimentConfig) -> None:
+    """A tester must not enter the analysis of the experiment behind."""
+    first = msgspec.structs.replace(config, key="first", salt="first-1")
+    second = msgspec.structs.replace(config, prerequisites=(Prerequisite("first", ("treatment", "control")),))
+    forced = PublishedExperiment(first, 1, "running", (Override("tester", "treatment", NOW_US),))
+    both = prepare_all([forced, PublishedExperiment(second, 1)], clock=at(0))
+    assert both["ranking"].decide("tester").reason is Reason.PREREQUISITE_NOT_MET
+    assert both["ranking"].decide("other").enrolled
+
+
+def test_prerequisites_in_a_circle_are_refused(config: ExperimentConfig) -> None:
+    circle = [
+        msgspec.structs.replace(config, key=key, salt=key, prerequisites=(Prerequisite(needs, ("control",)),))
+        for key, needs in (("a", "b"), ("b", "c"), ("c", "a"))
+    ]
+    with pytest.raises(ConfigError, match="a, b, c form a circle"):
+        prepare_all([PublishedExperiment(each, 1) for each in circle])
+
+
+def test_targeting_comes_before_the_gate_and_its_reason_is_told(config: ExperimentConfig) -> None:
+    experiment = prepared(config, targeting='country == "DE"', coverage=0)
+    assert experiment.decide("u", {"country": "DE"}).reason is Reason.OUTSIDE_COVERAGE
+    assert experiment.decide("u", {"country": "FR"}).reason is Reason.NOT_TARGETED
+    assert experiment.decide("u").reason is Reason.ATTRIBUTE_MISSING
+    assert experiment.explain("u", {"country": 1})[1][-1].found == 'country == "DE": not_targeted'
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 10**6), st.integers(0, 10_000)), max_size=4, unique_by=lambda step: step[0]),
+    st.integers(0, 10_000),
+    st.tuples(st.integers(-10, 10**6 + 10), st.integers(-10, 10**6 + 10)),
+    st.text(min_size=1, max_size=10),
+    st.sampled_from(["sha256", "gb2"]),
+)
+def test_a_ramp_nests_over_time_and_equals_the_coverage_of_the_moment(
+    steps: list[tuple[int, int]], first: int, times: tuple[int, int], unit: str, hash_version: Any
+) -> None:
+    """Whoever is enrolled stays, in the same arm; and a held ramp is the ramp at that time for ever."""
+    coverages = sorted([first, *(coverage for _, coverage in steps)])
+    ramp = tuple(
+        RampStep(NOW + timedelta(seconds=seconds), coverage)
+        for (seconds, _), coverage in zip(sorted(steps), coverages[1:], strict=True)
+    )
+    arms = (Arm("a", 2_500), Arm("b", 7_500))
+    config = ExperimentConfig(
+        key="e", salt="s", coverage=coverages[0], arms=arms, control="a", ramp=ramp, hash_version=hash_version
+    )
+    early, late = (NOW_US + seconds * 1_000_000 for seconds in sorted(times))
+    then, later = (prepare(PublishedExperiment(config, 1), clock=at(time)).decide(unit) for time in (early, late))
+    assert not then.enrolled or (later.enrolled and later.arm == then.arm)
+    now = msgspec.structs.replace(config, coverage=config.coverage_at(early), ramp=())
+    assert now == config.held(early)
+    assert prepare(PublishedExperiment(now, 1)).decide(unit) == then
+
+
+@given(
+    st.lists(st.integers(1, 9_999), min_size=1, max_size=5, unique=True),
+    st.integers(0, 10_000),
+    st.lists(st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=8), min_size=1, max_size=50),
+)
+def test_gb2_puts_every_unit_where_growthbook_puts_it(cuts: list[int], coverage: int, units: list[str]) -> None:
+    """Over the SDK itself: weights and coverage of any kind, floats and all (A4)."""
+    growthbook = pytest.importorskip("growthbook")
+    weights = [end - start for start, end in zip([0, *sorted(cuts)], [*sorted(cuts), 10_000], strict=True)]
+    arms = tuple(Arm(f"arm-{i}", weight) for i, weight in enumerate(weights))
+    config = ExperimentConfig(key="e", salt="seed", coverage=coverage, arms=arms, control="arm-0", hash_version="gb2")
+    ours = prepare(PublishedExperiment(config, 1))
+    theirs = growthbook.Experiment(
+        key="e", variations=[arm.key for arm in arms], seed="seed", hashVersion=2, coverage=coverage / 10_000,
+        weights=[weight / 10_000 for weight in weights],
+    )  # fmt: skip
+    sdk = growthbook.GrowthBook(attributes={})
+    for unit in units:
+        sdk.set_attributes({"id": unit})
+        result = sdk.run(theirs)
+        decision = ours.decide(unit)
+        if decision.reason.startswith("unit_"):
+            continue
+        assert decision.enrolled == result.inExperiment
+        assert not decision.enrolled or decision.arm == result.value
+
+
+@pytest.mark.parametrize("weights", [(5_000, 5_000), (3_334, 3_333, 3_333), (1_000, 1_100, 7_900), (1, 9_999)])
+def test_gb2_agrees_with_growthbook_in_every_single_bucket(weights: tuple[int, ...]) -> None:
+    core = pytest.importorskip("growthbook.core")
+    arms = tuple(Arm(f"arm-{i}", weight) for i, weight in enumerate(weights))
+    for coverage in (0, 1, 333, 1_000, 2_999, 7_000, 9_999, 10_000):
+        config = ExperimentConfig(key="e", salt="s", coverage=coverage, arms=arms, control="arm-0", hash_version="gb2")
+        ours = prepare(PublishedExperiment(config, 1))
+        ranges = core.getBucketRanges(len(arms), coverage / 10_000, [weight / 10_000 for weight in weights])
+        expected = [core.chooseVariation(n / 10_000, ranges) for n in range(10_000)]
+        arm_of = np.searchsorted(ours.arm_ends, np.arange(10_000), side="right")
+        found = [int(arm) if n < ours.gates()[arm] else -1 for n, arm in enumerate(arm_of)]
+        assert found == expected
+
+
+def test_all_experiments_of_a_unit_are_decided_as_each_alone(config: ExperimentConfig) -> None:
+    experiments = [prepared(config, key=f"e{i}", salt=f"e{i}", coverage=i * 500) for i in range(20)]
+    for unit in [*UNITS[:50], None, ""]:
+        assert decide_all(experiments, unit) == {each.key: each.decide(unit) for each in experiments}

@@ -5,19 +5,23 @@ bad, and must refuse them: a check that accepts everything proves nothing. Of 60
 0.001, 7 below 0.01 or 13 below 0.05 with a probability below 1e-5.
 """
 
+import csv
+import gzip
 import zlib
 from collections.abc import Callable
+from functools import cache
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import special, stats
 
 from experiments import kernel
 
 Column = NDArray[np.int64]
-IDS = [str(i) for i in range(50_000)]
+IDS = [str(i) for i in range(100_000)]
 SALTS = [f"exp-{i:03d}" for i in range(1, 61)]
 
 
@@ -28,8 +32,8 @@ class Draws(NamedTuple):
     split: Column
 
 
-def of_kernel() -> Draws:
-    columns = [kernel.bucket_column(salt, IDS) for salt in SALTS]
+def of_kernel(hash_version: kernel.HashVersion, ids: list[str]) -> Draws:
+    columns = [kernel.bucket_column(salt, ids, hash_version) for salt in SALTS]
     gate = np.array([column.gate for column in columns], dtype=np.int64)
     return Draws(gate, np.array([column.split for column in columns], dtype=np.int64))
 
@@ -101,6 +105,27 @@ def assert_arms_even_within_the_enrolled(draws: Draws, coverage: int) -> None:
     assert_uniform_p_values(p_values)
 
 
+def assert_arms_of_one_draw_even(draw: Column, coverage: int) -> None:
+    """Ten arms by rule A4: the first `coverage` of each arm's range is enrolled."""
+    p_values = []
+    for row in draw:
+        enrolled = row[row % 1_000 < coverage // 10]
+        p_values.append(float(stats.chisquare(np.bincount(enrolled // 1_000, minlength=10)).pvalue))
+    assert_uniform_p_values(p_values)
+
+
+ONE_DRAW_CHECKS: dict[str, Callable[[Draws], None]] = {
+    "uniform over 100": lambda draws: assert_uniform(draws.split, 100),
+    "uniform over 10,000": lambda draws: assert_uniform(draws.split, 10_000),
+    "adjacent experiments independent, 2x2": lambda draws: assert_independent(draws.split[:-1], draws.split[1:], 2),
+    "adjacent experiments independent, 10x10": lambda draws: assert_independent(draws.split[:-1], draws.split[1:], 10),
+    "arms even at 1 % coverage": lambda draws: assert_arms_of_one_draw_even(draws.split, 100),
+    "arms even at 5 % coverage": lambda draws: assert_arms_of_one_draw_even(draws.split, 500),
+    "arms even at 10 % coverage": lambda draws: assert_arms_of_one_draw_even(draws.split, 1_000),
+    "arms even at 50 % coverage": lambda draws: assert_arms_of_one_draw_even(draws.split, 5_000),
+}
+"""What a kernel with one draw (`gb2`) has to pass."""
+
 CHECKS: dict[str, Callable[[Draws], None]] = {
     "gate uniform over 100": lambda draws: assert_uniform(draws.gate, 100),
     "gate uniform over 10,000": lambda draws: assert_uniform(draws.gate, 10_000),
@@ -112,13 +137,19 @@ CHECKS: dict[str, Callable[[Draws], None]] = {
     "gates of adjacent experiments independent": lambda draws: assert_independent(draws.gate[:-1], draws.gate[1:], 10),
     "arms even at 1 % coverage": lambda draws: assert_arms_even_within_the_enrolled(draws, 100),
     "arms even at 5 % coverage": lambda draws: assert_arms_even_within_the_enrolled(draws, 500),
+    "arms even at 10 % coverage": lambda draws: assert_arms_even_within_the_enrolled(draws, 1_000),
     "arms even at 50 % coverage": lambda draws: assert_arms_even_within_the_enrolled(draws, 5_000),
 }
 
 
 @pytest.fixture(scope="module")
 def kernel_draws() -> Draws:
-    return of_kernel()
+    return of_kernel("sha256", IDS)
+
+
+@pytest.fixture(scope="module")
+def gb2_draws() -> Draws:
+    return of_kernel("gb2", IDS[:50_000])  # letter by letter, FNV is slow
 
 
 @pytest.mark.parametrize("check", CHECKS)
@@ -126,9 +157,14 @@ def test_the_kernel_passes(check: str, kernel_draws: Draws) -> None:
     CHECKS[check](kernel_draws)
 
 
-def failed_checks(draws: Draws, enough: int) -> list[str]:
+@pytest.mark.parametrize("check", ONE_DRAW_CHECKS)
+def test_the_kernel_of_growthbook_passes_with_its_one_draw(check: str, gb2_draws: Draws) -> None:
+    ONE_DRAW_CHECKS[check](gb2_draws)
+
+
+def failed_checks(draws: Draws, enough: int, checks: dict[str, Callable[[Draws], None]] = CHECKS) -> list[str]:
     failed: list[str] = []
-    for name, check in CHECKS.items():
+    for name, check in checks.items():
         if len(failed) == enough:
             break
         try:
@@ -141,11 +177,58 @@ def failed_checks(draws: Draws, enough: int) -> list[str]:
 @pytest.mark.parametrize("mutant", MUTANTS)
 def test_a_known_bad_hash_is_refused(mutant: str) -> None:
     """The suite turns red for each, and not by one lucky check."""
-    failed = failed_checks(of_one_number(MUTANTS[mutant]), enough=2)
-    assert len(failed) >= 2, f"{mutant} fails only {failed}"
+    draws = of_one_number(MUTANTS[mutant])
+    for checks in (CHECKS, ONE_DRAW_CHECKS):
+        failed = failed_checks(draws, 2, checks)
+        assert len(failed) >= 2, f"{mutant} fails only {failed}"
 
 
 def test_one_draw_for_both_gate_and_split_is_refused(kernel_draws: Draws) -> None:
     """With the sound hash but a single draw, everyone in a 50 % ramp would be in the first arm."""
     failed = failed_checks(Draws(kernel_draws.gate, kernel_draws.gate), enough=len(CHECKS))
     assert {"gate independent of split, 10x10", "arms even at 50 % coverage"} <= set(failed)
+
+
+@cache
+def spent_by_customer() -> tuple[list[str], NDArray[np.float64]]:
+    """Real revenue of each customer of a year where the data is at hand, else as skewed a sample."""
+    path = Path(__file__).parents[3] / "shared" / "data" / "online_retail.csv.gz"
+    if not path.exists():
+        spent = np.random.default_rng(1).lognormal(6.5, 1.3, 4_000)
+        return [str(12_346 + i) for i in range(len(spent))], spent
+    by_customer: dict[str, float] = {}
+    with gzip.open(path, "rt", encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            if customer := row["CustomerID"].removesuffix(".0"):
+                value = int(row["Quantity"]) * float(row["UnitPrice"])
+                by_customer[customer] = by_customer.get(customer, 0.0) + value
+    customers = sorted(by_customer)
+    return customers, np.array([by_customer[customer] for customer in customers])
+
+
+def p_values_of_resplits(split: Callable[[str], Column], spent: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Welch's test of spending between the halves of each of 1,000 experiments that change nothing."""
+    p_values = []
+    for i in range(1_000):
+        treated = split(f"aa-{i:04d}") < 5_000
+        a, b = spent[treated], spent[~treated]
+        # Of thousands of customers: Student's distribution is the normal one.
+        z = (a.mean() - b.mean()) / np.sqrt(a.var(ddof=1) / len(a) + b.var(ddof=1) / len(b))
+        p_values.append(2 * special.ndtr(-abs(z)))
+    return np.array(p_values)
+
+
+@pytest.mark.parametrize("hash_version", ["sha256", "gb2"])
+def test_a_thousand_experiments_that_change_nothing_find_nothing(hash_version: kernel.HashVersion) -> None:
+    """Winsorised at the 99th percentile, as a report caps it: the handful of wholesalers would decide each test."""
+    customers, spent = (each[:2_000] for each in spent_by_customer())
+    spent = np.minimum(spent, np.quantile(spent, 0.99))
+    p_values = p_values_of_resplits(lambda salt: kernel.bucket_column(salt, customers, hash_version).split, spent)
+    assert stats.kstest(p_values, "uniform").pvalue > 1e-4
+    assert np.mean(p_values < 0.05) < 0.08
+
+
+def test_a_split_that_ignores_the_salt_is_refused_by_the_resplits() -> None:
+    customers, spent = spent_by_customer()
+    halves = np.array([int(customer) % 2 * 5_000 for customer in customers])
+    assert stats.kstest(p_values_of_resplits(lambda salt: halves, spent), "uniform").pvalue < 1e-4

@@ -62,9 +62,30 @@ def test_the_hash_is_injected() -> None:
         seen.append(data)
         return hashlib.sha256(data)
 
-    kernel.bucket_column("s", ["u"], spy)
+    kernel.bucket_column("s", ["u"], hash_function=spy)
     assert seen == [b"s\x1fu"]
 
 
-def test_a_quote_in_a_salt_stays_inside_the_literal() -> None:
-    assert "'it''s'" in kernel.bucket_sql("duckdb", "gate", salt="it's", unit="u")
+@given(st.binary(min_size=16, max_size=32))
+def test_the_prepared_draw_is_the_one_of_the_specification(digest: bytes) -> None:
+    class Stated:
+        def digest(self) -> bytes:
+            return digest
+
+    assert kernel.sha256_draw(lambda data: Stated())(b"") == (kernel.gate_bucket(digest), kernel.split_bucket(digest))
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"])), st.text("abc-0189", min_size=1, max_size=20))
+def test_gb2_is_the_hash_of_growthbook_for_any_text(unit: str, salt: str) -> None:
+    core = pytest.importorskip("growthbook.core")
+    expected = round(core.gbhash(salt, unit, 2) * 10_000)
+    assert kernel.buckets(salt, unit, "gb2") == (expected, expected)
+
+
+@given(st.lists(st.one_of(st.none(), st.text(), st.text("a\U0001f600", max_size=40)), max_size=30))
+def test_a_column_of_gb2_agrees_with_the_scalar_kernel_for_any_ids(units: list[object]) -> None:
+    column = kernel.bucket_column("salt-1", units, "gb2")
+    for unit, gate in zip(units, column.gate.tolist(), strict=True):
+        encoded = kernel.unit_bytes(unit)
+        expected = -1 if isinstance(encoded, Reason) else kernel.buckets("salt-1", encoded.decode(), "gb2").gate
+        assert gate == expected

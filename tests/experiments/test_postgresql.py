@@ -1,125 +1,114 @@
-"""PostgreSQL agrees with the vector file and forbids what SQLite forbids. Needs its programs, no driver."""
+"""PostgreSQL agrees with the vector file, and writes the same rows as SQLite. Needs its programs."""
 
-import json
-import os
-import pwd
-import shutil
-import subprocess
-import tempfile
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
-from sqlalchemy import create_mock_engine
-from sqlalchemy.dialects import postgresql
+from sqlalchemy import Engine, create_engine, text
 
-from experiments import kernel, tables
+from experiments import sink, vectors
 from experiments.config import ExperimentConfig
+from experiments.errors import ConflictError, TransitionError
+from experiments.events import EventRow
+from experiments.store import ExperimentStore
 
-VECTORS = json.loads((Path(__file__).parent / "assignment_vectors.json").read_text("ascii"))
-Psql = Callable[[str], subprocess.CompletedProcess[str]]
-
-pytestmark = [
-    pytest.mark.integration,
-    pytest.mark.skipif(
-        not all(map(shutil.which, ("initdb", "pg_ctl", "psql"))), reason="PostgreSQL's programs are not installed"
-    ),
-]
+pytestmark = pytest.mark.integration
 
 
-@pytest.fixture(scope="module")
-def psql() -> Iterator[Psql]:
-    """A server of its own on a Unix socket in a folder of its own; no port."""
-    # Not below pytest's folder: a socket's path is short, and the server (which refuses to be root) must reach it.
-    home = Path(tempfile.mkdtemp(prefix="pg-"))
-    user = None
-    if os.geteuid() == 0:
-        user = "nobody"
-        os.chown(home, pwd.getpwnam(user).pw_uid, -1)
-
-    def run(*command: str, text: str | None = None, check: bool = True) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            command, input=text, capture_output=True, text=True, encoding="utf-8", check=check, user=user, cwd=home
-        )
-
-    data, log = str(home / "data"), str(home / "log")
-    try:
-        run("initdb", "-D", data, "-A", "trust", "-U", "pg", "--encoding", "UTF8", "--locale", "C", "--no-sync")
-        options = f"-c listen_addresses= -c unix_socket_directories={home} -c fsync=off"
-        # The server must not inherit our pipes, or reading them would wait for its end.
-        subprocess.run(
-            ["pg_ctl", "-D", data, "-l", log, "-w", "-o", options, "start"],
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True, user=user, cwd=home,
-        )  # fmt: skip
-        yield lambda text: run(
-            "psql",
-            "-h",
-            str(home),
-            "-U",
-            "pg",
-            "-d",
-            "postgres",
-            "-XqAt",
-            "-v",
-            "ON_ERROR_STOP=1",
-            text=text,
-            check=False,
-        )
-        run("pg_ctl", "-D", data, "-m", "immediate", "-w", "stop")
-    finally:
-        shutil.rmtree(home)
+def test_postgresql_gives_the_draws_of_the_vector_file(postgresql: Callable[[], Engine]) -> None:
+    (outcome,) = (o for o in vectors.check(vectors.load(), postgresql()) if o.implementation == "PostgreSQL")
+    assert outcome.absent is None
+    assert outcome.checked > 50
+    assert outcome.wrong == ()
 
 
-def literal(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"
+def row(kind: str, number: int, unit: str, **changes: Any) -> EventRow:
+    fields: dict[str, Any] = {"event_id": f"{kind}{number}", "kind": kind, "unit_id": unit, "event_time": number}
+    if kind == "exposure":
+        fields |= {"experiment": "ranking", "config_version": 1, "arm": "control"}
+    elif kind == "order":
+        fields |= {"order_id": f"o{number}", "amount_minor": number, "currency": "EUR"}
+    else:
+        fields |= {"product_id": "p", "surface": None, "query": "a\tb\\N\n, \"x\" 'y' {z} é 😀 \\."}
+    return EventRow(**(fields | changes))
 
 
-def test_postgresql_gives_the_draws_of_the_vector_file(psql: Psql) -> None:
-    draws = [draw for draw in VECTORS["draws"] if draw["gate"] is not None and "\0" not in draw["unit"]]
-    statements = []
-    for draw in draws:
-        gate, split = (
-            kernel.bucket_sql("postgresql", which, salt=draw["salt"], unit=literal(draw["unit"]))
-            for which in ("gate", "split")
-        )
-        statements.append(f"select {gate}, {split};")
-    result = psql("\n".join(statements))
-    assert result.returncode == 0, result.stderr
-    assert result.stdout.split() == [f"{draw['gate']}|{draw['split']}" for draw in draws]
+def contents(engine: Engine) -> dict[str, list[tuple[Any, ...]]]:
+    names = ("exposure", "first_exposure", "event", "order_event", "sink_offset")
+    with engine.connect() as connection:
+        return {name: sorted(map(tuple, connection.execute(text(f"select * from {name}"))), key=repr) for name in names}
 
 
-def test_postgresql_refuses_to_change_or_delete_a_record(psql: Psql, config: ExperimentConfig) -> None:
-    ddl: list[str] = []
-    engine = create_mock_engine(
-        "postgresql://", lambda statement, *_, **__: ddl.append(str(statement.compile(dialect=postgresql.dialect())))
-    )
-    tables.metadata.create_all(engine, checkfirst=False)
-    version = (
-        f"({literal(config.key)}, %d, {literal(config.canonical_json().decode())}, '{config.sha256()}', 's', 1, 'ada')"
-    )
-    setup = [
-        *ddl,
-        "insert into experiment values ('ranking', 1, 'ada')",
-        "insert into experiment_version values " + version % 1,
-        "insert into transition values ('ranking', 1, 'draft', null, null, 1, 'ada', '')",
+def test_rows_that_are_copied_are_those_that_sqlite_inserts_one_by_one(
+    postgresql: Callable[[], Engine], tmp_path: Path, config: ExperimentConfig
+) -> None:
+    """Duplicates within a batch and between batches, second arms, texts that COPY has to escape, in any repetition."""
+    batches = [
+        [row("exposure", n, f"u{n % 7}", arm=("control", "treatment")[n % 5 == 0]) for n in range(40)],
+        [row(kind, n, f"u{n}") for n in range(30) for kind in ("click", "order", "impression")],
+        [row("exposure", n, f"u{n % 7}") for n in range(30, 60)] + [row("click", 1, "u1")] * 3,
+        [],
+        [row("order", n, "u", order_id="o\tb") for n in range(100, 103)] + [row("exposure", 99, "u", arm="third")],
     ]
-    result = psql(";\n".join(setup) + ";")
-    assert result.returncode == 0, result.stderr
-    refused = {
-        "update experiment_version set salt = 'x'": "append-only",
-        "delete from experiment_version": "append-only",
-        "truncate experiment_version cascade": "append-only",
-        "update transition set actor = 'x'": "append-only",
-        "delete from transition": "append-only",
-        "truncate transition": "append-only",
-        "insert into experiment_version values " + version.replace("5000", "5001") % 2: "must sum to 10000",
-        "insert into transition values ('ranking', 2, 'paused', 9, null, 1, 'ada', '')": "foreign key",
-    }
-    for statement, reason in refused.items():
-        result = psql(statement + ";")
-        assert result.returncode != 0, f"taken: {statement}"
-        assert reason in result.stderr
-    assert psql("select count(*) from experiment_version; select count(*) from transition;").stdout.split() == [
-        "1",
-        "1",
-    ]
+    results, stored = [], []
+    engines = [create_engine(f"sqlite:///{tmp_path / 'one.db'}"), postgresql()]
+    for engine in engines:
+        store = ExperimentStore(engine, clock=lambda: 5)
+        store.create_all()
+        store.publish(config, actor="ada", create=True)
+        store.start("ranking", actor="ada", reason="test")
+        told = [store.write_events(b, {("events", 0): n + 1}) for n, b in enumerate((*batches, *batches))]
+        results.append([(r.written, r.duplicate, len(r.rejected)) for r in told])
+        stored.append(contents(engine))
+    engines[0].dispose()
+    assert results[0] == results[1]
+    assert stored[0] == stored[1]
+    assert results[1][:5] == [(40, 0, 0), (90, 0, 0), (20, 13, 0), (0, 0, 0), (3, 0, 1)]
+
+
+def test_copied_rows_and_their_offsets_are_written_together_or_not_at_all(
+    postgresql: Callable[[], Engine], config: ExperimentConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = ExperimentStore(postgresql())
+    store.create_all()
+    store.publish(config, actor="ada", create=True)
+    before = contents(store.engine)
+
+    def fail(*_: object) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(sink, "_write_offsets", fail)
+    with pytest.raises(OSError, match="disk full"):
+        store.write_events([row("exposure", 1, "u"), row("click", 1, "u")], {("events", 0): 3})
+    monkeypatch.undo()
+    assert contents(store.engine) == before
+    # The connection, and the table that COPY filled, are used again: nothing of the failed batch is left in it.
+    assert store.write_events([row("click", 2, "u")], {("events", 0): 3}).written == 1
+    assert len(contents(store.engine)["event"]) == 1
+
+
+def test_two_writers_of_one_experiment_are_told_apart(
+    postgresql: Callable[[], Engine], config: ExperimentConfig
+) -> None:
+    """Many at once start the same draft: one does, the others are refused, and the history has one row of it."""
+    stores = [ExperimentStore(postgresql()) for _ in range(4)]
+    stores[0].create_all()
+    stores[0].publish(config, actor="ada", create=True)
+    outcomes: list[str] = []
+
+    def start(store: ExperimentStore) -> None:
+        try:
+            store.start("ranking", actor="ada", reason="test")
+            outcomes.append("started")
+        except (TransitionError, ConflictError):
+            outcomes.append("refused")
+
+    threads = [threading.Thread(target=start, args=(store,)) for store in stores]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert sorted(outcomes) == ["refused", "refused", "refused", "started"]
+    assert [each.state for each in stores[0].history("ranking")] == ["draft", "running"]

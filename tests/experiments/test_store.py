@@ -12,7 +12,7 @@ from experiments.config import Arm, ExperimentConfig, LayerRange, State
 from experiments.engine import writing
 from experiments.errors import ConfigError, ConflictError, SchemaError, TransitionError, UnknownExperimentError
 from experiments.store import ExperimentStore
-from experiments.tables import SCHEMA_VERSION
+from experiments.tables import REVISION, REVISION_TABLE
 
 WHO: dict[str, str] = {"actor": "ada", "reason": "test"}
 
@@ -144,7 +144,7 @@ def test_an_edit_that_moves_units_is_refused_while_live(
 def test_nothing_is_published_once_stopped(store: ExperimentStore, config: ExperimentConfig) -> None:
     start(store, config)
     store.transition(config.key, "stopped", **WHO)
-    with pytest.raises(TransitionError, match="start a new experiment with a new salt"):
+    with pytest.raises(TransitionError, match="begin a new phase with a new salt"):
         store.publish(msgspec.structs.replace(config, description="again"), actor="ada")
 
 
@@ -187,6 +187,9 @@ def test_a_layer_range_is_held_while_live_and_free_after(store: ExperimentStore,
         "update transition set state = 'paused'",
         "delete from transition",
         "insert or replace into transition select * from transition",
+        "update audit set actor = 'x'",
+        "delete from audit",
+        "insert or replace into audit select * from audit",
     ],
 )
 def test_the_database_refuses_to_change_or_delete_a_record(
@@ -203,14 +206,21 @@ def test_the_database_refuses_to_change_or_delete_a_record(
     ("statement", "rule"),
     [
         (
-            "insert into experiment_version select experiment, 2, replace(config, '5000', '5001'), sha256, salt, 1, 'x'"
-            " from experiment_version",
+            "insert into experiment_version select experiment, 2, replace(config, '5000', '5001'), sha256, salt, 1, "
+            "'x', 1 from experiment_version",
             "must sum to 10000",
         ),
-        ("insert into transition values ('ranking', 3, 'asleep', 1, null, 1, 'x', '')", "state_known"),
-        ("insert into transition values ('ranking', 3, 'decided', 1, null, 1, 'x', '')", "outcome_when_decided"),
-        ("insert into transition values ('ranking', 3, 'paused', 9, null, 1, 'x', '')", "FOREIGN KEY"),
-        ("insert into transition values ('ranking', 3, 'paused', null, null, 1, 'x', '')", "version_unless_draft"),
+        ("insert into transition values ('ranking', 3, 'asleep', 1, null, 1, 'x', '', null)", "no such transition"),
+        ("insert into transition values ('ranking', 3, 'decided', 1, 'ship', 1, 'x', '', null)", "no such transition"),
+        ("insert into transition values ('ranking', 9, 'paused', 1, null, 1, 'x', '', null)", "no such transition"),
+        ("insert into transition values ('ranking', 3, 'paused', 1, 'ship', 1, 'x', '', null)", "outcome_when_decided"),
+        ("insert into transition values ('ranking', 3, 'paused', 9, null, 1, 'x', '', null)", "FOREIGN KEY"),
+        (
+            "insert into transition values ('ranking', 3, 'paused', null, null, 1, 'x', '', null)",
+            "version_unless_draft",
+        ),
+        ("update experiment set phase = 3", "a phase is followed by the next"),
+        ("insert into audit values (99, 1, '', 'a', 's', '', '{}')", "CHECK"),
         ("insert into exposure values ('e', 'none', 1, 'control', 'u', 1, 1)", "FOREIGN KEY"),
         ("insert into event values ('e', 'bought', 'u', 1, 'p', null, null, 1)", "kind_known"),
         ("insert into order_event values ('e', 'refunded', 'o', 'u', 1, null, 5, 'EUR', 1)", "sign"),
@@ -241,13 +251,13 @@ def test_create_all_twice_keeps_what_is_there(store: ExperimentStore, config: Ex
     assert [published.config for published in store.load()] == [config]
 
 
-@pytest.mark.parametrize(("version", "remedy"), [(99, "upgrade this program"), (0, "upgrade the database")])
-def test_another_schema_version_is_refused(store: ExperimentStore, version: int, remedy: str) -> None:
-    execute(store, f"update schema_version set version = {version}")
+@pytest.mark.parametrize(
+    ("revision", "remedy"), [("9999", "upgrade this program"), ("0001", "run `sagelift experiment migrate`")]
+)
+def test_a_database_of_another_revision_is_refused(store: ExperimentStore, revision: str, remedy: str) -> None:
+    execute(store, f"update {REVISION_TABLE} set version_num = '{revision}'")
     for check in (store.check_schema, store.create_all):
-        with pytest.raises(
-            SchemaError, match=f"schema version {version}, this program needs {SCHEMA_VERSION}: {remedy}"
-        ):
+        with pytest.raises(SchemaError, match=f"revision {revision}, this program needs {REVISION}: {remedy}"):
             check()
 
 

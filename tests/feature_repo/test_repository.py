@@ -43,8 +43,31 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
         write_repository(tmp_path / "state")
 
 
+def test_another_online_store_is_taken_from_its_own_file(tmp_path: Path) -> None:
+    home = write_repository(tmp_path)
+    (home / "online_store.yaml").write_text("type: some.Store\nconninfo: ${SECRET}\n")
+    before = yaml.safe_load((home / "feature_store.yaml").read_text())
+    write_repository(tmp_path)
+    after = yaml.safe_load((home / "feature_store.yaml").read_text())
+    assert after == before | {"online_store": {"type": "some.Store", "conninfo": "${SECRET}"}}
+    (home / "online_store.yaml").unlink()
+    write_repository(tmp_path)
+    assert yaml.safe_load((home / "feature_store.yaml").read_text()) == before
+
+
+@pytest.mark.parametrize("text", ["", "- a", "path: x", "a: [", "\udcff"])
+def test_a_file_that_describes_no_online_store_is_named(tmp_path: Path, text: str) -> None:
+    home = write_repository(tmp_path)
+    before = (home / "feature_store.yaml").read_text()
+    (home / "online_store.yaml").write_bytes(text.encode("utf-8", "surrogateescape"))
+    with pytest.raises(StoreStateError, match=r"online_store\.yaml"):
+        write_repository(tmp_path)
+    assert (home / "feature_store.yaml").read_text() == before
+
+
 def test_feast_apply_imports_repo_py_alone_from_the_package() -> None:
     ignored = {line for line in (PACKAGE / ".feastignore").read_text().splitlines() if line[:1] not in ("", "#")}
-    modules = {path.name for path in PACKAGE.glob("*.py")} - {"__init__.py"}
+    modules = {path.name for path in PACKAGE.glob("*.py")} - {"__init__.py"} | {"stores/*.py"}
+    assert {path.parent.name for path in PACKAGE.glob("*/*.py")} == {"stores"}
     assert modules - ignored == {"repo.py"}
     assert ignored <= modules

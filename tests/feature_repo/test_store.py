@@ -99,6 +99,7 @@ def test_offers_are_read_and_written_without_the_rest(store: Any) -> None:
     older = OfferRow(id="a", version=4, event_time=NOON, amount_minor=9, currency="EUR")
     assert store.write_offers([newer]) == set()
     assert store.write_offers([older]) == {"a"}
+    assert store.versions(["a", "b", "unknown"]) == {"a": 5, "b": 4}
     now = store.read_features(["a"])["a"]
     assert (now.version, now.event_time, now.amount_minor, now.availability) == (5, newer.event_time, 7, None)
     assert (now.text, now.image_urls) == (whole.text, whole.image_urls)

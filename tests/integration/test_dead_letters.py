@@ -32,14 +32,14 @@ from sagelift.stack.kafka import KafkaBroker
 from sagelift.workers import events_worker
 from streaming import dead_letter_reader, replay
 from streaming.contracts import Event
-from streaming.dead_letter_reader import DeadLetterError, DeadLetterReader, LetterId, readable
+from streaming.dead_letter_reader import DeadLetterReader, LetterId, readable
 from streaming.dead_letters import DeadLetter, DeadLetters
-from streaming.errors import TopicError
+from streaming.errors import DeadLetterError, TopicError
 from streaming.kafka import KafkaConsumer, TopicPartition
 from streaming.lag import LagMeter
 from streaming.producers import EventPublisher
-from streaming.replay import REPLAYED, Ledger, plan, replaying
-from streaming.topics import CATALOG_UPDATES, EVENTS, ensure_topics
+from streaming.replay import Ledger, plan, replaying
+from streaming.topics import CATALOG_UPDATES, EVENTS, REPLAYED, ensure_topics
 from tests.streaming.fakes import Record
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]

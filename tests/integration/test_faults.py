@@ -9,8 +9,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from sqlalchemy import text
 
-from benchmarks.faults import Site, Story, disturbed, join_and_leave, judged, kill_broker, kill_consumer, kill_model
+from benchmarks._fault_stories import EventStory, Story
+from benchmarks.faults import (
+    Site,
+    disturbed,
+    join_and_kill,
+    judged,
+    kill_broker,
+    kill_model,
+    kill_sink,
+)
 from feature_repo.rows import Deletion
 from sagelift.services import Services
 from sagelift.settings import load_settings
@@ -32,15 +42,20 @@ def site(kafka: KafkaBroker, triton: TritonServer, model_repository: Path, tmp_p
 
 
 def test_what_a_disturbed_run_leaves_is_what_an_undisturbed_one_leaves(site: Site) -> None:
-    story = Story("storm-", 1_200, site.pictures, seed=11, poison=0.02)
-    verdict = disturbed(site, story, [kill_consumer, kill_model, join_and_leave, kill_broker], print)
-    assert verdict.products > 80
+    story, events = Story("storm-", 600, site.pictures, seed=11, poison=0.03), EventStory("storm-", 600, seed=12)
+    verdict = disturbed(site, story, events, [kill_sink, kill_model, join_and_kill, kill_broker], print)
+    assert verdict.products > 40
     assert (verdict.lost, verdict.stale, verdict.wrong) == (0, 0, 0)
     assert verdict.poison >= 10
     assert verdict.poison_missing == 0
     assert verdict.poison_copies <= 3, "at most one for each time that its batch was read"
+    assert (verdict.events, verdict.events_wrong, verdict.event_poison_missing) == (len(events.messages), 0, 0)
+    assert len(events.poison) > 2
 
     # The judge sees what is missing.
     page = next(iter(site.services.features.scan_features()))
     site.services.features.delete([Deletion(id=page[0].id, version=10**6, event_time=page[0].event_time)])
-    assert judged(site, story).lost == 1
+    with site.services.database.begin() as connection:
+        connection.execute(text("delete from event where event_id = :id"), {"id": min(events.clicks)})
+    again = judged(site, story, events)
+    assert (again.lost, again.events_wrong) == (1, 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import random
@@ -18,12 +19,18 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from typer.testing import CliRunner
 
 import feature_repo
-from feature_repo.rows import Deletion
+from feature_repo.definitions import OFFER_VIEW
+from feature_repo.materialize import Progress, materialize
+from feature_repo.rows import Deletion, OfferRow
 from feature_repo.store import ProductFeatureStore
+from feature_repo.views import PRODUCT_FORMATS, online_row
+from sagelift.cli import app
 from tests.feature_repo.builders import NOON, make_embedding, make_product, same
 
+_OFFER = PRODUCT_FORMATS[OFFER_VIEW]
 FEAST = Path(sys.executable).with_name("feast")
 
 # Feast reads Parquet through ibis, which calls what DuckDB 2.0 deprecates.
@@ -237,6 +244,116 @@ def test_a_writer_killed_at_any_moment_leaves_whole_products_and_whole_parts(tmp
             assert max(past["version"].to_pylist()) >= version
             assert len(past) % 20 == 0
         assert store.write_features([make_product("p0", version + 10)]) == set()
+
+
+def _materialize_until_told(state_dir: Path, shards: int, reached: Any) -> None:
+    """Materialise, and after so many shards wait for one's end, still at it."""
+    with ProductFeatureStore.open(state_dir) as store:
+
+        def tell(progress: Progress) -> None:
+            if progress.done == shards * 50:
+                reached.set()
+                signal.pause()
+
+        materialize(store, views=["product_offer"], shard_rows=50, progress=tell)
+
+
+def _lose_online(store: ProductFeatureStore) -> None:
+    store.feast.provider.online_store.disconnect()
+    for path in store.home.glob("online.db*"):
+        path.unlink()
+
+
+def test_a_materialisation_killed_in_the_middle_bars_nobody_and_is_gone_on_with(tmp_path: Path) -> None:
+    """While it lives a second run is refused; after kill -9 the next goes on, and writes no shard again but one."""
+    ids = [f"p{i:03}" for i in range(500)]
+    with ProductFeatureStore.open(tmp_path) as store:
+        store.write_features([make_product(id, images=0) for id in ids])
+        expected = store.read_offers(ids)
+        _lose_online(store)
+    context = multiprocessing.get_context("spawn")
+    reached = context.Event()
+    owner = context.Process(target=_materialize_until_told, args=(tmp_path, 4, reached))
+    owner.start()
+    assert reached.wait(240)
+    with ProductFeatureStore.open(tmp_path) as store:
+        summary = materialize(store, views=["product_offer"], shard_rows=50)
+        assert (summary.exit_code, summary.views[0].outcome) == (4, "locked")
+        assert f"pid {owner.pid}" in summary.views[0].message
+        assert owner.pid is not None
+        os.kill(owner.pid, signal.SIGKILL)
+        owner.join(60)
+        assert len(store.read_offers(ids)) == 200
+        fresh = OfferRow(id="p499", version=9, event_time=NOON, amount_minor=9)
+        online = store.feast.provider.online_store
+        online.write(store.feast.config, [(store.feast.get_feature_view("product_offer"), [online_row(_OFFER, fresh)])])
+        (found,) = materialize(store, views=["product_offer"], shard_rows=50).views
+        assert found.outcome == "done"
+        assert found.resumed in (150, 200), "the last shard may have been online without its checkpoint"
+        assert found.resumed + found.written + found.kept == 500
+        assert found.reconciliation is not None
+        assert (found.reconciliation.equal, found.reconciliation.fresher) == (499, 1)
+        offers = store.read_offers(ids)
+        assert offers.pop("p499") == fresh
+        assert offers == {id: offer for id, offer in expected.items() if id != "p499"}
+
+
+@_IBIS
+def test_feasts_own_job_and_ours_leave_the_same_values(tmp_path: Path) -> None:
+    """Each into its own online store, from one history; and each after the other changes nothing."""
+    with ProductFeatureStore.open(tmp_path) as store:
+        store.ensure_model_version("m1")
+        for version in (1, 2):
+            store.write_features([make_product(f"p{i}", version, images=i % 3) for i in range(20)])
+        store.write_embeddings("m1", [make_embedding(f"p{i}", 2) for i in range(20)])
+        store.delete([Deletion(id="p3", version=5, event_time=NOON + timedelta(seconds=1))])
+        _lose_online(store)
+    ids = [f"p{i}" for i in range(20)]
+    with ProductFeatureStore.open(tmp_path) as store:
+        store.feast.materialize(NOON - timedelta(days=1), NOON + timedelta(days=1))
+        features, embeddings = store.read_features(ids), store.read_embeddings("m1", ids)
+        assert materialize(store, full=True).exit_code == 0
+        _lose_online(store)
+    with ProductFeatureStore.open(tmp_path) as store:
+        assert materialize(store).exit_code == 0
+        for _ in range(2):
+            assert all(same(row, features[id]) for id, row in store.read_features(ids).items())
+            assert all(same(row, embeddings[id]) for id, row in store.read_embeddings("m1", ids).items())
+            assert len(store.read_features(ids)) == 20
+            store.feast.materialize(NOON - timedelta(days=1), NOON + timedelta(days=1))
+
+
+def test_the_commands_tell_a_scheduler_what_became_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SAGELIFT_STATE_DIR", str(tmp_path))
+    with ProductFeatureStore.open(tmp_path) as store:
+        store.write_features([make_product(id, event_time=datetime.now(UTC)) for id in "ab"])
+    run = CliRunner().invoke
+
+    done = run(app, ["features", "materialize", "--full", "--json"])
+    told = json.loads(done.stdout)
+    assert (done.exit_code, told["exit_code"], told["mode"]) == (0, 0, "full")
+    assert [(view["view"], view["written"]) for view in told["views"]] == [
+        (name, 2) for name in ("product_text", "product_images", "product_offer")
+    ]
+    assert "2 products in 2 parts: 2 to write" in run(app, ["features", "materialize", "--dry-run", "--full"]).stdout
+
+    seen = run(app, ["features", "status", "--max-age", "1h", "--json"])
+    assert seen.exit_code == 0
+    assert {view["products"] for view in json.loads(seen.stdout)["views"]} == {2}
+    late = run(app, ["features", "status", "--max-age", "0.000001s", "--json"])
+    assert late.exit_code == 1
+    assert len(json.loads(late.stdout)["findings"]) == 3
+    assert (
+        'sagelift_features_products{view="product_text"} 2' in run(app, ["features", "status", "--prometheus"]).stdout
+    )
+    assert "product_text" in run(app, ["features", "status"]).stdout
+
+    (tmp_path / "feast/history/product_offer/part-x.parquet").write_bytes(b"PAR1 torn")
+    torn = run(app, ["features", "materialize", "--json"])
+    assert torn.exit_code == 3
+    assert "part-x.parquet" in json.loads(torn.stdout)["views"][2]["message"]
 
 
 def test_times_before_the_epoch_and_far_ahead_survive(store: ProductFeatureStore) -> None:

@@ -37,11 +37,15 @@ from sagelift.stack.ports import LOOPBACK, pick_ports
 from sagelift.stack.stack import LocalStack, StackOptions
 from sagelift.stack.triton import TritonServer
 from sagelift.workers import CATALOG_GROUP, EVENTS_GROUP, catalog_worker, events_worker
+from streaming.dead_letter_reader import DeadLetterReader
+from streaming.dead_letters import DeadLetter, DeadLetters
 from streaming.embedding_topic import EmbeddingPublisher
 from streaming.errors import BrokerError, TopicError
 from streaming.kafka import Connection, TopicPartition, explained
 from streaming.lag import LagMeter
+from streaming.replay import plan, replaying
 from streaming.topics import CATALOG_UPDATES, EVENTS, TOPICS, dead_letter_topic, ensure_topics
+from tests.streaming.fakes import Record
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 
@@ -170,7 +174,11 @@ class SecureBroker(KafkaBroker):
 
 def documented_rights() -> dict[str, list[tuple[ResourceType, str, ACLOperation]]]:
     """By who: the table of docs/security.md."""
-    kinds = {"topic": ResourceType.TOPIC, "group": ResourceType.GROUP}
+    kinds = {
+        "topic": ResourceType.TOPIC,
+        "group": ResourceType.GROUP,
+        "transactional id": ResourceType.TRANSACTIONAL_ID,
+    }
     names = {
         "Read": ACLOperation.READ,
         "Write": ACLOperation.WRITE,
@@ -189,7 +197,7 @@ def documented_rights() -> dict[str, list[tuple[ResourceType, str, ACLOperation]
 
 
 RIGHTS = documented_rights()
-WORKERS = ("catalogue consumer", "event sink", "feed publisher")
+WORKERS = ("catalogue consumer", "event sink", "feed publisher", "dead-letter operator")
 USERS = {who: who.replace(" ", "-") for who in RIGHTS if who != "every worker"}
 
 
@@ -445,6 +453,19 @@ def test_the_documented_rights_suffice_for_a_search_service(kafka_settings: dict
             consumer.poll(200)
 
 
+def test_the_documented_rights_suffice_to_list_and_to_replay_dead_letters(
+    broker: SecureBroker, kafka_settings: dict[str, Any]
+) -> None:
+    with closing(Connection(broker.bootstrap).producer()) as producer:
+        record = Record(EVENTS, 0, 0, key=b"replayed-here", value=b"{}")
+        DeadLetters(producer, "g").send_all([DeadLetter(record, "decode", "ContractError", "of no use")])
+    kafka = connection(as_user(kafka_settings, "dead-letter operator"))
+    with DeadLetterReader(kafka) as reader:
+        meant = list(reader.letters(lambda letter: letter.key == b"replayed-here"))
+        with replaying(kafka, reader, rate=100) as replayer:
+            assert replayer.run(plan(meant, reader.original, replayer.ledger)).replayed == 1
+
+
 def test_a_topic_that_may_not_be_created_is_named(kafka_settings: dict[str, Any]) -> None:
     with refused(r"topic catalog\.updates cannot be created.*TopicAuthorizationFailed|may not", TopicError):
         ensure_topics(connection(kafka_settings))
@@ -465,7 +486,10 @@ def test_a_topic_that_may_not_be_written_to_is_named(kafka_settings: dict[str, A
 
 @pytest.mark.parametrize(
     ("user", "said"),
-    [("no-group", f"GroupAuthorizationFailed.*{EVENTS_GROUP}|group {EVENTS_GROUP}"), ("no-read", "TopicAuth.*events")],
+    [
+        ("no-group", f"GroupAuthorizationFailed.*{EVENTS_GROUP}|group {EVENTS_GROUP}"),
+        ("no-read", r"topic events \(TopicAuth"),
+    ],
 )
 def test_a_worker_without_the_right_to_its_group_or_topic_ends_and_names_it(
     kafka_settings: dict[str, Any], tmp_path: Path, user: str, said: str

@@ -28,7 +28,7 @@ from sqlalchemy import text
 from experiments.config import Arm, ExperimentConfig
 from inference.client import ItemEmbedder
 from inference.inputs import ProductInput
-from inference.retrieval import RetrievalIndex
+from inference.retrieval import Filter, RetrievalIndex
 from sagelift.services import Services
 from sagelift.settings import load_settings
 from sagelift.stack.kafka import KafkaBroker
@@ -37,11 +37,10 @@ from sagelift.workers import CATALOG_GROUP, EVENTS_GROUP, catalog_worker, events
 from streaming.contracts import Event, Price, ProductUpdate
 from streaming.embedding_topic import IndexFollower
 from streaming.errors import TopicError
-from streaming.event_sink import log_id
 from streaming.kafka import TopicPartition
 from streaming.lag import LagMeter
 from streaming.producers import CatalogPublisher, EventPublisher
-from streaming.topics import CATALOG_UPDATES, EVENTS, dead_letter_topic, ensure_topics
+from streaming.topics import CATALOG_UPDATES, EVENTS, dead_letter_topic, ensure_topics, log_id
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
 
@@ -199,10 +198,15 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 def test_a_catalogue_becomes_retrievable_follows_its_changes_and_forgets_what_is_deleted(
     shop: Shop, pictures: dict[str, str]
 ) -> None:
-    index, applied = RetrievalIndex("1"), []
+    index, applied, offers = RetrievalIndex("1"), [], []
     with (
         consuming(shop),
-        IndexFollower(shop.services.kafka, index, lambda id, ms: applied.append((id, ms))) as follower,
+        IndexFollower(
+            shop.services.kafka,
+            index,
+            lambda id, ms: applied.append((id, ms)),
+            on_offer=lambda id, ms: offers.append((id, ms)),
+        ) as follower,
     ):
 
         def settled() -> None:
@@ -234,7 +238,9 @@ def test_a_catalogue_becomes_retrievable_follows_its_changes_and_forgets_what_is
         assert {id for id, _ in applied} >= {"a-red", "a-blue", "a-green", "a-bare", "a-half"}
         assert all(0 <= ms < 60_000 for _, ms in applied)
 
+        assert {id for id, _ in offers} >= {"a-red", "a-blue", "a-green", "a-bare", "a-half"}
         applied.clear()
+        offers.clear()
         shop.publish(
             patch("a-red", 11, price=Price(Decimal("9.99"), "EUR"), availability="out_of_stock"),
             patch("a-blue", 11, title="green coat"),
@@ -246,6 +252,10 @@ def test_a_catalogue_becomes_retrievable_follows_its_changes_and_forgets_what_is
         assert (now["a-red"].amount_minor, now["a-red"].availability, now["a-red"].version) == (999, "out_of_stock", 11)
         assert shop.services.features.read_embeddings("1", ["a-red"])["a-red"].version == 10, "no inference for a price"
         assert [id for id, _ in applied] == ["a-blue"]
+        assert [id for id, _ in offers] == ["a-red"]
+        assert all(0 <= ms < 60_000 for _, ms in offers)
+        cheap = Filter(max_price=999, currency="EUR")
+        assert index.search(embedding.vector[None], 100, where=cheap)[0].ids == ["a-red"]
         assert now["a-green"].deleted
         assert "a-green" not in index
         assert "a-red" in index
@@ -261,6 +271,7 @@ def test_a_catalogue_becomes_retrievable_follows_its_changes_and_forgets_what_is
             assert second.catch_up(20)
         assert len(fresh) == len(index)
         assert "a-green" not in fresh
+        assert fresh.search(embedding.vector[None], 100, where=cheap)[0].ids == ["a-red"]
 
 
 def test_poison_goes_to_the_dead_letters_as_it_came_and_stops_nothing(shop: Shop) -> None:

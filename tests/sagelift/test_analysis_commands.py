@@ -175,7 +175,8 @@ def test_report_reads_the_experiment_of_the_settings(monkeypatch: pytest.MonkeyP
         for i in range(60):
             arm = ("sum", "itemsage")[i % 2]
             connection.exec_driver_sql(
-                "INSERT INTO first_exposure (experiment, unit_id, arm, first_time) VALUES (?, ?, ?, ?)",
+                "INSERT INTO first_exposure_by_phase (experiment, phase, unit_id, arm, first_time) "
+                "VALUES (?, 1, ?, ?, ?)",
                 ("similar", f"u{i}", arm, start + i * day // 10),
             )
             connection.exec_driver_sql("INSERT INTO customer VALUES (?, ?)", (f"u{i}", "DE" if i % 3 else "FR"))

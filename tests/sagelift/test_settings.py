@@ -176,7 +176,20 @@ def test_a_child_process_gets_the_same_settings_by_its_environment(
     assert theirs.triton.deadline_s == 3
     assert theirs.kafka == ours.kafka
     assert theirs.database_url == ours.database_url
-    assert "SAGELIFT_KAFKA__PORT" not in ours.environment(), "defaults stay defaults"
+
+
+def test_a_child_process_does_not_take_what_we_left_at_its_default_from_its_surroundings(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As the demo, which must not write into the database of the shop whose environment it is started in."""
+    ours = load_settings()
+    Path("sagelift.toml").write_text('[kafka]\nbootstrap_servers = "shop:9093"\nsecurity_protocol = "SSL"\n')
+    monkeypatch.setenv("SAGELIFT_EXPERIMENTS__DATABASE_URL", "postgresql://u@shop/x")
+    for name, value in ours.environment().items():
+        monkeypatch.setenv(name, value)
+    theirs = load_settings()
+    assert theirs.kafka == ours.kafka
+    assert theirs.database_url == ours.database_url
 
 
 def test_an_empty_variable_is_no_path(monkeypatch: pytest.MonkeyPatch) -> None:

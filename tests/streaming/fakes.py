@@ -13,8 +13,11 @@ import numpy as np
 from feature_repo.rows import Deletion, EmbeddingState, OfferRow, ProductEmbedding, ProductFeatures
 from inference.client import Embedded
 from inference.inputs import Float32Array, ProductInput
+from inference.retrieval import Attributes
+from streaming.compacted import NO_TRACES
 from streaming.contracts import Price, ProductUpdate, ProductVector, encode
 from streaming.errors import ImageError
+from streaming.offer_topic import OutgoingOffer
 
 NOW = datetime(2026, 5, 4, 12, tzinfo=UTC)
 VIEWS = ("text", "images", "offer")
@@ -102,6 +105,9 @@ class FakeStore:
                         self.views[view][product.id], version=product.version
                     )
         return stale
+
+    def versions(self, ids: Iterable[str]) -> dict[str, int]:
+        return {i: max(self.views[view][i].version for view in VIEWS) for i in ids if i in self.views["text"]}
 
     def read_offers(self, ids: Iterable[str]) -> dict[str, OfferRow]:
         names = OfferRow.__struct_fields__
@@ -214,10 +220,34 @@ class FakeTopic:
     def __init__(self) -> None:
         self.log: list[tuple[str, str, int, ProductVector | None]] = []
 
-    def __call__(self, vectors: Sequence[tuple[str, str, int, ProductVector | None]]) -> None:
+    def __call__(
+        self, vectors: Sequence[tuple[str, str, int, ProductVector | None]], traces: Mapping[str, bytes] = NO_TRACES
+    ) -> None:
         self.log += vectors
 
     def compacted(self, model_version: str = "1") -> dict[str, str]:
         """Product -> vector, by the last record of each key alone, as after compaction."""
         last = {(m, i): vector for m, i, _, vector in self.log}
         return {i: v.vector for (m, i), v in last.items() if m == model_version and v is not None}
+
+
+class FakeOffers:
+    """`product.offers`: a log, and what a fresh reader makes of it."""
+
+    def __init__(self) -> None:
+        self.log: list[tuple[str, int, Attributes | None]] = []
+        self.times: dict[str, int] = {}
+
+    def __call__(
+        self,
+        products: Sequence[OutgoingOffer],
+        source_time: Callable[[str], int],
+        traces: Mapping[str, bytes] = NO_TRACES,
+    ) -> None:
+        self.log += products
+        self.times |= {i: source_time(i) for i, _, found in products if found is not None}
+
+    def compacted(self) -> dict[str, Attributes]:
+        """By product the last record of its key alone, as after compaction."""
+        last = {i: found for i, _, found in self.log}
+        return {i: found for i, found in last.items() if found is not None}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -14,13 +14,17 @@ from hypothesis import strategies as st
 
 from feature_repo.errors import InvalidFeatureError
 from inference.errors import ArtifactError
+from inference.retrieval import Attributes
 from streaming.catalog import CatalogPipeline, Outcome
 from streaming.contracts import ProductUpdate
+from streaming.embed import Publish
+from streaming.offer_topic import OutgoingOffer, PublishOffers
 from tests.streaming.fakes import (
     NOW,
     Crash,
     FakeEmbedder,
     FakeImages,
+    FakeOffers,
     FakeStore,
     FakeTopic,
     Record,
@@ -33,14 +37,25 @@ from tests.streaming.fakes import (
 
 class World:
     def __init__(self, images_again_after: timedelta = timedelta(0)) -> None:
-        self.store, self.images, self.topic = FakeStore(), FakeImages(), FakeTopic()
+        self.store, self.images = FakeStore(), FakeImages()
+        self.topic, self.offers = FakeTopic(), FakeOffers()
         self.embedder: FakeEmbedder | None = FakeEmbedder()
         self.now = NOW
+        self.restart(images_again_after=images_again_after)
+
+    def restart(
+        self,
+        publish: Publish | None = None,
+        publish_offers: PublishOffers | None = None,
+        images_again_after: timedelta = timedelta(minutes=5),
+    ) -> None:
+        """A new process: it remembers nothing."""
         self.pipeline = CatalogPipeline(
             self.store,
             self.images,
             lambda: self.embedder,
-            self.topic,
+            publish or self.topic,
+            publish_offers or self.offers,
             lambda: self.now,
             images_again_after=images_again_after,
         )
@@ -62,6 +77,7 @@ class World:
                 i: (e.content_hash, e.vector.tobytes()) for i, e in self.store.embeddings["1"].items() if not e.deleted
             },
             "topic": self.topic.compacted(),
+            "offers": self.offers.compacted(),
         }
 
 
@@ -138,6 +154,52 @@ def test_a_delete_removes_everywhere_and_no_older_upsert_brings_it_back() -> Non
     assert world.topic.compacted() == {}
     world.process(update("p1", 4))
     assert list(world.topic.compacted()) == ["p1"]
+
+
+def lamp(cents: int) -> Attributes:
+    return Attributes(amount_minor=cents, currency="EUR", product_type="Home > Lamps", availability="in_stock")
+
+
+def test_what_products_are_filtered_by_is_published_when_it_changes_and_only_then() -> None:
+    world = World()
+    world.process(update("p1", 1, product_type=["Home", "Lamps"], price=price("9"), availability="in_stock"))
+    assert world.offers.log == [("p1", 1, lamp(900))]
+    world.process(update("p1", 2, "patch", title="another"), update("p2", 2))
+    assert [offer[0] for offer in world.offers.log[1:]] == ["p2"], "a new product is told, a new title is not"
+    world.process(update("p1", 3, "patch", price=price("5")), update("p2", 3, "patch", availability="preorder"))
+    assert world.offers.times == {"p1": 1000, "p2": 1001}
+    world.process(update("p1", 4, "patch", price=price("5")))
+    world.process(update("p2", 5, "patch", product_type=["Sport"]))
+    assert world.offers.log[2:] == [
+        ("p1", 3, lamp(500)),
+        ("p2", 3, Attributes(availability="preorder")),
+        ("p2", 5, Attributes(product_type="Sport", availability="preorder")),
+    ]
+    world.process(update("p1", 6, "delete"))
+    assert world.offers.log[5:] == [("p1", 6, None)]
+
+
+@pytest.mark.parametrize("same_process", [True, False])
+def test_an_offer_that_was_written_and_not_published_is_published_when_its_update_is_read_again(
+    same_process: bool,
+) -> None:
+    world, crashes = World(), []
+
+    def crashing(products: Sequence[OutgoingOffer], source_time: Callable[[str], int]) -> None:
+        if crashes:
+            raise crashes.pop()
+        world.offers(products, source_time)
+
+    world.restart(publish_offers=crashing)
+    world.process(update("p1", 1, price=price("9")), update("p2", 1, price=price("9")), update("p3", 1))
+    batch = update("p1", 2, "patch", price=price("5")), update("p2", 2, price=price("6")), update("p3", 2, "delete")
+    crashes.append(Crash())
+    with pytest.raises(Crash):
+        world.process(*batch)
+    if not same_process:  # which remembers that nothing but the price of p1 has changed
+        world.restart()
+    world.process(*batch)
+    assert {i: found.amount_minor for i, found in world.offers.compacted().items()} == {"p1": 500, "p2": 600}
 
 
 def test_deleting_what_was_never_there_leaves_a_mark() -> None:
@@ -218,7 +280,7 @@ def test_what_a_dead_letter_sent_again_repaired_is_published_though_the_first_at
             raise Crash
         publish(vectors)
 
-    world.pipeline = CatalogPipeline(world.store, world.images, lambda: world.embedder, crashing, lambda: NOW)
+    world.restart(crashing)
     with pytest.raises(Crash):
         world.process(first)
     world.process(first)
@@ -252,7 +314,7 @@ def test_the_dead_letter_of_an_image_survives_a_failure_after_the_features_were_
             raise Crash
         publish(vectors)
 
-    world.pipeline = CatalogPipeline(world.store, world.images, lambda: world.embedder, crashing, lambda: NOW)
+    world.restart(crashing)
     batch = update("p1", 1, image_link="bad"), update("p1", 2, "patch", price=price("5"))
     with pytest.raises(Crash):
         world.process(*batch)
@@ -343,7 +405,7 @@ def test_a_product_that_the_model_refuses_no_longer_has_the_vector_of_what_it_wa
                 raise Crash
             publish(vectors)
 
-        world.pipeline = CatalogPipeline(world.store, world.images, lambda: world.embedder, crashing, lambda: NOW)
+        world.restart(crashing)
         with pytest.raises(Crash):
             world.process(update("p1", 2, title="bad"))
     assert stages(world.process(update("p1", 2, title="bad"))) == ["embed"]
@@ -421,7 +483,7 @@ def test_an_embedding_that_was_never_published_is_published_though_its_update_is
             raise Crash
         publish(vectors)
 
-    world.pipeline = CatalogPipeline(world.store, world.images, lambda: world.embedder, crashing, lambda: NOW)
+    world.restart(crashing)
     for batch in ([first], [first, second]):
         with pytest.raises(Crash):
             world.process(*batch)
@@ -489,7 +551,7 @@ def history(steps: Sequence[tuple[str, str, int]]) -> list[ProductUpdate]:
             alive.add(id)
             out.append(update(id, version, title=f"t{n}", image_link=f"i{n}"))
         elif kind == "title":
-            out.append(update(id, version, "patch", title=f"patched {n}"))
+            out.append(update(id, version, "patch", title=f"patched {n}", product_type=[f"category {n}"]))
         elif kind == "price":
             out.append(update(id, version, "patch", price=price(f"{n}.00")))
         else:
@@ -516,17 +578,18 @@ def test_crashes_at_any_write_and_other_batches_after_them_do_not_matter(
         if chance.random() < 0.25:
             raise Crash
 
-    publish = disturbed.topic
-
     def crashing_publish(vectors: Sequence[Any]) -> None:
         may_crash("before")
-        publish(vectors)
+        disturbed.topic(vectors)
+        may_crash("after")
+
+    def crashing_offers(products: Sequence[OutgoingOffer], source_time: Callable[[str], int]) -> None:
+        may_crash("before")
+        disturbed.offers(products, source_time)
         may_crash("after")
 
     disturbed.store.before = may_crash
-    disturbed.pipeline = CatalogPipeline(
-        disturbed.store, disturbed.images, lambda: disturbed.embedder, crashing_publish, lambda: NOW
-    )
+    disturbed.restart(crashing_publish, crashing_offers)
     committed = 0
     for _ in range(300):
         batch = stream[committed : committed + chance.randint(1, 4)]
@@ -566,17 +629,18 @@ def test_stages_that_overlap_and_crash_come_to_the_same_as_one_update_at_a_time(
         if chance.random() < 0.05:
             raise Crash
 
-    publish = disturbed.topic
-
     def crashing_publish(vectors: Sequence[Any]) -> None:
         may_crash("before")
-        publish(vectors)
+        disturbed.topic(vectors)
+        may_crash("after")
+
+    def crashing_offers(products: Sequence[OutgoingOffer], source_time: Callable[[str], int]) -> None:
+        may_crash("before")
+        disturbed.offers(products, source_time)
         may_crash("after")
 
     disturbed.store.before = may_crash
-    disturbed.pipeline = pipeline = CatalogPipeline(
-        disturbed.store, disturbed.images, lambda: disturbed.embedder, crashing_publish, lambda: NOW
-    )
+    disturbed.restart(crashing_publish, crashing_offers)
     read = committed = 0
     under_way: list[list[Any]] = [[], [], []]  # before each stage: (what it is to get, the offset after it)
     for _ in range(3_000):
@@ -590,6 +654,7 @@ def test_stages_that_overlap_and_crash_come_to_the_same_as_one_update_at_a_time(
                 read = under_way[0][-1][1]
             elif stage < 3 and under_way[stage]:
                 batch, end = under_way[stage][0]
+                pipeline = disturbed.pipeline
                 done = (pipeline.features, pipeline.embeddings, pipeline.publishing)[stage](batch)
                 under_way[stage].pop(0)
                 if stage < 2:
@@ -600,8 +665,6 @@ def test_stages_that_overlap_and_crash_come_to_the_same_as_one_update_at_a_time(
             if chance.random() < 0.5:  # tried again with the same batch; else the process is gone
                 continue
             read, under_way = committed, [[], [], []]
-            disturbed.pipeline = pipeline = CatalogPipeline(
-                disturbed.store, disturbed.images, lambda: disturbed.embedder, crashing_publish, lambda: NOW
-            )
+            disturbed.restart(crashing_publish, crashing_offers)
     assert committed == len(stream)
     assert disturbed.state() == undisturbed.state()

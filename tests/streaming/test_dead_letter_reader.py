@@ -10,7 +10,6 @@ import pytest
 from streaming import dead_letter_causes
 from streaming.dead_letter_causes import causes, shape
 from streaming.dead_letter_reader import (
-    DeadLetterError,
     DeadLetterReader,
     Letter,
     LetterId,
@@ -19,7 +18,7 @@ from streaming.dead_letter_reader import (
     readable,
     source_topic,
 )
-from streaming.errors import BrokerError
+from streaming.errors import BrokerError, DeadLetterError
 from streaming.kafka import CorruptRecordError, KafkaError, TopicPartition
 from streaming.topics import TOPICS, dead_letter_topic
 from tests.streaming.fakes import NOW, Record

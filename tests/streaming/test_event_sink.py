@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -15,9 +16,10 @@ from experiments.events import EventRow
 from experiments.sink import Rejected, WriteResult
 from streaming.contracts import Event, encode
 from streaming.dead_letters import DeadLetter
-from streaming.errors import BrokerError
+from streaming.errors import BrokerError, PoisonRateError
 from streaming.event_sink import EventSink, to_event, to_row
 from streaming.kafka import TopicPartition
+from streaming.poison import PoisonGuard, PoisonLimit
 from tests.streaming.fakes import NOW, Record
 
 
@@ -208,3 +210,39 @@ def test_an_event_survives_the_way_to_its_row_and_back_to_the_microsecond(at: da
         event_id="e", kind="impression", unit_id="u", event_time=at, product_id="p", surface="search", query="q"
     )
     assert to_event(to_row(event)) == event
+
+
+class Heard:
+    """An observer that remembers."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self.letters: Counter[str] = Counter()
+        self.waits: list[float] = []
+
+    def counted(self, counts: Mapping[str, int]) -> None:
+        self.counts.update(counts)
+
+    def dead_letters(self, by_stage: Mapping[str, int]) -> None:
+        self.letters.update(by_stage)
+
+    def fresh(self, milliseconds: Sequence[float]) -> None:
+        self.waits += milliseconds
+
+
+def test_an_observer_hears_of_each_batch_once() -> None:
+    events, _, _ = sink()
+    heard = events.observer = Heard()  # type: ignore[assignment]
+    events.handle(poll([click(1), b"{", click(2)]))
+    events.handle(poll([click(2), click(3, experiment="unknown", arm="a", config_version=1)]))
+    assert heard.counts == {"written": 2, "duplicate": 1}
+    assert heard.letters == {"decode": 1, "store": 1}
+    assert len(heard.waits) == 3, "of each event that went in, or was there"
+
+
+def test_a_feed_of_garbage_stops_the_sink_before_any_dead_letter() -> None:
+    events, database, sent = sink()
+    events.poison = PoisonGuard("events", PoisonLimit(least=20))
+    with pytest.raises(PoisonRateError, match=r"events: 15 of the last 20 .*SHARE=1"):
+        events.handle(poll([b"{"] * 15 + [click(n) for n in range(5)]))
+    assert (sent.letters, database.rows, database.written_offsets) == ([], {}, {})

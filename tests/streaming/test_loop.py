@@ -342,7 +342,7 @@ def test_a_poll_that_fails_is_made_again_and_one_that_is_forbidden_is_not(stop: 
 
     consumer, handler = FakeConsumer(stop, p0=2), Handler()
     consumer.script.extend([fail(KafkaConnectionError("away")), fail(TopicAuthorizationFailedError("t"))])
-    with pytest.raises(BrokerError, match="refuses us: TopicAuthorizationFailedError"):
+    with pytest.raises(BrokerError, match="refuses us: this user has no right to the topic t "):
         make(consumer, handler).run(stop)
     assert consumer.committed == {P0: 2}, "the first failure was got over"
 
@@ -353,7 +353,7 @@ def test_a_last_commit_that_is_forbidden_leaves_neither_the_consumer_nor_the_wor
     consumer, handler = FakeConsumer(stop, p0=2), Handler()
     consumer.commit_errors.extend([TopicAuthorizationFailedError("t")] * 2)
     loop = make(consumer, handler)
-    with pytest.raises(BrokerError, match="refuses us: TopicAuthorizationFailedError"):
+    with pytest.raises(BrokerError, match="refuses us: this user has no right to the topic t "):
         loop.run(stop)
     assert consumer.closed
     for thread in loop._line.threads:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -71,6 +72,25 @@ def test_a_patch_needs_something_to_change() -> None:
     with pytest.raises(ContractError, match="deleted product 'p1'"):
         merge(gone, update("p1", 2, "patch", brand="x"))
     assert not merge(gone, update("p1", 2)).deleted
+
+
+@pytest.mark.parametrize(
+    "link",
+    [
+        "https://Shop.Example/p/1?x=[2]",
+        "http://shop.example:8080",
+        "http://user:123@shop.example/p",
+        "HTTP://shop.example#top",
+        "http://[2001:db8::1]:80/p",
+        "https://bücher.example/p",
+        "ftp://shop.example/p",
+        "shop.example/p",
+        "https://shop.example\\p",
+        "",
+    ],
+)
+def test_the_domain_is_the_host_that_python_s_parser_finds(link: str) -> None:
+    assert merge(None, update("p1", 1, link=link)).text["domain"] == (urlsplit(link).hostname or "")
 
 
 def test_a_link_that_no_url_parser_takes_has_no_domain() -> None:

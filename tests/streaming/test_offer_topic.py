@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 from kafka.errors import KafkaTimeoutError
@@ -11,8 +11,17 @@ from kafka.errors import KafkaTimeoutError
 from feature_repo.rows import TEXT_FIELDS, ProductFeatures
 from inference.retrieval import Attributes
 from streaming.errors import BrokerError, ContractError
-from streaming.offer_topic import OfferPublisher, attributes_of, decode_offer, publish_offers
-from tests.streaming.fakes import NOW
+from streaming.offer_topic import (
+    OfferPublisher,
+    OutgoingOffer,
+    attributes_of,
+    decode_offer,
+    offer_of,
+    publish_all_offers,
+    publish_offers,
+)
+from tests.streaming.fakes import NOW, FakeOffers, price, record, update
+from tests.streaming.test_catalog import World
 
 LAMP = ProductFeatures(
     id="lamp",
@@ -55,6 +64,16 @@ def test_an_offer_is_read_as_it_was_written() -> None:
     )
 
 
+def test_the_trace_of_the_update_goes_on_with_the_offer() -> None:
+    producer = FakeProducer()
+    world = World()
+    world.restart(publish_offers=OfferPublisher(producer))
+    trace = b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+    world.process(record(update("a", 1), headers=[("traceparent", trace)]), update("b", 1))
+    headers = {key: headers.get("traceparent") for _, key, _, headers in producer.sent}
+    assert headers == {b"a": trace, b"b": None}
+
+
 def test_deleted_products_have_no_value_and_their_version() -> None:
     producer = FakeProducer()
     OfferPublisher(producer)([("gone", 8, None), ("too", 9, None)], {}.__getitem__)
@@ -77,35 +96,30 @@ def test_a_later_contract_s_fields_are_passed_over_and_a_broken_field_is_named()
         decode_offer(b"{")
 
 
-class Row(NamedTuple):
-    version: int
-    amount_minor: int | None = 100
-    deleted: bool = False
-    currency: str | None = "EUR"
-    product_type: str = "Home"
-    availability: str | None = "in_stock"
-
-
-class Store:
-    """A feature store in which another consumer writes while the first record is published."""
-
-    def __init__(self, rows: dict[str, Row]) -> None:
-        self.rows = rows
-
-    def read_offers(self, ids: Iterable[str]) -> dict[str, Row]:
-        return {i: self.rows[i] for i in ids if i in self.rows}
-
-
 def test_the_last_record_on_the_topic_is_what_the_store_holds_whoever_wrote_it() -> None:
-    store = Store({"a": Row(3), "b": Row(5), "gone": Row(4, deleted=True)})
-    published: list[tuple[str, int, int | None]] = []
+    """Another consumer writes a newer price and a deletion while the first records are on their way."""
+    world = World()
+    world.process(*(update(i, 3, price=price("1")) for i in ("a", "b", "c")), update("gone", 4, "delete"))
+    topic = FakeOffers()
 
-    def publish(products: Sequence[tuple[str, int, Attributes | None]], source_time: Callable[[str], int]) -> None:
-        published.extend((id, version, found and found.amount_minor) for id, version, found in products)
-        if store.rows["a"].version == 3:
-            store.rows["a"] = Row(4, amount_minor=200)
+    def overtaken(products: Sequence[OutgoingOffer], source_time: Callable[[str], int]) -> None:
+        topic(products, source_time)
+        if len(topic.log) == 4:
+            world.process(update("a", 4, "patch", price=price("2")), update("b", 4, "delete"))
 
-    publish_offers(["a", "b", "gone", "never written"], store, publish, lambda id: 1)
-    assert published == [("a", 3, 100), ("b", 5, 100), ("gone", 4, None), ("a", 4, 200)]
-    publish_offers([], store, publish, lambda id: 1)
-    assert len(published) == 4
+    offers = [offer_of(p) for p in world.store.read_features(["a", "b", "c", "gone"]).values()]
+    publish_offers(offers, world.store, overtaken, lambda id: 1)
+    assert [(i, version, found and found.amount_minor) for i, version, found in topic.log] == [
+        *(("a", 3, 100), ("b", 3, 100), ("c", 3, 100), ("gone", 4, None)),
+        *(("a", 4, 200), ("b", 4, None)),
+    ]
+    publish_offers([], world.store, overtaken, lambda id: 1)
+    assert len(topic.log) == 6
+
+
+def test_a_catalogue_that_was_there_before_the_topic_is_published_in_full() -> None:
+    world, topic = World(), FakeOffers()
+    world.process(*(update(f"p{n}", 2, price=price(f"{n}")) for n in range(10)), update("gone", 1, "delete"))
+    assert publish_all_offers(world.store, topic, batch=4) == 10
+    assert topic.compacted() == world.offers.compacted()
+    assert len(topic.log) == 10

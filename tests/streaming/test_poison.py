@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from streaming.poison import PoisonGuard, PoisonLimit, PoisonRateError
+from streaming.errors import PoisonRateError
+from streaming.poison import PoisonGuard, PoisonLimit
 from tests.streaming.fakes import record, update
 from tests.streaming.test_catalog import World
 
@@ -70,3 +71,23 @@ def test_the_odd_bad_message_is_a_dead_letter_as_ever() -> None:
     outcome = world.process(*(record(b"{", n) if n % 3 == 0 else update(f"p{n}", 1) for n in range(300)))
     assert len(outcome.dead_letters) == 100
     assert len(world.topic.compacted()) == 200
+
+
+def test_the_share_of_the_window_can_be_asked_for_at_any_time() -> None:
+    clock = Clock()
+    counting = guard(clock)
+    assert counting.share == 0
+    counting.count(1, 100, 20)
+    clock.now = 30
+    counting.count(2, 100, 30)
+    assert counting.share == 0.25
+    clock.now = 61
+    assert counting.share == 0.3, "the first batch lies behind the window"
+
+
+def test_what_stopped_it_is_kept_for_whoever_asks() -> None:
+    counting = guard()
+    assert counting.tripped is None
+    with pytest.raises(PoisonRateError) as raised:
+        counting.count(1, 300, 300)
+    assert counting.tripped == str(raised.value)

@@ -64,7 +64,12 @@ class Shop:
         return make_live(self.repo, version, **self.parts(), **wanted)
 
     def parts(self) -> dict[str, Any]:
-        return {"client": self.triton, "store": self.world.store, "publish": self.world.topic}
+        return {
+            "client": self.triton,
+            "store": self.world.store,
+            "publish": self.world.topic,
+            "publish_offers": self.world.offers,
+        }
 
     def stale(self, version: str) -> set[str]:
         """Products whose embedding of this release is older than their features."""
@@ -85,6 +90,14 @@ def test_a_release_is_live_only_when_the_catalogue_is_embedded_with_it(shop: Sho
     assert (released.version, released.counts["embedded"], seen) == ("1", 10, [None])
     assert live_version(shop.repo) == "1"
     assert len(shop.world.topic.compacted("1")) == 10
+
+
+def test_a_release_of_a_catalogue_that_is_older_than_the_offers_topic_fills_it(shop: Shop) -> None:
+    before = shop.world.offers.compacted()
+    shop.world.offers.log.clear()
+    shop.release()
+    assert shop.world.offers.compacted() == before
+    assert len(before) == 10
 
 
 def test_a_release_that_fails_its_probe_does_not_become_live_and_can_be_taken_up_again(shop: Shop) -> None:

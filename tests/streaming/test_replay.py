@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 import pytest
 from kafka.errors import KafkaTimeoutError, MessageSizeTooLargeError, ProducerFencedError
 
-from streaming.dead_letter_reader import DeadLetterError, Letter, LetterId
+from streaming.dead_letter_reader import Letter, LetterId
 from streaming.dead_letters import DeadLetter, DeadLetters
-from streaming.errors import BrokerError
+from streaming.errors import BrokerError, DeadLetterError
 from streaming.replay import (
     ALREADY,
     CUT,

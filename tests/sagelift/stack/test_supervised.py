@@ -36,6 +36,7 @@ class FakeServer:
     log = Path("server.log")
     pid = 1
     exit_code = 9
+    verdict: str | None = None
 
     def __init__(self) -> None:
         self.alive = False
@@ -121,6 +122,27 @@ def test_it_is_given_up_on_after_the_last_failure_and_stays_down() -> None:
     assert len(server.revivals) == 10 - 4  # five failures: the death and four starts
     assert watched.status.last_error == "could not be started again: disk full"
     assert "given up after 5 failures within 60 s" in said[-1]
+
+
+def test_one_that_says_why_another_start_would_not_help_is_left_down() -> None:
+    server = FakeServer()
+    server.verdict = "poisoned: a whole feed of garbage"
+    watched, said = watch(server)
+    server.alive = False
+    wait_until(lambda: watched.status.state == "failed")
+    watched.stop()
+    assert watched.status.last_error == "poisoned: a whole feed of garbage"
+    assert watched.status.restarts == 0
+    assert said[-1].startswith("Server stopped and is not started again: poisoned: a whole feed of garbage (log: ")
+
+
+def test_an_address_that_is_told_later_gets_into_the_status() -> None:
+    server = FakeServer()
+    watched, _ = watch(server)
+    server.address = "127.0.0.1:2"
+    wait_until(lambda: watched.status.address == "127.0.0.1:2")
+    watched.stop()
+    assert watched.status.state == "ready"
 
 
 def test_a_server_that_runs_with_a_complaint_is_ready_and_says_it() -> None:

@@ -1,0 +1,226 @@
+"""Materialising a history of 256-d embeddings: against Feast's own engine and against SQLite alone; memory, kill -9.
+
+Every run is a process of its own over one history, into an online store from nothing: peaks of memory are its own.
+
+`materialize_rate`: rows/s, reading back and comparing every row included, against Feast's local engine into the same
+store (which compares nothing). `materialize_floor`: the same against the inserts alone by a bare sqlite3 client, of the
+very bytes, in transactions as long and as durable. `materialize_memory`: peak of the process.
+`materialize_cpu`: rows by CPU seconds, which neighbours on the machine disturb less than rows/s.
+`materialize_memory_growth`: that peak over the peak at a quarter of the rows. `materialize_rewritten`: rows that were
+written a second time after kill -9 at about half; at most a shard.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import signal
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.harness import Row, compared, figure
+
+ROWS = 20_000
+RUNS = 3
+PART = 50_000
+MODEL = "bench"
+VIEW = f"product_embedding_{MODEL}"
+
+
+def rows(say: Callable[[str], None], rows: int = ROWS) -> list[Row]:
+    """`materialize_rate`, `_floor`, `_memory`, `_memory_growth`, `_rewritten`; `rows` products in the history."""
+    with tempfile.TemporaryDirectory(prefix="materialize-") as folder:
+        whole, quarter = Path(folder, "whole"), Path(folder, "quarter")
+        say(f"writing histories of {rows:,} and {rows // 4:,} products")
+        _write_history(whole, rows)
+        _write_history(quarter, rows // 4)
+        found: dict[str, list[dict[str, float]]] = {"ours": [], "feast": [], "bare": []}
+        for number in range(RUNS):
+            for kind, results in found.items():
+                say(f"run {number + 1} of {RUNS}: {kind}")
+                results.append(_run(kind, whole, rows))
+                say(f"  {results[-1]['rate']:,.0f} rows/s, peak {results[-1]['peak_mb']:,.0f} MB")
+        rates = {kind: [result["rate"] for result in results] for kind, results in found.items()}
+        cpu_rates = {kind: [result["cpu_rate"] for result in results] for kind, results in found.items()}
+        peaks = {kind: [result["peak_mb"] for result in results] for kind, results in found.items()}
+        say("a quarter of the rows")
+        small = [_run("ours", quarter, rows // 4)["peak_mb"] for _ in range(RUNS)]
+        say("kill -9 at half")
+        shard, rewritten = _killed_at_half(whole, rows)
+    return [
+        compared("materialize_rate", "rows/s", rates["ours"], "feast_local_engine", rates["feast"], at_least=2.0),
+        compared("materialize_cpu", "rows/CPU s", cpu_rates["ours"], "feast_local_engine", cpu_rates["feast"]),
+        compared("materialize_floor", "rows/s", rates["ours"], "bare_sqlite_insert", rates["bare"]),
+        figure("materialize_memory", "MB", peaks["ours"], at_most=1500),
+        figure("materialize_memory_feast", "MB", peaks["feast"]),
+        compared("materialize_memory_growth", "MB", peaks["ours"], "quarter_of_the_rows", small, at_most=1.15),
+        figure("materialize_rewritten", "rows", float(rewritten), at_most=shard),
+    ]
+
+
+def _write_history(state: Path, rows: int) -> None:
+    import pyarrow as pa
+
+    from feature_repo.store import ProductFeatureStore
+
+    random = np.random.default_rng(1)
+    now = datetime.now(UTC)
+    with ProductFeatureStore.open(state) as store:
+        store.ensure_model_version(MODEL)
+        past = store.history(VIEW)
+        for start in range(0, rows, PART):
+            n = min(PART, rows - start)
+            vectors = random.normal(size=(n, 256)).astype(np.float32)
+            vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+            columns = {
+                "product_id": [f"product-{(start + i) * 7919 % 10_000_019:08d}" for i in range(n)],
+                "event_timestamp": [now] * n,
+                "created_timestamp": [now] * n,
+                "vector": pa.ListArray.from_arrays(
+                    pa.array(np.arange(n + 1, dtype=np.int32) * 256), pa.array(vectors.reshape(-1))
+                ),
+                "content_hash": [f"{start + i:064x}" for i in range(n)],
+                "model_version": [MODEL] * n,
+                "version": [1] * n,
+                "deleted": [False] * n,
+            }
+            past.append(pa.table(columns, schema=past.schema))
+
+
+def _run(kind: str, state: Path, rows: int) -> dict[str, float]:
+    """One run of a process of its own: {"rate": rows/s, "peak_mb"}; the online store is empty before and after."""
+    _empty(state)
+    output = subprocess.run([*_child(kind, state)], capture_output=True, text=True, check=False)
+    if output.returncode:
+        raise RuntimeError(f"the {kind} run failed: {output.stderr[-2000:]}")
+    told: dict[str, float] = json.loads(output.stdout.splitlines()[-1])
+    if (there := _online_rows(state, kind)) != rows:
+        raise RuntimeError(f"the {kind} run left {there} rows online, not {rows}")
+    _empty(state)
+    return told
+
+
+def _child(kind: str, state: Path) -> list[str]:
+    code = "import sys; from benchmarks.materialize import child; child(*sys.argv[1:])"
+    return [sys.executable, "-c", code, kind, str(state)]
+
+
+def _empty(state: Path) -> None:
+    for path in [*(state / "feast").glob("online.db*"), *(state / "feast").glob("bare.db*")]:
+        path.unlink()
+
+
+def _online_rows(state: Path, kind: str) -> int:
+    name, table = ("bare.db", "bare") if kind == "bare" else ("online.db", f"sagelift_{VIEW}")
+    connection = sqlite3.connect(state / "feast" / name)
+    try:
+        return int(connection.execute(f"select count(*) from {table}").fetchone()[0])
+    finally:
+        connection.close()
+
+
+def _killed_at_half(state: Path, rows: int) -> tuple[int, int]:
+    """Rows of a shard, and rows that the second run wrote although the killed one had."""
+    from feature_repo.materialize import SHARD_ROWS, materialize
+    from feature_repo.store import ProductFeatureStore
+
+    _empty(state)
+    with subprocess.Popen(_child("killed", state), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.strip() == b"half":
+                process.send_signal(signal.SIGKILL)
+                break
+    before = _online_rows(state, "ours")
+    with ProductFeatureStore.open(state) as store:
+        (found,) = materialize(store, views=[VIEW]).views
+    if found.outcome != "done" or not found.resumed:
+        raise RuntimeError(f"the run after kill -9 did not go on: {found}")
+    return SHARD_ROWS, before + found.written + found.kept - rows
+
+
+def child(kind: str, state: str) -> None:
+    """What a run's process does: the work, and one line of JSON."""
+    from feature_repo.store import ProductFeatureStore
+
+    with ProductFeatureStore.open(Path(state)) as store:
+        before = time.process_time()
+        seconds, rows = {"ours": _ours, "feast": _feast, "bare": _bare, "killed": _killed}[kind](store)
+    cpu = time.process_time() - before
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # kilobytes on Linux
+    print(json.dumps({"rate": rows / seconds, "cpu_rate": rows / cpu, "peak_mb": peak}))
+
+
+def _ours(store: Any) -> tuple[float, int]:
+    from feature_repo.materialize import materialize
+
+    started = time.perf_counter()
+    summary = materialize(store, views=[VIEW])
+    seconds = time.perf_counter() - started
+    if summary.exit_code:
+        raise RuntimeError(str(summary))
+    return seconds, summary.views[0].products
+
+
+def _killed(store: Any) -> tuple[float, int]:
+    from feature_repo.materialize import Progress, materialize
+
+    def tell(progress: Progress) -> None:
+        if progress.done >= progress.total // 2:
+            print("half", flush=True)
+
+    materialize(store, views=[VIEW], progress=tell)
+    raise RuntimeError("it was to be killed")
+
+
+def _feast(store: Any) -> tuple[float, int]:
+    import contextlib
+    import os
+    import warnings
+
+    warnings.simplefilter("ignore")
+    now = datetime.now(UTC)
+    started = time.perf_counter()
+    with open(os.devnull, "w") as quiet, contextlib.redirect_stdout(quiet), contextlib.redirect_stderr(quiet):
+        store.feast.materialize(now - timedelta(days=1), now + timedelta(days=1), feature_views=[VIEW])
+    seconds = time.perf_counter() - started
+    return seconds, store.feast.provider.online_store.count(store.feast.config, store._view(VIEW))
+
+
+def _bare(store: Any) -> tuple[float, int]:
+    """Only the inserts are timed; the bytes are made before."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from feature_repo.arrow_rows import online_rows
+    from feature_repo.materialize import SHARD_ROWS
+
+    connection = sqlite3.connect(store.home / "bare.db", isolation_level=None)
+    connection.execute("pragma journal_mode = wal")
+    connection.execute("pragma synchronous = full")
+    connection.execute(
+        "create table bare (entity_key blob primary key, event_us integer, version integer, deleted integer, "
+        "vector blob, content_hash blob, model_version blob)"
+    )
+    seconds, count = 0.0, 0
+    for part in store.history(VIEW).parts():
+        for batch in pq.ParquetFile(part).iter_batches(SHARD_ROWS):
+            rows = online_rows(pa.Table.from_batches([batch]), store._view(VIEW))
+            bound = [(row.key, row.event_us, row.version, row.deleted, *row.values) for row in rows]
+            started = time.perf_counter()
+            connection.execute("begin immediate")
+            connection.executemany("insert or replace into bare values (?, ?, ?, ?, ?, ?, ?)", bound)
+            connection.execute("commit")
+            seconds += time.perf_counter() - started
+            count += len(bound)
+    connection.close()
+    return seconds, count

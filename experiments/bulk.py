@@ -1,0 +1,158 @@
+"""Assignment of a whole column of unit ids: what `decide` says of each, for many at once.
+
+DuckDB computes the digests, a chunk on each core, so that memory stays flat however long the column is. A chunk that
+DuckDB cannot take (an id that is no text, or not Unicode) and a kernel that it does not have (`gb2`) go the way of
+`kernel.bucket_column`, which gives the same on one core.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from experiments import kernel
+from experiments.kernel import MAX_UNIT_BYTES, BucketColumns, HashVersion
+
+if TYPE_CHECKING:
+    import duckdb
+
+    from experiments.evaluator import PreparedExperiment
+
+CHUNK: Final = 250_000
+_SQL: Final = "select sha256($prefix || unit) as digits from units"
+
+Column = Any  # Sequence[object] | NDArray[Any] | pa.Array | pa.ChunkedArray: pyarrow has no types
+
+
+def assign_column(
+    experiment: PreparedExperiment,
+    units: Column,
+    attributes: Sequence[Mapping[str, Any] | None] | None = None,
+    *,
+    threads: int | None = None,
+) -> NDArray[np.int16]:
+    """The position in `experiment.arms` that each id is enrolled in, -1 for the ids that are not: [n].
+
+    units: an Arrow column, a NumPy array, or any sequence. attributes: one mapping for each id, looked at only for the
+    ids that all cheaper rules let in. threads: as many as there are cores unless given.
+    """
+    import duckdb
+
+    result = np.full(len(units), -1, dtype=np.int16)
+    if experiment.state != "running":
+        return result
+
+    def assign(start: int) -> None:
+        told = None if attributes is None else attributes[start : start + CHUNK]
+        with database.cursor() as connection:
+            part = _Part(connection, units[start : start + CHUNK])
+            result[start : start + CHUNK] = _served(experiment, part, told)
+
+    # A thread of ours for each chunk and none of DuckDB's: it would give a chunk of this size to one thread anyway.
+    with (
+        duckdb.connect(config={"threads": 1}) as database,
+        ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool,
+    ):
+        for _ in pool.map(assign, range(0, len(units), CHUNK)):
+            pass
+    return result
+
+
+def _served(
+    experiment: PreparedExperiment, part: _Part, attributes: Sequence[Mapping[str, Any] | None] | None
+) -> NDArray[np.int16]:
+    """The arm of each id that the rules give one, running or paused; -1 for the others. In the order of E4."""
+    config = experiment.config
+    if experiment.state == "stopped":
+        return np.full(len(part), -1, dtype=np.int16)
+    gate, split = part.draws(config.salt, config.hash_version)
+    # A2 by a table of all buckets; -1 looks up the last one, and does not pass the gate.
+    arm_of_bucket = np.repeat(np.arange(len(experiment.arms), dtype=np.int16), np.diff((0, *experiment.arm_ends)))
+    gate_of_bucket = np.asarray(experiment.gates(), dtype=np.int16)[arm_of_bucket]
+    served = (gate >= 0) & (gate < gate_of_bucket[split])  # G1
+    for holdout in config.holdouts:  # H1
+        served &= part.draws(holdout.salt).gate >= holdout.size
+    if (layer := config.layer) is not None:  # L2
+        bucket = part.draws(layer.salt).gate
+        served &= (bucket >= layer.start) & (bucket < layer.end)
+    for other, needed in experiment.prerequisites:  # P1
+        if other is None:
+            served[:] = False
+        else:
+            served &= np.isin(
+                _served(other, part, attributes), [other.arms.index(a) for a in needed.arms if a in other.arms]
+            )
+    if experiment.overrides:  # O1: a forced unit is never enrolled
+        for i, unit in enumerate(part.units()):
+            if isinstance(unit, str) and experiment.forced_arm(unit) is not None:
+                served[i] = False
+    if experiment.condition is not None:  # T1-T4, last: it costs as much as all the rest
+        for i in np.flatnonzero(served).tolist():
+            served[i] = experiment.condition.judge(None if attributes is None else attributes[i]) is None
+    return np.where(served, arm_of_bucket[split], np.int16(-1))
+
+
+class _Part:
+    """A chunk of the column and the draws of its ids."""
+
+    def __init__(self, connection: duckdb.DuckDBPyConnection, units: Any) -> None:
+        self._connection = connection
+        self._units = units
+        self._table, self._unfit = _as_table(units)
+
+    def __len__(self) -> int:
+        return len(self._units)
+
+    def units(self) -> Iterator[object]:
+        return iter(self._units.to_pylist() if isinstance(self._units, pa.Array | pa.ChunkedArray) else self._units)
+
+    def draws(self, salt: str, hash_version: HashVersion = "sha256") -> BucketColumns:
+        if self._table is None or hash_version != "sha256":
+            return kernel.bucket_column(salt, list(self.units()), hash_version)
+        self._connection.register("units", self._table)
+        found = self._connection.sql(_SQL, params={"prefix": kernel.prefix(salt).decode()}).to_arrow_table()
+        columns = kernel.columns_of_digests(_bytes_of_digits(found["digits"]))
+        if self._unfit is not None:
+            for column in columns:
+                column[self._unfit] = -1
+        return columns
+
+
+def _bytes_of_digits(digits: Any) -> NDArray[np.uint8]:
+    """The first 16 bytes of digests that are written as 64 hexadecimal digits: [n, 16]. A null's are zero."""
+    text = pc.fill_null(digits, "0" * 64).cast(pa.binary(64)).combine_chunks()
+    words = np.frombuffer(text.buffers()[1], dtype=">u8", count=(text.offset + len(text)) * 8)[text.offset * 8 :]
+    out = np.empty((len(text), 4), dtype=">u4")
+    for i in range(4):
+        # Eight letters at once: 0-9 are 0x30-0x39, a-f are 0x61-0x66; then two, four, eight digits grow together.
+        x = words[i::8].astype(np.uint64)
+        x = (x & np.uint64(0x0F0F0F0F0F0F0F0F)) + np.uint64(9) * ((x >> np.uint64(6)) & np.uint64(0x0101010101010101))
+        x = (x | x >> np.uint64(4)) & np.uint64(0x00FF00FF00FF00FF)
+        x = (x | x >> np.uint64(8)) & np.uint64(0x0000FFFF0000FFFF)
+        out[:, i] = (x | x >> np.uint64(16)) & np.uint64(0xFFFFFFFF)
+    return out.view(np.uint8)
+
+
+def _as_table(units: Any) -> tuple[pa.Table | None, NDArray[np.bool_] | None]:
+    """The ids as Arrow text and where they are unfit (U1, U4, U5); no table when one of them is not text."""
+    if not isinstance(units, pa.Array | pa.ChunkedArray):
+        values = units.tolist() if hasattr(units, "tolist") else list(units)
+        if not set(map(type, values)) <= {str, type(None)}:
+            return None, None
+        try:
+            units = pa.array(values, pa.string())
+        except UnicodeEncodeError:
+            return None, None
+    if not (pa.types.is_string(units.type) or pa.types.is_large_string(units.type)):
+        return None, None
+    length = pc.binary_length(units)
+    unfit = pc.or_(pc.or_(pc.equal(length, 0), pc.greater(length, MAX_UNIT_BYTES)), pc.match_substring(units, "\0"))
+    unfit = pc.fill_null(unfit, True)
+    return pa.table({"unit": units}), unfit.to_numpy(zero_copy_only=False) if pc.any(unfit).as_py() else None

@@ -1,0 +1,240 @@
+"""What the database knows of experiments, read inside the caller's transaction."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+from sqlalchemy import Connection, RowMapping, func, select
+
+from experiments import tables
+from experiments.config import ExperimentConfig, Override, PublishedExperiment, State, from_json
+from experiments.errors import ConfigError, UnknownExperimentError
+from experiments.lifecycle import Action, Outcome
+
+
+class Transition(msgspec.Struct, frozen=True):
+    """A row of an experiment's history; the last one is its state. `at` is microseconds UTC. `evidence` is what a
+    guardrail was judged by.
+    """
+
+    sequence: int
+    state: State
+    version: int | None
+    outcome: Outcome | None
+    at: int
+    actor: str
+    reason: str
+    evidence: dict[str, Any] | None = None
+
+
+class Version(msgspec.Struct, frozen=True):
+    """A published config. `sha256` is that of its canonical JSON; versions of one phase draw alike."""
+
+    version: int
+    phase: int
+    sha256: str
+    created_at: int
+    created_by: str
+    config: ExperimentConfig
+
+
+class ExperimentSummary(msgspec.Struct, frozen=True):
+    """An experiment in a list. `version` is the one in force, None for a draft."""
+
+    key: str
+    state: State
+    version: int | None
+    phase: int
+    since: int
+
+
+class AuditEntry(msgspec.Struct, frozen=True):
+    """Who did what, when and why."""
+
+    id: int
+    at: int
+    actor: str
+    action: str
+    subject: str
+    reason: str
+    detail: dict[str, Any]
+
+
+class Scheduled(msgspec.Struct, frozen=True):
+    """A command that waits for its time (`at`, microseconds UTC), or what became of it."""
+
+    id: int
+    experiment: str
+    at: int
+    action: Action
+    coverage: int | None
+    actor: str
+    reason: str
+    result: str | None = None
+    detail: str = ""
+
+
+def history(connection: Connection, key: str) -> list[Transition]:
+    """All transitions, oldest first; none when there is no such experiment."""
+    table = tables.transition
+    query = select(table).where(table.c.experiment == key).order_by(table.c.sequence)
+    return [_transition(row) for row in connection.execute(query).mappings()]
+
+
+def last(connection: Connection, key: str) -> Transition:
+    """The transition that says what an experiment is now. Raises UnknownExperimentError."""
+    table = tables.transition
+    query = select(table).where(table.c.experiment == key).order_by(table.c.sequence.desc()).limit(1)
+    if (row := connection.execute(query).mappings().first()) is None:
+        raise UnknownExperimentError(f"there is no experiment {key!r}; create it first.")
+    return _transition(row)
+
+
+def phase(connection: Connection, key: str) -> int:
+    """The phase that an experiment is in."""
+    table = tables.experiment.c
+    return int(connection.execute(select(table.phase).where(table.key == key)).scalar_one())
+
+
+def latest_version(connection: Connection, key: str) -> int:
+    """Raises UnknownExperimentError when nothing is published."""
+    version = tables.experiment_version.c
+    found = connection.execute(select(func.max(version.version)).where(version.experiment == key)).scalar()
+    if found is None:
+        raise UnknownExperimentError(f"nothing is published for experiment {key!r}; publish a config first.")
+    return int(found)
+
+
+def config(connection: Connection, key: str, number: int) -> ExperimentConfig:
+    """A version's config. Raises UnknownExperimentError; ConfigError when it is not the text that was published."""
+    return version(connection, key, number).config
+
+
+def version(connection: Connection, key: str, number: int) -> Version:
+    """Raises UnknownExperimentError; ConfigError when the config is not the text that was published."""
+    table = tables.experiment_version
+    query = select(table).where(table.c.experiment == key, table.c.version == number)
+    if (row := connection.execute(query).mappings().first()) is None:
+        raise UnknownExperimentError(f"experiment {key!r} has no version {number}.")
+    return _version(row)
+
+
+def versions(connection: Connection, key: str) -> list[Version]:
+    """All versions, oldest first."""
+    table = tables.experiment_version
+    query = select(table).where(table.c.experiment == key).order_by(table.c.version)
+    return [_version(row) for row in connection.execute(query).mappings()]
+
+
+def latest_configs(connection: Connection) -> dict[str, ExperimentConfig]:
+    """The latest published config of each experiment that is not over."""
+    table = tables.experiment_version
+    newest = select(table.c.experiment, func.max(table.c.version).label("version")).group_by(table.c.experiment)
+    last, latest = newest.subquery(), _last_transitions()
+    query = (
+        select(table)
+        .join(last, (last.c.experiment == table.c.experiment) & (last.c.version == table.c.version))
+        .join(latest, latest.c.experiment == table.c.experiment)
+        .where(latest.c.state.not_in(("decided", "archived")))
+    )
+    return {row["experiment"]: _checked_config(row) for row in connection.execute(query).mappings()}
+
+
+def load(connection: Connection, states: Sequence[State], now: int) -> list[PublishedExperiment]:
+    """The experiments in these states with the version in force and the arms forced at `now`, by key."""
+    forced = overrides(connection, now)
+    version = tables.experiment_version
+    latest = _last_transitions()
+    query = (
+        select(version, latest.c.state)
+        .join(latest, (latest.c.experiment == version.c.experiment) & (latest.c.version == version.c.version))
+        .where(latest.c.state.in_(states))
+        .order_by(version.c.experiment)
+    )
+    return [
+        PublishedExperiment(
+            _checked_config(row), int(row["version"]), row["state"], tuple(forced.get(row["experiment"], ()))
+        )
+        for row in connection.execute(query).mappings()
+    ]
+
+
+def overrides(connection: Connection, now: int) -> dict[str, list[Override]]:
+    """The arms that are forced and not expired, by experiment."""
+    table = tables.override
+    query = select(table).where(table.c.expires_at > now).order_by(table.c.experiment, table.c.unit_id)
+    found: dict[str, list[Override]] = {}
+    for row in connection.execute(query):
+        found.setdefault(row.experiment, []).append(Override(row.unit_id, row.arm, int(row.expires_at)))
+    return found
+
+
+def summaries(connection: Connection) -> list[ExperimentSummary]:
+    """All experiments, by key."""
+    latest, experiment = _last_transitions(), tables.experiment
+    query = (
+        select(experiment.c.key, latest.c.state, latest.c.version, experiment.c.phase, latest.c.at.label("since"))
+        .join(latest, latest.c.experiment == experiment.c.key)
+        .order_by(experiment.c.key)
+    )
+    return [ExperimentSummary(**row) for row in connection.execute(query).mappings()]
+
+
+def audit(connection: Connection, subject: str | None, before: int | None, limit: int) -> list[AuditEntry]:
+    """The newest entries first, those with an id below `before`."""
+    table = tables.audit
+    query = select(table).order_by(table.c.id.desc()).limit(limit)
+    if subject is not None:
+        query = query.where(table.c.subject == subject)
+    if before is not None:
+        query = query.where(table.c.id < before)
+    return [
+        AuditEntry(**{**row, "detail": msgspec.json.decode(row["detail"])})
+        for row in connection.execute(query).mappings()
+    ]
+
+
+def schedule(connection: Connection, key: str | None = None, *, pending: bool = False) -> list[Scheduled]:
+    """Scheduled commands in the order in which they are due."""
+    table, result = tables.scheduled, tables.scheduled_result
+    query = (
+        select(table, result.c.result, func.coalesce(result.c.detail, "").label("detail"))
+        .join(result, result.c.id == table.c.id, isouter=True)
+        .order_by(table.c.at, table.c.id)
+    )
+    if key is not None:
+        query = query.where(table.c.experiment == key)
+    if pending:
+        query = query.where(result.c.id.is_(None))
+    return [Scheduled(**row) for row in connection.execute(query).mappings()]
+
+
+def _last_transitions() -> Any:
+    table = tables.transition
+    newest = select(table.c.experiment, func.max(table.c.sequence).label("sequence")).group_by(table.c.experiment)
+    last = newest.subquery()
+    joined = table.join(last, (last.c.experiment == table.c.experiment) & (last.c.sequence == table.c.sequence))
+    return select(table).select_from(joined).subquery("latest")
+
+
+def _transition(row: RowMapping) -> Transition:
+    fields = {name: row[name] for name in Transition.__struct_fields__}
+    fields["evidence"] = None if row["evidence"] is None else msgspec.json.decode(row["evidence"])
+    return msgspec.convert(fields, Transition)
+
+
+def _version(row: Mapping[Any, Any]) -> Version:
+    fields = ("version", "phase", "sha256", "created_at", "created_by")
+    return Version(**{name: row[name] for name in fields}, config=_checked_config(row))
+
+
+def _checked_config(row: Mapping[Any, Any]) -> ExperimentConfig:
+    # The text is hashed, not the decoded config: a later program may write more fields than this version was
+    # given.
+    if hashlib.sha256(row["config"].encode("utf-8")).hexdigest() != row["sha256"]:
+        raise ConfigError(
+            f"version {row['version']} of experiment {row['experiment']!r} is not the text that was published "
+            "(its SHA-256 differs): restore it from a backup."
+        )
+    return from_json(row["config"])

@@ -1,0 +1,87 @@
+"""Decisions and exposures over REST, from the configs in memory: no request waits for the database."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Path
+from fastapi.responses import Response
+
+from experiments.client import Assigner
+from experiments.decision import Decision
+from experiments.rest import documents as d
+from experiments.rest.auth import Auth
+from experiments.rest.documents import answer, described, read
+from experiments.rest.problems import Problem
+
+
+def router(assigner: Assigner, auth: Auth, batch: int) -> APIRouter:
+    """`batch`: the most decisions or exposures of one request."""
+    routes = APIRouter(prefix="/v1", tags=["decisions"], dependencies=[Depends(auth.needs("assign"))])
+
+    @routes.post("/decisions", **described(d.DecisionsRequest, d.DecisionsAnswer))
+    async def decide_many(sent: Annotated[d.DecisionsRequest, Depends(read(d.DecisionsRequest))]) -> Response:
+        """Decide several experiments for one unit. Logs no exposure: that is for where the decision is used."""
+        if sent.experiments is None:
+            found = [*assigner.assign_all(sent.unit, sent.attributes).values()]
+        else:
+            _check_batch(len(sent.experiments), batch)
+            found = [assigner.assign(sent.unit, key, sent.attributes) for key in sent.experiments]
+        return answer(d.DecisionsAnswer([_told(decision) for decision in found]))
+
+    @routes.post("/decisions/{key}", **described(d.DecisionRequest, d.DecisionAnswer))
+    async def decide(
+        key: Annotated[str, Path(description="An experiment's key.")],
+        sent: Annotated[d.DecisionRequest, Depends(read(d.DecisionRequest))],
+    ) -> Response:
+        """Decide one experiment for one unit."""
+        return answer(_told(assigner.assign(sent.unit, key, sent.attributes)))
+
+    @routes.post("/exposures", **described(d.ExposuresRequest, d.ExposuresAnswer, 202))
+    async def expose(sent: Annotated[d.ExposuresRequest, Depends(read(d.ExposuresRequest))]) -> Response:
+        """Log decisions that were used. Each is decided anew here, so that no caller can log an arm of its choice."""
+        _check_batch(len(sent.exposures), batch)
+        return answer(d.ExposuresAnswer([_exposed(assigner, used) for used in sent.exposures]), 202)
+
+    return routes
+
+
+def health_router(assigner: Assigner) -> APIRouter:
+    """For supervisors and load balancers; needs no key and says nothing of any experiment."""
+    routes = APIRouter(tags=["health"])
+
+    @routes.get("/health", **described(None, d.Health))
+    async def health() -> Response:
+        """The process answers."""
+        return answer(d.Health("ok"))
+
+    @routes.get("/ready", **described(None, d.Readiness))
+    async def ready() -> Response:
+        """Whether there are configs to decide with (else 503). Stale ones are served all the same."""
+        state = assigner.status()
+        loaded = state.source != "nothing"
+        told = d.Readiness(loaded, state.stale, state.experiments, state.age_s)
+        return answer(told, 200 if loaded else 503)
+
+    return routes
+
+
+def _exposed(assigner: Assigner, used: d.UsedDecision) -> d.ExposureAnswer:
+    decision = assigner.assign(used.unit, used.experiment, used.attributes)
+    if decision.enrolled and used.arm not in (None, decision.arm):
+        return d.ExposureAnswer(False, f"arm is {decision.arm!r} now, not {used.arm!r}")
+    if decision.enrolled and used.config_version not in (None, decision.config_version):
+        return d.ExposureAnswer(False, f"config_version is {decision.config_version} now, not {used.config_version}")
+    logged = assigner.expose(decision)
+    return d.ExposureAnswer(logged, decision.reason.value if logged or not decision.enrolled else "logged before")
+
+
+def _told(decision: Decision) -> d.DecisionAnswer:
+    return d.DecisionAnswer(
+        decision.experiment, decision.arm, decision.enrolled, decision.reason.value, decision.config_version
+    )
+
+
+def _check_batch(size: int, most: int) -> None:
+    if size > most:
+        raise Problem(
+            422, "Request refused", value=size, rule=f"a request holds at most {most}", remedy="send it in parts"
+        )

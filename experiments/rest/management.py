@@ -1,0 +1,209 @@
+"""How experiments are made and run: the same acts as the commands and `ExperimentStore`, under the same names."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Path, Query, Request
+from fastapi.responses import Response
+
+from experiments.config import Override, State
+from experiments.errors import UnknownExperimentError
+from experiments.keys import ApiKey
+from experiments.records import Scheduled, Transition, Version
+from experiments.rest import documents as d
+from experiments.rest.auth import Auth
+from experiments.rest.documents import answer, described, read
+from experiments.rest.problems import Problem
+from experiments.store import ExperimentStore
+
+Key = Annotated[str, Path(description="An experiment's key.", max_length=64)]
+Number = Annotated[int, Path(ge=1, le=2**31 - 1)]
+Checks = Callable[[Request], ApiKey]
+_EPOCH = datetime.fromtimestamp(0, UTC)
+_MICROSECOND = timedelta(microseconds=1)
+
+
+def router(store: ExperimentStore, auth: Auth, changed: Callable[[], Any]) -> APIRouter:
+    """`changed` is called after every act, so that this process serves what it says at once."""
+    routes = APIRouter(prefix="/v1", tags=["experiments"])
+    _add_reading(routes, store, auth)
+    editor = auth.needs("edit")
+    edits = APIRouter(dependencies=[Depends(editor)])  # first: nothing of a body is read for who may not send it
+    for add in (_add_publishing, _add_steps, _add_later):
+        add(edits, store, editor, changed)
+    routes.include_router(edits)
+    return routes
+
+
+def _add_reading(routes: APIRouter, store: ExperimentStore, auth: Auth) -> None:
+    reads, administers = Depends(auth.needs("read")), Depends(auth.needs("admin"))
+
+    @routes.get("/experiments", dependencies=[reads], **described(None, d.ExperimentsAnswer))
+    def list_experiments() -> Response:
+        """All experiments and where each stands."""
+        return answer(d.ExperimentsAnswer(store.experiments()))
+
+    @routes.get("/experiments/{key}", dependencies=[reads], **described(None, d.ExperimentAnswer))
+    def get_experiment(key: Key) -> Response:
+        """One experiment, its latest config and its history."""
+        history = store.history(_text(key))
+        (summary,) = (each for each in store.experiments() if each.key == key)
+        versions = store.versions(key)
+        return answer(d.ExperimentAnswer(summary, versions[-1] if versions else None, history, store.scheduled(key)))
+
+    @routes.get("/experiments/{key}/versions", dependencies=[reads], **described(None, d.VersionsAnswer))
+    def list_versions(key: Key) -> Response:
+        """All published configs of an experiment."""
+        return answer(d.VersionsAnswer(store.versions(_text(key))))
+
+    @routes.get("/experiments/{key}/versions/{number}", dependencies=[reads], **described(None, Version))
+    def get_version(key: Key, number: Number) -> Response:
+        """One published config, with the SHA-256 of its canonical JSON."""
+        return answer(store.version(_text(key), number))
+
+    @routes.get("/audit", dependencies=[administers], **described(None, d.AuditAnswer))
+    def audit(
+        subject: Annotated[str | None, Query(max_length=64, description="An experiment's or an API key's.")] = None,
+        before: Annotated[int | None, Query(ge=1, le=2**31 - 1)] = None,
+        limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    ) -> Response:
+        """Who did what, when and why."""
+        subject = None if subject is None else _text(subject)
+        return answer(d.AuditAnswer(store.audit(subject, before=before, limit=limit)))
+
+
+def _add_publishing(routes: APIRouter, store: ExperimentStore, editor: Checks, changed: Callable[[], Any]) -> None:
+    Editor = Annotated[ApiKey, Depends(editor)]
+    Sent = Annotated[d.Publication, Depends(read(d.Publication))]
+
+    @routes.post("/experiments/{key}/publish", **described(d.Publication, d.PublishedAnswer))
+    def publish(key: Key, sent: Sent, by: Editor) -> Response:
+        """Freeze a config as the next version; the experiment is created when it is new. A live one takes safe edits
+        only."""
+        _check_key(key, sent)
+        number = store.publish(sent.config, actor=by.name, reason=sent.reason, create=True)
+        changed()
+        return answer(d.PublishedAnswer(key, number))
+
+    @routes.post("/experiments/{key}/new-phase", **described(d.Publication, d.PublishedAnswer))
+    def new_phase(key: Key, sent: Sent, by: Editor) -> Response:
+        """Begin a new phase with a new salt: for edits that would move units."""
+        _check_key(key, sent)
+        number = store.new_phase(sent.config, actor=by.name, reason=sent.reason)
+        changed()
+        return answer(d.PublishedAnswer(key, number))
+
+    @routes.post("/experiments/{key}/ramp", **described(d.RampRequest, d.PublishedAnswer))
+    def ramp(key: Key, sent: Annotated[d.RampRequest, Depends(read(d.RampRequest))], by: Editor) -> Response:
+        """Raise the coverage of a live experiment."""
+        number = store.ramp(_text(key), sent.coverage, actor=by.name, reason=sent.reason)
+        changed()
+        return answer(d.PublishedAnswer(key, number))
+
+    @routes.post("/experiments/{key}/hold", **described(d.Reasoned, d.PublishedAnswer))
+    def hold(key: Key, sent: Annotated[d.Reasoned, Depends(read(d.Reasoned))], by: Editor) -> Response:
+        """Stop a ramp where it stands."""
+        number = store.hold(_text(key), actor=by.name, reason=sent.reason)
+        changed()
+        return answer(d.PublishedAnswer(key, number))
+
+
+def _add_steps(routes: APIRouter, store: ExperimentStore, editor: Checks, changed: Callable[[], Any]) -> None:
+    Editor = Annotated[ApiKey, Depends(editor)]
+
+    def step(name: str, state: State, summary: str) -> None:
+        @routes.post(
+            f"/experiments/{{key}}/{name}", name=name, description=summary, **described(d.Reasoned, Transition)
+        )
+        def take(key: Key, sent: Annotated[d.Reasoned, Depends(read(d.Reasoned))], by: Editor) -> Response:
+            done = store.transition(_text(key), state, actor=by.name, reason=sent.reason)
+            changed()
+            return answer(done)
+
+    step("submit", "in_review", "Ask for a review of what was published.")
+    step("revise", "draft", "Take it back from review.")
+    step("start", "running", "Run a draft, what is in review, or what was paused.")
+    step("pause", "paused", "Keep serving the arms and enrol no one.")
+    step("stop", "stopped", "Serve control to everyone.")
+    step("archive", "archived", "Put away a draft, or what is decided.")
+
+    @routes.post("/experiments/{key}/decide", **described(d.DecideRequest, Transition))
+    def decide(key: Key, sent: Annotated[d.DecideRequest, Depends(read(d.DecideRequest))], by: Editor) -> Response:
+        """Say how a stopped experiment ended."""
+        done = store.decide(_text(key), sent.outcome, actor=by.name, reason=sent.reason)
+        changed()
+        return answer(done)
+
+
+def _add_later(routes: APIRouter, store: ExperimentStore, editor: Checks, changed: Callable[[], Any]) -> None:
+    Editor = Annotated[ApiKey, Depends(editor)]
+
+    @routes.post("/experiments/{key}/schedule", **described(d.ScheduleRequest, d.ScheduledAnswer, 201))
+    def schedule(
+        key: Key, sent: Annotated[d.ScheduleRequest, Depends(read(d.ScheduleRequest))], by: Editor
+    ) -> Response:
+        """Keep a command for later."""
+        at = _microseconds("at", sent.at)
+        number = store.schedule(_text(key), sent.action, at, coverage=sent.coverage, actor=by.name, reason=sent.reason)
+        return answer(d.ScheduledAnswer(number), 201)
+
+    @routes.post("/experiments/{key}/schedule/{number}/cancel", **described(d.Reasoned, Scheduled))
+    def cancel(
+        key: Key, number: Number, sent: Annotated[d.Reasoned, Depends(read(d.Reasoned))], by: Editor
+    ) -> Response:
+        """Take a command back."""
+        if not any(waiting.id == number for waiting in store.scheduled(_text(key), pending=True)):
+            raise UnknownExperimentError(f"experiment {key!r} has no scheduled command {number} that waits.")
+        store.cancel(number, actor=by.name, reason=sent.reason)
+        (done,) = (each for each in store.scheduled(key) if each.id == number)
+        return answer(done)
+
+    @routes.post("/experiments/{key}/override", **described(d.OverrideRequest, d.ClearedAnswer))
+    def override(
+        key: Key, sent: Annotated[d.OverrideRequest, Depends(read(d.OverrideRequest))], by: Editor
+    ) -> Response:
+        """Force an arm upon one unit until a time, for a test by hand. No answer ever lists them."""
+        forced = Override(sent.unit, sent.arm, _microseconds("expires_at", sent.expires_at))
+        store.force_arm(_text(key), forced, actor=by.name, reason=sent.reason)
+        changed()
+        return answer(d.ClearedAnswer(False))
+
+    @routes.post("/experiments/{key}/clear-override", **described(d.ClearOverrideRequest, d.ClearedAnswer))
+    def clear_override(
+        key: Key, sent: Annotated[d.ClearOverrideRequest, Depends(read(d.ClearOverrideRequest))], by: Editor
+    ) -> Response:
+        """Force no arm upon a unit any more."""
+        cleared = store.clear_arm(_text(key), sent.unit, actor=by.name, reason=sent.reason)
+        changed()
+        return answer(d.ClearedAnswer(cleared))
+
+
+def _check_key(key: str, sent: d.Publication) -> None:
+    if sent.config.key != key:
+        raise Problem(
+            422,
+            "Request refused",
+            value=sent.config.key,
+            rule=f"the config's key is that of the path, {key!r}",
+            remedy="make them the same",
+        )
+
+
+def _text(value: str) -> str:
+    """A path's or a query's text, when a database can hold it."""
+    if "\0" in value or any("\ud800" <= c <= "\udfff" for c in value):
+        raise Problem(404, "Not found", rule="a name is printable text", remedy="list them with GET /v1/experiments")
+    return value
+
+
+def _microseconds(field: str, at: datetime) -> int:
+    if at.tzinfo is None:
+        raise Problem(
+            422,
+            "Request refused",
+            value=at.isoformat(),
+            rule=f"{field} names its time zone",
+            remedy="end it with Z for UTC",
+        )
+    return (at - _EPOCH) // _MICROSECOND

@@ -1,0 +1,1 @@
+"""Guarded online stores beyond SQLite, and what all of them share."""

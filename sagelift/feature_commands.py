@@ -1,0 +1,179 @@
+"""`sagelift features`: compact, materialize, status."""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sagelift.console import AsJson, current_settings, print_json, say
+
+if TYPE_CHECKING:
+    from feature_repo.materialize import Summary, ViewSummary
+    from feature_repo.watch import ViewStatus
+
+app = typer.Typer(help="The feature store: materialize, status, compact.", no_args_is_help=True)
+
+_View = Annotated[list[str] | None, typer.Option("--view", help="Only this view; give it again for more.")]
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+
+
+def _moment(text: str | None) -> datetime | None:
+    if text is None:
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is no time: write it as 2026-03-01T12:00:00Z") from None
+    if moment.utcoffset() is None:
+        raise typer.BadParameter(f"{text!r} has no time zone: add one, such as Z for UTC")
+    return moment
+
+
+def _duration(text: str | None) -> timedelta | None:
+    if text is None:
+        return None
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", text)
+    if not found:
+        raise typer.BadParameter(f"{text!r} is no duration: write a number and s, m, h or d, such as 90m")
+    return timedelta(**{_UNITS[found[2]]: float(found[1])})
+
+
+def _limits(texts: list[str]) -> dict[str, float]:
+    limits = {}
+    for text in texts:
+        found = re.fullmatch(r"(\w+)=(0?\.\d+|[01](?:\.0*)?)", text)
+        if not found:
+            raise typer.BadParameter(f"{text!r} is no limit: write a feature and a share, such as title=0.01")
+        limits[found[1]] = float(found[2])
+    return limits
+
+
+@app.command("materialize")
+def features_materialize(
+    view: _View = None,
+    since: Annotated[str | None, typer.Option(help="First event time, such as 2026-03-01T00:00:00Z.")] = None,
+    until: Annotated[str | None, typer.Option(help="Last event time.")] = None,
+    full: Annotated[bool, typer.Option("--full", help="The whole history, rows of an equal version too.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be written.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Bring the history into the online store: what no run has seen yet, a window, or all of it.
+
+    Killed at any moment, the same call goes on where it stopped. Exit code 0: done, and both sides are equal; 1: they
+    differ; 3: a view could not be done; 4: another run is at one of the views.
+    """
+    first, last = _moment(since), _moment(until)
+
+    from feature_repo.materialize import Progress, materialize
+    from sagelift.progress import Stages
+    from sagelift.services import Services
+
+    with Services(current_settings()) as services:
+        store = services.features
+        with Stages().stage("materialize", "Materialising") as stage:
+
+            def tell(progress: Progress) -> None:
+                note = f"{progress.view} {progress.rows_per_s:,.0f} rows/s, {progress.seconds_left:,.0f} s left"
+                stage.update(progress.done, progress.total, note)
+
+            summary = materialize(
+                store, views=view or (), since=first, until=last, full=full, dry_run=dry_run, progress=tell
+            )
+    if as_json:
+        print_json(summary)
+    else:
+        _print_summary(summary)
+    raise typer.Exit(summary.exit_code)
+
+
+def _print_summary(summary: Summary) -> None:
+    for view in summary.views:
+        typer.echo(f"{view.view:<32} {view.outcome:<8} {_told(view)}")
+        if view.message:
+            say(f"sagelift: {view.message}")
+
+
+def _told(view: ViewSummary) -> str:
+    if view.outcome in ("locked", "failed"):
+        return ""
+    verb = "to write" if view.outcome == "dry_run" else "written"
+    told = f"{view.products:,} products in {view.parts:,} parts: {view.written:,} {verb}, {view.kept:,} kept"
+    if view.resumed:
+        told += f", {view.resumed:,} from a run before"
+    if view.reconciliation is None:
+        return told
+    found = view.reconciliation
+    return f"{told}; {view.rows_per_s:,.0f} rows/s; {found.equal:,} equal, {found.fresher:,} fresher online"
+
+
+@app.command("status")
+def features_status(
+    view: _View = None,
+    max_age: Annotated[str | None, typer.Option(help="Oldest newest event of a view, such as 1h.")] = None,
+    max_empty: Annotated[
+        list[str] | None, typer.Option(help="FEATURE=SHARE of products that may lack it; give it again for more.")
+    ] = None,
+    norm_tolerance: Annotated[float | None, typer.Option(min=0, help="How far vectors' lengths may be off 1.")] = None,
+    prometheus: Annotated[bool, typer.Option("--prometheus", help="Print the figures as Prometheus' text.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Freshness by event time, ages, empty features, vector lengths, rows. Exit code 1 when a limit is passed."""
+    oldest, emptiest = _duration(max_age), _limits(max_empty or [])
+
+    from datetime import UTC
+
+    from feature_repo.watch import Thresholds, findings, to_prometheus, watch
+    from sagelift.services import Services
+
+    limits = Thresholds(max_age=oldest, max_empty=emptiest, norm_tolerance=norm_tolerance)
+    with Services(current_settings()) as services:
+        statuses = watch(services.features, now=datetime.now(UTC), views=view or ())
+    found = findings(statuses, limits)
+    if as_json:
+        print_json({"views": statuses, "findings": found})
+    elif prometheus:
+        typer.echo(to_prometheus(statuses), nl=False)
+    else:
+        _print_statuses(statuses)
+    for finding in found:
+        say(f"sagelift: {finding}")
+    raise typer.Exit(1 if found else 0)
+
+
+def _print_statuses(statuses: list[ViewStatus]) -> None:
+    typer.echo(
+        f"{'view':<32}{'live':>11}{'deleted':>9}{'online':>11}{'history':>12}{'parts':>7}{'behind':>8}{'p50':>7}{'p99':>7}"
+    )
+    for s in statuses:
+        counts = f"{s.products:>11,}{s.deleted:>9,}{s.online_rows:>11,}{s.history_rows:>12,}{s.parts:>7,}"
+        typer.echo(f"{s.view:<32}{counts}{_age(s.age_s):>8}{_age(s.age_p50_s):>7}{_age(s.age_p99_s):>7}")
+    for s in statuses:
+        if empty := {name: rate for name, rate in s.empty_rates.items() if rate}:
+            typer.echo(f"{s.view}: empty in " + ", ".join(f"{name} {rate:.1%}" for name, rate in empty.items()))
+        if s.norms:
+            typer.echo(f"{s.view}: vectors of length {s.norms.smallest:.4f} to {s.norms.largest:.4f}")
+
+
+def _age(seconds: float | None) -> str:
+    if seconds is None:
+        return "-"
+    for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
+        if abs(seconds) >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+@app.command("compact")
+def features_compact(as_json: AsJson = False) -> None:
+    """Merge the history's many small files into few; the consumers may go on meanwhile."""
+    from sagelift.services import Services
+
+    with Services(current_settings()) as services:
+        merged = services.features.compact()
+    if as_json:
+        return print_json(merged)
+    for view, parts in merged.items():
+        typer.echo(f"{view:<32} {parts} parts merged")

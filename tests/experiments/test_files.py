@@ -1,0 +1,95 @@
+"""Experiments as files: the JSON Schema is current and agrees with the rules; what is wrong between files is found."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import jsonschema_rs
+import pytest
+import yaml
+
+from experiments import files
+from experiments.config import from_yaml
+from experiments.errors import ConfigError
+
+REPOSITORY = Path(__file__).parents[2]
+GOOD: dict[str, Any] = {
+    "key": "ranking",
+    "salt": "ranking-1",
+    "coverage": 2_000,
+    "control": "control",
+    "arms": [{"key": "control", "weight": 5_000}, {"key": "treatment", "weight": 5_000}],
+}
+
+
+def write(folder: Path, name: str, **changes: Any) -> Path:
+    path = folder / f"{name}.yaml"
+    path.write_text(yaml.safe_dump(GOOD | {"key": name, "salt": f"{name}-1"} | changes), encoding="utf-8")
+    return path
+
+
+def test_the_json_schema_in_docs_is_current() -> None:
+    """`sagelift experiment schema > docs/experiment.schema.json` writes it."""
+    written = json.loads((REPOSITORY / "docs" / "experiment.schema.json").read_text("utf-8"))
+    assert written == json.loads(json.dumps(files.json_schema()))
+
+
+def test_the_schema_takes_what_the_documentation_shows() -> None:
+    text = (REPOSITORY / "docs" / "experiments.md").read_text("utf-8")
+    shown = [block for block in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL) if block.startswith("key:")]
+    validator = jsonschema_rs.validator_for(files.json_schema())
+    assert shown
+    for block in shown:
+        from_yaml(block)
+        validator.validate(json.loads(json.dumps(yaml.safe_load(block), default=str)))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"key": "Ranking"},
+        {"coverage": 10_001},
+        {"coverage": "all"},
+        {"salt": "two words"},
+        {"colour": "red"},
+        {"arms": GOOD["arms"][:1]},
+        {"arms": [{"key": "control", "weight": 0}, {"key": "treatment", "weight": 10_000}]},
+        {"layer": {"key": "home", "start": -1, "end": 5}},
+        {"hash_version": "md5"},
+        {"schema": 2},
+    ],
+)
+def test_what_the_schema_refuses_is_refused_by_the_rules_too(change: dict[str, Any]) -> None:
+    validator = jsonschema_rs.validator_for(files.json_schema())
+    assert validator.is_valid(GOOD)
+    assert not validator.is_valid(GOOD | change)
+    with pytest.raises(ConfigError):
+        from_yaml(yaml.safe_dump(GOOD | change))
+
+
+def test_a_folder_is_read_whole_and_its_faults_are_told_file_by_file(tmp_path: Path) -> None:
+    write(tmp_path, "one")
+    write(tmp_path, "two", salt="one-1")
+    write(tmp_path, "three", layer={"key": "home", "start": 0, "end": 5_000})
+    write(tmp_path, "four", layer={"key": "home", "start": 4_999, "end": 9_000})
+    write(tmp_path, "five", prerequisites=[{"experiment": "six", "arms": ["control"]}])
+    write(tmp_path, "six", prerequisites=[{"experiment": "five", "arms": ["control"]}])
+    write(tmp_path, "seven", coverage=-1)
+    (tmp_path / "eight.yml").write_text("key: [", encoding="utf-8")
+    (tmp_path / "README.md").write_text("not an experiment", encoding="utf-8")
+    configs, faults = files.read(files.experiment_files([tmp_path]))
+    assert {config.key for config in configs.values()} == {"one", "two", "three", "four", "five", "six"}
+    found = {(Path(fault.file).stem, fault.message) for fault in faults}
+    told = {name: [message for stem, message in found if stem == name] for name, _ in found}
+    assert set(told) == {"two", "three", "four", "five", "six", "seven", "eight"}
+    assert "salt 'one-1' is that of" in told["two"][0]
+    assert "'four' is on [4999, 9000)" in told["three"][0]
+    assert "five -> six -> five" in told["five"][0]
+    assert "coverage -1" in told["seven"][0]
+    assert "not YAML" in told["eight"][0]
+
+
+def test_a_folder_without_experiments_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="holds no experiment"):
+        files.experiment_files([tmp_path])

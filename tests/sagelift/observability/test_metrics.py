@@ -1,0 +1,132 @@
+"""What a consumer counts comes out under its documented names, and nothing a sender chooses becomes a label."""
+
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from prometheus_client.exposition import generate_latest
+
+from sagelift.observability.health import State
+from sagelift.observability.metrics import Live, WorkerMetrics, quantile
+from sagelift.stream_status import parse
+
+LIVE = Live(State.RUNNING, 2, {0: 5, 1: 7}, 12, 0.25, 1_000.0)
+
+
+def metrics(live: Live = LIVE) -> WorkerMetrics:
+    return WorkerMetrics("catalog", "1.2", lambda: live)
+
+
+def scraped(found: WorkerMetrics) -> dict[tuple[str, ...], float]:
+    """By name and the values of its labels, in the labels' order by name."""
+    samples = parse(generate_latest(found.registry).decode())
+    return {
+        (name, *(value for label, value in sorted(labels.items()) if label != "consumer")): number
+        for name, found_of_name in samples.items()
+        for labels, number in found_of_name
+    }
+
+
+def test_what_became_of_updates_is_told_apart_into_done_skipped_and_refused() -> None:
+    found = metrics()
+    found.counted({"embedded": 3, "features_text": 3, "stale": 2, "embedding_unchanged": 4, "refused_decode": 1})
+    found.dead_letters({"decode": 1})
+    seen = scraped(found)
+    assert seen["sagelift_updates_total", "embedded"] == 3
+    assert seen["sagelift_updates_total", "features_text"] == 3
+    assert seen["sagelift_skipped_total", "stale"] == 2
+    assert seen["sagelift_skipped_total", "embedding_unchanged"] == 4
+    assert seen["sagelift_dead_letters_total", "decode"] == 1
+    assert not [key for key in seen if "refused_decode" in key], "a refusal is counted once, as a dead letter"
+
+
+def test_batches_stages_retries_and_freshness_are_counted_in_base_units() -> None:
+    found = metrics()
+    found.finished(40, 1)
+    found.stage_done("features", 40, 0.2)
+    found.stage_failed("embeddings", ConnectionError("Triton at host:8001 is away"))
+    found.fresh([120.0, 900.0])
+    seen = scraped(found)
+    assert seen["sagelift_records_total",] == seen["sagelift_batch_records_sum",] == 40
+    assert seen["sagelift_stage_seconds_sum", "features"] == pytest.approx(0.2)
+    assert seen["sagelift_retries_total", "ConnectionError", "embeddings"] == 1
+    assert seen["sagelift_freshness_seconds_sum",] == pytest.approx(1.02)
+    assert seen["sagelift_freshness_seconds_bucket", "0.15"] == 1
+    assert seen["sagelift_freshness_seconds_bucket", "1.0"] == 2
+
+
+def test_what_is_looked_at_is_that_of_the_moment() -> None:
+    seen = scraped(metrics())
+    assert (seen["sagelift_lag_records", "0"], seen["sagelift_lag_records", "1"]) == (5, 7)
+    assert (seen["sagelift_partitions",], seen["sagelift_in_flight_records",]) == (2, 12)
+    assert (seen["sagelift_poison_share",], seen["sagelift_last_poll_timestamp_seconds",]) == (0.25, 1000)
+    assert {key[1]: value for key, value in seen.items() if key[0] == "sagelift_state"} == {
+        state: float(state == "running") for state in State
+    }
+
+
+def test_what_is_not_known_is_not_shown() -> None:
+    seen = scraped(metrics(Live(State.STARTING, 0, {}, 0, None, None)))
+    shown = {key[0] for key in seen}
+    assert not shown & {"sagelift_lag_records", "sagelift_poison_share", "sagelift_last_poll_timestamp_seconds"}
+
+
+def test_a_senders_choice_never_becomes_a_label() -> None:
+    found = metrics()
+    found.unknown_fields({"x" * 1000: 3, "colour-17": 2})
+    assert scraped(found)["sagelift_unknown_fields_total",] == 5
+    assert b"colour-17" not in generate_latest(found.registry)
+
+
+def test_the_documented_metrics_are_the_exported_ones_with_their_labels() -> None:
+    found = metrics()
+    found.counted({"embedded": 1, "stale": 1})
+    found.stage_done("features", 1, 0.1)
+    found.stage_failed("features", ValueError())
+    exported: dict[str, set[str]] = {}
+    for name, samples in parse(generate_latest(found.registry).decode()).items():
+        if name.startswith("sagelift_"):
+            family = re.sub(r"_(bucket|sum|count)$", "", name)
+            exported.setdefault(family, set()).update(*(labels for labels, _ in samples))
+    page = (Path(__file__).parents[3] / "docs" / "operations.md").read_text()
+    rows = re.findall(r"^\| `(sagelift_\w+)` \| \w+ \|([^|]*)\|", page, re.M)
+    documented = {name: set(re.findall(r"`(\w+)`", labels)) for name, labels in rows}
+    assert {name: labels - {"consumer", "le"} for name, labels in exported.items()} == documented
+    used = {re.sub(r"_(bucket|sum|count)$", "", name) for name in re.findall(r"sagelift_[a-z_]+", page)}
+    assert used <= exported.keys(), "queries and alerts name what there is"
+
+
+def test_every_state_is_explained() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "operations.md").read_text()
+    assert set(re.findall(r"^\| `(\w+)` \| (?:yes|no) \|", page, re.M)) == set(State)
+
+
+def test_a_quantile_is_interpolated_within_its_bucket() -> None:
+    cumulative = [(0.1, 0.0), (0.2, 50.0), (0.4, 100.0), (math.inf, 100.0)]
+    assert quantile(cumulative, 0.5) == pytest.approx(0.2)
+    assert quantile(cumulative, 0.25) == pytest.approx(0.15)
+    assert quantile(cumulative, 0.99) == pytest.approx(0.396)
+
+
+def test_beyond_the_last_bucket_the_last_bound_is_all_that_is_known() -> None:
+    assert quantile([(1.0, 1.0), (math.inf, 100.0)], 0.99) == 1.0
+
+
+def test_nothing_has_no_quantile() -> None:
+    assert quantile([], 0.5) is quantile([(1.0, 0.0), (math.inf, 0.0)], 0.5) is None
+
+
+@given(st.lists(st.floats(0.001, 99), min_size=1), st.floats(0.01, 1))
+def test_a_quantile_is_no_further_off_than_its_bucket_is_wide(values: list[float], q: float) -> None:
+    bounds = [0.0, 0.01, 0.1, 1.0, 10.0, 100.0]
+    cumulative = [(b, float(sum(v <= b for v in values))) for b in bounds[1:]] + [(math.inf, float(len(values)))]
+    exact = sorted(values)[max(0, math.ceil(q * len(values)) - 1)]
+    low = max(b for b in bounds if b < exact)
+    found = quantile(cumulative, q)
+    assert found is not None
+    assert low <= found <= min(b for b in bounds if b >= exact) * (1 + 1e-9)

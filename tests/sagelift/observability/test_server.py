@@ -1,0 +1,99 @@
+"""Metrics and health over HTTP, as Prometheus and orchestrators ask for them."""
+
+from __future__ import annotations
+
+import json
+import socket
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+
+import pytest
+from prometheus_client import CollectorRegistry, Counter
+
+from sagelift.errors import SettingsError
+from sagelift.observability.health import Health, State
+from sagelift.observability.server import serving
+
+WELL = Health(State.RUNNING, "", alive=True, ready=True)
+
+
+class Served:
+    health = WELL
+    url = ""
+
+
+@pytest.fixture
+def served() -> Iterator[Served]:
+    registry, found = CollectorRegistry(), Served()
+    Counter("lamps", "Sold.", registry=registry).inc(3)
+    with serving("127.0.0.1", 0, registry, lambda: found.health, lambda: {"partitions": [0]}) as url:
+        found.url = url
+        yield found
+
+
+def get(url: str, **headers: str) -> tuple[int, str, str]:
+    """Status, content type, body."""
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(urllib.request.Request(url, headers=headers), timeout=5) as answer:
+            return answer.status, answer.headers["Content-Type"], answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.headers["Content-Type"], error.read().decode()
+
+
+def test_metrics_come_in_the_format_that_is_asked_for(served: Served) -> None:
+    status, kind, body = get(served.url + "/metrics")
+    assert (status, kind.split(";")[0]) == (200, "text/plain")
+    assert "lamps_total 3.0" in body
+    _, kind, body = get(served.url + "/metrics", Accept="application/openmetrics-text; version=1.0.0")
+    assert kind.startswith("application/openmetrics-text")
+    assert body.endswith("# EOF\n")
+
+
+@pytest.mark.parametrize(
+    ("health", "healthz", "readyz"),
+    [
+        (WELL, 200, 200),
+        (Health(State.BACKING_OFF, "Triton is away", alive=True, ready=False), 200, 503),
+        (Health(State.STUCK, "no poll came back", alive=False, ready=False), 503, 503),
+    ],
+)
+def test_health_and_readiness_say_why(served: Served, health: Health, healthz: int, readyz: int) -> None:
+    served.health = health
+    for path, expected in (("/healthz", healthz), ("/readyz", readyz)):
+        status, kind, body = get(served.url + path)
+        assert (status, kind) == (expected, "application/json")
+        told = {"ok": expected == 200, "state": health.state, "reason": health.reason, "partitions": [0]}
+        assert json.loads(body) == told
+
+
+def test_another_path_says_which_there_are(served: Served) -> None:
+    assert get(served.url + "/") == (404, "text/plain", "there are /metrics, /healthz, /readyz\n")
+
+
+def test_what_others_send_does_not_disturb(served: Served) -> None:
+    host, port = served.url.removeprefix("http://").split(":")
+    for rubbish in (b"\x16\x03\x01\x00", b"GET /metrics\r\n\r\n", b"POST / HTTP/1.1\r\nContent-Length: 9\r\n\r\n"):
+        with socket.create_connection((host, int(port))) as connection:
+            connection.sendall(rubbish)
+    assert get(served.url + "/healthz")[0] == 200
+
+
+def test_a_port_that_is_taken_is_a_wrong_setting() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with (
+            pytest.raises(SettingsError, match=rf"metrics\.port: 127\.0\.0\.1:{port} cannot be listened on \(.*in use"),
+            serving("127.0.0.1", port, CollectorRegistry(), lambda: WELL),
+        ):
+            pass
+
+
+def test_it_is_silent_when_it_ends() -> None:
+    with serving("127.0.0.1", 0, CollectorRegistry(), lambda: WELL) as url:
+        assert get(url + "/healthz")[0] == 200
+    with pytest.raises(urllib.error.URLError):
+        get(url + "/healthz")

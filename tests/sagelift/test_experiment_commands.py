@@ -1,0 +1,195 @@
+"""The commands of experiments: files, the steps, the schedule, keys, the schema; and the served interface."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+from typer.testing import CliRunner, Result
+
+from sagelift.experiment_commands import app
+
+CONFIG: dict[str, Any] = {
+    "key": "ranking",
+    "salt": "ranking-1",
+    "coverage": 100,
+    "control": "control",
+    "arms": [{"key": "control", "weight": 5_000}, {"key": "treatment", "weight": 5_000}],
+}
+WHO = ("--actor", "ada", "--reason", "test")
+
+
+@pytest.fixture(autouse=True)
+def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("SAGELIFT_STATE_DIR", str(tmp_path / "state"))
+    monkeypatch.delenv("SAGELIFT_EXPERIMENTS__DATABASE_URL", raising=False)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def told(*arguments: object) -> Any:
+    done = run(*arguments, "--json")
+    assert done.exit_code == 0, done.output
+    return json.loads(done.stdout)
+
+
+def write(path: Path, **changes: Any) -> Path:
+    path.write_text(yaml.safe_dump(CONFIG | changes), encoding="utf-8")
+    return path
+
+
+def test_a_life_by_commands(state: Path) -> None:
+    file = write(state / "e.yaml")
+    assert run("diff", file).exit_code == 1
+    assert run("publish", file, *WHO).stdout == "ranking version 1\n"
+    assert run("diff", file).exit_code == 0
+    for step in ("submit", "revise", "start", "pause", "start"):
+        assert run(step, "ranking", *WHO).exit_code == 0, step
+    assert run("ramp", "ranking", 500, *WHO).stdout == "ranking version 2, coverage 500\n"
+    assert run("hold", "ranking", *WHO).exit_code == 0
+    assert [(row["key"], row["state"], row["version"]) for row in told("list")] == [("ranking", "running", 2)]
+    assert run("stop", "ranking", *WHO).exit_code == 0
+    assert run("decide", "ranking", "ship", *WHO).exit_code == 0
+    assert run("archive", "ranking", *WHO).exit_code == 0
+    assert [row["state"] for row in told("history", "ranking")][-3:] == ["stopped", "decided", "archived"]
+    assert {row["actor"] for row in told("audit", "--subject", "ranking")} == {"ada"}
+    assert run("decide", "ranking", "win", *WHO).exit_code == 2
+
+
+def test_diff_names_the_command_that_takes_each_edit(state: Path) -> None:
+    file = write(state / "e.yaml")
+    run("publish", file, *WHO)
+    run("start", "ranking", *WHO)
+    cases: list[tuple[dict[str, Any], str]] = [
+        ({"coverage": 200}, "publish"),
+        ({"description": "again"}, "publish"),
+        ({"coverage": 50}, "new-phase"),
+        ({"salt": "ranking-2"}, "new-phase"),
+    ]
+    for changes, command in cases:
+        write(file, **changes)
+        done = run("diff", file, "--json")
+        assert done.exit_code == 1
+        (row,) = json.loads(done.stdout)
+        assert row["command"] == command
+        assert [change["field"] for change in row["changes"]] == list(changes)
+    assert run("publish", file, *WHO).exit_code == 1  # an unsafe edit, raised for `main` to print
+    assert run("new-phase", file, *WHO).stdout == "ranking version 2, a new phase\n"
+    assert run("diff", file).exit_code == 0
+
+
+def test_validate_lists_the_faults_of_a_folder(state: Path) -> None:
+    (state / "all").mkdir()
+    write(state / "all" / "a.yaml")
+    assert run("validate", state / "all").exit_code == 0
+    write(state / "all" / "b.yaml", key="two")
+    write(state / "all" / "c.yaml", coverage=-1)
+    done = run("validate", state / "all", "--json")
+    assert done.exit_code == 1
+    faults = json.loads(done.stdout)["faults"]
+    assert [Path(fault["file"]).name for fault in faults] == ["c.yaml", "b.yaml"]
+
+
+def test_a_tick_runs_what_is_due_and_says_what_could_not_be_done(state: Path) -> None:
+    run("publish", write(state / "e.yaml"), *WHO)
+    run("start", "ranking", *WHO)
+    soon = time.time() + 0.4
+    at = f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(soon))}.{int(soon % 1 * 1e6):06d}Z"
+    for action, more in (("ramp", ("--coverage", 700)), ("ramp", ("--coverage", 600)), ("pause", ())):
+        assert run("schedule", "ranking", action, "--at", at, *more, *WHO).exit_code == 0
+    far = run("schedule", "ranking", "stop", "--at", "2999-01-01T00:00Z", *WHO)
+    assert run("cancel", far.stdout.split(":")[0], *WHO).exit_code == 0
+    deadline = time.monotonic() + 20
+    while not (ran := json.loads((done := run("tick", "--json")).stdout)["ran"]):
+        assert time.monotonic() < deadline
+    assert done.exit_code == 1
+    assert [(each["command"]["action"], each["error"] is None) for each in ran] == [
+        ("ramp", True), ("ramp", False), ("pause", True),
+    ]  # fmt: skip
+    assert [row["result"] for row in told("schedule", "ranking")] == ["done", "failed", "done", "cancelled"]
+    for wrong in ("soon", "2999-01-01T00:00"):
+        refused = run("schedule", "ranking", "stop", "--at", wrong, *WHO)
+        assert refused.exit_code == 2
+
+
+def test_guard_judges_what_runs(state: Path) -> None:
+    run("publish", write(state / "e.yaml", metrics=[{"key": "clicks_per_user", "role": "guardrail"}]), *WHO)
+    run("start", "ranking", *WHO)
+    assert told("guard", "ranking") == []  # nobody was exposed yet
+    assert run("guard", "none").exit_code == 1
+    assert run("guard", "ranking", "--on-breach", "explode").exit_code == 2
+
+
+def test_a_key_is_shown_once(state: Path) -> None:
+    made = run("key", "create", "shop", "--role", "read", "--actor", "ada")
+    shown = made.stdout.strip()
+    assert shown.startswith("sl_")
+    (row,) = told("key", "list")
+    assert (row["name"], row["role"], row["revoked_at"]) == ("shop", "read", None)
+    assert shown.split("_")[2] not in json.dumps(told("key", "list")) + json.dumps(told("audit"))
+    assert run("key", "revoke", row["id"], "--actor", "ada").exit_code == 0
+    assert told("key", "list")[0]["revoked_at"] is not None
+
+
+def test_a_database_behind_its_migrations_names_the_command_that_helps(state: Path) -> None:
+    assert run("migrate").stdout == "revision 0002, was none\n"
+    assert run("migrate").stdout == "revision 0002\n"
+    assert run("migrate", "--revision", "0001").stdout == "revision 0001, was 0002\n"
+    done = subprocess.run([sys.executable, "-m", "sagelift", "experiment", "list"], capture_output=True, text=True)
+    assert done.returncode == 3
+    assert "revision 0001, this program needs 0002: run `sagelift experiment migrate`" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert run("migrate").stdout == "revision 0002, was 0001\n"
+    assert run("list").exit_code == 0
+
+
+def test_the_interface_is_served_on_loopback_and_ends_with_a_signal(state: Path) -> None:
+    """As a process: decisions, an exposure into the database, a revoked key, a clean end."""
+    run("publish", write(state / "e.yaml", coverage=10_000), *WHO)
+    run("start", "ranking", *WHO)
+    key = run("key", "create", "shop", "--role", "assign", "--actor", "ada").stdout.strip()
+    served = subprocess.Popen(
+        [sys.executable, "-m", "sagelift", "serve", "experiments", "--port", "0", "--exposures", "database"],
+        stderr=subprocess.PIPE, text=True, env=os.environ.copy(),
+    )  # fmt: skip
+    try:
+        assert served.stderr is not None
+        line = served.stderr.readline()
+        assert line.startswith("experiments on http://127.0.0.1:"), line + served.stderr.read()
+        headers = {"X-API-Key": key}
+        with httpx.Client(base_url=line.split()[2], headers=headers, timeout=20) as client:
+            deadline = time.monotonic() + 20
+            while True:
+                try:
+                    ready = client.get("/ready")
+                    break
+                except httpx.ConnectError:
+                    assert time.monotonic() < deadline
+            assert ready.json()["ready"] is True
+            arm = client.post("/v1/decisions/ranking", json={"unit": "u"}).json()["arm"]
+            sent = {"exposures": [{"unit": "u", "experiment": "ranking", "arm": arm}]}
+            assert client.post("/v1/exposures", json=sent).json()["exposures"][0]["logged"] is True
+            assert client.get("/v1/experiments").status_code == 403
+    finally:
+        served.send_signal(signal.SIGTERM)
+        rest = served.communicate(timeout=60)[1]
+    assert "Traceback" not in rest
+    assert served.returncode in (0, -signal.SIGTERM)
+    from sqlalchemy import create_engine, text
+
+    engine = create_engine(f"sqlite:///{state / 'state' / 'experiments.db'}")
+    with engine.connect() as connection:
+        found = connection.execute(text("select unit_id, arm from first_exposure")).all()
+    engine.dispose()
+    assert found == [("u", arm)]

@@ -1,0 +1,104 @@
+"""A message's trace goes on with what was made of it, unchanged; what is no trace goes nowhere."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pytest
+
+from streaming.dead_letters import DeadLetter, DeadLetters, whereabouts
+from streaming.embedding_topic import EmbeddingPublisher
+from streaming.tracing import TRACEPARENT, trace_id, traceparent
+from tests.streaming.fakes import NOW, Record, record, update
+from tests.streaming.test_catalog import World
+from tests.streaming.test_embedding_topic import FakeProducer
+
+ID = "4bf92f3577b34da6a3ce929d0e0e4736"
+HEADER = f"00-{ID}-00f067aa0ba902b7-01".encode()
+
+
+def test_the_header_of_the_specification_is_read() -> None:
+    found = Record(headers=[("other", b"x"), (TRACEPARENT, HEADER)])
+    assert (traceparent(found), trace_id(found)) == (HEADER, ID)
+
+
+def test_a_later_version_may_say_more() -> None:
+    assert trace_id(Record(headers=[(TRACEPARENT, HEADER.replace(b"00-", b"01-", 1) + b"-more")])) == ID
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        b"",
+        b"00-abc",
+        HEADER.upper(),
+        HEADER + b"\n",
+        b"ff" + HEADER[2:],
+        HEADER.replace(ID.encode(), b"0" * 32),
+        HEADER.replace(b"00f067aa0ba902b7", b"0" * 16),
+        b"\xff" * 55,
+        HEADER + b"-" + b"x" * 10_000,
+        None,
+    ],
+)
+def test_what_is_not_of_that_form_is_no_trace(value: bytes | None) -> None:
+    assert traceparent(Record(headers=[(TRACEPARENT, value)])) is None  # type: ignore[list-item]
+
+
+def test_a_record_without_headers_has_none() -> None:
+    assert traceparent(Record()) is None
+
+
+def test_the_trace_of_the_update_stands_on_the_record_of_its_vector() -> None:
+    producer = FakeProducer()
+    EmbeddingPublisher(producer)([("1", "a", 7, None), ("1", "b", 8, None)], {"a": HEADER})
+    (_, _, _, traced), (_, _, _, untraced) = producer.sent
+    assert traced[TRACEPARENT] == HEADER
+    assert TRACEPARENT not in untraced
+
+
+def test_the_pipeline_hands_on_the_trace_of_the_last_update_that_counted() -> None:
+    world, seen = World(), []
+
+    def publish(vectors: Sequence[Any], traces: Mapping[str, bytes] | None = None) -> None:
+        seen.append(({product_id for _, product_id, *_ in vectors}, traces))
+        world.topic(vectors)
+
+    world.restart(publish)
+    traced = [(TRACEPARENT, HEADER)]
+    world.process(
+        record(update("a", 1)),
+        record(update("a", 3), 1, headers=traced),
+        record(update("a", 2), 2, headers=[(TRACEPARENT, HEADER[:-1] + b"0")]),
+        record(update("b", 1), 3),
+    )
+    assert seen == [({"a", "b"}, {"a": HEADER})]
+    world.process(record(update("c", 1), 4))
+    assert seen[1:] == [({"c"}, None)], "whoever traces nothing pays nothing"
+
+
+def test_a_refused_message_is_found_in_the_log_by_product_place_and_trace(caplog: pytest.LogCaptureFixture) -> None:
+    class Taker:
+        def send(self, *_: Any, **__: Any) -> Taker:
+            return self
+
+        def flush(self, _: float) -> None: ...
+        def get(self, _: float) -> None: ...
+
+    bad = Record(partition=3, offset=42, value=b'{"id":"lamp","version":7,"title":1}', headers=[(TRACEPARENT, HEADER)])
+    letters = [DeadLetter(bad._replace(offset=n), "decode", "ContractError", "title: wrong") for n in range(42, 70)]
+    DeadLetters(Taker(), "g", lambda: NOW).send_all(letters)
+    first, *others = caplog.records
+    assert first.getMessage() == "refused at decode: title: wrong"
+    expected = {"product_id": "lamp", "version": 7, "partition": 3, "offset": 42, "stage": "decode", "trace_id": ID}
+    assert vars(first).items() >= expected.items()
+    assert len(others) == 20, "a flood is cut short"
+    assert others[-1].getMessage().startswith("8 more were refused")
+
+
+@pytest.mark.parametrize("value", [None, b"", b"\xff\x00", b"[1]", b'{"id": {"a": 1}, "version": "x"}', b'"text"'])
+def test_of_a_message_of_any_kind_the_place_is_known(value: bytes | None) -> None:
+    found = whereabouts(DeadLetter(Record(value=value, offset=9), "decode", "ContractError", ""))
+    assert (found["topic"], found["partition"], found["offset"]) == ("catalog.updates", 0, 9)
+    assert all(isinstance(value, str | int) for value in found.values())
