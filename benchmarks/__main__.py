@@ -28,6 +28,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Figures against a floor or a peer.")
     parser.add_argument("name", choices=["list", *names()])
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    parser.add_argument("--rows", type=int, help="rows of the history, where there is one (materialize)")
     parser.add_argument("--updates", type=int, help="length of the stream, for those that have one (stream, faults)")
     chosen = parser.parse_args()
     if chosen.name == "list":
@@ -36,7 +37,7 @@ def main() -> int:
             print(f"{name:<14} {told.splitlines()[0] if told else ''}")
         return 0
     module = importlib.import_module(f"benchmarks.{chosen.name}")
-    wanted = {} if chosen.updates is None else {"updates": chosen.updates}
+    wanted = {k: v for k in ("updates", "rows") if (v := getattr(chosen, k)) is not None}
     measured = result(chosen.name, module.rows(lambda line: print(line, file=sys.stderr, flush=True), **wanted))
     if chosen.json:
         print(msgspec.json.encode(measured).decode())

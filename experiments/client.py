@@ -140,9 +140,6 @@ class Assigner:
         stale = age is None or age > self._stale_after_s
         return AssignerState(len(self._experiments), self._source, age, stale, self._last_error)
 
-    def status(self) -> AssignerState:
-        return self.state
-
     def assign(self, unit: object, experiment: str, attributes: Mapping[str, Any] | None = None) -> Decision:
         """The unit's decision. Never raises and never waits; an experiment that is not known has no arm."""
         prepared = self._experiments.get(experiment)

@@ -15,26 +15,17 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Final, Protocol
 
-from sqlalchemy import BigInteger, Column, Engine, MetaData, Table, Text, delete, insert, select
+from sqlalchemy import Engine, delete, insert, select
 from sqlalchemy.exc import IntegrityError
 
 from experiments.decision import Reason
 from experiments.errors import ConfigError
 from experiments.evaluator import now_us
 from experiments.kernel import unit_bytes
+from experiments.tables import unit_token
 
 KEY_BYTES: Final = 32
 _NONCE_BYTES: Final = 16
-
-metadata = MetaData()
-
-unit_token = Table(
-    "unit_token",
-    metadata,
-    Column("lookup", Text, primary_key=True, doc="keyed hash of the user id: the id itself is nowhere"),
-    Column("nonce", Text, nullable=False),
-    Column("created_at", BigInteger, nullable=False),
-)
 
 
 class NonceStore(Protocol):

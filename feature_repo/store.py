@@ -21,8 +21,8 @@ from feast import FeatureStore
 from feature_repo import definitions, history, repository, rows, views
 from feature_repo.definitions import IMAGES_VIEW, OFFER_VIEW, PRODUCT_VIEWS, TEXT_VIEW
 from feature_repo.errors import InvalidFeatureError, StoreStateError, UnknownModelVersionError
-from feature_repo.online import GuardedSqliteOnlineStore, OnlineRow, payload_columns
 from feature_repo.rows import Deletion, EmbeddingState, OfferRow, ProductEmbedding, ProductFeatures
+from feature_repo.stores.base import GuardedOnlineStore, OnlineRow, payload_columns
 from feature_repo.values import decode_key, decode_string, encode_key
 
 ALL_VIEWS: Final = ("text", "images", "offer")
@@ -222,10 +222,10 @@ class ProductFeatureStore:
     # Inside.
 
     @property
-    def _online(self) -> GuardedSqliteOnlineStore:
+    def _online(self) -> GuardedOnlineStore:
         if self._closed:
             raise StoreStateError("This feature store is closed: open it again.")
-        online: GuardedSqliteOnlineStore = self.feast.provider.online_store
+        online: GuardedOnlineStore = self.feast.provider.online_store
         return online
 
     def _product_columns(self) -> list[tuple[Any, tuple[str, ...]]]:

@@ -14,6 +14,7 @@ import typer
 
 from sagelift import (
     analysis_commands,
+    assign_commands,
     dlq_commands,
     experiment_commands,
     feature_commands,
@@ -256,34 +257,8 @@ def _read(feed: Path, format: str | None, currency: str | None, as_json: bool, *
 
 # --------------------------------------------------------------------------------------------------- the experiments
 
-_Key = Annotated[str, typer.Argument(help="The experiment's key.")]
-
-
-@app.command()
-def assign(
-    unit: Annotated[str, typer.Argument(help="The unit's id.")],
-    experiment: Annotated[str, typer.Option(help="The experiment's key.")],
-    explain: Annotated[bool, typer.Option("--explain", help="Print each step.")] = False,
-    as_json: AsJson = False,
-) -> None:
-    """Say which arm a unit gets."""
-    from experiments.errors import UnknownExperimentError
-    from experiments.evaluator import prepare
-    from sagelift.services import Services
-
-    with Services(current_settings()) as services:
-        published = next((e for e in services.experiments.load() if e.config.key == experiment), None)
-    if published is None:
-        raise UnknownExperimentError(f"no running experiment {experiment!r}; `sagelift experiment list` lists them")
-    decision, steps = prepare(published).explain(unit)
-    if as_json:
-        return print_json({"decision": decision, "steps": steps} if explain else decision)
-    typer.echo(decision.arm if decision.enrolled else f"{decision.arm} (not enrolled: {decision.reason})")
-    if explain:
-        for step in steps:
-            typer.echo(f"  {'+' if step.passed else '-'} {step.name}: {step.found}")
-
-
+app.command()(assign_commands.assign)
+app.command()(assign_commands.vectors)
 app.command()(analysis_commands.analyze)
 app.command()(analysis_commands.simulate)
 app.command()(analysis_commands.plan)

@@ -477,7 +477,7 @@ class _DemoShop:
             logger = ExposureLogger(deliver, clock=clock)
             assigner = Assigner(store.load, logger)
             if not assigner.refresh():
-                raise DemoError(f"the experiment cannot be loaded: {assigner.status().last_error}")
+                raise DemoError(f"the experiment cannot be loaded: {assigner.state.last_error}")
             shop = ExperimentShop(assigner, EXPERIMENT, arms)
             self._visit(shop, self.config.days_of_experiment, stage, set_clock)
             if unsent := logger.close(30):

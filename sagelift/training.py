@@ -24,6 +24,7 @@ from inference.train import (
 )
 from sagelift.services import Services
 from streaming.embedding_topic import EmbeddingPublisher
+from streaming.offer_topic import OfferPublisher
 from streaming.release import Released, make_live, release_model
 
 
@@ -73,13 +74,15 @@ def release_run(
     """Release a run folder: see `streaming.release`."""
     services.prepare_visual_encoder()
     trained, rest = _release_of(run)
+    producer = services.producer()
     return release_model(
         services.settings.model_repository,
         trained.model,
         trained.tokenizer,
         client=services.triton,
         store=services.features,
-        publish=EmbeddingPublisher(services.producer()),
+        publish=EmbeddingPublisher(producer),
+        publish_offers=OfferPublisher(producer),
         on_export=on_export,
         on_progress=on_progress,
         **rest,
@@ -104,12 +107,14 @@ def make_release_live(
 ) -> Released:
     """Put an exported release into service, whether older or broken off: see `streaming.release`."""
     services.prepare_visual_encoder()
+    producer = services.producer()
     return make_live(
         services.settings.model_repository,
         version,
         client=services.triton,
         store=services.features,
-        publish=EmbeddingPublisher(services.producer()),
+        publish=EmbeddingPublisher(producer),
+        publish_offers=OfferPublisher(producer),
         on_progress=on_progress,
     )
 

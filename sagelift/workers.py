@@ -112,11 +112,11 @@ def events_worker(settings: Settings, stop: threading.Event, monitor: Monitor | 
 
     from streaming.dead_letters import DeadLetters
     from streaming.errors import BrokerError
-    from streaming.event_sink import EventSink, log_id
+    from streaming.event_sink import EventSink
     from streaming.lag import LagMeter
     from streaming.loop import ConsumerLoop, Records
     from streaming.poison import PoisonGuard, PoisonLimit
-    from streaming.topics import EVENTS, ensure_topics
+    from streaming.topics import EVENTS, ensure_topics, log_id
 
     monitor = monitor or Monitor("events", stop)
     with Services(settings) as services:

@@ -91,7 +91,6 @@ class Prepared(msgspec.Struct):
     products: list[ProductFeatures] = []  # whose inputs of the model are to be looked at
     received: dict[str, Sequence[Received]] = {}
     changed_by: dict[str, Any] = {}  # record of a product's last update that counted
-    versions: dict[str, Collection[int]] = {}  # that this batch may have given an embedding to
     gone: list[Deletion] = []
     offers: list[OutgoingOffer] = []  # that changed, or that may not be published yet
     offers_only: list[str] = []  # products whose embedding was found in order under `model_version`
@@ -103,7 +102,6 @@ class Prepared(msgspec.Struct):
         self.outcome.add(other.outcome)
         self.products += other.products
         self.changed_by |= other.changed_by
-        self.versions |= other.versions
         self.gone += other.gone
         self.offers += other.offers
         self.offers_only += other.offers_only
@@ -197,9 +195,9 @@ class CatalogPipeline:
                 self._store,
                 embedder,
                 source_time=lambda product_id: _earliest(batch.received[product_id]),
-                # A crash may have come between an embedding's writing and its publishing; then the update that caused
-                # it is in this batch again.
-                republish=lambda product_id, state: state.version in batch.versions.get(product_id, ()),
+                # A crash may have come between an embedding's writing and its publishing. One that is older than every
+                # update here is of a batch that was committed, and so published; any other may not be.
+                republish=lambda product_id, state: state.version >= _oldest(batch.received[product_id]),
                 counts=counts,
             )
             for product_id, reason in rejected.items():
@@ -288,7 +286,6 @@ class CatalogPipeline:
         # crash, and this update may be the one that their embedding came from.
         into.products = [*written, *(p for i, p in stored.items() if i not in changes and not p.deleted)]
         into.changed_by = {i: change.record for i, change in changes.items()}
-        into.versions = {i: _versions(updates, stored.get(i)) for i, updates in received.items()}
 
     def _write_offers(
         self, received: Mapping[str, Sequence[Received]], into: Prepared
@@ -472,12 +469,9 @@ def _is_offer_due(before: ProductFeatures | None, after: ProductFeatures, receiv
     return offer_changed(before, after) or before.text["product_type"] != after.text["product_type"]
 
 
-def _versions(received: Sequence[Received], stored: ProductFeatures | None) -> set[int]:
-    """Versions that this batch may have given an embedding to: its own, and the stored one if it brought its images."""
-    versions = {r.update.version for r in received}
-    if stored and any(not set(stored.image_urls).isdisjoint(image_links(r.update) or ()) for r in received):
-        versions.add(stored.version)
-    return versions
+def _oldest(received: Sequence[Received]) -> int:
+    """The smallest version among a product's updates of a batch."""
+    return min(r.update.version for r in received)
 
 
 def _earliest(received: Sequence[Received]) -> int:

@@ -23,7 +23,6 @@ from streaming.kafka import KafkaConsumer
 from streaming.loop import Records
 from streaming.observer import NOBODY, Observer
 from streaming.poison import PoisonGuard
-from streaming.topics import log_id as log_id
 
 log = logging.getLogger(__name__)
 

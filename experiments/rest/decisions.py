@@ -56,7 +56,7 @@ def health_router(assigner: Assigner) -> APIRouter:
     @routes.get("/ready", **described(None, d.Readiness))
     async def ready() -> Response:
         """Whether there are configs to decide with (else 503). Stale ones are served all the same."""
-        state = assigner.status()
+        state = assigner.state
         loaded = state.source != "nothing"
         told = d.Readiness(loaded, state.stale, state.experiments, state.age_s)
         return answer(told, 200 if loaded else 503)

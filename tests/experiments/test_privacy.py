@@ -9,7 +9,8 @@ from sqlalchemy import Engine, create_engine, select
 
 from experiments.errors import ConfigError
 from experiments.kernel import unit_bytes
-from experiments.privacy import SqlNonces, Tokens, metadata, unit_token
+from experiments.privacy import SqlNonces, Tokens
+from experiments.tables import unit_token
 
 KEY = bytes(range(32))
 
@@ -17,7 +18,7 @@ KEY = bytes(range(32))
 @pytest.fixture
 def engine(tmp_path: Path) -> Iterator[Engine]:
     engine = create_engine(f"sqlite:///{tmp_path / 'tokens.db'}")
-    metadata.create_all(engine)
+    unit_token.create(engine)
     yield engine
     engine.dispose()
 
