@@ -86,7 +86,10 @@ class RampStep(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         if self.at.tzinfo is None:
             raise ConfigError(f"ramp step {self.at.isoformat()} has no time zone; end it with Z for UTC.")
         # One instant has one text: the canonical JSON must not depend on how the time was written.
-        msgspec.structs.force_setattr(self, "at", self.at.astimezone(UTC))
+        try:
+            msgspec.structs.force_setattr(self, "at", self.at.astimezone(UTC))
+        except OverflowError:
+            raise ConfigError(f"ramp step {self.at.isoformat()} is outside of the years 1 to 9999 of UTC.") from None
 
     @property
     def at_us(self) -> int:

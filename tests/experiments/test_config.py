@@ -171,9 +171,11 @@ def test_a_newer_or_broken_stored_config_is_a_config_error() -> None:
         from_json(text[:-5])
 
 
-ramps = st.datetimes(timezones=st.sampled_from([UTC, timezone(timedelta(hours=5, minutes=30))])).map(
-    lambda at: (RampStep(at, 5_000),)
-)
+ramps = st.datetimes(
+    datetime(1, 1, 2),
+    datetime(9999, 12, 30),
+    timezones=st.sampled_from([UTC, timezone(timedelta(hours=5, minutes=30))]),
+).map(lambda at: (RampStep(at, 5_000),))
 
 
 @st.composite
@@ -201,6 +203,12 @@ def configs(draw: st.DrawFn) -> ExperimentConfig:
 @given(configs())
 def test_a_config_survives_its_canonical_json(config: ExperimentConfig) -> None:
     assert from_json(config.canonical_json()) == config
+
+
+def test_a_ramp_step_at_the_edge_of_time_is_named() -> None:
+    first = datetime(1, 1, 1, tzinfo=timezone(timedelta(hours=5)))
+    with pytest.raises(ConfigError, match=r"ramp step 0001-01-01T00:00:00\+05:00 is outside of the years 1 to 9999"):
+        RampStep(first, 5_000)
 
 
 def test_the_same_instant_is_the_same_config_in_any_time_zone() -> None:
