@@ -10,11 +10,15 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, disable_created_metrics
+from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, disable_created_metrics, values
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from sagelift.observability.health import State
+
+# Feast, once imported, has prometheus_client keep values in files that several server processes share, by name and label.
+# A consumer is one process, and what it counts is its own.
+values.ValueClass = values.MutexValue
 
 SKIPPED = frozenset({"duplicate", "embedding_unchanged", "features_unchanged", "no_model", "stale"})
 """Of what may become of an update: there was nothing to do."""

@@ -31,6 +31,13 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(400)]
 
 
 @pytest.fixture
+def kafka(cache: Path, tmp_path: Path) -> Iterator[KafkaBroker]:
+    """A broker of its own: it is killed, and others count what is on theirs."""
+    with KafkaBroker(tmp_path / "kafka", cache) as broker:
+        yield broker
+
+
+@pytest.fixture
 def site(kafka: KafkaBroker, triton: TritonServer, model_repository: Path, tmp_path: Path) -> Iterator[Site]:
     settings = load_settings(
         state_dir=tmp_path / "state",
