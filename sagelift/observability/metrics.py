@@ -16,7 +16,7 @@ from prometheus_client.registry import Collector
 
 from sagelift.observability.health import State
 
-# Feast, once imported, has prometheus_client keep values in files that several server processes share, by name and label.
+# Feast, once imported, has prometheus_client keep values in files that several processes share, by name and label.
 # A consumer is one process, and what it counts is its own.
 values.ValueClass = values.MutexValue
 
