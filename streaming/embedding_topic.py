@@ -207,27 +207,28 @@ class IndexFollower:
             self._consumer.close(timeout_ms=3_000)
 
     def _follow(self, polled: Mapping[TopicPartition, Sequence[Any]]) -> None:
-        if why := self._lost(polled):
+        now = self._now_ms()  # once: a machine that sleeps between two looks at the clock must not lose the gap
+        if why := self._lost(polled, now):
             self._begin_anew(why)
             return
         if polled:
             self._apply([record for tp, records in polled.items() for record in records])
             with self._progress:
                 self._next.update({tp: records[-1].offset + 1 for tp, records in polled.items()})
-        self._look_at_the_ends()
+        self._look_at_the_ends(now)
 
-    def _lost(self, polled: Mapping[TopicPartition, Sequence[Any]]) -> str | None:
+    def _lost(self, polled: Mapping[TopicPartition, Sequence[Any]], now: int) -> str | None:
         """Why what is polled does not continue what is applied."""
-        if self._now_ms() - self._as_of_ms > self._kept_ms:
+        if now - self._as_of_ms > self._kept_ms:
             return f"it did not read everything for {self._kept_ms / 3.6e6:.1f} hours; deletions may be gone"
         for tp, records in polled.items():
             if records[0].offset < self._next[tp]:
                 return f"{tp.topic}, partition {tp.partition}, begins anew at offset {records[0].offset}"
         return None
 
-    def _look_at_the_ends(self) -> None:
+    def _look_at_the_ends(self, now: int) -> None:
         """Find out whether everything is read. Only the follower's thread may use the consumer."""
-        asked, now = self._asked, self._now_ms()
+        asked = self._asked
         if asked != self._ends_for or now - self._ends_at_ms > min(_LOOK_S * 1000, self._kept_ms / 4):
             self._ends = self._consumer.end_offsets(self._partitions)
             self._ends_for, self._ends_at_ms = asked, now

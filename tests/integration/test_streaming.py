@@ -251,7 +251,7 @@ def test_a_catalogue_becomes_retrievable_follows_its_changes_and_forgets_what_is
         now = shop.services.features.read_features(["a-red", "a-blue", "a-green", "a-bare"])
         assert (now["a-red"].amount_minor, now["a-red"].availability, now["a-red"].version) == (999, "out_of_stock", 11)
         assert shop.services.features.read_embeddings("1", ["a-red"])["a-red"].version == 10, "no inference for a price"
-        # An update that is older than its embedding may be one read again after a crash: the newest vector goes out again.
+        # An older update may be one that is read again after a crash: the newest vector goes out again.
         assert {id for id, _ in applied} == {"a-blue", "a-bare"}
         assert [id for id, _ in offers] == ["a-red"]
         assert all(0 <= ms < 60_000 for _, ms in offers)
