@@ -14,7 +14,6 @@ A release is written aside and renamed: a reader sees all of it or nothing. No f
 from __future__ import annotations
 
 import copy
-import fcntl
 import os
 import re
 import shutil
@@ -30,6 +29,7 @@ import msgspec
 from safetensors import SafetensorError
 
 from inference.errors import ArtifactError
+from inference.files import alone_in, sync
 from inference.inputs import MAX_IMAGES, TEXT_FIELDS, VECTOR_DIM
 from inference.tokenizer import Tokenizer
 
@@ -149,7 +149,7 @@ def export_visual_encoder(repo: Path) -> Path:
             shutil.rmtree(folder)
         _sync_all(aside)
         aside.rename(folder)
-        _sync(folder.parent)
+        sync(folder.parent)
     return folder
 
 
@@ -181,20 +181,14 @@ def releasing(repo: Path) -> Iterator[None]:
         ArtifactError: another release is under way.
     """
     folder = repo / ITEMSAGE
+    unusable = f"the model repository {folder} cannot be used"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(folder, os.O_RDONLY)
     except OSError as error:
-        raise ArtifactError(f"the model repository {folder} cannot be used: {error.strerror}") from None
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        raise ArtifactError(f"another release is under way in {repo}: wait until it is live, or end it") from None
-    try:
+        raise ArtifactError(f"{unusable}: {error.strerror}") from None
+    busy = f"another release is under way in {repo}: wait until it is live, or end it"
+    with alone_in(folder, unusable=unusable, busy=busy):
         yield
-    finally:
-        os.close(descriptor)
 
 
 def live_version(repo: Path) -> str | None:
@@ -350,30 +344,21 @@ def _publish(repo: Path, aside: Path) -> Release:
             if not target.exists():
                 raise
         else:
-            _sync(target.parent)
+            sync(target.parent)
             return Release(str(version), target)
 
 
 def _write(path: Path, text: str) -> None:
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     aside.write_text(text, encoding="utf-8")
-    _sync(aside)
+    sync(aside)
     aside.replace(path)
-    _sync(path.parent)
+    sync(path.parent)
 
 
 def _sync_all(folder: Path) -> None:
     for path in (*folder.iterdir(), folder):
-        _sync(path)
-
-
-def _sync(path: Path) -> None:
-    """Have a file's content, or a folder's names, outlive a loss of power."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        sync(path)
 
 
 def _itemsage_probe(model: ItemSage) -> dict[str, Tensor]:

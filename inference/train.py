@@ -8,7 +8,6 @@ give equal weights.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import sys
@@ -29,6 +28,7 @@ from inference.dataset import Engagement, PackedProducts, Pairs
 from inference.distributed import World, joined
 from inference.errors import ArtifactError, InferenceError, InputError
 from inference.evaluate import Evaluation, evaluate
+from inference.files import alone_in
 from inference.inputs import TEXT_FIELDS, Float32Array, ProductInput
 from inference.queries import SearchQueries
 from inference.search_training import train_search
@@ -221,19 +221,9 @@ def _alone(work: Path, world: World) -> Iterator[None]:
     if world.rank != 0:
         yield
         return
-    try:
-        descriptor = os.open(work, os.O_RDONLY)
-    except OSError as error:
-        raise ArtifactError(f"{work} is no prepared training run: {error.strerror}") from None
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        raise ArtifactError(f"{work} is being trained by another process: wait until it is done, or end it") from None
-    try:
+    busy = f"{work} is being trained by another process: wait until it is done, or end it"
+    with alone_in(work, unusable=f"{work} is no prepared training run", busy=busy):
         yield
-    finally:
-        os.close(descriptor)
 
 
 def _read(folder: Path) -> tuple[TrainConfig, TrainingSet]:

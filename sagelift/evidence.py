@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -106,6 +107,7 @@ class Catalogue:
     shop: Sequence[ShopProduct]
     looks: FloatArray
 
+    @cached_property
     def digest(self) -> str:
         """Changes with any input of the model."""
         state = hashlib.sha256()
@@ -257,7 +259,7 @@ def _digest(catalogue: Catalogue, config: EvidenceConfig, variant: str, seed: in
     sizes = [config.visits_per_product, config.steps, config.search_steps]
     what = [
         _SIMULATOR,
-        catalogue.digest(),
+        catalogue.digest,
         variant,
         seed,
         *sizes,

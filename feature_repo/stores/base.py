@@ -24,6 +24,7 @@ import numpy as np
 from feast.infra.key_encoding_utils import deserialize_entity_key, serialize_entity_key
 from feast.infra.online_stores.online_store import OnlineStore
 from feast.protos.feast.types.Value_pb2 import Value
+from pydantic import SecretStr
 
 from feature_repo.definitions import DELETED, VERSION
 from feature_repo.errors import InvalidFeatureError
@@ -209,6 +210,17 @@ class GuardedOnlineStore(OnlineStore):
             best += zip(distances.tolist(), keys, strict=True)
             best = sorted(best)[:top_k]
         return [(key, distance) for distance, key in best]
+
+
+def filled_in(name: str, value: SecretStr) -> SecretStr:
+    """A setting of `online_store.yaml`, if the environment variables that it names were set.
+
+    Raises:
+        ValueError: one was not.
+    """
+    if "${" in value.get_secret_value():
+        raise ValueError(f"online_store.{name} names an environment variable that is not set.")
+    return value
 
 
 def payload_columns(view: Any) -> tuple[str, ...]:

@@ -36,7 +36,14 @@ from pydantic import SecretStr, field_validator
 
 from feature_repo.definitions import DELETED, VERSION
 from feature_repo.errors import InvalidFeatureError, StoreBusyError, StoreStateError
-from feature_repo.stores.base import SCAN_PAGE, GuardedOnlineStore, OnlineRow, newest_of_each_key, payload_columns
+from feature_repo.stores.base import (
+    SCAN_PAGE,
+    GuardedOnlineStore,
+    OnlineRow,
+    filled_in,
+    newest_of_each_key,
+    payload_columns,
+)
 
 _GUARD: Final = (("entity_key", "bytea"), ("event_us", "int8"), (VERSION, "int8"), (DELETED, "bool"))
 _OWN_COLUMNS: Final = {"entity_key", "event_us", "followed", "followed_us"}
@@ -64,9 +71,7 @@ class GuardedPostgresOnlineStoreConfig(FeastConfigBaseModel, VectorStoreConfig):
     @field_validator("conninfo")
     @classmethod
     def _conninfo_is_filled_in(cls, conninfo: SecretStr) -> SecretStr:
-        if "${" in conninfo.get_secret_value():
-            raise ValueError("online_store.conninfo names an environment variable that is not set.")
-        return conninfo
+        return filled_in("conninfo", conninfo)
 
 
 class GuardedPostgresOnlineStore(GuardedOnlineStore):

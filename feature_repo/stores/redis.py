@@ -36,7 +36,14 @@ from pydantic import SecretStr, field_validator
 
 from feature_repo.definitions import DELETED, VERSION
 from feature_repo.errors import StoreBusyError, StoreStateError
-from feature_repo.stores.base import SCAN_PAGE, GuardedOnlineStore, OnlineRow, newest_of_each_key, payload_columns
+from feature_repo.stores.base import (
+    SCAN_PAGE,
+    GuardedOnlineStore,
+    OnlineRow,
+    filled_in,
+    newest_of_each_key,
+    payload_columns,
+)
 
 _ROWS_PER_SCRIPT: Final = 512  # a script holds the server up while it runs: about 2 ms
 _LOWEST: Final = -(2**63)
@@ -105,9 +112,7 @@ class GuardedRedisOnlineStoreConfig(FeastConfigBaseModel, VectorStoreConfig):
     @field_validator("url")
     @classmethod
     def _url_is_filled_in(cls, url: SecretStr) -> SecretStr:
-        if "${" in url.get_secret_value():
-            raise ValueError("online_store.url names an environment variable that is not set.")
-        return url
+        return filled_in("url", url)
 
 
 class GuardedRedisOnlineStore(GuardedOnlineStore):

@@ -12,7 +12,6 @@ before it stay until the next one, so that who is reading them can finish.
 from __future__ import annotations
 
 import hashlib
-import os
 import secrets
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -22,6 +21,7 @@ import msgspec
 import numpy as np
 
 from inference.errors import ArtifactError
+from inference.files import sync
 from inference.retrieval.filters import AttributeColumns, BoolArray
 from inference.retrieval.graph import HnswSettings
 from inference.retrieval.rows import ProductRows
@@ -88,9 +88,9 @@ def save(folder: Path, take_down: Callable[[Path], Saved]) -> None:
         written = folder / f"{token}-{_MANIFEST}"
         written.write_bytes(msgspec.json.format(msgspec.json.encode(manifest)))
         for path in (*paths.values(), written):
-            _sync(path)
+            sync(path)
         written.replace(folder / _MANIFEST)
-        _sync(folder)
+        sync(folder)
     except BaseException:
         for path in folder.glob(f"{token}-*"):
             path.unlink()
@@ -213,11 +213,3 @@ def _read_products(path: Path, rows: ProductRows) -> None:
 def _describe(path: Path) -> _File:
     with path.open("rb") as file:
         return _File(path.name, path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest())
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -558,6 +558,33 @@ def history(steps: Sequence[tuple[str, str, int]]) -> list[ProductUpdate]:
     return out
 
 
+def make_crash(world: World, chance: random.Random, share: float) -> Callable[[], None]:
+    """From now on this share of the writes to the store, and of the moments around a publishing, crashes. Returns what
+    starts the consumer anew in this world.
+    """
+
+    def may_crash(_: str) -> None:
+        if chance.random() < share:
+            raise Crash
+
+    def publish(vectors: Sequence[Any]) -> None:
+        may_crash("before")
+        world.topic(vectors)
+        may_crash("after")
+
+    def publish_offers(products: Sequence[OutgoingOffer], source_time: Callable[[str], int]) -> None:
+        may_crash("before")
+        world.offers(products, source_time)
+        may_crash("after")
+
+    def restart() -> None:
+        world.restart(publish, publish_offers)
+
+    world.store.before = may_crash
+    restart()
+    return restart
+
+
 @settings(max_examples=150, deadline=None)
 @given(_HISTORIES, st.randoms(use_true_random=False))
 def test_crashes_at_any_write_and_other_batches_after_them_do_not_matter(
@@ -573,22 +600,7 @@ def test_crashes_at_any_write_and_other_batches_after_them_do_not_matter(
     disturbed.images.broken.add("i3")
     letters: set[tuple[str, int]] = set()
 
-    def may_crash(_: str) -> None:
-        if chance.random() < 0.25:
-            raise Crash
-
-    def crashing_publish(vectors: Sequence[Any]) -> None:
-        may_crash("before")
-        disturbed.topic(vectors)
-        may_crash("after")
-
-    def crashing_offers(products: Sequence[OutgoingOffer], source_time: Callable[[str], int]) -> None:
-        may_crash("before")
-        disturbed.offers(products, source_time)
-        may_crash("after")
-
-    disturbed.store.before = may_crash
-    disturbed.restart(crashing_publish, crashing_offers)
+    make_crash(disturbed, chance, 0.25)
     committed = 0
     for _ in range(300):
         batch = stream[committed : committed + chance.randint(1, 4)]
@@ -624,22 +636,7 @@ def test_stages_that_overlap_and_crash_come_to_the_same_as_one_update_at_a_time(
         undisturbed.process(one)
     disturbed = World()
 
-    def may_crash(_: str) -> None:
-        if chance.random() < 0.05:
-            raise Crash
-
-    def crashing_publish(vectors: Sequence[Any]) -> None:
-        may_crash("before")
-        disturbed.topic(vectors)
-        may_crash("after")
-
-    def crashing_offers(products: Sequence[OutgoingOffer], source_time: Callable[[str], int]) -> None:
-        may_crash("before")
-        disturbed.offers(products, source_time)
-        may_crash("after")
-
-    disturbed.store.before = may_crash
-    disturbed.restart(crashing_publish, crashing_offers)
+    restart = make_crash(disturbed, chance, 0.05)
     read = committed = 0
     under_way: list[list[Any]] = [[], [], []]  # before each stage: (what it is to get, the offset after it)
     for _ in range(3_000):
@@ -664,6 +661,6 @@ def test_stages_that_overlap_and_crash_come_to_the_same_as_one_update_at_a_time(
             if chance.random() < 0.5:  # tried again with the same batch; else the process is gone
                 continue
             read, under_way = committed, [[], [], []]
-            disturbed.restart(crashing_publish, crashing_offers)
+            restart()
     assert committed == len(stream)
     assert disturbed.state() == undisturbed.state()
