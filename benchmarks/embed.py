@@ -79,15 +79,11 @@ def rows(say: Callable[[str], None]) -> list[Row]:
 
 
 def as_served(model: ItemSage, say: Callable[[str], None]) -> ItemSage:
-    """In the precision that itemsage/model.py computes in: bfloat16 where the hardware has it, but for the hash
-    embedding; else the model itself.
-    """
+    """In the precision that itemsage/model.py computes in: bfloat16 where the hardware has it, else float32."""
     if not has_bfloat16(torch.device("cpu")):
         say("this CPU has no bfloat16: the served model is float32")
         return model
-    half = copy.deepcopy(model).to(torch.bfloat16)
-    half.text = model.text
-    return half
+    return copy.deepcopy(model).to(torch.bfloat16)
 
 
 @contextmanager

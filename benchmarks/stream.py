@@ -1,16 +1,17 @@
 """The catalogue consumer from Kafka to retrievable: its rate against a bare pipeline, price updates, freshness, memory.
 
-A real broker, a real Triton with ItemSage at its full size (random weights), and the consumer as a process of its own,
-as `sagelift stream catalog` starts it; all on this machine's cores. Texts are those of real products (../shared/data
-where it is there), each update another mix of them, so that every full update must be embedded anew. A product keeps
-its category: what it is filtered by is published when its price changes. Updates name 1 to 5 images that the store
-knows already, as those of a catalogue that changes do: they cost a look-up, no fetch.
+A real broker, a real Triton with ItemSage at its full size (random weights), and consumers as processes of their own,
+one per core, as `sagelift stream catalog` starts them; all on this machine's cores. Texts are those of real products
+(../shared/data where it is there), each update another mix of them, so that every full update must be embedded anew. A
+full update states the product's category and price as they are: what it is filtered by changes with the price updates
+alone. Updates name 1 to 5 images that the store knows already, as those of a catalogue that changes do: they cost a
+look-up, no fetch. Within a pass over the catalogue each product has one update.
 
 `full_update_rate`: updates/s from the first to the last commit, against one process that decodes the same messages,
 tokenises, runs the same network on all cores and writes message and vector with one SQLite transaction per batch.
-`full_update_cpu`: the same in CPU seconds of consumer, Triton and broker, which neighbours on the machine disturb less.
+`full_update_cpu`: the same in CPU seconds of all processes, which neighbours on the machine disturb less.
 `offer_update_rate`: price-only updates/s over full ones. `freshness_*`: from an update's arrival in Kafka to its vector
-being in an index that follows, at a quarter of the full rate. `rss_growth`: slope of the consumer's memory over the
+being in an index that follows, at a quarter of the full rate. `rss_growth`: slope of the consumers' memory over the
 updates of a mixed stream (one in five is full) after its first third; `--updates` says how long that stream is.
 """
 
@@ -24,7 +25,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -37,6 +38,7 @@ import numpy as np
 import psutil
 import torch
 
+from benchmarks.embed import as_served
 from benchmarks.harness import Row, compared, figure
 from benchmarks.tokenize import real_products
 from feature_repo.rows import ProductFeatures
@@ -46,7 +48,7 @@ from inference.model import ItemSage, ItemSageConfig
 from inference.repository import export_release, export_visual_encoder, set_live
 from inference.retrieval import RetrievalIndex
 from inference.tokenizer import Tokenizer
-from inference.visual import VISUAL_VERSION, has_bfloat16
+from inference.visual import VISUAL_VERSION
 from sagelift.services import Services
 from sagelift.settings import load_settings
 from sagelift.stack.components import fetch_all
@@ -55,10 +57,11 @@ from sagelift.stack.triton import TritonServer
 from sagelift.workers import CATALOG_GROUP
 from streaming.contracts import Price, ProductUpdate, decode_update, encode
 from streaming.embedding_topic import IndexFollower
+from streaming.kafka import KafkaError
 from streaming.lag import LagMeter
 from streaming.topics import CATALOG_UPDATES, ensure_topics
 
-PRODUCTS = 8_192
+PRODUCTS = 16_384
 BATCH = 256  # of the bare pipeline: the model's own best
 RUNS = 5
 FRESHNESS_S = 15.0
@@ -82,7 +85,7 @@ def rows(say: Callable[[str], None], updates: int = UPDATES) -> list[Row]:
 def _rates(rig: Rig, say: Callable[[str], None]) -> list[Row]:
     taken: dict[str, list[float]] = {name: [] for name in ("floor", "full", "offers", "floor_cpu", "full_cpu")}
     for run in range(RUNS):
-        full, offers = rig.catalogue.full(2), rig.catalogue.offers(6)
+        full, offers = rig.catalogue.full(1), rig.catalogue.offers(2)
         cpu = time.process_time()
         taken["floor"].append(len(full) / rig.floor(full))
         taken["floor_cpu"].append(1e6 * (time.process_time() - cpu) / len(full))
@@ -148,6 +151,7 @@ class Catalogue:
         self.links = [
             [f"https://images.example/{n}/{k}.jpg" for k in range(1 + n % 5)] for n in range(PRODUCTS)
         ]  # 1 to 5, 3 on average
+        self._prices = [Price(Decimal("12.30"), "EUR")] * PRODUCTS
         self._version = 1
         self._next = 0
 
@@ -188,12 +192,13 @@ class Catalogue:
             additional_image_link=self.links[n][1:],
             product_type=[self.texts[n % len(self.texts)].get("product_type", "")],
             brand=description.get("brand", "Acme"),
-            price=Price(Decimal("12.30"), "EUR"),
+            price=self._prices[n],
             availability="in_stock",
         )
 
     def _price(self, n: int) -> Message:
-        return self._message(n, op="patch", price=Price(Decimal(100 + self._version * 7 % 900) / 100, "EUR"))
+        self._prices[n] = Price(Decimal(100 + self._version * 7 % 900) / 100, "EUR")
+        return self._message(n, op="patch", price=self._prices[n])
 
     def _message(self, n: int, **fields: Any) -> Message:
         update = ProductUpdate(id=f"product-{n}", version=self._version, event_time=datetime.now(UTC), **fields)
@@ -201,7 +206,7 @@ class Catalogue:
 
 
 class Rig:
-    """Broker, Triton, the consumer's process and the bare pipeline. A context manager."""
+    """Broker, Triton, the consumers' processes and the bare pipeline. A context manager."""
 
     def __init__(self, folder: Path, say: Callable[[str], None]) -> None:
         self.folder, self.say = folder, say
@@ -230,10 +235,7 @@ class Rig:
         export_release(models, model, self.tokenizer)
         set_live(models, "1")
         export_visual_encoder(models)
-        self.model = model
-        if has_bfloat16(torch.device("cpu")):  # as Triton does
-            text, self.model = model.text, model.to(torch.bfloat16)
-            self.model.text = text.float()
+        self.model = as_served(model, self.say)
         self.broker = self._open.enter_context(KafkaBroker(self.folder / "kafka", cache))
         self.triton = self._open.enter_context(TritonServer(self.folder / "triton", cache, models))
         self.services = self._open.enter_context(
@@ -249,7 +251,11 @@ class Rig:
         self._seed()
         self._meter = LagMeter(self.services.kafka, CATALOG_GROUP, CATALOG_UPDATES)
         self._open.callback(self._meter.close)
-        self.consumer = self._open.enter_context(consumer_process(self.services, self.folder / "consumer.log"))
+        self.consumers = [
+            self._open.enter_context(consumer_process(self.services, self.folder / f"consumer-{n}.log"))
+            for n in range(len(os.sched_getaffinity(0)))
+        ]
+        self._wait_until_shared()
         self._open.enter_context(_floor_database(self.folder / "floor.db"))
 
     def _seed(self) -> None:
@@ -281,27 +287,45 @@ class Rig:
 
     def drain(self, messages: Sequence[Message]) -> float:
         """Seconds that the consumer takes for messages that lie ready when it begins."""
-        self.consumer.send_signal(signal.SIGSTOP)
+        for consumer in self.consumers:
+            consumer.send_signal(signal.SIGSTOP)
         self.publish(messages)
         started = time.perf_counter()
-        self.consumer.send_signal(signal.SIGCONT)
+        for consumer in self.consumers:
+            consumer.send_signal(signal.SIGCONT)
         self.wait_until_read()
         return time.perf_counter() - started
 
     def wait_until_read(self) -> None:
         while self._meter.lag():
-            if self.consumer.poll() is not None:
-                raise RuntimeError(f"the consumer ended: {(self.folder / 'consumer.log').read_text()[-2000:]}")
-            time.sleep(0.1)
+            self._check()
+            time.sleep(0.02)
+
+    def _wait_until_shared(self) -> None:
+        """Until every consumer has partitions."""
+        with closing(self.services.kafka.admin()) as admin:
+            while True:
+                with suppress(KafkaError):  # there is no such group yet
+                    group = admin.describe_groups([CATALOG_GROUP])[CATALOG_GROUP]
+                    if group["group_state"] == "Stable" and len(group["members"]) == len(self.consumers):
+                        return
+                self._check()
+                time.sleep(0.2)
+
+    def _check(self) -> None:
+        for n, consumer in enumerate(self.consumers):
+            if consumer.poll() is not None:
+                log = (self.folder / f"consumer-{n}.log").read_text()
+                raise RuntimeError(f"consumer {n} ended: {log[-2000:]}")
 
     def committed(self) -> int:
         """Messages that the consumer has done with."""
         return self._meter.end() - self._meter.lag()
 
     def cpu(self) -> float:
-        """CPU seconds of consumer, Triton and broker so far."""
+        """CPU seconds of consumers, Triton and broker so far."""
         spent = 0.0
-        for pid in (self.consumer.pid, self.triton.pid, self.broker.pid):
+        for pid in (*(consumer.pid for consumer in self.consumers), self.triton.pid, self.broker.pid):
             process = psutil.Process(pid)
             for one in (process, *process.children(recursive=True)):
                 times = one.cpu_times()
@@ -309,7 +333,7 @@ class Rig:
         return spent
 
     def rss_mb(self) -> float:
-        resident: int = psutil.Process(self.consumer.pid).memory_info().rss
+        resident: int = sum(psutil.Process(consumer.pid).memory_info().rss for consumer in self.consumers)
         return resident / 2**20
 
     def floor(self, messages: Sequence[Message]) -> float:

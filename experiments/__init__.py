@@ -1,7 +1,18 @@
-"""Experiments: assignment that anyone can recompute, exposures, and the store behind them.
+"""Experiments: assignment that can be recomputed, exposures that can be trusted, a life cycle that prevents mistakes.
 
-In the order data passes: `config` (what an experiment is) -> `kernel` (hash to buckets) -> `evaluator`
-(buckets to a `decision`) -> `client` (what a service holds in memory) -> `exposures` (what it logs) ->
-`events` (rows of the sink) -> `store` (SQL; `tables`, `lifecycle`). The rules are numbered in
-docs/assignment-spec.md. Nothing is imported here.
+In the order data passes:
+
+    what an experiment is   `config` (and `targeting`, `attributes` within it), `files` (YAML that a team reviews),
+                            `layers`, `metrics`
+    how it lives            `lifecycle`, `neighbours`, `schedule` (rules, pure) -> `registry` (acts) -> `store`
+                            (`tables`, `migrations`, `schema`, `engine`, `records`), `keys` and `roles`
+    who gets which arm      `kernel` (a hash to buckets) -> `evaluator` (buckets to a `decision`), `bulk` (a column),
+                            `sql` (a warehouse), `vectors` (that all of them agree)
+    in a service            `client` (configs in memory), `refresh` and `changes` (poll and push), `rest` (over HTTP),
+                            `openfeature_provider`
+    what is logged          `exposures` -> `events` (rows) -> `sink` (a batch, in one transaction), `engagements`
+    beside A/B              `interleaving` (two rankings in one list)
+    privacy                 `privacy` (tokens in place of unit ids)
+
+The rules of assignment are numbered in docs/assignment-spec.md. Nothing is imported here.
 """

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
     from experiments.evaluator import PreparedExperiment
 
-CHUNK: Final = 250_000
+CHUNK: Final = 500_000
+_BATCH: Final = 50_000
 _SQL: Final = "select sha256($prefix || unit) as digits from units"
 
 Column = Any  # Sequence[object] | NDArray[Any] | pa.Array | pa.ChunkedArray: pyarrow has no types
@@ -117,8 +118,13 @@ class _Part:
         if self._table is None or hash_version != "sha256":
             return kernel.bucket_column(salt, list(self.units()), hash_version)
         self._connection.register("units", self._table)
-        found = self._connection.sql(_SQL, params={"prefix": kernel.prefix(salt).decode()}).to_arrow_table()
-        columns = kernel.columns_of_digests(_bytes_of_digits(found["digits"]))
+        found = self._connection.sql(_SQL, params={"prefix": kernel.prefix(salt).decode()})
+        # As a stream: the digests of a chunk are never there as a whole, and their memory is used again.
+        parts = [
+            kernel.columns_of_digests(_bytes_of_digits(batch.column("digits")))
+            for batch in found.to_arrow_reader(_BATCH)
+        ]
+        columns = BucketColumns(*map(np.concatenate, zip(*parts, strict=True)))
         if self._unfit is not None:
             for column in columns:
                 column[self._unfit] = -1
@@ -127,7 +133,7 @@ class _Part:
 
 def _bytes_of_digits(digits: Any) -> NDArray[np.uint8]:
     """The first 16 bytes of digests that are written as 64 hexadecimal digits: [n, 16]. A null's are zero."""
-    text = pc.fill_null(digits, "0" * 64).cast(pa.binary(64)).combine_chunks()
+    text = pc.fill_null(digits, "0" * 64).cast(pa.binary(64))
     words = np.frombuffer(text.buffers()[1], dtype=">u8", count=(text.offset + len(text)) * 8)[text.offset * 8 :]
     out = np.empty((len(text), 4), dtype=">u4")
     for i in range(4):

@@ -18,7 +18,7 @@ import msgspec
 from experiments.config import PublishedExperiment
 from experiments.decision import Decision, Reason
 from experiments.errors import ExperimentsError
-from experiments.evaluator import PreparedExperiment, now_us, prepare_all
+from experiments.evaluator import PreparedExperiment, decide_all, now_us, prepare_all
 from experiments.exposures import ExposureLogger
 from experiments.refresh import Refresher, read_configs, save_configs
 
@@ -150,7 +150,7 @@ class Assigner:
 
     def assign_all(self, unit: object, attributes: Mapping[str, Any] | None = None) -> dict[str, Decision]:
         """The unit's decision in every experiment, by key. Never raises and never waits."""
-        return {key: prepared.decide(unit, attributes) for key, prepared in self._experiments.items()}
+        return decide_all(self._experiments.values(), unit, attributes)
 
     def prepared(self, experiment: str) -> PreparedExperiment | None:
         """An experiment as it is served, to explain a decision."""

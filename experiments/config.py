@@ -16,6 +16,7 @@ import msgspec
 import yaml
 
 from experiments import targeting
+from experiments.attributes import MAX_RECORDED
 from experiments.decision import Reason
 from experiments.errors import ConfigError
 from experiments.kernel import BUCKETS, HashVersion, unit_bytes
@@ -29,6 +30,7 @@ _KEY: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _SALT: Final = re.compile(r"[A-Za-z0-9._/:-]{1,128}")
 # Salts of draws that are not an experiment's own; sharing one would make two draws the same.
 _RESERVED_SALTS: Final = ("layer:", "holdout:")
+_ATTRIBUTE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 _KEY_RULE: Final = "begin with a-z or 0-9 and hold at most 64 of a-z 0-9 . _ -"
 
 
@@ -110,7 +112,7 @@ class ExperimentConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
 
     `coverage` is the enrolled share in 1/10,000, until the first step of the `ramp`. The order of `arms` is part of
     the meaning: it orders the split's ranges. `targeting` is a CEL condition over a unit's attributes; empty, it
-    targets everyone.
+    targets everyone. `record` names the attributes that are kept with an exposure, for segments and covariates.
     """
 
     schema: int = CONFIG_SCHEMA
@@ -129,6 +131,7 @@ class ExperimentConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
     control: str
     surfaces: tuple[str, ...] = ()
     metrics: tuple[MetricRole, ...] = ()
+    record: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if problems := list(_problems(self)):
@@ -179,6 +182,12 @@ class PublishedExperiment(msgspec.Struct, frozen=True):
     overrides: tuple[Override, ...] = ()
 
 
+def check_key(field: str, name: str) -> None:
+    """Raises ConfigError unless a name may be a key."""
+    if not _KEY.fullmatch(name):
+        raise ConfigError(f"{field} {name!r} must {_KEY_RULE}.")
+
+
 def check_override(config: ExperimentConfig, override: Override, now_us: int) -> None:
     """Raises ConfigError unless the override names an arm, a unit id that can be served, and a time to come."""
     arms = [arm.key for arm in config.arms]
@@ -220,11 +229,13 @@ def _problems(config: ExperimentConfig) -> Iterator[str]:
     yield from _prerequisite_problems(config)
     if config.targeting and (problem := targeting.problem(config.targeting)):
         yield problem
+    yield from _record_problems(config.record)
     for kind, keys in (
         ("surface", config.surfaces),
         ("metric", [metric.key for metric in config.metrics]),
         ("holdout", [holdout.key for holdout in config.holdouts]),
         ("prerequisite", [prerequisite.experiment for prerequisite in config.prerequisites]),
+        ("recorded attribute", config.record),
     ):
         for name in _repeated(keys):
             yield f"{kind} {name!r} is named twice; name it once"
@@ -241,6 +252,14 @@ def _ramp_problems(config: ExperimentConfig) -> Iterator[str]:
         if at is not None and step.at <= at:
             yield f"ramp step {when} does not come after the step before it; order the steps by time"
         coverage, at = step.coverage, step.at
+
+
+def _record_problems(names: tuple[str, ...]) -> Iterator[str]:
+    if len(names) > MAX_RECORDED:
+        yield f"record names {len(names)} attributes; it may have at most {MAX_RECORDED}"
+    for name in names:
+        if not _ATTRIBUTE.fullmatch(name):
+            yield f"recorded attribute {name!r} must begin with a letter or _ and hold at most 64 of A-Z a-z 0-9 _"
 
 
 def _prerequisite_problems(config: ExperimentConfig) -> Iterator[str]:

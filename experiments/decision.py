@@ -4,6 +4,8 @@ from enum import StrEnum
 
 import msgspec
 
+from experiments.attributes import Attribute
+
 
 class Reason(StrEnum):
     """Why a unit got what it got (docs/assignment-spec.md, section 11)."""
@@ -32,7 +34,7 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
 
     `arm` is what to serve: the control arm for everyone who is not enrolled (but the forced one of an override), None
     only when the experiment is unknown. Only an `enrolled` decision may be exposed. A bucket is None when the rules
-    ended before it was drawn.
+    ended before it was drawn. `attributes` are those that the config records, of a unit that is enrolled.
     """
 
     experiment: str
@@ -43,3 +45,4 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
     config_version: int
     gate_bucket: int | None = None
     split_bucket: int | None = None
+    attributes: dict[str, Attribute] | None = None

@@ -1,23 +1,25 @@
 """From published experiments and a unit id to decisions. Pure; reads like sections 3 to 11 of docs/assignment-spec.md.
 
-`prepare` does once what does not depend on the unit (encoded salts, ranges, the compiled condition), so that `decide`
-is a digest or two, a comparison and a bisection. The hash and the clock are injected: a test states the bucket instead
-of searching an id for it.
+`prepare` does once what does not depend on the unit (the hash of the salt, ranges, the compiled condition), so that
+`decide` is a digest or two and a comparison. The hash and the clock are injected: a test states the bucket instead of
+searching an id for it.
 """
 
 import time
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from itertools import accumulate
+from functools import lru_cache
+from itertools import accumulate, pairwise
 from typing import Any, Final, Protocol
 
 import msgspec
 
 from experiments import kernel
+from experiments.attributes import recorded
 from experiments.config import ExperimentConfig, PublishedExperiment, State
 from experiments.decision import Decision, Reason
 from experiments.errors import ConfigError
-from experiments.kernel import BUCKETS, MAX_UNIT_BYTES
+from experiments.kernel import BUCKETS, MAX_UNIT_BYTES, digest_after, gate_bucket
 from experiments.targeting import Condition
 
 SERVED: Final[tuple[State, ...]] = ("running", "paused", "stopped")
@@ -45,9 +47,14 @@ class Step(msgspec.Struct, frozen=True):
 
 
 class Decide(Protocol):
-    """The unit's assignment. Never raises: what cannot be enrolled says why."""
+    """The unit's assignment. Never raises: what cannot be enrolled says why.
 
-    def __call__(self, unit: object, attributes: Attributes | None = None) -> Decision: ...
+    encoded: what `kernel.unit_bytes` said of the unit, a `str`, where it was asked already: once for many experiments.
+    """
+
+    def __call__(
+        self, unit: object, attributes: Attributes | None = None, encoded: bytes | None = None
+    ) -> Decision: ...
 
 
 class PreparedExperiment:
@@ -68,8 +75,9 @@ class PreparedExperiment:
         self.hash_function = hash_function
         self._clock = clock
         self.overrides = {override.unit: override for override in published.overrides}
-        self._holdouts = [(kernel.prefix(holdout.salt), holdout) for holdout in config.holdouts]
-        self._layer_prefix = b"" if config.layer is None else kernel.prefix(config.layer.salt)
+        # H1, L1: the draws that experiments share, whatever the kernel of their own.
+        self._holdouts = [(hash_function(kernel.prefix(holdout.salt)), holdout) for holdout in config.holdouts]
+        self._layer = None if config.layer is None else (hash_function(kernel.prefix(config.layer.salt)), config.layer)
         self.prerequisites = [(others.get(needed.experiment), needed) for needed in config.prerequisites]
         self.condition = Condition(config.targeting) if config.targeting else None
         self.prefix = kernel.prefix(config.salt, config.hash_version)
@@ -82,58 +90,62 @@ class PreparedExperiment:
         """Sections 1 to 10 as one function. What it needs of `self` are its local names: a call looks nothing up, and
         the arithmetic of the kernel stands in it, since calls would cost as much as the digest.
         """
-        key, control, version, state = self.config.key, self.config.control, self.version, self.state
-        ends, arms, prefix, hash_function = self.arm_ends, self.arms, self.prefix, self.hash_function
+        if self.state == "stopped":  # E2
+            return lambda unit, attributes=None, encoded=None: self._not_enrolled(unit, _STOPPED)
+        key, control, version, arms = self.config.key, self.config.control, self.version, self.arms
+        arm_of, prefix, start = _arm_of_bucket(self.arm_ends), self.prefix, self.hash_function(self.prefix)
         gates, ramp = self._first_gates, self.gates if self._ramp else None
         rules = self._first_rule if self._has_rules() else None
         unit_bytes, two_integers = kernel.unit_bytes, kernel.TWO_INTEGERS
-        stopped, running, gb2 = state == "stopped", state == "running", self.config.hash_version == "gb2"
+        running, gb2, record = self.state == "running", self.config.hash_version == "gb2", self.config.record
 
-        def decide(unit: object, attributes: Attributes | None = None) -> Decision:
-            if stopped:  # E2
-                return self._not_enrolled(unit, _STOPPED)
+        def decide(unit: object, attributes: Attributes | None = None, encoded: bytes | None = None) -> Decision:
+            if encoded is not None:
+                name: str = unit  # type: ignore[assignment]
             # U1-U5; the plain case first
-            if type(unit) is str and unit.isascii() and 0 < len(unit) <= MAX_UNIT_BYTES and "\0" not in unit:
-                encoded = unit.encode()
+            elif type(unit) is str and unit.isascii() and 0 < len(unit) <= MAX_UNIT_BYTES and "\0" not in unit:
+                name, encoded = unit, unit.encode()
             else:
                 found = unit_bytes(unit)
                 if isinstance(found, Reason):
                     return self._not_enrolled(unit, found)
-                encoded, unit = found, found.decode()  # a subclass of str is logged as the text that was hashed
-            if rules is not None and (ended := rules(unit, encoded, attributes)) is not None:  # O1, H1, L2, P1, T1-T4
+                name, encoded = found.decode(), found  # a subclass of str is logged as the text that was hashed
+            if rules is not None and (ended := rules(name, encoded, attributes)) is not None:  # O1, H1, L2, P1, T1-T4
                 return ended
             if gb2:  # K6-K8
                 gate, split = kernel.gb2_draw(prefix + encoded)
             else:
-                high, low = two_integers(hash_function(prefix + encoded).digest())
+                hashed = start.copy()  # K1-K3
+                hashed.update(encoded)
+                high, low = two_integers(hashed.digest())
                 gate = (high >> 4) % BUCKETS  # K4
                 split = ((high & 15) << 56 | low >> 8) % BUCKETS  # K5
-            index = bisect_right(ends, split)  # A2
-            if gate >= (gates if ramp is None else ramp())[index]:  # G1, R1
-                return Decision(key, unit, control, False, _OUTSIDE_COVERAGE, version, gate)
+            arm = arm_of[split]  # A2
+            if gate >= (gates if ramp is None else ramp())[arm]:  # G1, R1
+                return Decision(key, name, control, False, _OUTSIDE_COVERAGE, version, gate)
             if running:  # E1
-                return Decision(key, unit, arms[index], True, _ASSIGNED, version, gate, split)
-            return Decision(key, unit, arms[index], False, _PAUSED, version, gate, split)  # E3
+                kept = recorded(record, attributes) if record else None
+                return Decision(key, name, arms[arm], True, _ASSIGNED, version, gate, split, kept)
+            return Decision(key, name, arms[arm], False, _PAUSED, version, gate, split)  # E3
 
         return decide
 
     def _has_rules(self) -> bool:
-        return bool(
-            self.overrides or self._holdouts or self._layer_prefix or self.prerequisites or self.condition is not None
-        )
+        return bool(self.overrides or self._holdouts or self._layer or self.prerequisites or self.condition is not None)
 
     def _first_rule(self, unit: str, encoded: bytes, attributes: Attributes | None) -> Decision | None:
         """The decision of the first rule before the gate that ends it, in the order of E4."""
         if (forced := self.forced_arm(unit)) is not None:  # O1
             return Decision(self.config.key, unit, forced, False, _OVERRIDE, self.version)
-        for prefix, holdout in self._holdouts:  # H1
-            if self._shared_bucket(prefix, encoded) < holdout.size:
+        for start, holdout in self._holdouts:  # H1
+            if gate_bucket(digest_after(start, encoded)) < holdout.size:
                 return self._not_enrolled(unit, _IN_HOLDOUT)
-        layer = self.config.layer
-        if layer and not layer.start <= self._shared_bucket(self._layer_prefix, encoded) < layer.end:  # L2
-            return self._not_enrolled(unit, _OUTSIDE_LAYER_RANGE)
+        if self._layer is not None:  # L2
+            start, layer = self._layer
+            if not layer.start <= gate_bucket(digest_after(start, encoded)) < layer.end:
+                return self._not_enrolled(unit, _OUTSIDE_LAYER_RANGE)
         for other, needed in self.prerequisites:  # P1
-            if other is None or not _is_in(other.decide(unit, attributes), needed.arms):
+            if other is None or not _is_in(other.decide(unit, attributes, encoded), needed.arms):
                 return self._not_enrolled(unit, _PREREQUISITE_NOT_MET)
         if self.condition is not None and (reason := self.condition.judge(attributes)) is not None:  # T1-T4
             return self._not_enrolled(unit, reason)
@@ -147,10 +159,6 @@ class PreparedExperiment:
         """O1: the arm that an override in force gives the unit."""
         override = self.overrides.get(unit)
         return override.arm if override is not None and self._clock() < override.expires_at else None
-
-    def _shared_bucket(self, prefix: bytes, encoded: bytes) -> int:
-        """L1, H1: the draw that experiments share, whatever the kernel of their own draws."""
-        return kernel.gate_bucket(self.hash_function(prefix + encoded).digest())
 
     def gates(self) -> tuple[int, ...]:
         """G1, R1: for each arm, the gate draw below which its units are enrolled now."""
@@ -182,12 +190,13 @@ class PreparedExperiment:
         if name in self.overrides:
             forced = self.forced_arm(name)
             yield Step("override", "expired" if forced is None else f"{forced} is forced", forced is None)
-        for prefix, holdout in self._holdouts:
-            bucket = self._shared_bucket(prefix, encoded)
+        for start, holdout in self._holdouts:
+            bucket = gate_bucket(digest_after(start, encoded))
             found = f"{holdout.key}: bucket {bucket}, held out below {holdout.size}"
             yield Step("holdout", found, bucket >= holdout.size)
-        if (layer := self.config.layer) is not None:
-            bucket = self._shared_bucket(self._layer_prefix, encoded)
+        if self._layer is not None:
+            start, layer = self._layer
+            bucket = gate_bucket(digest_after(start, encoded))
             found = f"{layer.key}: bucket {bucket}, range [{layer.start}, {layer.end})"
             yield Step("layer", found, layer.start <= bucket < layer.end)
         for other, needed in self.prerequisites:
@@ -221,7 +230,11 @@ def decide_all(
     experiments: Iterable[PreparedExperiment], unit: object, attributes: Attributes | None = None
 ) -> dict[str, Decision]:
     """One unit's decision in each experiment, by key. Never raises."""
-    return {experiment.key: experiment.decide(unit, attributes) for experiment in experiments}
+    encoded = kernel.unit_bytes(unit)  # once for all of them
+    if isinstance(encoded, Reason):
+        return {experiment.key: experiment.decide(unit, attributes) for experiment in experiments}
+    text = unit if type(unit) is str else encoded.decode()
+    return {experiment.key: experiment.decide(text, attributes, encoded) for experiment in experiments}
 
 
 def prepare(
@@ -267,6 +280,14 @@ def prepare_all(
         for key in ready:
             prepared[key] = prepare(waiting.pop(key), hash_function, clock=clock, others=prepared)
     return prepared
+
+
+@lru_cache(maxsize=256)
+def _arm_of_bucket(ends: tuple[int, ...]) -> tuple[int, ...]:
+    """A2 for every bucket: the position of its arm. To look one up costs a third of a bisection; experiments of the
+    same weights share the table.
+    """
+    return tuple(arm for arm, (start, end) in enumerate(pairwise((0, *ends))) for _ in range(start, end))
 
 
 def _ranges(config: ExperimentConfig, coverage: int) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -8,10 +8,17 @@ from typing import Any, Final
 
 import msgspec
 
+from experiments.attributes import MAX_RECORDED, Attribute, fault
 from experiments.kernel import unit_bytes
+from experiments.texts import text_fault
 
 ENGAGEMENTS: Final = ("impression", "click", "save", "add_to_cart")
-ORDER_KINDS: Final = {"order": "placed", "refund": "refunded"}
+ORDER_KINDS: Final = {
+    "order": "placed",
+    "cancellation": "cancelled",
+    "refund": "refunded",
+    "chargeback": "charged_back",
+}
 """Kinds of message that become rows of the ledger `order_event`, and the ledger's names for them."""
 
 _MAX_KEY_BYTES: Final = 1024  # as for unit ids: what an index of PostgreSQL takes, with room to spare
@@ -20,7 +27,7 @@ _INT64: Final = 2**63
 
 class EventRow(msgspec.Struct, frozen=True, kw_only=True):
     """One event. `event_time` is microseconds since the Unix epoch, UTC; `amount_minor` is not negative for
-    refunds either.
+    refunds either. `attributes`, of an exposure only, are those of the unit when it was exposed.
     """
 
     event_id: str
@@ -36,6 +43,7 @@ class EventRow(msgspec.Struct, frozen=True, kw_only=True):
     currency: str | None = None
     surface: str | None = None
     query: str | None = None
+    attributes: dict[str, Attribute] | None = None
 
 
 def problem(row: EventRow) -> str | None:
@@ -50,26 +58,26 @@ def problem(row: EventRow) -> str | None:
         return f"event_time {row.event_time} is not microseconds since 1970 in 64 bits"
     for name in ("event_id", "experiment", "product_id", "order_id", "currency", "surface", "query"):
         value = getattr(row, name)
-        if value is not None and (fault := _text_fault(value)):
+        if value is not None and (fault := text_fault(value)):
             return f"{name} {fault}"
     if row.kind in ENGAGEMENTS:
         return None if row.product_id else f"{row.kind} without product_id"
     if row.kind in ORDER_KINDS:
         return _order_problem(row)
     if row.kind == "exposure":
+        if row.attributes and (problem := _attributes_problem(row.attributes)):
+            return problem
         complete = row.experiment and row.arm and row.config_version is not None
         return None if complete else "exposure without experiment, arm or config_version"
     return f"kind {row.kind!r} is not known"
 
 
-def _text_fault(value: str) -> str | None:
-    if "\0" in value:
-        return "holds a NUL, which PostgreSQL cannot store"
-    if not value.isascii():
-        try:
-            value.encode("utf-8")
-        except UnicodeEncodeError:
-            return "holds a lone surrogate"
+def _attributes_problem(attributes: dict[str, Attribute]) -> str | None:
+    if len(attributes) > MAX_RECORDED:
+        return f"{len(attributes)} attributes; an exposure has at most {MAX_RECORDED}"
+    for name, value in attributes.items():
+        if reason := fault(name) or fault(value):
+            return f"attribute {ascii(name)[:80]} {reason}"
     return None
 
 
@@ -84,7 +92,7 @@ def _order_problem(row: EventRow) -> str | None:
 
 
 def exposure_values(row: EventRow, ingested_at: int) -> dict[str, Any]:
-    """The row as a row of `exposure`."""
+    """The row as a row of `exposure`; one set of attributes has one text."""
     return {
         "event_id": row.event_id,
         "experiment": row.experiment,
@@ -93,6 +101,7 @@ def exposure_values(row: EventRow, ingested_at: int) -> dict[str, Any]:
         "unit_id": row.unit_id,
         "event_time": row.event_time,
         "ingested_at": ingested_at,
+        "attributes": msgspec.json.encode(row.attributes or {}, order="sorted").decode("utf-8"),
     }
 
 

@@ -57,35 +57,35 @@ class ExposureStats(msgspec.Struct, frozen=True):
 
 class _Recent:
     """Remembers at least the last `limit // 2` units and never more than `limit`, over all groups: two generations of
-    dicts. A group is what units have in common, so that nothing but the unit itself is kept for each.
+    sets. A group is what units have in common, so that nothing but the unit itself is kept for each.
     """
 
     def __init__(self, limit: int) -> None:
         self._half = max(1, limit // 2)
         self._size = 0
-        self._young: dict[Hashable, dict[str, int]] = {}
-        self._old: dict[Hashable, dict[str, int]] = {}
+        self._young: dict[Hashable, set[str]] = {}
+        self._old: dict[Hashable, set[str]] = {}
 
-    def put(self, group: Hashable, unit: str, value: int) -> bool:
-        """Whether the unit is new in its group, or new with this value."""
+    def put(self, group: Hashable, unit: str) -> bool:
+        """Whether the unit is new in its group."""
         units = self._young.get(group)
-        if units is None:
-            units = self._young[group] = {}
-        elif units.get(unit) == value:
+        if units is None or self._size >= self._half:
+            units = self._make_room(group)
+        if unit in units:
             return False
-        old = self._old.get(group)
-        is_new = old is None or old.get(unit) != value
+        units.add(unit)
+        self._size += 1
+        return not self._old or unit not in self._old.get(group, ())
+
+    def _make_room(self, group: Hashable) -> set[str]:
         if self._size >= self._half:
             self._old, self._young, self._size = self._young, {}, 0
-            units = self._young[group] = {}
-        units[unit] = value
-        self._size += 1
-        return is_new
+        return self._young.setdefault(group, set())
 
     def forget(self, group: Hashable, unit: str) -> None:
         for generation in (self._young, self._old):
             if group in generation:
-                generation[group].pop(unit, None)
+                generation[group].discard(unit)
 
 
 class _Waiting(msgspec.Struct, frozen=True, gc=False):
@@ -146,11 +146,12 @@ class ExposureLogger:
         if not decision.enrolled or unit is None or arm is None:
             return False
         now = self._clock()
-        group = (decision.experiment, decision.config_version, arm)
-        with self._lock:
+        group = (decision.experiment, decision.config_version, arm, now // self._window_us)
+        self._lock.acquire()  # `with` would cost as much again as the lock itself
+        try:
             if self._closed:
                 return self._drop(unit)
-            if not self._seen.put(group, unit, now // self._window_us):
+            if not self._seen.put(group, unit):
                 self._duplicate += 1
                 return False
             shard = crc32(unit.encode()) % _SHARDS
@@ -169,7 +170,9 @@ class ExposureLogger:
                 # Started by the first exposure: a server that forks its workers after import keeps a thread in each.
                 self._thread = threading.Thread(target=self._run, name="exposure-logger", daemon=True)
                 self._thread.start()
-        return True
+            return True
+        finally:
+            self._lock.release()
 
     def stats(self) -> ExposureStats:
         with self._lock:
@@ -200,7 +203,7 @@ class ExposureLogger:
 
     def _drop(self, unit: str) -> bool:
         self._dropped += 1
-        self._units_dropped += self._dropped_units.put(None, unit, 0)
+        self._units_dropped += self._dropped_units.put(None, unit)
         return False
 
     def _drop_a_shard(self) -> None:
@@ -211,7 +214,8 @@ class ExposureLogger:
             for waiting in shard:
                 decision, unit = waiting.decision, waiting.decision.unit or ""
                 # Forgotten, so that the unit is logged again once there is room.
-                self._seen.forget((decision.experiment, decision.config_version, decision.arm), unit)
+                window = waiting.at // self._window_us
+                self._seen.forget((decision.experiment, decision.config_version, decision.arm, window), unit)
                 self._drop(unit)
             self._queued -= len(shard)
             shard.clear()
@@ -317,4 +321,5 @@ def _row(decision: Decision, at: int, window_us: int) -> EventRow:
         experiment=decision.experiment,
         arm=arm,
         config_version=decision.config_version,
+        attributes=decision.attributes,
     )

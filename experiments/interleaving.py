@@ -3,16 +3,15 @@
 Team draft (Radlinski, Kurup and Joachims, "How does clickthrough data reflect retrieval quality?", CIKM 2008): in each
 round a coin says which ranker drafts first; each then drafts the best of its own list that is not drafted yet. A click
 is credited to the ranker that drafted the product. It sees which ranking is preferred with far fewer units than an A/B
-test (Chapelle et al., TOIS 2012) and says nothing of revenue: run it in an arm beside A/B, or before it.
+test (Chapelle et al., TOIS 2012) and says nothing of revenue: run it in an arm beside A/B, or before it. What the
+credit of many lists says is for `analysis.interleaving`.
 
 The coins come from a digest of salt, unit and list, so that a repeated request shows the same list and anyone can
 recompute who drafted what.
 """
 
 import hashlib
-import math
 from collections.abc import Hashable, Iterable, Iterator, Sequence
-from statistics import NormalDist
 from typing import Final, Generic, Literal, TypeVar
 
 import msgspec
@@ -77,60 +76,3 @@ def _coins(salt: str, unit: str, list_id: str) -> Iterator[bool]:
         for i in range(_BITS - 1, -1, -1):
             yield bool(bits >> i & 1)
         block += 1
-
-
-class UnitWins(msgspec.Struct, frozen=True):
-    """The lists of one unit: those where `a` was clicked more, where `b` was, and where both were as often (a list
-    without a click says nothing and counts nowhere).
-    """
-
-    unit: str
-    a: int
-    b: int
-    ties: int
-
-    @property
-    def score(self) -> float:
-        """From -1 (every list was won by `a`) to 1 (by `b`)."""
-        return (self.b - self.a) / (self.a + self.b + self.ties)
-
-
-def unit_wins(lists: Iterable[tuple[str, int, int]]) -> list[UnitWins]:
-    """The input of the analysis, from (unit, clicks of a, clicks of b) of each list, by unit."""
-    counts: dict[str, list[int]] = {}
-    for unit, a, b in lists:
-        if a or b:
-            row = counts.setdefault(unit, [0, 0, 0])
-            row[0 if a > b else 1 if b > a else 2] += 1
-    return [UnitWins(unit, *counts[unit]) for unit in sorted(counts)]
-
-
-class Preference(msgspec.Struct, frozen=True):
-    """The mean score of the units that clicked: above 0, `b` is preferred. The interval is of 1 - `alpha`."""
-
-    units: int
-    score: float
-    standard_error: float
-    low: float
-    high: float
-    p_value: float
-
-
-def preference(wins: Sequence[UnitWins], alpha: float = 0.05) -> Preference:
-    """Which ranker units prefer. A unit counts once however many lists it saw: its lists are not independent.
-
-    Normal approximation of the mean of the units' scores. Raises ValueError for fewer than two units.
-    """
-    if len(wins) < 2:
-        raise ValueError(
-            f"{len(wins)} unit(s) clicked; a comparison needs at least two, and some hundred to be of use."
-        )
-    scores = [each.score for each in wins]
-    mean = math.fsum(scores) / len(scores)
-    variance = math.fsum((score - mean) ** 2 for score in scores) / (len(scores) - 1)
-    error = math.sqrt(variance / len(scores))
-    normal = NormalDist()
-    half = normal.inv_cdf(1 - alpha / 2) * error
-    # Units that all score the same leave no doubt, or no difference.
-    p_value = 2 * normal.cdf(-abs(mean) / error) if error else float(mean == 0)
-    return Preference(len(scores), mean, error, mean - half, mean + half, p_value)

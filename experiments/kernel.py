@@ -41,6 +41,12 @@ HashVersion = Literal["sha256", "gb2"]
 
 
 class Hash(Protocol):
+    """A hash that has taken some bytes, as those of hashlib."""
+
+    def copy(self) -> "Hash": ...
+
+    def update(self, data: bytes, /) -> None: ...
+
     def digest(self) -> bytes: ...
 
 
@@ -60,6 +66,15 @@ class BucketColumns(NamedTuple):
 
     gate: NDArray[np.int16]
     split: NDArray[np.int16]
+
+
+def digest_after(start: Hash, data: bytes) -> bytes:
+    """The digest of what `start` has taken, which stays as it is, and `data`. A prefix that is hashed once and copied
+    for each unit costs less than to hash it with each.
+    """
+    hashed = start.copy()
+    hashed.update(data)
+    return hashed.digest()
 
 
 DrawFunction = Callable[[bytes], tuple[int, int]]

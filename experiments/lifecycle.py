@@ -38,7 +38,7 @@ SERVED: Final[tuple[State, ...]] = (*LIVE, "stopped")
 
 # Fields that change no decision of anyone. What is not named in this module is unsafe: a field that is added later is
 # safe only once someone has thought about it.
-_FREE: Final = ("schema", "description", "surfaces", "metrics")
+_FREE: Final = ("schema", "description", "surfaces", "metrics", "record")
 
 
 class Change(msgspec.Struct, frozen=True):

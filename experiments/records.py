@@ -10,7 +10,9 @@ from sqlalchemy import Connection, RowMapping, func, select
 from experiments import tables
 from experiments.config import ExperimentConfig, Override, PublishedExperiment, State, from_json
 from experiments.errors import ConfigError, UnknownExperimentError
-from experiments.lifecycle import Action, Outcome
+from experiments.layers import Held, LayerSummary, free_parts
+from experiments.lifecycle import LIVE, Action, Outcome
+from experiments.metrics import MetricVersion
 
 
 class Transition(msgspec.Struct, frozen=True):
@@ -120,6 +122,14 @@ def version(connection: Connection, key: str, number: int) -> Version:
     return _version(row)
 
 
+def newest(connection: Connection, key: str) -> Version | None:
+    """The latest version, None when nothing is published. Raises ConfigError as `version`."""
+    table = tables.experiment_version
+    query = select(table).where(table.c.experiment == key).order_by(table.c.version.desc()).limit(1)
+    row = connection.execute(query).mappings().first()
+    return None if row is None else _version(row)
+
+
 def versions(connection: Connection, key: str) -> list[Version]:
     """All versions, oldest first."""
     table = tables.experiment_version
@@ -179,6 +189,42 @@ def summaries(connection: Connection) -> list[ExperimentSummary]:
         .order_by(experiment.c.key)
     )
     return [ExperimentSummary(**row) for row in connection.execute(query).mappings()]
+
+
+def layer_keys(connection: Connection) -> list[str]:
+    """The keys of all layers, in order."""
+    return list(connection.scalars(select(tables.layer.c.key).order_by(tables.layer.c.key)))
+
+
+def layers(connection: Connection, now: int) -> list[LayerSummary]:
+    """All layers and what live experiments hold of each, by key."""
+    held: dict[str, list[Held]] = {}
+    for published in load(connection, LIVE, now):
+        if (part := published.config.layer) is not None:
+            held.setdefault(part.key, []).append(Held(published.config.key, part.start, part.end))
+    return [
+        LayerSummary(
+            **row,
+            held=tuple(sorted(held.get(row["key"], ()), key=lambda part: part.start)),
+            free=free_parts(held.get(row["key"], ())),
+        )
+        for row in connection.execute(select(tables.layer).order_by(tables.layer.c.key)).mappings()
+    ]
+
+
+def metrics(connection: Connection) -> list[MetricVersion]:
+    """The latest version of each metric, by key."""
+    table = tables.metric
+    newest = select(table.c.key, func.max(table.c.version).label("version")).group_by(table.c.key).subquery()
+    query = (
+        select(table)
+        .join(newest, (newest.c.key == table.c.key) & (newest.c.version == table.c.version))
+        .order_by(table.c.key)
+    )
+    return [
+        MetricVersion(**{**row, "definition": msgspec.json.decode(row["definition"])})
+        for row in connection.execute(query).mappings()
+    ]
 
 
 def audit(connection: Connection, subject: str | None, before: int | None, limit: int) -> list[AuditEntry]:

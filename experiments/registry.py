@@ -3,6 +3,8 @@
 Every act checks its rules (`lifecycle`), writes its rows and one row of the audit log, or nothing at all.
 """
 
+from collections.abc import Iterable
+from difflib import get_close_matches
 from typing import Any
 
 import msgspec
@@ -10,22 +12,27 @@ from sqlalchemy import Connection, Table, delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from experiments import lifecycle, records, tables
-from experiments.config import ExperimentConfig, Override, State, check_override
-from experiments.errors import ConflictError, ScheduleError, TransitionError, UnknownExperimentError
+from experiments.changes import announce
+from experiments.config import ExperimentConfig, Override, State, check_key, check_override
+from experiments.errors import ConfigError, ConflictError, ScheduleError, TransitionError, UnknownExperimentError
 from experiments.lifecycle import Action, Outcome
+from experiments.metrics import MetricDefinition
 from experiments.neighbours import check_beside, find_circle
 from experiments.records import Scheduled, Transition
+from experiments.texts import text_fault
 
 
 class Registry:
     """The acts of one actor in one transaction of the caller's (`engine.exclusive`). `now` is microseconds UTC.
 
-    Raises TransitionError when the actor is empty.
+    Raises TransitionError when the actor is empty, ConfigError when no database could hold what it says.
     """
 
     def __init__(self, connection: Connection, now: int, actor: str, reason: str) -> None:
         if not actor:
             raise TransitionError("the actor is empty; say who does this.")
+        _check_text("the actor", actor)
+        _check_text("the reason", reason)
         self._connection, self._now, self._actor, self._reason = connection, now, actor, reason
 
     def knows(self, key: str) -> bool:
@@ -58,6 +65,7 @@ class Registry:
             self._check_neighbours(config)
         else:
             self._check_circle(config)
+        self._check_known(config)
         phase = records.phase(self._connection, config.key)
         self._check_salt(config, phase)
         number, is_new = self._freeze(config, phase)
@@ -77,6 +85,7 @@ class Registry:
         phase = records.phase(connection, key)
         lifecycle.check_new_phase(key, last.state, phase, old, config)
         self._check_salt(config, phase + 1)
+        self._check_known(config)
         self._check_neighbours(config)
         connection.execute(update(tables.experiment).where(tables.experiment.c.key == key).values(phase=phase + 1))
         number, _ = self._freeze(config, phase + 1)
@@ -184,6 +193,40 @@ class Registry:
         self._settle(waiting, "cancelled", self._reason)
         self.audit("cancel", waiting.experiment, {"id": number})
 
+    def create_layer(self, key: str, description: str) -> None:
+        """See `ExperimentStore.create_layer`."""
+        check_key("layer", key)
+        _check_text("the description", description)
+        if key in records.layer_keys(self._connection):
+            raise ConflictError(f"layer {key!r} exists already; choose another key, or use it.")
+        values = {"key": key, "description": description, "created_at": self._now, "created_by": self._actor}
+        self._insert(tables.layer, **values)
+        self.audit("create_layer", key, {"description": description})
+
+    def publish_metrics(self, definitions: Iterable[MetricDefinition]) -> dict[str, int]:
+        """See `ExperimentStore.publish_metrics`."""
+        known = {metric.key: metric for metric in records.metrics(self._connection)}
+        versions = {}
+        for each in definitions:
+            latest = known.get(each.key)
+            if latest is not None and latest.sha256 == each.sha256():
+                versions[each.key] = latest.version
+                continue
+            versions[each.key] = number = 1 if latest is None else latest.version + 1
+            self._insert(
+                tables.metric,
+                key=each.key,
+                version=number,
+                definition=each.canonical_json().decode("utf-8"),
+                sha256=each.sha256(),
+                owner=each.owner,
+                tier=each.tier,
+                created_at=self._now,
+                created_by=self._actor,
+            )
+            self.audit("publish_metric", each.key, {"version": number, "sha256": each.sha256()})
+        return versions
+
     def waits(self, number: int) -> bool:
         """Whether a scheduled command was neither carried out nor taken back."""
         return any(waiting.id == number for waiting in records.schedule(self._connection, pending=True))
@@ -209,7 +252,8 @@ class Registry:
         self.audit("schedule_failed", waiting.experiment, {"id": number, "action": waiting.action, "why": why})
 
     def audit(self, action: str, subject: str, detail: dict[str, Any]) -> None:
-        """One row of the audit log."""
+        """One row of the audit log; services hear of it."""
+        announce(self._connection)
         self._insert(
             tables.audit,
             at=self._now,
@@ -250,11 +294,11 @@ class Registry:
 
     def _freeze(self, config: ExperimentConfig, phase: int) -> tuple[int, bool]:
         table = tables.experiment_version
-        query = select(table.c.version, table.c.sha256).where(table.c.experiment == config.key)
-        latest = self._connection.execute(query.order_by(table.c.version.desc()).limit(1)).first()
-        if latest is not None and latest.sha256 == config.sha256():
-            return int(latest.version), False
-        number = 1 if latest is None else int(latest.version) + 1
+        latest = records.newest(self._connection, config.key)
+        # The configs are compared, not their texts: a later program writes fields that the text of then had not.
+        if latest is not None and latest.config == config:
+            return latest.version, False
+        number = 1 if latest is None else latest.version + 1
         self._insert(
             table,
             experiment=config.key,
@@ -300,6 +344,23 @@ class Registry:
         live = [published.config for published in records.load(self._connection, lifecycle.LIVE, self._now)]
         lifecycle.check_layer(config, live)
 
+    def _check_known(self, config: ExperimentConfig) -> None:
+        """That the layer was made, and, once any metric is published, that all its metrics are."""
+        if config.layer is not None:
+            keys = records.layer_keys(self._connection)
+            if (key := config.layer.key) not in keys:
+                raise ConfigError(
+                    f"experiment {config.key!r}: there is no layer {key!r}{_meant(key, keys)}; make it first "
+                    f"(`sagelift experiment layer create {key}`)."
+                )
+        published = [metric.key for metric in records.metrics(self._connection)]
+        for metric in config.metrics if published else ():
+            if metric.key not in published:
+                raise ConfigError(
+                    f"experiment {config.key!r}: metric {metric.key!r} is not published"
+                    f"{_meant(metric.key, published)}; publish it first (`sagelift experiment metric publish FILE`)."
+                )
+
     def _check_circle(self, config: ExperimentConfig) -> None:
         known = {**records.latest_configs(self._connection), config.key: config}
         if circle := find_circle(known, config.key):
@@ -316,3 +377,13 @@ class Registry:
 
     def _settle(self, waiting: Scheduled, result: str, detail: str) -> None:
         self._insert(tables.scheduled_result, id=waiting.id, at=self._now, result=result, detail=detail)
+
+
+def _check_text(what: str, text: str) -> None:
+    if fault := text_fault(text):
+        raise ConfigError(f"{what} {fault}; write plain text.")
+
+
+def _meant(key: str, known: list[str]) -> str:
+    near = get_close_matches(key, known, n=1)
+    return f" (did you mean {near[0]!r}?)" if near else ""

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
-from sqlalchemy import Connection, Select, Table, and_, case, column, or_, select
+from sqlalchemy import ColumnElement, Connection, Select, Table, and_, case, collate, column, or_, select
 from sqlalchemy import table as lightweight_table
 from sqlalchemy.dialects import postgresql, sqlite
 
@@ -171,35 +171,52 @@ def _copy(connection: Connection, table: Table, names: list[str], rows: list[dic
 
 
 def _write_first_exposures(connection: Connection, exposures: list[dict[str, Any]], versions: KnownVersions) -> None:
-    first: dict[tuple[str, int, str], tuple[str, int]] = {}
+    first: dict[tuple[str, int, str], tuple[str, int, str]] = {}
     for row in exposures:
         phase = versions.phase(row["experiment"], row["config_version"])
-        key, arm, time = (row["experiment"], phase, row["unit_id"]), row["arm"], row["event_time"]
+        key, arm = (row["experiment"], phase, row["unit_id"]), row["arm"]
+        # Of one instant the lesser text, so that the order of arrival decides nothing.
+        time, attributes = row["event_time"], row["attributes"]
         if key in first:
-            known_arm, known_time = first[key]
+            known_arm, *earlier = first[key]
             arm = known_arm if known_arm == arm else tables.MULTIPLE_ARMS
-            time = min(known_time, time)
-        first[key] = arm, time
+            time, attributes = min((time, attributes), tuple(earlier))
+        first[key] = arm, time, attributes
     table = tables.first_exposure_by_phase
     statement = _insert(connection, table)
     new, old = statement.excluded, table.c
     other_arm = and_(old.arm != new.arm, old.arm != tables.MULTIPLE_ARMS)
+    is_lesser = _by_code_point(connection, new.attributes) < _by_code_point(connection, old.attributes)
+    is_earlier = or_(new.first_time < old.first_time, and_(new.first_time == old.first_time, is_lesser))
     statement = statement.on_conflict_do_update(
         index_elements=["experiment", "phase", "unit_id"],
         set_={
             "arm": case((old.arm != new.arm, tables.MULTIPLE_ARMS), else_=old.arm),
-            "first_time": case((new.first_time < old.first_time, new.first_time), else_=old.first_time),
+            "first_time": case((is_earlier, new.first_time), else_=old.first_time),
+            "attributes": case((is_earlier, new.attributes), else_=old.attributes),
         },
-        where=or_(other_arm, new.first_time < old.first_time),
+        where=or_(other_arm, is_earlier),
     )
     _execute_many(
         connection,
         statement,
         [
-            {"experiment": experiment, "phase": phase, "unit_id": unit, "arm": arm, "first_time": time}
-            for (experiment, phase, unit), (arm, time) in sorted(first.items())
+            {
+                "experiment": experiment,
+                "phase": phase,
+                "unit_id": unit,
+                "arm": arm,
+                "first_time": time,
+                "attributes": attributes,
+            }
+            for (experiment, phase, unit), (arm, time, attributes) in sorted(first.items())
         ],
     )
+
+
+def _by_code_point(connection: Connection, text: ColumnElement[str]) -> ColumnElement[str]:
+    """A text that is compared as Python does, whatever the database's language."""
+    return collate(text, "C") if connection.dialect.name == "postgresql" else text
 
 
 def _write_offsets(connection: Connection, offsets: Mapping[tuple[str, int], int], log: str) -> None:

@@ -5,7 +5,7 @@ SQLite by default, PostgreSQL in production, through SQLAlchemy 2. What the data
 """
 
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,7 +16,9 @@ from experiments.config import ExperimentConfig, Override, PublishedExperiment, 
 from experiments.engine import exclusive, prepare_engine, writing
 from experiments.errors import ExperimentsError, UnknownExperimentError
 from experiments.events import EventRow
+from experiments.layers import LayerSummary
 from experiments.lifecycle import Action, Outcome
+from experiments.metrics import MetricDefinition, MetricVersion
 from experiments.records import AuditEntry, ExperimentSummary, Scheduled, Transition, Version
 from experiments.registry import Registry
 from experiments.schedule import Ran, due
@@ -86,8 +88,8 @@ class ExperimentStore:
         one version. `create`: opens the experiment as well when it is new.
 
         Of a live experiment the version is in force at once, and only safe edits are taken (`lifecycle`). Raises
-        UnknownExperimentError, ConfigError (an unsafe edit), TransitionError (in review, or over), ConflictError (the
-        salt of another experiment or phase).
+        UnknownExperimentError, ConfigError (an unsafe edit, a layer or a metric that is not there), TransitionError (in
+        review, or over), ConflictError (the salt of another experiment or phase).
         """
         with self._registry(actor, reason) as registry:
             if create and not registry.knows(config.key):
@@ -163,6 +165,32 @@ class ExperimentStore:
     def decide(self, key: str, outcome: Outcome, *, actor: str, reason: str) -> Transition:
         """Closes what was stopped. Raises as `transition`."""
         return self.transition(key, "decided", actor=actor, reason=reason, outcome=outcome)
+
+    # --- what experiments share ---
+
+    def create_layer(self, key: str, *, actor: str, reason: str, description: str = "") -> None:
+        """Makes a layer that experiments may name. Raises ConfigError (no key), ConflictError (taken)."""
+        with self._registry(actor, reason) as registry:
+            registry.create_layer(key, description)
+
+    def layers(self) -> list[LayerSummary]:
+        """All layers, who holds which part of each, and what is free, by key."""
+        with self._engine.connect() as connection:
+            return records.layers(connection, self._clock())
+
+    def publish_metrics(
+        self, definitions: Iterable[MetricDefinition], *, actor: str, reason: str = ""
+    ) -> dict[str, int]:
+        """Freezes each metric as its next version, all or none; one that is as before keeps its version. The versions
+        by key. From the first on, an experiment may only name metrics that are published.
+        """
+        with self._registry(actor, reason) as registry:
+            return registry.publish_metrics(definitions)
+
+    def metrics(self) -> list[MetricVersion]:
+        """The latest version of each metric, by key."""
+        with self._engine.connect() as connection:
+            return records.metrics(connection)
 
     # --- schedule ---
 

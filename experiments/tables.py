@@ -3,8 +3,9 @@
 Times are BIGINT microseconds since the Unix epoch, UTC: the same in every engine. `RECORDS` are append-only: triggers
 refuse UPDATE and DELETE (on PostgreSQL TRUNCATE, on SQLite also the delete that hides in INSERT OR REPLACE). Triggers
 refuse as well: arms that do not sum to 10,000, a salt of another experiment or phase, a transition that the life cycle
-does not know, a layer range that another live experiment holds, a phase that is not the next. `exposure` to
-`order_event`, and the view `first_exposure` (of the phase that an experiment is in), are what analysis/ reads.
+does not know, a layer that was not made, a layer range that another live experiment holds, a phase that is not the
+next. `exposure` to `order_event`, and the views `first_exposure` and `first_exposure_attribute` (of the phase that an
+experiment is in), are what analysis/ reads.
 """
 
 from typing import Final, get_args
@@ -25,7 +26,7 @@ from sqlalchemy import (
 from experiments.lifecycle import FOLLOWERS, Action, Outcome
 from experiments.roles import Role
 
-REVISION: Final = "0002"
+REVISION: Final = "0003"
 """The newest of `migrations`: what this program reads and writes."""
 
 REVISION_TABLE: Final = "experiment_schema"
@@ -48,6 +49,28 @@ experiment = Table(
     Column("created_at", BigInteger, nullable=False),
     Column("created_by", Text, nullable=False),
     Column("phase", Integer, nullable=False, server_default="1", doc="the phase that it is in; it only grows"),
+)
+
+layer = Table(
+    "layer",
+    metadata,
+    Column("key", Text, primary_key=True),
+    Column("description", Text, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("created_by", Text, CheckConstraint("created_by <> ''"), nullable=False),
+)
+
+metric = Table(
+    "metric",
+    metadata,
+    Column("key", Text, primary_key=True),
+    Column("version", Integer, CheckConstraint("version >= 1"), primary_key=True, autoincrement=False),
+    Column("definition", Text, nullable=False, doc="canonical JSON"),
+    Column("sha256", Text, CheckConstraint("length(sha256) = 64"), nullable=False, doc="of `definition`, hexadecimal"),
+    Column("owner", Text, CheckConstraint("owner <> ''"), nullable=False),
+    Column("tier", Integer, CheckConstraint("tier between 1 and 3"), nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("created_by", Text, CheckConstraint("created_by <> ''"), nullable=False),
 )
 
 experiment_version = Table(
@@ -91,7 +114,7 @@ audit = Table(
     Column("at", BigInteger, nullable=False),
     Column("actor", Text, CheckConstraint("actor <> ''"), nullable=False),
     Column("action", Text, nullable=False),
-    Column("subject", Text, nullable=False, doc="an experiment's key, or an API key's id"),
+    Column("subject", Text, nullable=False, doc="the key of an experiment, layer or metric, or an API key's id"),
     Column("reason", Text, nullable=False),
     Column("detail", Text, nullable=False, doc="JSON"),
     Index("audit_subject", "subject"),
@@ -160,7 +183,10 @@ unit_token = Table(
     Column("created_at", BigInteger, nullable=False),
 )
 
-RECORDS: Final = (experiment_version, transition, audit, scheduled, scheduled_result, api_key, api_key_revocation)
+RECORDS: Final = (
+    *(layer, metric, experiment_version, transition, audit),
+    *(scheduled, scheduled_result, api_key, api_key_revocation),
+)
 
 exposure = Table(
     "exposure",
@@ -172,6 +198,7 @@ exposure = Table(
     Column("unit_id", Text, nullable=False),
     Column("event_time", BigInteger, nullable=False),
     Column("ingested_at", BigInteger, nullable=False),
+    Column("attributes", Text, nullable=False, server_default="{}", doc="JSON: what the config records"),
     ForeignKeyConstraint(
         ["experiment", "config_version"], ["experiment_version.experiment", "experiment_version.version"]
     ),
@@ -186,6 +213,7 @@ first_exposure_by_phase = Table(
     Column("unit_id", Text, primary_key=True),
     Column("arm", Text, nullable=False),
     Column("first_time", BigInteger, nullable=False),
+    Column("attributes", Text, nullable=False, server_default="{}", doc="JSON: those of the first exposure"),
     sqlite_with_rowid=False,
 )
 

@@ -105,13 +105,18 @@ def load(path: Path = FILE) -> Vectors:
     return vectors
 
 
-def check(vectors: Vectors, postgresql: Engine | None = None) -> list[Outcome]:
-    """Every implementation against the vectors; PostgreSQL only when an engine is given."""
+def check(vectors: Vectors, postgresql: Engine | None = None, spark: Any = None) -> list[Outcome]:
+    """Every implementation against the vectors; PostgreSQL only when an engine is given, Spark when a session is."""
     outcomes = [_check_draws(name, run, vectors) for name, run in DRAWS.items()]
     if postgresql is None:
         outcomes.append(Outcome("PostgreSQL", "draws", 0, absent="no PostgreSQL database was named"))
     else:
         outcomes.append(_check_draws("PostgreSQL", lambda draws: by_postgresql(draws, postgresql), vectors, nul=False))
+    if spark is None:
+        outcomes.append(Outcome("Spark", "draws of sha256", 0, absent="no Spark session was given"))
+    else:
+        sha256 = msgspec.structs.replace(vectors, draws=tuple(d for d in vectors.draws if d.hash_version == "sha256"))
+        outcomes.append(_check_draws("Spark", lambda draws: by_spark(draws, spark), sha256))
     if find_spec("growthbook") is None:
         outcomes.append(
             Outcome("GrowthBook's SDK", "draws of gb2", 0, absent="the package growthbook is not installed")
@@ -219,6 +224,20 @@ def by_postgresql(draws: Sequence[DrawVector], engine: Engine) -> list[Pair]:
             found.append((row[0], row[1]))
         connection.rollback()
     return found
+
+
+def by_spark(draws: Sequence[DrawVector], session: Any) -> list[Pair]:
+    """SQL of its own, of `sha256`, in one query."""
+
+    def column(which: sql.Draw) -> str:
+        salts = sorted({draw.salt for draw in draws})
+        cases = [f"when '{s}' then {sql.bucket_sql('spark', which, salt=s, unit='unit')}" for s in salts]
+        return f"case salt {' '.join(cases)} end"
+
+    rows = [(i, draw.salt, draw.unit) for i, draw in enumerate(draws)]
+    frame = session.createDataFrame(rows, "i int, salt string, unit string")
+    found = {i: (gate, split) for i, gate, split in frame.selectExpr("i", column("gate"), column("split")).collect()}
+    return [found[i] for i in range(len(draws))]
 
 
 def _escaped(statement: str) -> str:

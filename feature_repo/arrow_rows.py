@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from feature_repo import values
-from feature_repo.definitions import DELETED, EVENT_TIME, JOIN_KEY, VERSION
+from feature_repo.definitions import DELETED, EVENT_TIME, VERSION, join_key_of
 from feature_repo.errors import HistoryError
 from feature_repo.stores.base import OnlineRow
 
@@ -26,7 +26,8 @@ def online_rows(table: Any, view: Any) -> list[OnlineRow]:
         HistoryError: a live row has a vector of another length than the view's.
     """
     table = table.combine_chunks()
-    ids = table[JOIN_KEY].to_pylist()
+    key = join_key_of(view.name)
+    ids = table[key].to_pylist()
     deleted = table[DELETED].to_pylist()
     features = [feature for feature in view.features if feature.name not in (VERSION, DELETED)]
     columns = []
@@ -39,7 +40,8 @@ def online_rows(table: Any, view: Any) -> list[OnlineRow]:
     payload = [empty if gone else row for gone, row in zip(deleted, zip(*columns, strict=True), strict=True)]
     versions = table[VERSION].to_pylist()
     event_us = table[EVENT_TIME].cast(pa.int64()).to_pylist()
-    return list(map(OnlineRow, map(values.encode_key, ids), versions, deleted, event_us, payload))
+    keys = (values.encode_key(id, key) for id in ids)
+    return list(map(OnlineRow, keys, versions, deleted, event_us, payload))
 
 
 def content_checksum(row: OnlineRow) -> int:
@@ -78,6 +80,10 @@ def _ints(column: Any) -> list[bytes]:
 
 def _string_lists(column: Any) -> list[bytes]:
     return [values.NULL if texts is None else values.encode_strings(texts) for texts in column.to_pylist()]
+
+
+def _int_lists(column: Any) -> list[bytes]:
+    return [values.NULL if numbers is None else values.encode_ints(numbers) for numbers in column.to_pylist()]
 
 
 def _vectors(column: Any) -> list[bytes]:
@@ -124,6 +130,7 @@ _ENCODERS: Final[list[tuple[Callable[[Any], bool], Callable[[Any], list[bytes]]]
     (pa.types.is_string, _strings),
     (pa.types.is_int64, _ints),
     (lambda kind: _is_list_of(kind, pa.types.is_string), _string_lists),
+    (lambda kind: _is_list_of(kind, pa.types.is_int64), _int_lists),
     (lambda kind: _is_list_of(kind, pa.types.is_float32), _vectors),
     (lambda kind: _is_list_of(kind, lambda item: _is_list_of(item, pa.types.is_float32)), _matrices),
 ]

@@ -1,4 +1,4 @@
-"""What Feast knows: the product, its feature views, and the feature services that consumers ask for.
+"""What Feast knows: product and user, their feature views, and the feature services that consumers ask for.
 
 Every view carries `version` and `deleted`: the guarded online store orders writes by the one and hides rows by the
 other. Views are plain `FeatureView`s with `online=True` said aloud (a `BatchFeatureView` is offline by default and
@@ -6,25 +6,37 @@ then nothing is ever materialised, silently) and without a TTL (Feast would not 
 
 Sources are folders of append-only Parquet parts, `<home>/history/<view>/*.parquet`, with absolute paths, because
 Feast's DuckDB store resolves relative ones against the working directory.
+
+Whoever changes a definition raises `DEFINITIONS_VERSION`: a program applies its definitions over older ones, never over
+newer ones, so that both may run side by side while a fleet is rolled (`docs/features.md`).
 """
 
 from __future__ import annotations
 
 import hashlib
+import inspect
 import re
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Final
+from types import FunctionType
+from typing import Any, Final, cast
 
-from feast import Entity, FeatureService, FeatureView, Field, FileSource, Project, ValueType
-from feast.types import Array, Bool, Float32, Int64, String
+import feast
+from feast import Entity, FeatureService, FeatureView, Field, FileSource, OnDemandFeatureView, Project, ValueType
+from feast.types import Array, Bool, Float32, Float64, Int64, String
 
+from feature_repo.derived import derive_offer
 from feature_repo.errors import InvalidFeatureError
+from feature_repo.recent import MAX_RECENT
 from feature_repo.rows import EMBEDDING_DIM, MAX_IMAGES, TEXT_FIELDS
+
+DEFINITIONS_VERSION: Final = 2  # 1: products alone
 
 PROJECT: Final = "sagelift"
 OWNER: Final = "catalogue"
+USER_OWNER: Final = "recommendations"
 JOIN_KEY: Final = "product_id"
+USER_KEY: Final = "user_id"
 EVENT_TIME: Final = "event_timestamp"
 CREATED_TIME: Final = "created_timestamp"
 VERSION: Final = "version"
@@ -34,6 +46,9 @@ TEXT_VIEW: Final = "product_text"
 IMAGES_VIEW: Final = "product_images"
 OFFER_VIEW: Final = "product_offer"
 PRODUCT_VIEWS: Final = (TEXT_VIEW, IMAGES_VIEW, OFFER_VIEW)
+USER_VIEW: Final = "user_recent"
+FIXED_VIEWS: Final = (*PRODUCT_VIEWS, USER_VIEW)  # those that are there whatever models there are
+DERIVED_VIEW: Final = "product_derived"
 EMBEDDING_PREFIX: Final = "product_embedding_"
 
 # Lower case only: the names become SQLite tables and folders, and both may fold case.
@@ -45,10 +60,19 @@ product = Entity(
     value_type=ValueType.STRING,
     description="A product of the catalogue, by the id that the shop gave it.",
     owner=OWNER,
+    tags={"from": "catalog.updates"},
+)
+user = Entity(
+    name="user",
+    join_keys=[USER_KEY],
+    value_type=ValueType.STRING,
+    description="A shopper, by the unit id that the shop's events carry.",
+    owner=USER_OWNER,
+    tags={"from": "events", "personal": "yes"},
 )
 
 _GUARD = [
-    Field(name=VERSION, dtype=Int64, description="Version of the product's last change; the newest wins."),
+    Field(name=VERSION, dtype=Int64, description="Version of the last change; the newest wins."),
     Field(name=DELETED, dtype=Bool, description="True for a tombstone: deleted at this version."),
 ]
 
@@ -129,9 +153,59 @@ def embedding_view(home: Path, model_version: str) -> FeatureView:
     )
 
 
-def product_services(views: list[FeatureView]) -> list[FeatureService]:
-    """The services over the product views alone; `views` as `product_views` returns them."""
-    text, images, _ = views
+def user_view(home: Path) -> FeatureView:
+    """The view of what a shopper engaged with lately, from the shop's events."""
+    return _view(
+        home,
+        USER_VIEW,
+        f"The last {MAX_RECENT} products that a shopper clicked, saved, carted or ordered, the most recent last.",
+        [
+            Field(name="product_ids", dtype=Array(String), description="Each product once, at its last time."),
+            Field(name="event_times", dtype=Array(Int64), description="Microseconds since 1970, UTC, one for each."),
+        ],
+        entity=user,
+        personal="yes",
+    )
+
+
+def view_named(home: Path, name: str) -> FeatureView:
+    """The view of this name as the code has it; any other name than the fixed ones must be of a model version."""
+    for view in (*product_views(home), user_view(home)):
+        if view.name == name:
+            return view
+    return embedding_view(home, name.removeprefix(EMBEDDING_PREFIX))
+
+
+def join_key_of(name: str) -> str:
+    """The column of a view's history that says whose row it is."""
+    return USER_KEY if name == USER_VIEW else JOIN_KEY
+
+
+def derived_view(images: FeatureView, offer: FeatureView) -> OnDemandFeatureView:
+    """What rankers derive from the catalogue's views, computed when it is asked for."""
+    return OnDemandFeatureView(
+        name=DERIVED_VIEW,
+        sources=[images[["hashes"]], offer[["amount_minor", "availability"]]],
+        schema=[  # without descriptions: Feast 0.67 does not find a field again that has one
+            Field(name="in_stock", dtype=Bool),
+            Field(name="log_amount", dtype=Float64),
+            Field(name="image_count", dtype=Int64),
+        ],
+        udf=cast(FunctionType, derive_offer),
+        udf_string=inspect.getsource(derive_offer),
+        mode="python",
+        description=(
+            "Computed when it is asked for: in_stock; log_amount, ln(1 + price in minor units), to compare within one "
+            "currency; image_count, of the images that could be read."
+        ),
+        owner=OWNER,
+        tags={"consumer": "ranking"},
+    )
+
+
+def fixed_services(views: list[FeatureView], recent: FeatureView, derived: OnDemandFeatureView) -> list[FeatureService]:
+    """The services that no model version is part of; `views` as `product_views` returns them."""
+    text, images, offer = views
     return [
         FeatureService(
             name="itemsage_inputs_v1",
@@ -139,7 +213,19 @@ def product_services(views: list[FeatureView]) -> list[FeatureService]:
             description="All that ItemSage reads of a product.",
             owner=OWNER,
             tags={"consumer": "inference"},
-        )
+        ),
+        FeatureService(
+            name="ranking_v1",
+            features=[
+                text[["title", "brand", "google_product_category", "product_type"]],
+                offer[_payload(offer)],
+                derived,
+                recent[_payload(recent)],
+            ],
+            description="What a ranker reads of a candidate and of the shopper that it is for: ask with both ids.",
+            owner=USER_OWNER,
+            tags={"consumer": "ranking"},
+        ),
     ]
 
 
@@ -157,17 +243,21 @@ def retrieval_service(offer: FeatureView, embedding: FeatureView) -> FeatureServ
 
 def feast_objects(home: Path, model_versions: tuple[str, ...]) -> list[Any]:
     """Everything `feast apply` registers, for a store in the absolute folder `home` with these model versions."""
-    views = product_views(home)
+    views, recent = product_views(home), user_view(home)
+    derived = derived_view(*views[1:])
     objects = [
         Project(
             name=PROJECT,
-            description="Product features and embeddings that follow the catalogue.",
+            description="Product features and embeddings that follow the catalogue; what shoppers looked at lately.",
             owner=OWNER,
-            tags={"definitions": fingerprint(home)},
+            tags=project_tags(home),
         ),
         product,
+        user,
         *views,
-        *product_services(views),
+        recent,
+        derived,
+        *fixed_services(views, recent, derived),
     ]
     for model_version in model_versions:
         embedding = embedding_view(home, model_version)
@@ -175,16 +265,29 @@ def feast_objects(home: Path, model_versions: tuple[str, ...]) -> list[Any]:
     return objects
 
 
+def project_tags(home: Path) -> dict[str, str]:
+    """What the registry says of who applied it last: whether a program may use it, or should apply its own."""
+    return {
+        "definitions": fingerprint(home),
+        "definitions_version": str(DEFINITIONS_VERSION),
+        "feast_version": feast.__version__,
+    }
+
+
 def fingerprint(home: Path) -> str:
     """Hash of the definitions, kept as a tag of the project: says whether the registry holds these very ones."""
-    views = [*product_views(home), embedding_view(home, "any")]
-    services = [*product_services(views[:3]), retrieval_service(views[2], views[3])]
-    digest = hashlib.sha256(product.to_proto().spec.SerializeToString(deterministic=True))
-    for view in views:
+    views, recent, embedding = product_views(home), user_view(home), embedding_view(home, "any")
+    derived = derived_view(*views[1:])
+    digest = hashlib.sha256()
+    for entity in (product, user):
+        digest.update(entity.to_proto().spec.SerializeToString(deterministic=True))
+    for view in (*views, recent, embedding):
         spec = view.to_proto().spec
         spec.batch_source.ClearField("meta")  # holds the time of this call
         digest.update(spec.SerializeToString(deterministic=True))
-    for service in services:
+    digest.update(inspect.getsource(derive_offer).encode())  # not its pickle, which differs from process to process
+    digest.update("".join(map(str, derived.features)).encode())
+    for service in (*fixed_services(views, recent, derived), retrieval_service(views[2], embedding)):
         spec = service.to_proto().spec
         for projection in spec.features:
             projection.batch_source.ClearField("meta")
@@ -207,23 +310,25 @@ def _payload(view: FeatureView) -> list[str]:
     return [feature.name for feature in view.features if feature.name not in (VERSION, DELETED)]
 
 
-def _view(home: Path, name: str, description: str, features: list[Field], **tags: str) -> FeatureView:
+def _view(
+    home: Path, name: str, description: str, features: list[Field], *, entity: Entity = product, **tags: str
+) -> FeatureView:
     folder = history_folder(home, name)
     return FeatureView(
         name=name,
-        entities=[product],
+        entities=[entity],
         ttl=timedelta(0),
         online=True,
-        schema=[Field(name=JOIN_KEY, dtype=String), *features, *_GUARD],
+        schema=[Field(name=entity.join_key, dtype=String), *features, *_GUARD],
         source=FileSource(
             name=f"{name}_history",
             path=str(folder / "*.parquet"),
             timestamp_field=EVENT_TIME,
             created_timestamp_column=CREATED_TIME,
             description=f"Append-only Parquet parts of {name}.",
-            owner=OWNER,
+            owner=entity.owner,
         ),
         description=description,
-        owner=OWNER,
+        owner=entity.owner,
         tags={"order": VERSION, **tags},
     )

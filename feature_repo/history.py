@@ -28,11 +28,11 @@ _PARTIAL: Final = ".partial"  # suffix of a part that is being written: `*.parqu
 _COMPACT_BATCH_ROWS: Final = 8192
 
 
-def schema(features: dict[str, Any]) -> Any:
+def schema(features: dict[str, Any], key: str = "product_id") -> Any:
     """Arrow schema of a view's parts, with its payload features (name -> Arrow type) in the given order."""
     return pa.schema(
         [
-            ("product_id", pa.string()),
+            (key, pa.string()),
             ("event_timestamp", _TIME),
             ("created_timestamp", _TIME),
             *features.items(),
@@ -42,15 +42,21 @@ def schema(features: dict[str, Any]) -> Any:
 
 
 class History:
-    """The parts of one view in one folder. Any number of processes may append and read; one should compact."""
+    """The parts of one view in one folder. Any number of processes may append and read; one should compact.
+
+    The first column of `schema` is the key. A part that was written before the view had one of its features is read
+    with null there. What a part of a newer program has beyond this schema is passed over, and such a part is left as it
+    is when parts are merged.
+    """
 
     def __init__(self, folder: Path, schema: Any) -> None:
         self.folder = folder
         self.schema = schema
+        self._guard = {*schema.names[:3], *(name for name, _ in _GUARD)}  # key, times, version, deleted
 
     def create(self) -> None:
-        """Make the folder, with one part of no rows: DuckDB refuses a pattern that matches nothing."""
-        if not self.parts():
+        """Make the folder, with a part of no rows if none has all columns: DuckDB must find each of them somewhere."""
+        if not any(map(self._is_complete, reversed(self.parts()))):
             self.append(self.schema.empty_table())
 
     def append(self, table: Any) -> Path:
@@ -68,13 +74,14 @@ class History:
         return sorted(self.folder.glob("*.parquet"))
 
     def read(self, columns: list[str] | None = None) -> Any:
-        """All rows of all parts as one Arrow table, each (product, version) once: the one written last."""
-        names = list(dict.fromkeys([*(columns or self.schema.names), "product_id", "version", "created_timestamp"]))
+        """All rows of all parts as one Arrow table, each (key, version) once: the one written last."""
+        key = self.schema.names[0]
+        names = list(dict.fromkeys([*(columns or self.schema.names), key, "version", "created_timestamp"]))
         parts = [self._read_part(part, names) for part in self.parts()]
         table = pa.concat_tables(parts) if parts else self.schema.empty_table().select(names)
         table = table.sort_by("created_timestamp")  # stable: of equal times, the later part's row stays last
         table = table.append_column("_row", pa.array(np.arange(table.num_rows)))
-        last = table.group_by(["product_id", "version"]).aggregate([("_row", "max")])["_row_max"]
+        last = table.group_by([key, "version"]).aggregate([("_row", "max")])["_row_max"]
         return table.take(np.sort(last.to_numpy())).select(columns or self.schema.names)
 
     def compact(self, rows_per_part: int = 100_000, grace_s: float = 60.0) -> int:
@@ -85,10 +92,9 @@ class History:
         """
         self._remove_abandoned()
         young = time.time() - grace_s
-        small: list[Path] = []
-        for part in self.parts():
-            if part.stat().st_mtime <= young and pq.read_metadata(part).num_rows < rows_per_part:
-                small.append(part)
+        small = [
+            part for part in self.parts() if part.stat().st_mtime <= young and self._mergeable(part, rows_per_part)
+        ]
         gone = 0
         for group in _groups(small, rows_per_part):
             self._write_part(self._stream(group))
@@ -97,15 +103,33 @@ class History:
             gone += len(group)
         return gone
 
+    def _is_complete(self, part: Path) -> bool:
+        try:
+            return set(self.schema.names) <= set(pq.read_schema(part).names)
+        except (pa.ArrowException, OSError):  # its readers will name it
+            return False
+
+    def _mergeable(self, part: Path, rows_per_part: int) -> bool:
+        with pq.ParquetFile(part) as file:
+            known = set(file.schema_arrow.names) <= set(self.schema.names)
+            return known and file.metadata.num_rows < rows_per_part
+
     def _stream(self, parts: list[Path]) -> Iterator[Any]:
         for part in parts:
             for batch in pq.ParquetFile(part).iter_batches(_COMPACT_BATCH_ROWS):
-                yield pa.Table.from_batches([batch]).cast(self.schema)
+                yield as_schema(pa.Table.from_batches([batch]), self.schema)
 
     def _read_part(self, part: Path, names: list[str]) -> Any:
         try:
-            return pq.read_table(part, columns=names, partitioning=None)
+            with pq.ParquetFile(part) as file:
+                there = set(file.schema_arrow.names)
+                if lacking := self._guard - there:
+                    raise HistoryError(f"{part} lacks the columns {sorted(lacking)}: it is not ours. Move it away.")
+                table = file.read([name for name in names if name in there])
+                return as_schema(table, pa.schema([self.schema.field(name) for name in names]))
         except (pa.ArrowException, OSError) as error:
+            if isinstance(error, HistoryError):
+                raise
             raise HistoryError(f"{part} cannot be read ({error}). Move it away.") from error
 
     def _write_part(self, tables: Iterator[Any]) -> Path:
@@ -135,6 +159,15 @@ class History:
         for aside in self.folder.glob(f"*{_PARTIAL}"):
             if aside.stat().st_mtime < time.time() - 3600:
                 aside.unlink(missing_ok=True)
+
+
+def as_schema(table: Any, schema: Any) -> Any:
+    """The columns of `schema`; null those of features that the view did not have when the part was written."""
+    columns = []
+    for field in schema:
+        there = field.name in table.schema.names
+        columns.append(table[field.name].cast(field.type) if there else pa.nulls(table.num_rows, field.type))
+    return pa.Table.from_arrays(columns, schema=schema)
 
 
 def _groups(parts: list[Path], rows_per_part: int) -> Iterator[list[Path]]:

@@ -138,9 +138,9 @@ class GuardedSqliteOnlineStore(GuardedOnlineStore):
                 table = self._table(config, view)
                 written = table.insert(connection, rows, equal)
                 stale.append({row.key for row in rows} - written)
-                moved = [(r.version, r.event_us, r.key, r.key) for r in rows if r.key in written]
+                moved = [row for row in rows if row.key in written]
                 for other in advance:
-                    connection.executemany(self._table(config, other).advance_sql, moved)
+                    self._table(config, other).advance(connection, moved)
         return stale
 
     def read(
@@ -308,13 +308,21 @@ class _Table:
         name = compute_table_id(config.project, view, versioned)
         return cls(_quoted(name), _quoted(_FOLLOWED + name), columns)
 
-    @property
-    def advance_sql(self) -> str:
-        return (
-            f"insert into {self.followed} as kept ({VERSION}, event_us, entity_key) select ?, ?, ? "
-            f"where exists (select 1 from {self.name} where entity_key = ?) on conflict (entity_key) do update set "
-            f"{VERSION}=excluded.{VERSION}, event_us=excluded.event_us where excluded.{VERSION} >= kept.{VERSION}"
-        )
+    def advance(self, connection: _Connection, rows: Sequence[OnlineRow]) -> None:
+        """The rows of these keys, where there are some, follow to these versions."""
+        for start in range(0, len(rows), _ROWS_PER_INSERT):
+            some = rows[start : start + _ROWS_PER_INSERT]
+            parameters: list[Any] = []
+            for row in some:
+                parameters += (row.version, row.event_us, row.key)
+            connection.execute(
+                f"insert into {self.followed} as kept ({VERSION}, event_us, entity_key) "
+                f"select column1, column2, column3 from (values {','.join(['(?,?,?)'] * len(some))}) "
+                f"where exists (select 1 from {self.name} where entity_key = column3) "
+                f"on conflict (entity_key) do update set {VERSION}=excluded.{VERSION}, event_us=excluded.event_us "
+                f"where excluded.{VERSION} >= kept.{VERSION}",
+                parameters,
+            )
 
     def insert(self, connection: _Connection, rows: Sequence[OnlineRow], equal: bool) -> set[bytes]:
         """Write the rows that are newer than what is there, or `equal` to it; the keys of those."""

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -83,7 +84,7 @@ def _with_online_store(profile: str, path: Path) -> str:
 
 @contextmanager
 def apply_lock(home: Path) -> Iterator[None]:
-    """Held while definitions are applied: Feast itself locks nothing. Freed by the system if the owner dies."""
+    """Held while the registry is made or applied to: Feast locks nothing. Freed by the system if the owner dies."""
     with _lock(home / "apply.lock"):
         yield
 
@@ -102,15 +103,73 @@ def _lock(path: Path) -> Iterator[None]:
         yield
 
 
-def is_applied(feast_store: Any, project: str, fingerprint: str) -> bool:
-    """Whether the registry was last applied with these very definitions."""
-    from feast.errors import ProjectObjectNotFoundException
+def must_apply(feast_store: Any, home: Path, ours: Mapping[str, str], needed: Sequence[Any]) -> bool:
+    """Whether this program is to apply its definitions: unless the registry holds these very ones, or newer ones.
+
+    Newer ones are never replaced: programs of two versions may run side by side while a fleet is rolled.
+
+    Args:
+        ours: `definitions.project_tags` of this program.
+        needed: the views without which it cannot work.
+
+    Raises:
+        StoreStateError: the registry cannot be read, or its newer definitions lack something of `needed`.
+    """
+    from feast.errors import FeatureViewNotFoundException, ProjectObjectNotFoundException
+
+    with readable_registry(home):
+        registry = feast_store.registry
+        try:
+            theirs = registry.get_project(feast_store.project, allow_cache=False).tags
+        except ProjectObjectNotFoundException:
+            return True
+        if theirs.get("definitions") == ours["definitions"]:
+            return False
+        if _order(theirs) <= _order(ours):
+            return True
+        for view in needed:
+            try:
+                there = registry.get_feature_view(view.name, feast_store.project, allow_cache=False)
+            except FeatureViewNotFoundException:
+                there = None
+            types = {field.name: str(field.dtype) for field in there.features} if there else {}
+            if lacking := [field.name for field in view.features if types.get(field.name) != str(field.dtype)]:
+                raise StoreStateError(
+                    f"The feature registry in {home} holds definitions of version {_told(theirs)}, in which "
+                    f"{view.name} has no {', '.join(lacking)} as this program of version {_told(ours)} needs it: "
+                    "update this program."
+                )
+    return False
+
+
+@contextmanager
+def readable_registry(home: Path) -> Iterator[None]:
+    """Errors of a registry that Feast cannot read as ours."""
+    import feast
+    from feast.errors import FeastError
+    from google.protobuf.message import DecodeError
+    from sqlalchemy.exc import SQLAlchemyError
 
     try:
-        tags = feast_store.registry.get_project(project, allow_cache=False).tags
-    except ProjectObjectNotFoundException:
-        return False
-    return bool(tags.get("definitions") == fingerprint)
+        yield
+    except (SQLAlchemyError, FeastError, DecodeError) as error:
+        reason = str(error).partition("\n")[0]
+        raise StoreStateError(
+            f"Feast {feast.__version__} cannot read the registry {home / 'registry.db'} ({reason}): another version "
+            "wrote it, or it is damaged. Use that version, or move the file away: it is made anew from the "
+            "definitions; features and history are not in it."
+        ) from error
+
+
+def _order(tags: Mapping[str, str]) -> tuple[int, tuple[int, ...]]:
+    """Definitions first, then Feast: what is applied by the greater is not replaced by the smaller."""
+    version = tags.get("definitions_version", "")
+    feast = tuple(int(number) for number in re.findall(r"\d+", tags.get("feast_version", ""))[:3])
+    return int(version) if version.isdecimal() else 1, feast
+
+
+def _told(tags: Mapping[str, str]) -> str:
+    return f"{tags.get('definitions_version', '1')} (Feast {tags.get('feast_version', 'unknown')})"
 
 
 def _write_if_changed(path: Path, text: str) -> None:

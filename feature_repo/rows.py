@@ -1,4 +1,7 @@
-"""What is written to and read from the feature store, and the rules it must keep. Imports neither Feast nor Arrow."""
+"""What is written to and read from the feature store, and the rules it must keep. Imports neither Feast nor Arrow.
+
+None can refer to itself, so the garbage collector need not look at them (`gc=False`): there are millions of them.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +37,7 @@ TEXT_FIELDS: Final = (
 _MAX_INT64: Final = 2**63 - 1
 
 
-class ProductFeatures(msgspec.Struct, kw_only=True, eq=False):
+class ProductFeatures(msgspec.Struct, kw_only=True, eq=False, gc=False):
     """All features of one product as of one version. A deleted product has its version, and nothing else."""
 
     id: str
@@ -53,7 +56,7 @@ class ProductFeatures(msgspec.Struct, kw_only=True, eq=False):
     availability: str | None = None
 
 
-class ProductEmbedding(msgspec.Struct, kw_only=True, eq=False):
+class ProductEmbedding(msgspec.Struct, kw_only=True, eq=False, gc=False):
     """One product's embedding by one model version. `version` is that of the features it was computed from."""
 
     id: str
@@ -73,7 +76,7 @@ class EmbeddingState(NamedTuple):
     deleted: bool
 
 
-class OfferRow(msgspec.Struct, kw_only=True, frozen=True):
+class OfferRow(msgspec.Struct, kw_only=True, frozen=True, gc=False):
     """Price and availability of one product as of one version, without its text and images."""
 
     id: str
@@ -85,7 +88,7 @@ class OfferRow(msgspec.Struct, kw_only=True, frozen=True):
     availability: str | None = None
 
 
-class Deletion(msgspec.Struct, kw_only=True, frozen=True):
+class Deletion(msgspec.Struct, kw_only=True, frozen=True, gc=False):
     """A product that is gone as of this version."""
 
     id: str

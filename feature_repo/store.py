@@ -11,6 +11,7 @@ and `materialize`. Importing this module imports Feast, which takes seconds: imp
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,9 +19,18 @@ from typing import Any, Final, Self
 
 from feast import FeatureStore
 
-from feature_repo import definitions, history, repository, rows, views
-from feature_repo.definitions import IMAGES_VIEW, OFFER_VIEW, PRODUCT_VIEWS, TEXT_VIEW
-from feature_repo.errors import InvalidFeatureError, StoreStateError, UnknownModelVersionError
+from feature_repo import definitions, history, recent, repository, rows, views
+from feature_repo.definitions import (
+    FIXED_VIEWS,
+    IMAGES_VIEW,
+    OFFER_VIEW,
+    PRODUCT_VIEWS,
+    TEXT_VIEW,
+    USER_KEY,
+    USER_VIEW,
+)
+from feature_repo.errors import InvalidFeatureError, StoreBusyError, StoreStateError, UnknownModelVersionError
+from feature_repo.recent import Engagement, UserRecent
 from feature_repo.rows import Deletion, EmbeddingState, OfferRow, ProductEmbedding, ProductFeatures
 from feature_repo.stores.base import GuardedOnlineStore, OnlineRow, payload_columns
 from feature_repo.values import decode_key, decode_string, encode_key
@@ -28,6 +38,7 @@ from feature_repo.values import decode_key, decode_string, encode_key
 ALL_VIEWS: Final = ("text", "images", "offer")
 _VIEW_OF: Final = {"text": TEXT_VIEW, "images": IMAGES_VIEW, "offer": OFFER_VIEW}
 _PAGE: Final = 4096
+_TRIES: Final = 20  # times that others may change the same shoppers' lists first
 
 
 class ProductFeatureStore:
@@ -38,23 +49,29 @@ class ProductFeatureStore:
         self.home = home
         self.feast = feast_store
         self._config = feast_store.config
-        self._views = {view.name: view for view in definitions.product_views(home)}
+        self._views = {name: definitions.view_named(home, name) for name in FIXED_VIEWS}
         self._closed = False
 
     @classmethod
     def open(cls, state_dir: Path) -> Self:
         """The store below `<state_dir>/feast`, made if it is not there; its definitions are applied if they differ.
 
+        A registry with newer definitions than this program's is used as it is: see `repository.must_apply`.
+
         Raises:
-            StoreStateError: the folder cannot be used or written, or holds another kind of store.
+            StoreStateError: the folder cannot be used or written, holds another kind of store, or a registry of another
+                version that cannot be used.
         """
         home = repository.write_repository(state_dir)
-        feast_store = FeatureStore(repo_path=str(home), fs_yaml_file=home / "feature_store.yaml")
-        store = cls(home, feast_store)
-        fingerprint = definitions.fingerprint(home)
-        if not repository.is_applied(feast_store, definitions.PROJECT, fingerprint) or not store._has_tables():
-            with repository.apply_lock(home):
-                store._apply(definitions.model_versions_in_history(home))
+        with repository.apply_lock(home):  # Feast itself makes the registry's tables without one
+            with repository.readable_registry(home):
+                feast_store = FeatureStore(repo_path=str(home), fs_yaml_file=home / "feature_store.yaml")
+                feast_store.registry  # noqa: B018  # opened now, where its errors are understood
+            store = cls(home, feast_store)
+            if store._must_apply():
+                store._apply()
+        if not set(FIXED_VIEWS) <= set(store._online.tables(store._config, "")):
+            store._make_tables()
         return store
 
     def close(self) -> None:
@@ -204,10 +221,64 @@ class ProductFeatureStore:
         for page in self._pages(view, payload_columns(view), batch):
             yield [views.product_embedding(decode_key(row.key), model_version, row) for row in page]
 
+    # Shoppers.
+
+    def read_recent(self, user_ids: Iterable[str]) -> dict[str, UserRecent]:
+        """What these shoppers engaged with lately, by id; unknown ones are absent, forgotten ones have no products."""
+        keys = {encode_key(user_id, USER_KEY): user_id for user_id in user_ids}
+        view = self._views[USER_VIEW]
+        (found,) = self._online.read(self._config, [(view, payload_columns(view))], keys)
+        return {keys[key]: views.user_recent(keys[key], row) for key, row in found.items()}
+
+    def add_engagements(self, engagements: Iterable[Engagement]) -> int:
+        """Put engagements into their shoppers' lists, in any order and any number of times; how many lists changed.
+
+        Whoever changes a list writes it under the next version, and is refused when another was quicker: then it is
+        read and merged again. So no engagement is lost between writers.
+
+        Raises:
+            InvalidFeatureError: an engagement breaks a rule; nothing was written.
+            StoreBusyError, HistoryError: some lists may not have been written; adding the same again is safe.
+        """
+        pending = recent.by_user(engagements)
+        changed = 0
+        for _ in range(_TRIES):
+            if not pending:
+                return changed
+            stored = self.read_recent(pending)
+            lists = [recent.merged(stored.get(user_id), new) for user_id, new in pending.items()]
+            newer = [row for row in lists if row is not None]
+            refused = self._write([USER_VIEW], newer, equal=False)
+            changed += len(newer) - len(refused)
+            pending = {user_id: new for user_id, new in pending.items() if user_id in refused}
+        raise StoreBusyError(
+            f"Others changed the lists of {len(pending)} shoppers {_TRIES} times in a row: add the engagements again."
+        )
+
+    def forget_users(self, user_ids: Iterable[str], event_time: datetime) -> int:
+        """Empty these shoppers' lists for good: no engagement before `event_time` comes back; how many had a list.
+
+        Their past stays in the history's parts until those are removed.
+
+        Raises:
+            InvalidFeatureError: `event_time` has no zone.
+        """
+        stored = {id: row for id, row in self.read_recent(user_ids).items() if not row.deleted}
+        gone = [Deletion(id=id, version=row.version + 1, event_time=event_time) for id, row in stored.items()]
+        for deletion in gone:
+            rows.check_identity(deletion)
+        refused = self._write([USER_VIEW], gone)
+        return len(gone) + (self.forget_users(refused, event_time) - len(refused) if refused else 0)
+
     def history(self, view_name: str) -> history.History:
         """The history of one view, by the view's full name."""
-        form = views.PRODUCT_FORMATS.get(view_name, views.EMBEDDING_FORMAT)
-        return history.History(definitions.history_folder(self.home, view_name), history.schema(form.types))
+        form = views.format_of(view_name)
+        return history.History(definitions.history_folder(self.home, view_name), history.schema(form.types, form.key))
+
+    def view_names(self) -> list[str]:
+        """Every view with a history or a table."""
+        versions = {*self.model_versions(), *definitions.model_versions_in_history(self.home)}
+        return [*FIXED_VIEWS, *map(definitions.embedding_view_name, sorted(versions))]
 
     def compact(self) -> dict[str, int]:
         """Merge the small parts of every view's history; by view, how many were merged. One at a time, others wait.
@@ -215,7 +286,7 @@ class ProductFeatureStore:
         Raises:
             HistoryError: a part cannot be read or written; no row is lost.
         """
-        names = [*PRODUCT_VIEWS, *self._online.tables(self._config, definitions.EMBEDDING_PREFIX)]
+        names = [*FIXED_VIEWS, *self._online.tables(self._config, definitions.EMBEDDING_PREFIX)]
         with repository.compaction_lock(self.home):
             return {name: self.history(name).compact() for name in names}
 
@@ -231,25 +302,27 @@ class ProductFeatureStore:
     def _product_columns(self) -> list[tuple[Any, tuple[str, ...]]]:
         return [(self._views[name], payload_columns(self._views[name])) for name in PRODUCT_VIEWS]
 
-    def _write(self, names: Sequence[str], newest: Sequence[Any], advance: Sequence[str] = ()) -> set[str]:
+    def _write(
+        self, names: Sequence[str], newest: Sequence[Any], advance: Sequence[str] = (), *, equal: bool = True
+    ) -> set[str]:
         """History first: what is online can always be rebuilt from it, and writing twice changes nothing."""
         if not newest:
             return set()
         online, created, batches = self._online, datetime.now(UTC), []
-        for name in names:
-            form = views.PRODUCT_FORMATS.get(name, views.EMBEDDING_FORMAT)
+        forms = {name: views.format_of(name) for name in names}
+        for name, form in forms.items():
             batches.append((self._view(name), [views.online_row(form, row) for row in newest]))
-        for name in names:
-            form = views.PRODUCT_FORMATS.get(name, views.EMBEDDING_FORMAT)
+        for name, form in forms.items():
             past = self.history(name)
             past.append(views.history_table(form, past.schema, newest, created))
-        stale = online.write(self._config, batches, [self._view(name) for name in advance])
-        return {decode_key(key) for keys in stale for key in keys}
+        stale = online.write(self._config, batches, [self._view(name) for name in advance], equal=equal)
+        for view, written in batches:
+            online.written(view, written)
+        return {decode_key(key, form.key) for keys, form in zip(stale, forms.values(), strict=True) for key in keys}
 
     def _view(self, name: str) -> Any:
         if name not in self._views:
-            model_version = name.removeprefix(definitions.EMBEDDING_PREFIX)
-            self._views[name] = definitions.embedding_view(self.home, model_version)
+            self._views[name] = definitions.view_named(self.home, name)
         return self._views[name]
 
     def _embedding_view(self, model_version: str) -> Any:
@@ -272,13 +345,22 @@ class ProductFeatureStore:
             yield page
             after = page[-1].key
 
-    def _has_tables(self) -> bool:
-        return set(PRODUCT_VIEWS) <= set(self._online.tables(self._config, ""))
+    def _must_apply(self) -> bool:
+        needed = [self._views[name] for name in FIXED_VIEWS]
+        return repository.must_apply(self.feast, self.home, definitions.project_tags(self.home), needed)
 
-    def _apply(self, model_versions: Sequence[str]) -> None:
-        for name in PRODUCT_VIEWS:
+    def _apply(self) -> None:
+        for name in FIXED_VIEWS:
             self.history(name).create()
-        self.feast.apply(definitions.feast_objects(self.home, tuple(model_versions)))
+        with warnings.catch_warnings():
+            # Its online half, which we use, is not what the warning is about.
+            warnings.filterwarnings("ignore", "On demand feature view is an experimental feature", RuntimeWarning)
+            self.feast.apply(definitions.feast_objects(self.home, definitions.model_versions_in_history(self.home)))
+
+    def _make_tables(self) -> None:
+        """As `_apply` does, in an online store that is new or was lost; the registry is right."""
+        models = map(definitions.embedding_view_name, definitions.model_versions_in_history(self.home))
+        self._online.update(self._config, [], [self._view(name) for name in (*FIXED_VIEWS, *models)], [], [], False)
 
     def _apply_embedding(self, model_version: str) -> None:
         view = definitions.embedding_view(self.home, model_version)

@@ -14,7 +14,7 @@ from functools import cache, lru_cache
 import numpy as np
 from feast.infra.key_encoding_utils import serialize_entity_key
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
-from feast.protos.feast.types.Value_pb2 import FloatList, RepeatedValue, StringList, Value
+from feast.protos.feast.types.Value_pb2 import FloatList, Int64List, RepeatedValue, StringList, Value
 from numpy.typing import NDArray
 
 from feature_repo.definitions import JOIN_KEY
@@ -44,6 +44,10 @@ def encode_string(text: str) -> bytes:
 
 def encode_strings(texts: Sequence[str]) -> bytes:
     return bytes(Value(string_list_val=StringList(val=texts)).SerializeToString())
+
+
+def encode_ints(numbers: Sequence[int]) -> bytes:
+    return bytes(Value(int64_list_val=Int64List(val=numbers)).SerializeToString())
 
 
 def encode_optional_string(text: str | None) -> bytes:
@@ -83,6 +87,10 @@ def decode_strings(blob: bytes | None) -> list[str]:
     return list(Value.FromString(blob or NULL).string_list_val.val)
 
 
+def decode_ints(blob: bytes | None) -> list[int]:
+    return list(Value.FromString(blob or NULL).int64_list_val.val)
+
+
 def encode_vector(vector: NDArray[np.float32]) -> bytes:
     """One vector [d] as a float-list `Value`."""
     return _vector_head(len(vector)) + vector.astype("<f4", copy=False).tobytes()
@@ -107,35 +115,35 @@ def encode_vectors(vectors: NDArray[np.float32]) -> bytes:
 
 
 def decode_vectors(blob: bytes | None, dim: int = EMBEDDING_DIM) -> NDArray[np.float32]:
-    """Vectors [n, dim]; [0, dim] for a null."""
-    record_head = _matrix_heads(1, dim)[1]
-    record = len(record_head) + _FLOAT_BYTES * dim
+    """Vectors [n, dim], read-only; [0, dim] for a null."""
+    record = len(_matrix_heads(1, dim)[1]) + _FLOAT_BYTES * dim
     n = len(blob or b"") // record
     if blob and n:
-        head, _ = _matrix_heads(n, dim)
-        records = np.frombuffer(blob, dtype=np.uint8)[-n * record :].reshape(n, record)
-        heads_agree = (records[:, : len(record_head)] == np.frombuffer(record_head, dtype=np.uint8)).all()
-        if len(blob) == len(head) + n * record and blob.startswith(head) and heads_agree:
-            return np.ascontiguousarray(records[:, len(record_head) :]).view("<f4")
+        head, record_head = _matrix_heads(n, dim)
+        if len(blob) == len(head) + n * record and blob.startswith(head):
+            starts = range(len(head), len(blob), record)
+            bodies = [blob[at + len(record_head) : at + record] for at in starts if blob.startswith(record_head, at)]
+            if len(bodies) == n:
+                return np.frombuffer(b"".join(bodies), dtype="<f4").reshape(n, dim)
     # Feast's own engine materialises nested lists as doubles.
     rows = [_numbers(value) for value in Value.FromString(blob or NULL).list_val.val]
     return np.array(rows, dtype=np.float32).reshape(len(rows), dim)
 
 
 @lru_cache(_KEYS_REMEMBERED)
-def encode_key(product_id: str) -> bytes:
-    """Feast's entity key of a product."""
-    raw = product_id.encode()
-    return _key_head() + len(raw).to_bytes(4, "little") + raw
+def encode_key(id: str, join_key: str = JOIN_KEY) -> bytes:
+    """Feast's entity key of a product, or of whatever `join_key` names by a text."""
+    raw = id.encode()
+    return _key_head(join_key) + len(raw).to_bytes(4, "little") + raw
 
 
-def decode_key(key: bytes) -> str:
-    return key[len(_key_head()) + 4 :].decode()
+def decode_key(key: bytes, join_key: str = JOIN_KEY) -> str:
+    return key[len(_key_head(join_key)) + 4 :].decode()
 
 
 @cache
-def _key_head() -> bytes:
-    empty = EntityKey(join_keys=[JOIN_KEY], entity_values=[Value(string_val="")])
+def _key_head(join_key: str) -> bytes:
+    empty = EntityKey(join_keys=[join_key], entity_values=[Value(string_val="")])
     serialised: bytes = serialize_entity_key(empty, entity_key_serialization_version=3)
     return serialised[:-4]  # without the length of the id
 

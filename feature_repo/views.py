@@ -10,11 +10,14 @@ import numpy as np
 import pyarrow as pa
 
 from feature_repo import values
-from feature_repo.definitions import IMAGES_VIEW, OFFER_VIEW, TEXT_VIEW
+from feature_repo.definitions import IMAGES_VIEW, JOIN_KEY, OFFER_VIEW, TEXT_VIEW, USER_KEY, USER_VIEW
 from feature_repo.online import OnlineRow, from_microseconds, microseconds
+from feature_repo.recent import UserRecent
 from feature_repo.rows import EMBEDDING_DIM, TEXT_FIELDS, Deletion, OfferRow, ProductEmbedding, ProductFeatures
 
 _FLOATS: Final = pa.list_(pa.float32())
+_NO_TEXT: Final = dict.fromkeys(TEXT_FIELDS, "")
+_NO_VECTORS: Final = np.zeros((0, EMBEDDING_DIM), np.float32)
 
 
 class ViewFormat(NamedTuple):
@@ -23,12 +26,16 @@ class ViewFormat(NamedTuple):
     types: dict[str, Any]  # feature -> Arrow type
     encode: Callable[[Any], list[bytes]]  # live row -> serialised values
     columns: Callable[[Sequence[Any]], list[Any]]  # rows -> Arrow arrays, null for deleted ones
+    key: str = JOIN_KEY
 
 
-def online_row(form: ViewFormat, row: ProductFeatures | OfferRow | ProductEmbedding | Deletion) -> OnlineRow:
+Row = ProductFeatures | OfferRow | ProductEmbedding | UserRecent | Deletion
+
+
+def online_row(form: ViewFormat, row: Row) -> OnlineRow:
     deleted = isinstance(row, Deletion) or row.deleted
     payload = [None] * len(form.types) if deleted else form.encode(row)
-    return OnlineRow(values.encode_key(row.id), row.version, deleted, microseconds(row.event_time), payload)
+    return OnlineRow(values.encode_key(row.id, form.key), row.version, deleted, microseconds(row.event_time), payload)
 
 
 def history_table(form: ViewFormat, schema: Any, rows: Sequence[Any], created: datetime) -> Any:
@@ -56,32 +63,39 @@ def product_features(
     product_id: str, text: OnlineRow | None, images: OnlineRow | None, offer: OnlineRow | None
 ) -> ProductFeatures | None:
     """One product out of its rows in the three views; None if it is in none of them."""
-    rows = [row for row in (text, images, offer) if row is not None]
-    if not rows:
+    newest = None
+    deleted = False
+    for row in (text, images, offer):
+        if row is not None:
+            deleted |= row.deleted
+            if newest is None or row.version > newest.version:
+                newest = row
+    if newest is None:
         return None
-    newest = max(rows, key=lambda row: row.version)
-    identity: dict[str, Any] = {
-        "id": product_id,
-        "version": newest.version,
-        "event_time": from_microseconds(newest.event_us),
-    }
-    if any(row.deleted for row in rows):
-        return ProductFeatures(**identity, deleted=True)
-    features: dict[str, Any] = {}  # at once: what a product without them has is not for nothing
-    if text:
-        features["text"] = dict(zip(TEXT_FIELDS, map(values.decode_string, text.values), strict=True))
-    if images:
+    product = ProductFeatures(
+        id=product_id,
+        version=newest.version,
+        event_time=from_microseconds(newest.event_us),
+        deleted=deleted,
+        text=_text(text) if text and not deleted else dict(_NO_TEXT),
+        image_vectors=_NO_VECTORS,
+    )
+    if images and not deleted:
         urls, hashes, vectors, visual_version = images.values
-        features["image_urls"] = values.decode_strings(urls)
-        features["image_hashes"] = values.decode_strings(hashes)
-        features["image_vectors"] = values.decode_vectors(vectors)
-        features["visual_version"] = values.decode_string(visual_version)
-    if offer:
+        product.image_urls = values.decode_strings(urls)
+        product.image_hashes = values.decode_strings(hashes)
+        product.image_vectors = values.decode_vectors(vectors)
+        product.visual_version = values.decode_string(visual_version)
+    if offer and not deleted:
         amount, currency, availability = offer.values
-        features["amount_minor"] = values.decode_optional_int(amount)
-        features["currency"] = values.decode_optional_string(currency)
-        features["availability"] = values.decode_optional_string(availability)
-    return ProductFeatures(**identity, **features)
+        product.amount_minor = values.decode_optional_int(amount)
+        product.currency = values.decode_optional_string(currency)
+        product.availability = values.decode_optional_string(availability)
+    return product
+
+
+def _text(row: OnlineRow) -> dict[str, str]:
+    return dict(zip(TEXT_FIELDS, map(values.decode_string, row.values), strict=True))
 
 
 def product_offer(product_id: str, row: OnlineRow) -> OfferRow:
@@ -110,6 +124,24 @@ def product_embedding(product_id: str, model_version: str, row: OnlineRow) -> Pr
         vector=values.decode_vector(vector) if vector else np.zeros(EMBEDDING_DIM, np.float32),
         deleted=row.deleted,
     )
+
+
+def user_recent(user_id: str, row: OnlineRow) -> UserRecent:
+    """A tombstone has the time of the deletion, and no products."""
+    product_ids, event_times = row.values
+    return UserRecent(
+        id=user_id,
+        version=row.version,
+        event_time=from_microseconds(row.event_us),
+        deleted=row.deleted,
+        product_ids=tuple(values.decode_strings(product_ids)),
+        event_times=tuple(values.decode_ints(event_times)),
+    )
+
+
+def format_of(view_name: str) -> ViewFormat:
+    """The format of a view by its full name; any but the fixed ones is of a model version."""
+    return FIXED_FORMATS.get(view_name, EMBEDDING_FORMAT)
 
 
 def _text_columns(rows: Sequence[ProductFeatures | None]) -> list[Any]:
@@ -178,6 +210,17 @@ def _encode_embedding(row: ProductEmbedding) -> list[bytes]:
     ]
 
 
+def _recent_columns(rows: Sequence[UserRecent | None]) -> list[Any]:
+    return [
+        pa.array([row and row.product_ids for row in rows], pa.list_(pa.string())),
+        pa.array([row and row.event_times for row in rows], pa.list_(pa.int64())),
+    ]
+
+
+def _encode_recent(row: UserRecent) -> list[bytes]:
+    return [values.encode_strings(row.product_ids), values.encode_ints(row.event_times)]
+
+
 PRODUCT_FORMATS: Final = {
     TEXT_VIEW: ViewFormat(
         dict.fromkeys(TEXT_FIELDS, pa.string()),
@@ -205,3 +248,10 @@ EMBEDDING_FORMAT: Final = ViewFormat(
     _encode_embedding,
     _embedding_columns,
 )
+USER_FORMAT: Final = ViewFormat(
+    {"product_ids": pa.list_(pa.string()), "event_times": pa.list_(pa.int64())},
+    _encode_recent,
+    _recent_columns,
+    key=USER_KEY,
+)
+FIXED_FORMATS: Final = {**PRODUCT_FORMATS, USER_VIEW: USER_FORMAT}

@@ -5,6 +5,7 @@ What it adds to a bare call:
 * a few requests are in flight at once, each written with one copy of its arrays;
 * every failure is met by its kind (`classify`): what passes is retried with jittered back-off until time is up, a
   refused batch is halved until the guilty product stands alone, a dead model process is replaced, the rest raises;
+* a server that answers nothing at all is let alone for a while, where there is a `CircuitBreaker`;
 * every answer is checked: its version, its shape, that its numbers are finite.
 
 A client may be shared by threads.
@@ -17,7 +18,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from enum import Enum
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -30,6 +30,7 @@ from tritonclient.grpc import service_pb2_grpc
 
 from inference.channel import Tls, open_channel
 from inference.errors import ArtifactError, InputError, ServingError, Unavailable
+from inference.failures import CircuitBreaker, Failure, classify, is_silence
 from inference.inputs import MAX_IMAGES, VECTOR_DIM, Float32Array, FloatArray, ProductInput
 from inference.repository import ITEMSAGE, VISUAL_ENCODER, live_version
 from inference.tokenizer import IntArray, Tokenizer
@@ -54,42 +55,6 @@ class Embedded(NamedTuple):
     vectors: Float32Array
     rejected: dict[int, str]
     model_version: str
-
-
-class Failure(Enum):
-    """What a failed request asks for."""
-
-    REJECTED = "the request is wrong in itself: halve it, or reject its only product"
-    TRANSIENT = "send it again later"
-    MISSING = "the model is not loaded: give a restarting server a moment, then give up"
-    DEAD = "the model's process died, and Triton will not replace it: reload the model, then send it again"
-    FATAL = "no use in sending it again"
-
-
-_TRANSIENT_CODES = frozenset(
-    [
-        grpc.StatusCode.UNAVAILABLE,
-        grpc.StatusCode.DEADLINE_EXCEEDED,
-        grpc.StatusCode.RESOURCE_EXHAUSTED,
-        grpc.StatusCode.CANCELLED,
-        grpc.StatusCode.ABORTED,
-        grpc.StatusCode.INTERNAL,
-        grpc.StatusCode.UNKNOWN,
-    ]
-)
-
-
-def classify(code: grpc.StatusCode, details: str) -> Failure:
-    """The kind of a failure, from Triton's status code and message (as of Triton 2.51)."""
-    if code is grpc.StatusCode.INVALID_ARGUMENT:
-        return Failure.REJECTED
-    if code is grpc.StatusCode.NOT_FOUND:
-        return Failure.MISSING
-    if code is grpc.StatusCode.INTERNAL and ("not healthy" in details or "health mutex" in details):
-        return Failure.DEAD
-    if code is grpc.StatusCode.UNAVAILABLE and "restricted" in details:  # a wrong key for a protected interface
-        return Failure.FATAL
-    return Failure.TRANSIENT if code in _TRANSIENT_CODES else Failure.FATAL
 
 
 def bucketed(counts: IntArray, batch: int, tokens: IntArray | None = None) -> Iterator[Array]:
@@ -170,6 +135,8 @@ class TritonClient:
         max_elapsed_s: how long a request is retried before `Unavailable`.
         batch: products per request, at most 256.
         heal: brings a model whose process died back; by default unloads and loads it.
+        breaker: for a caller who tries again by itself: has calls fail at once while the server answers nothing.
+            Without it each call waits out its own time.
         tls: how to speak TLS with it; without, the connection is not encrypted.
         channel, clock, sleep, uniform: the world, for tests.
     """
@@ -183,6 +150,7 @@ class TritonClient:
         max_elapsed_s: float = 60.0,
         batch: int = MAX_BATCH,
         heal: Callable[[str], None] | None = None,
+        breaker: CircuitBreaker | None = None,
         tls: Tls | None = None,
         channel: grpc.Channel | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -203,6 +171,7 @@ class TritonClient:
             response_deserializer=pb.ModelInferResponse.FromString,
         )
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
+        self._breaker = breaker
         self._heal = heal or self._reload
         self._heal_lock = threading.Lock()
         self._healed: dict[str, float] = {}  # by model: when
@@ -230,7 +199,7 @@ class TritonClient:
 
         Raises:
             InputError: the three do not describe the same `B` products.
-            Unavailable: no answer until time was up.
+            Unavailable: no answer until time was up, or the breaker is open.
             ServingError: Triton refuses for another reason than the products.
         """
         if not len(images) == len(token_ids) == len(field_lengths):
@@ -357,6 +326,8 @@ class TritonClient:
                 sent.call.cancel()
 
     def _send(self, job: _Job, chunk: _Chunk, started: float | None = None, attempt: int = 0) -> _Sent:
+        if self._breaker is not None and not self._breaker.allows():
+            raise Unavailable(f"{self._where(job.model, job.version)} is not asked: {self._breaker.reason}")
         now = self._clock()
         started = now if started is None else started
         # A second at least: after a model was brought back, one more attempt is made even if time is up.
@@ -368,11 +339,15 @@ class TritonClient:
         """Wait for the oldest request in flight; store its answer, or put back what its failure asks for."""
         sent = flying.popleft()
         try:
-            self._store(job, sent.chunk.rows, sent.call.result())
-            return
+            response = sent.call.result()
         except grpc.RpcError as error:
             code, reason = error.code(), _first_line(error)
             failure = classify(code, error.details() or "")
+            self._tell_breaker(None if failure is not Failure.TRANSIENT or not is_silence(code) else reason)
+        else:
+            self._tell_breaker(None)
+            self._store(job, sent.chunk.rows, response)
+            return
         if failure is Failure.REJECTED:
             if len(sent.chunk.rows) == 1:
                 job.rejected[int(sent.chunk.rows[0])] = reason
@@ -386,12 +361,23 @@ class TritonClient:
             raise ServingError(f"{where} fails with {code.name}: {reason}")
         if failure is Failure.MISSING and elapsed >= min(_MISSING_GRACE_S, self._max_elapsed_s):
             raise ServingError(f"{where} is not served: {reason}; load it first")
+        if self._breaker is not None and not self._breaker.closed:
+            raise Unavailable(f"{where} gave no answer: {self._breaker.reason}")
         if elapsed >= self._max_elapsed_s:
             raise Unavailable(f"{where} gave no answer in {elapsed:.0f} s; last failure: {code.name}: {reason}")
         if failure is Failure.DEAD:
             self._heal_once(job.model, sent.sent)
         self._sleep(min(self._backoff(sent.attempt), max(0.0, self._max_elapsed_s - elapsed)))
         flying.appendleft(self._send(job, sent.chunk, sent.started, sent.attempt + 1))
+
+    def _tell_breaker(self, silence: str | None) -> None:
+        """What a request met: None for an answer, of whatever kind."""
+        if self._breaker is None:
+            return
+        if silence is None:
+            self._breaker.answered()
+        else:
+            self._breaker.failed(silence)
 
     def _store(self, job: _Job, rows: Array, response: Any) -> None:
         where = self._where(job.model, job.version)

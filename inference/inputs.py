@@ -37,7 +37,7 @@ FloatArray = np.ndarray[Any, np.dtype[np.floating[Any]]]
 Float32Array = np.ndarray[Any, np.dtype[np.float32]]
 
 
-class ProductInput(msgspec.Struct, frozen=True):
+class ProductInput(msgspec.Struct, frozen=True, gc=False):
     """One product as the model takes it: `text` by field name, `images` `[n <= 20, 256]` unit vectors."""
 
     id: str

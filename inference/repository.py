@@ -274,6 +274,15 @@ def load_release(path: Path) -> tuple[ItemSage, Tokenizer, ReleaseConfig]:
     return model.eval().requires_grad_(False), tokenizer, config
 
 
+def release_metadata(path: Path) -> dict[str, Any]:
+    """What the trainer said of a release, from its folder.
+
+    Raises:
+        ArtifactError: its configuration is missing or damaged.
+    """
+    return _load_config(path / "config.json").metadata
+
+
 def _load_weights(path: Path) -> dict[str, Tensor]:
     from safetensors.torch import load_file
 

@@ -65,7 +65,12 @@ class VisualEncoder(nn.Module):
     def forward(self, pixels: Tensor) -> Tensor:
         x = pixels.permute(0, 3, 1, 2).float().contiguous(memory_format=torch.channels_last)
         with torch.autocast(x.device.type, torch.bfloat16, enabled=has_bfloat16(x.device)):
-            pooled = self.features.extract_features((x - 127.0) / 128.0).float().mean((2, 3))
+            features = self.features.extract_features((x - 127.0) / 128.0)
+        return self.vector(features.float(), x)
+
+    def vector(self, features: Tensor, x: Tensor) -> Tensor:
+        """The network's last feature maps `[B, 1280, 7, 7]` and the pixels in 0..255 `[B, 3, 224, 224]` -> vectors."""
+        pooled = features.mean((2, 3))
         semantic = F.normalize(pooled @ self.projection.T, dim=1)
         return F.normalize(torch.cat([semantic, _COLOUR_WEIGHT * colour_histogram(x / 255.0)], dim=1), dim=1)
 
@@ -86,7 +91,7 @@ def colour_histogram(rgb: Tensor) -> Tensor:
     chromatic = (hue * 8).long().clamp(0, 7) * 3 + (value * 3).long().clamp(0, 2)
     grey = 24 + (value * 8).long().clamp(0, 7)
     bins = torch.where(coloured, chromatic, grey).flatten(1)
-    counts = torch.zeros(len(rgb), _COLOUR_BINS, device=rgb.device).scatter_add_(
+    counts = torch.zeros(rgb.shape[0], _COLOUR_BINS, device=rgb.device).scatter_add_(
         1, bins, torch.ones_like(bins, dtype=torch.float32)
     )
     return (counts / bins.shape[1]).sqrt()

@@ -216,6 +216,26 @@ def catalog_publish(feed: _Feed, format: _Format = None, currency: _Currency = N
     _read(feed, format, currency, as_json, publish=True)
 
 
+@catalog_app.command("refresh-images")
+def catalog_refresh_images(
+    ids: Annotated[list[str] | None, typer.Argument(help="Products.")] = None,
+    every: Annotated[bool, typer.Option("--all", help="All products that have images.")] = False,
+) -> None:
+    """Have images fetched again whose links stayed the same; what did not change is not embedded again."""
+    if bool(ids) == every:
+        raise typer.BadParameter("say which: product ids, or --all")
+    from sagelift.services import Services
+    from streaming.image_refresh import chosen, refreshes
+    from streaming.producers import CatalogPublisher
+
+    with Services(current_settings()) as services:
+        features = services.features
+        found = (p for page in features.scan_features() for p in page) if every else chosen(ids or (), features)
+        with CatalogPublisher(services.kafka) as publisher:
+            count = publisher.send_all(refreshes(found))
+    typer.echo(f"{count} products asked for")
+
+
 def _read(feed: Path, format: str | None, currency: str | None, as_json: bool, *, publish: bool) -> None:
     from collections.abc import Iterator
     from datetime import UTC, datetime

@@ -188,13 +188,38 @@ def export(
         say(f"to make it live: sagelift model live {release.version}")
 
 
+@app.command("export-onnx")
+def export_as_onnx(
+    folder: Annotated[Path, typer.Argument(help="The model repository to make; it must not exist.")],
+    release: Annotated[str | None, typer.Option(help="A release's version; without it, the live one.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write a release as ONNX, with its configuration, for a Triton with the ONNX Runtime backend."""
+    from inference.errors import ArtifactError
+    from inference.onnx_export import export_onnx
+    from inference.repository import live_version
+
+    repo = current_settings().model_repository
+    version = release or live_version(repo)
+    if version is None:
+        raise ArtifactError(f"{repo} has no live release: make one live, or name one with --release")
+    export_onnx(repo, version, folder)
+    if as_json:
+        return print_json({"version": version, "path": str(folder)})
+    typer.echo(f"release {version} as ONNX  {folder}")
+
+
 @app.command("release")
 def release(
     run: Annotated[str | None, typer.Option(help="A run's name or folder; without it, the newest.")] = None,
     resume: Annotated[str | None, typer.Option(help="The version of a release that was broken off.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Export a run to Triton, probe it, embed the catalogue with it, and switch to it."""
+    """Export a run to Triton, probe it, embed the catalogue with it, compare it with the live one, and switch to it.
+
+    One that is too much worse than the live one, or too different, does not become live; `sagelift model live` takes
+    it all the same.
+    """
     from sagelift.progress import Stages
     from sagelift.services import Services
     from sagelift.training import find_run, release_run
@@ -202,7 +227,7 @@ def release(
     if resume is not None:
         if run is not None:
             raise typer.BadParameter("--resume takes up a release that has its run; leave out --run")
-        return _make_live(resume, as_json)
+        return _make_live(resume, as_json, checked=True)
 
     def exported(version: str) -> None:
         say(f"exported as {version}; should this be broken off: sagelift model release --resume {version}")
@@ -222,7 +247,7 @@ def live(
     _make_live(version, as_json)
 
 
-def _make_live(version: str, as_json: bool) -> None:
+def _make_live(version: str, as_json: bool, *, checked: bool = False) -> None:
     from inference.repository import find_release
     from sagelift.progress import Stages
     from sagelift.services import Services
@@ -231,7 +256,7 @@ def _make_live(version: str, as_json: bool) -> None:
     with Services(current_settings()) as services:
         find_release(services.settings.model_repository, version)  # before anything is asked of Triton
         with Stages().stage("release", f"Release {version}") as stage:
-            released = make_release_live(services, version, lambda done: stage.update(done))
+            released = make_release_live(services, version, lambda done: stage.update(done), checked=checked)
     _print_released(released, as_json)
 
 
@@ -239,9 +264,16 @@ def _print_released(released: Released, as_json: bool) -> None:
     if as_json:
         return print_json(released)
     typer.echo(f"release {released.version} is live; {released.counts.get('embedded', 0)} products embedded")
+    if (beside := released.compared) is not None:
+        recall = f"Recall@10 {_figure(beside.recall)} (release {beside.live}: {_figure(beside.live_recall)})"
+        typer.echo(f"{recall}, nearest neighbours kept {_figure(beside.overlap)}")
     for product, reason in released.rejected.items():
         say(f"rejected: {product}: {reason}")
     raise typer.Exit(1 if released.rejected else 0)
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
 
 
 @app.command("list")

@@ -22,18 +22,25 @@ if TYPE_CHECKING:
     from feature_repo.store import ProductFeatureStore
     from inference.channel import Tls
     from inference.client import ItemEmbedder, TritonClient
+    from inference.failures import CircuitBreaker
     from inference.visual_cache import VisualCache
     from streaming.catalog import CatalogPipeline
     from streaming.kafka import Connection
+    from streaming.wire import RegistryWire
 
 
 class Services:
-    """The parts of one installation. A context manager."""
+    """The parts of one installation. A context manager.
+
+    Attributes:
+        breaker: for the client of Triton, of those who try again by themselves; to be set before it is used.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self._open = ExitStack()
         self._embedder: ItemEmbedder | None = None
+        self.breaker: CircuitBreaker | None = None
 
     def __enter__(self) -> Services:
         return self
@@ -51,7 +58,25 @@ class Services:
         from streaming.kafka import Connection
 
         settings = self.settings.kafka
-        return Connection(settings.bootstrap_servers or self._local("kafka_bootstrap", "Kafka"), settings.client)
+        address = settings.bootstrap_servers or self._local("kafka_bootstrap", "Kafka")
+        return Connection(address, settings.client, self.wire)
+
+    @cached_property
+    def wire(self) -> RegistryWire | None:
+        """How messages stand on Kafka where the settings name a schema registry; None: as JSON."""
+        settings = self.settings.schema_registry
+        if not settings.url:
+            return None
+        from streaming.registry import SchemaRegistry
+        from streaming.wire import RegistryWire
+
+        registry = SchemaRegistry(
+            settings.url,
+            username=settings.username,
+            password=settings.password.get_secret_value(),
+            ca_file=settings.ca_file,
+        )
+        return RegistryWire(self._open.enter_context(registry), settings.format)
 
     @cached_property
     def triton(self) -> TritonClient:
@@ -62,7 +87,8 @@ class Services:
         settings = self.settings.triton
         address = settings.url or self._local("triton_grpc", "Triton")
         channel = open_channel(address, self.triton_tls)
-        return self._open.enter_context(TritonClient(address, deadline_s=settings.deadline_s, channel=channel))
+        client = TritonClient(address, deadline_s=settings.deadline_s, breaker=self.breaker, channel=channel)
+        return self._open.enter_context(client)
 
     @property
     def triton_tls(self) -> Tls | None:
@@ -167,9 +193,10 @@ class Services:
         )
         images = CachedImageVectors(fetcher.fetch_many, self.triton.encode_images, self.visual_cache)
         producer = self.producer()
-        return CatalogPipeline(
-            self.features, images, self.embedder, EmbeddingPublisher(producer), OfferPublisher(producer)
-        )
+        vectors, offers = EmbeddingPublisher(producer, self.wire), OfferPublisher(producer, self.wire)
+        pipeline = CatalogPipeline(self.features, images, self.embedder, vectors, offers)
+        pipeline.plain = self.wire.plain if self.wire else None
+        return pipeline
 
     def producer(self) -> Any:
         """A Kafka producer, closed with the services."""

@@ -49,10 +49,10 @@ class _Section(BaseModel):
 
     def _given(self, *names: str) -> list[str]:
         """Those of the settings that are not empty."""
-        values = {name: getattr(self, name) for name in names}
+        values = {name: getattr(self, name) for name in names if name}
         return [n for n, v in values.items() if (v.get_secret_value() if isinstance(v, SecretStr) else v)]
 
-    def _check_files(self, ca: str, cert: str, key: str, password: str = "") -> None:
+    def _check_files(self, ca: str, cert: str = "", key: str = "", password: str = "") -> None:
         """That the files are what a TLS connection needs: found now, not in the log of a worker that tries for ever."""
         if self._given(key) and not self._given(cert):
             raise ValueError(f"{key} is set without {cert}: a key proves nothing alone; name both, or neither")
@@ -164,6 +164,39 @@ class KafkaSettings(_Section):
         return {name: value for name, value in settings.items() if value is not None}
 
 
+class SchemaRegistrySettings(_Section):
+    url: str = Field(
+        "", description="http(s) address of a schema registry, or several with commas between; empty: messages are JSON"
+    )
+    username: str = Field("", description="for HTTP basic authentication: the user, or the key of an API")
+    password: SecretStr = Field(SecretStr(""), description="its password, or the secret of an API")
+    ca_file: _OptionalPath = Field(
+        None, description="PEM file of the authorities that may sign the registry; empty: the system's"
+    )
+    format: Literal["json_schema", "avro", "plain"] = Field(
+        "json_schema",
+        description="how messages are written: json_schema or avro, in Confluent's wire format, or plain: JSON as "
+        "without a registry. All three are read",
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        given = self._given("username", "password", "ca_file")
+        if given and not self.url:
+            raise ValueError(f"{' and '.join(given)} would not be used: url is empty; name the registry")
+        for url in self.url.split(",") if self.url else ():
+            if (
+                not url.strip().startswith(("http://", "https://")) or "@" in url
+            ):  # not repeated: it may hold a password
+                raise ValueError(
+                    "url must begin with http:// or https://, and bear no user: that is username and password"
+                )
+        if self._given("password") and not self._given("username"):
+            raise ValueError("password is set without username: name both, or neither")
+        self._check_files("ca_file")
+        return self
+
+
 class TritonSettings(_Section):
     url: str = Field("", description="host:port of a Triton server's gRPC; empty: the local stack's server")
     port: Annotated[int, Field(ge=0, le=65535)] = Field(0, description="gRPC port of the local Triton; 0: any free one")
@@ -257,6 +290,7 @@ class Settings(BaseSettings):
         Path("~/.cache/sagelift"), description="folder of downloaded components (Apache Kafka, Triton), shared by all"
     )
     kafka: KafkaSettings = KafkaSettings()
+    schema_registry: SchemaRegistrySettings = SchemaRegistrySettings()
     triton: TritonSettings = TritonSettings()
     experiments: ExperimentSettings = ExperimentSettings()
     images: ImageSettings = ImageSettings()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
+from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -41,6 +43,58 @@ def events(log_format: _LogFormat = None) -> None:
     Exit code 4: most messages cannot be used.
     """
     _run("events", log_format)
+
+
+class SchemaLanguage(StrEnum):
+    """In what a contract is described."""
+
+    JSON_SCHEMA = "json_schema"
+    AVRO = "avro"
+
+
+@app.command()
+def schema(
+    contract: Annotated[
+        str | None, typer.Argument(help="Its name; without it, all names with their topics are listed.")
+    ] = None,
+    language: Annotated[
+        SchemaLanguage, typer.Option("--format", help="What to print it in.")
+    ] = SchemaLanguage.JSON_SCHEMA,
+    write: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Write all, in both, into this folder (docs/schemas).")
+    ] = None,
+) -> None:
+    """Print what the messages on a topic must be, as JSON Schema or Avro."""
+    from streaming.schemas import CONTRACTS, avro_schemas, json_schemas, write_schemas
+
+    if write is not None:
+        for path in write_schemas(write):
+            typer.echo(path)
+        return
+    if contract is None:
+        for name in json_schemas():
+            typer.echo(f"{name:20}{CONTRACTS[name].topic if name in CONTRACTS else 'headers of <topic>.dlq'}")
+        return
+    known = avro_schemas() if language is SchemaLanguage.AVRO else json_schemas()
+    if contract not in known:
+        raise typer.BadParameter(f"{contract!r} has no {language.value}; there is {', '.join(known)}")
+    print_json(known[contract])
+
+
+@app.command()
+def register() -> None:
+    """Register the contracts' schemas with the schema registry of the settings, for producers that may only read.
+
+    Whoever first writes a contract's message does it too.
+    """
+    from sagelift.errors import SettingsError
+    from sagelift.services import Services
+
+    with Services(current_settings()) as services:
+        if services.wire is None:
+            raise SettingsError("no schema registry is known: set SAGELIFT_SCHEMA_REGISTRY__URL")
+        for subject, schema_id in services.wire.register().items():
+            typer.echo(f"{schema_id:6}  {subject}")
 
 
 def _run(name: str, log_format: str | None) -> None:

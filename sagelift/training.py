@@ -26,6 +26,7 @@ from sagelift.services import Services
 from streaming.embedding_topic import EmbeddingPublisher
 from streaming.offer_topic import OfferPublisher
 from streaming.release import Released, make_live, release_model
+from streaming.release_check import ReleaseCheck
 
 
 def read_products(services: Services) -> list[ProductInput]:
@@ -81,8 +82,9 @@ def release_run(
         trained.tokenizer,
         client=services.triton,
         store=services.features,
-        publish=EmbeddingPublisher(producer),
-        publish_offers=OfferPublisher(producer),
+        publish=EmbeddingPublisher(producer, services.wire),
+        publish_offers=OfferPublisher(producer, services.wire),
+        check=ReleaseCheck(services.settings.model_repository, services.features),
         on_export=on_export,
         on_progress=on_progress,
         **rest,
@@ -103,9 +105,12 @@ def _release_of(run: Path) -> tuple[TrainedModel, dict[str, Any]]:
 
 
 def make_release_live(
-    services: Services, version: str, on_progress: Callable[[int], None] = lambda done: None
+    services: Services, version: str, on_progress: Callable[[int], None] = lambda done: None, *, checked: bool = False
 ) -> Released:
-    """Put an exported release into service, whether older or broken off: see `streaming.release`."""
+    """Put an exported release into service, whether older or broken off: see `streaming.release`.
+
+    `checked`: only if it is not too much worse than the live one, as `release_run` does.
+    """
     services.prepare_visual_encoder()
     producer = services.producer()
     return make_live(
@@ -113,8 +118,9 @@ def make_release_live(
         version,
         client=services.triton,
         store=services.features,
-        publish=EmbeddingPublisher(producer),
-        publish_offers=OfferPublisher(producer),
+        publish=EmbeddingPublisher(producer, services.wire),
+        publish_offers=OfferPublisher(producer, services.wire),
+        check=ReleaseCheck(services.settings.model_repository, services.features) if checked else None,
         on_progress=on_progress,
     )
 

@@ -53,9 +53,10 @@ def catalog_worker(
 
     from feature_repo.errors import HistoryError, StoreBusyError, StoreStateError
     from inference.errors import ArtifactError, ServingError
+    from inference.failures import CircuitBreaker
     from streaming.catalog import CatalogPipeline, Prepared
     from streaming.dead_letters import DeadLetters
-    from streaming.errors import BrokerError
+    from streaming.errors import BrokerError, RegistryError
     from streaming.lag import LagMeter
     from streaming.loop import ConsumerLoop, Records
     from streaming.poison import PoisonGuard, PoisonLimit
@@ -63,6 +64,7 @@ def catalog_worker(
 
     monitor = monitor or Monitor("catalog", stop)
     with Services(settings) as services:
+        services.breaker = monitor.circuit = CircuitBreaker()  # the loop tries again
         ensure_topics(services.kafka, replication=settings.kafka.replication)
         pipeline: CatalogPipeline = services.catalog_pipeline()
         pipeline.observer = monitor.metrics
@@ -91,7 +93,7 @@ def catalog_worker(
         # What a person or a supervisor mends while we wait: a server that is away, a model that is not loaded or was
         # left half-written, a store that is locked, a full disk.
         transient = (
-            *(BrokerError, ServingError, ArtifactError),
+            *(BrokerError, RegistryError, ServingError, ArtifactError),
             *(StoreBusyError, StoreStateError, HistoryError, OperationalError),
         )
         consumer = services.kafka.consumer(CATALOG_GROUP, max_poll_records=512)
@@ -111,7 +113,7 @@ def events_worker(settings: Settings, stop: threading.Event, monitor: Monitor | 
     from sqlalchemy.exc import DBAPIError, TimeoutError
 
     from streaming.dead_letters import DeadLetters
-    from streaming.errors import BrokerError
+    from streaming.errors import BrokerError, RegistryError
     from streaming.event_sink import EventSink
     from streaming.lag import LagMeter
     from streaming.loop import ConsumerLoop, Records
@@ -122,7 +124,8 @@ def events_worker(settings: Settings, stop: threading.Event, monitor: Monitor | 
     with Services(settings) as services:
         ensure_topics(services.kafka, replication=settings.kafka.replication)
         dead_letters = DeadLetters(services.producer(), EVENTS_GROUP)
-        sink = EventSink(services.experiments, dead_letters.send_all, log_id(services.kafka, EVENTS))
+        plain = services.wire.plain if services.wire else None
+        sink = EventSink(services.experiments, dead_letters.send_all, log_id(services.kafka, EVENTS), plain=plain)
         sink.observer = monitor.metrics
         sink.poison = monitor.poison = PoisonGuard(EVENTS, PoisonLimit(**settings.poison.model_dump()))
 
@@ -137,7 +140,7 @@ def events_worker(settings: Settings, stop: threading.Event, monitor: Monitor | 
             consumer,
             EVENTS,
             {"write": handle},
-            transient=(BrokerError, DBAPIError, TimeoutError),
+            transient=(BrokerError, RegistryError, DBAPIError, TimeoutError),
             unreadable=partial(_refuse_unreadable, dead_letters, monitor),
             start_offsets=lambda: sink.start_offsets(consumer, EVENTS),
             observer=monitor.metrics,

@@ -17,7 +17,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 import numpy as np
@@ -36,6 +36,9 @@ from streaming.offer_topic import OutgoingOffer, PublishOffers, attributes, offe
 from streaming.poison import PoisonGuard
 from streaming.settled import InOrder, Settled
 from streaming.tracing import traceparent
+
+if TYPE_CHECKING:
+    from streaming.wire import Plain
 
 _LINKS_REMEMBERED = 100_000
 
@@ -132,6 +135,7 @@ class CatalogPipeline:
     Attributes:
         poison: refuses to go on when too many messages are refused; None: never.
         observer: hears what became of each batch.
+        plain: takes values out of the wire format of a schema registry, where one is in use.
     """
 
     def __init__(
@@ -152,6 +156,7 @@ class CatalogPipeline:
         self._settled = Settled()
         self.poison: PoisonGuard | None = None
         self.observer: Observer = NOBODY
+        self.plain: Plain | None = None
 
     def process(self, records: Sequence[Any]) -> Outcome:
         """All stages; everything about these records is written when this returns."""
@@ -162,6 +167,7 @@ class CatalogPipeline:
 
         Raises:
             PoisonRateError: too many of the messages that were read lately cannot be used.
+            RegistryError: a schema registry is in use and does not answer; nothing of the batch is written.
         """
         prepared = Prepared()
         received = self._decode(records, prepared.outcome)
@@ -241,7 +247,10 @@ class CatalogPipeline:
         now = self._clock()
         for record in records:
             try:
-                update = decode_update(record.value, now=now, unknown=outcome.unknown_fields)
+                value = record.value
+                if self.plain is not None:
+                    value = self.plain(record.topic, value, outcome.unknown_fields)
+                update = decode_update(value, now=now, unknown=outcome.unknown_fields)
                 if record.key != update.id.encode():
                     raise ContractError("id", "must be the record's key, which keeps one product's updates in order")
                 by_product[update.id].append(Received(record, update))
@@ -385,7 +394,12 @@ class CatalogPipeline:
         return written
 
     def _to_fetch(self, before: ProductFeatures | None, product: Product, received: Sequence[Received]) -> list[str]:
-        """The product's images that are not there, without those that failed lately and no update here names."""
+        """The product's images that are not there, without those that failed lately and no update here names.
+
+        All of them when an update says that they changed; a stale one too, for what is behind a link has no version.
+        """
+        if any(r.update.refresh_images for r in received):
+            return list(product.links)
         there = _images_of(before, self._images.visual_version)
         if there.keys() >= set(product.links):
             return []
@@ -453,7 +467,7 @@ def _refuse_images(errors: Mapping[str, ImageError], received: Sequence[Received
     if not errors:
         return
     for r in sorted(received, key=lambda r: r.update.version, reverse=True):
-        if not errors.keys().isdisjoint(image_links(r.update) or ()):
+        if r.update.refresh_images or not errors.keys().isdisjoint(image_links(r.update) or ()):
             outcome.refuse(r.record, "image", ImageError("; ".join(map(str, errors.values()))))
             return
     outcome.counts["images_still_missing"] += len(errors)

@@ -49,7 +49,7 @@ Short = Annotated[str, Meta(max_length=1_000)]
 Url = Annotated[str, Meta(max_length=2_000)]
 
 
-class Price(Struct, frozen=True):
+class Price(Struct, frozen=True, gc=False):
     """What a product costs: `amount` in major units as a decimal, `currency` by ISO 4217."""
 
     amount: Decimal
@@ -65,13 +65,14 @@ Availability = Literal["in_stock", "out_of_stock", "preorder", "backorder"]
 
 
 class ProductUpdate(
-    Struct, frozen=True, kw_only=True, omit_defaults=True, repr_omit_defaults=True, forbid_unknown_fields=True
+    Struct, frozen=True, kw_only=True, omit_defaults=True, repr_omit_defaults=True, forbid_unknown_fields=True, gc=False
 ):
     """One change of one product, with the attributes of a Google Merchant Center product.
 
     `version` grows with each change of a product: the source's sequence number, or its event time in microseconds.
     `upsert` states the whole product, `patch` only what changed (a field left out keeps its value), `delete`
-    removes it. An attribute that is null or "" is empty.
+    removes it. An attribute that is null or "" is empty. `refresh_images` says that the product's image links show
+    something else than before; otherwise a link that is known is not fetched again.
     """
 
     id: ProductId
@@ -93,16 +94,17 @@ class ProductUpdate(
     size_type: Short | None | UnsetType = UNSET
     price: Price | None | UnsetType = UNSET
     availability: Availability | None | UnsetType = UNSET
+    refresh_images: bool = False
 
 
 ATTRIBUTES: tuple[str, ...] = tuple(
-    f for f in ProductUpdate.__struct_fields__ if f not in ("id", "version", "event_time", "op")
+    f for f in ProductUpdate.__struct_fields__ if f not in ("id", "version", "event_time", "op", "refresh_images")
 )
 _NUL = b"\\u0000"
 _TEXTS = tuple(a for a in ATTRIBUTES if a not in ("price", "availability"))  # and lists of texts
 
 
-class ProductVector(Struct, frozen=True, kw_only=True):
+class ProductVector(Struct, frozen=True, kw_only=True, gc=False):
     """A product's embedding under one model version, as published on `product.embeddings`.
 
     `vector` is base64 of 256 little-endian float16, unit length. `content_hash` covers the model's inputs.
@@ -162,7 +164,7 @@ class Event(Struct, frozen=True, kw_only=True, omit_defaults=True, repr_omit_def
     query: Annotated[str, Meta(max_length=2_000)] | None = None
 
 
-_NEEDED: dict[str, tuple[str, ...]] = {
+REQUIRED_BY_KIND: dict[str, tuple[str, ...]] = {
     "exposure": ("experiment", "arm", "config_version"),
     "impression": ("product_id", "surface"),
     "click": ("product_id", "surface"),
@@ -176,6 +178,12 @@ _encoder = msgspec.json.Encoder(decimal_format="string")
 _update_decoder = msgspec.json.Decoder(ProductUpdate)
 _vector_decoder = msgspec.json.Decoder(ProductVector)
 _event_decoder = msgspec.json.Decoder(Event)
+
+
+_FRAMED = (
+    "it is in the wire format of a schema registry (magic byte 0), and none is configured: set "
+    "SAGELIFT_SCHEMA_REGISTRY__URL"
+)
 
 
 def encode(message: ProductUpdate | ProductVector | Event) -> bytes:
@@ -212,7 +220,7 @@ def decode_event(raw: bytes | None, *, now: datetime, unknown: Counter[str] | No
         ContractError: names the field and the rule.
     """
     event = _decode(_event_decoder, raw, unknown)
-    for name in _NEEDED[event.kind]:
+    for name in REQUIRED_BY_KIND[event.kind]:
         if getattr(event, name) is None:
             raise ContractError(name, f"is required for kind {event.kind!r}")
     if event.currency is not None and event.currency not in DECIMALS:
@@ -290,6 +298,8 @@ def _decode(decoder: msgspec.json.Decoder[T], raw: bytes | None, unknown: Counte
         message, _, path = str(error).partition(" - at `$")
         raise ContractError(path.strip("`.") if path else "", message) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        if raw[:1] == b"\x00" and len(raw) > 5:
+            raise ContractError("", _FRAMED) from None
         raise ContractError("", f"not JSON: {error}") from None
     except RecursionError:
         raise ContractError("", "nested too deeply") from None

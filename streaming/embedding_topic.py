@@ -10,14 +10,14 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from inference.retrieval import Attributes, RetrievalIndex
 from streaming.compacted import NO_TRACES, LogRange, deleted_version, go_on, position, publish
 from streaming.contracts import ProductVector, decode_vector, encode
-from streaming.errors import BrokerError, ContractError, TopicError
+from streaming.errors import BrokerError, ContractError, RegistryError, TopicError
 from streaming.kafka import (
     Connection,
     CorruptRecordError,
@@ -31,6 +31,9 @@ from streaming.kafka import (
 from streaming.offer_topic import decode_offer
 from streaming.topics import PRODUCT_EMBEDDINGS, PRODUCT_OFFERS, log_id, tombstones_kept_ms
 
+if TYPE_CHECKING:
+    from streaming.wire import RegistryWire
+
 log = logging.getLogger(__name__)
 
 Applied = Callable[[str, float], None]
@@ -40,10 +43,14 @@ _LOOK_S = 15.0  # how often a follower that is not asked looks whether it has re
 
 
 class EmbeddingPublisher:
-    """Puts vectors and deletions on the topic; returns when the broker has them all."""
+    """Puts vectors and deletions on the topic; returns when the broker has them all.
 
-    def __init__(self, producer: KafkaProducer) -> None:
+    `wire` is how, where a schema registry is in use.
+    """
+
+    def __init__(self, producer: KafkaProducer, wire: RegistryWire | None = None) -> None:
         self._producer = producer
+        self._encode = encode if wire is None else wire.encode
 
     def __call__(
         self, vectors: Sequence[tuple[str, str, int, ProductVector | None]], traces: Mapping[str, bytes] = NO_TRACES
@@ -57,7 +64,7 @@ class EmbeddingPublisher:
             BrokerError: the broker did not take them all.
         """
         rows = [
-            (f"{model_version}/{product_id}", version, None if vector is None else encode(vector))
+            (f"{model_version}/{product_id}", version, None if vector is None else self._encode(vector))
             for model_version, product_id, version, vector in vectors
         ]
         by_key = {f"{model}/{i}": traces[i] for model, i, *_ in vectors if i in traces} if traces else traces
@@ -87,6 +94,7 @@ class IndexFollower:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._connection, self._index, self._clock = connection, index, clock
+        self._plain = None if connection.wire is None else connection.wire.plain
         self._on_applied, self._on_offer = on_applied, on_offer
         self._stop = threading.Event()
         self._progress = threading.Condition()
@@ -195,6 +203,11 @@ class IndexFollower:
                     self._follow(self._consumer.poll(100))
                 except CorruptRecordError as error:
                     self._pass_damaged(error)
+                except RegistryError as error:
+                    log.warning("%s: %s; trying again", PRODUCT_EMBEDDINGS, error)
+                    for tp, offset in self._next.items():  # what was polled last is not applied
+                        self._consumer.seek(tp, offset)
+                    self._stop.wait(1.0)
                 except (KafkaError, BrokerError) as error:
                     log.warning("%s: %s; trying again", PRODUCT_EMBEDDINGS, type(error).__name__)
                     self._stop.wait(0.2)
@@ -276,13 +289,17 @@ class IndexFollower:
             return None
         if record.value is None:
             return product_id, deleted_version(record), None
-        message = decode_vector(record.value)
+        message = decode_vector(self._value(record))
         if (message.model_version, message.id) != (model_version, product_id):
             raise ContractError("id", f"{message.model_version}/{message.id} is not what the key names")
         vector = message.unpack()
         if not np.isfinite(vector).all() or not vector.any():
             raise ContractError("vector", "must be finite numbers, not all zero")
         return product_id, message.version, message
+
+    def _value(self, record: Any) -> bytes:
+        value: bytes = record.value
+        return value if self._plain is None else self._plain(record.topic, value, None) or b""
 
     def _apply_vectors(self, messages: Sequence[ProductVector]) -> None:
         if not messages:
@@ -305,7 +322,7 @@ class IndexFollower:
         if record.value is None:
             self._index.set_attributes(product_id, deleted_version(record), Attributes())
             return
-        offer = decode_offer(record.value)
+        offer = decode_offer(self._value(record))
         if offer.id != product_id:
             raise ContractError("id", f"{offer.id} is not what the key names")
         taken = self._index.set_attributes(offer.id, offer.version, offer.attributes())

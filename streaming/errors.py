@@ -6,7 +6,10 @@ StreamingError
 ├── ImageError (ValueError)        one image cannot be had or used; `retryable` says whether later may help
 ├── DeadLetterError (LookupError)  there is no such dead letter, or it cannot be replayed now
 ├── PoisonRateError (RuntimeError) most messages cannot be used
+├── ReleaseError (RuntimeError)    a release is too much worse than the live one, or too different
 ├── TopicError (RuntimeError)      a topic is missing or has wrong settings
+├── SchemaError (RuntimeError)     the schema registry does not take one of our schemas
+├── RegistryError (ConnectionError)  the schema registry cannot be reached
 └── BrokerError (ConnectionError)  Kafka cannot be reached
 """
 
@@ -49,8 +52,20 @@ class PoisonRateError(StreamingError, RuntimeError):
     """So large a share of the messages cannot be used that the fault lies with whoever sends them."""
 
 
+class ReleaseError(StreamingError, RuntimeError):
+    """A release is too much worse than the live one, or too different, to follow it unasked."""
+
+
 class TopicError(StreamingError, RuntimeError):
     """A topic is missing or has settings that would lose data."""
+
+
+class SchemaError(StreamingError, RuntimeError):
+    """The schema registry does not take one of our schemas: it is not compatible with what the subject has."""
+
+
+class RegistryError(StreamingError, ConnectionError):
+    """The schema registry does not answer, or does not let us in; later may help."""
 
 
 class BrokerError(StreamingError, ConnectionError):

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from sqlalchemy.exc import DataError, IntegrityError
 
 from experiments.events import EventRow
 from experiments.sink import Rejected, WriteResult
+from feature_repo.recent import Engagement
 from streaming.contracts import Event, decode_event
 from streaming.dead_letters import DeadLetter
 from streaming.errors import ContractError
@@ -24,9 +25,14 @@ from streaming.loop import Records
 from streaming.observer import NOBODY, Observer
 from streaming.poison import PoisonGuard
 
+if TYPE_CHECKING:
+    from streaming.wire import Plain
+
 log = logging.getLogger(__name__)
 
 _EPOCH = datetime.fromtimestamp(0, UTC)
+# What a shopper does with a product that says of what it likes; to be shown one says nothing.
+_ENGAGED = frozenset({"click", "save", "add_to_cart", "order"})
 # What a database says of values, not of itself: the same rows will never go in.
 _BLAMES_ROWS = (DataError, IntegrityError, OverflowError, UnicodeEncodeError)
 
@@ -48,10 +54,14 @@ class EventStore(Protocol):
 class EventSink:
     """Handles batches of records of `events`; `log_id` identifies their log (`topics.log_id`).
 
+    `plain` takes their values out of the wire format of a schema registry, where one is in use.
+
     Dead letters are acknowledged before the transaction that moves the offsets begins: a crash in between sends one
     twice, never none, and a slow broker does not keep the database locked.
 
     Attributes:
+        recent: takes the shoppers' engagements of each batch (`ProductFeatureStore.add_engagements`), before the
+            transaction that moves the offsets: a crash in between sends them twice, which changes nothing.
         poison: refuses to go on when too many messages are refused; None: never.
         observer: hears what became of each batch.
     """
@@ -62,10 +72,14 @@ class EventSink:
         dead_letters: Callable[[Sequence[DeadLetter]], None],
         log_id: str,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        *,
+        plain: Plain | None = None,
     ) -> None:
         self._store, self._dead_letters, self._log_id, self._clock = store, dead_letters, log_id, clock
+        self._plain = plain
         self.counts: Counter[str] = Counter()
         self.unknown_fields: Counter[str] = Counter()
+        self.recent: Callable[[Sequence[Engagement]], object] | None = None
         self.poison: PoisonGuard | None = None
         self.observer: Observer = NOBODY
 
@@ -95,12 +109,16 @@ class EventSink:
 
         Raises:
             PoisonRateError: too many of the messages that were read lately cannot be used.
+            RegistryError: a schema registry is in use and does not answer.
         """
         now, letters, before = self._clock(), [], self.counts.copy()
         read: list[tuple[Any, EventRow | None]] = []
         for record in (r for part in records.values() for r in part):
             try:
-                read.append((record, to_row(decode_event(record.value, now=now, unknown=self.unknown_fields))))
+                value = record.value
+                if self._plain is not None:
+                    value = self._plain(record.topic, value, self.unknown_fields)
+                read.append((record, to_row(decode_event(value, now=now, unknown=self.unknown_fields))))
             except ContractError as error:
                 letters.append(DeadLetter(record, "decode", type(error).__name__, str(error)))
                 read.append((record, None))
@@ -114,6 +132,8 @@ class EventSink:
             reason = letters[0].message if letters else ""
             self.poison.count((first.partition, first.offset), len(read), len(letters), reason)
         self._send(letters)
+        if self.recent and (engaged := engagements(row for _, row in read if row is not None)):
+            self.recent(engaged)
         self._write(read)
         self._tell([record for record, row in read if row is not None], before)
 
@@ -145,6 +165,15 @@ class EventSink:
                 self._write([(record, None)])
             return
         self.counts.update(written=result.written, duplicate=result.duplicate)
+
+
+def engagements(rows: Iterable[EventRow]) -> list[Engagement]:
+    """Who engaged with which product, as far as the events say."""
+    return [
+        Engagement(row.unit_id, row.product_id, row.event_time)
+        for row in rows
+        if row.kind in _ENGAGED and row.product_id
+    ]
 
 
 def to_row(event: Event) -> EventRow:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 import ssl
 from collections.abc import Callable, Mapping
-from typing import Any
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from kafka import ConsumerRebalanceListener, KafkaConsumer, KafkaProducer, TopicPartition
@@ -19,10 +20,14 @@ from kafka.errors import (
     KafkaError,
     TopicAuthorizationFailedError,
 )
+from kafka.partitioner.default import DefaultPartitioner, murmur2
 
 from streaming.contracts import MAX_MESSAGE_BYTES
 from streaming.errors import BrokerError
 from streaming.handshake import check, tls_context
+
+if TYPE_CHECKING:
+    from streaming.wire import RegistryWire
 
 __all__ = [
     "Connection",
@@ -36,15 +41,38 @@ __all__ = [
     "unreadable_partition",
 ]
 
+_KEYS_REMEMBERED = 65_536
+
 POLL_MS = 500
 """No poll waits longer, so that a signal to stop is heard (kafka-python has no wakeup)."""
 
 
+class _Partitioner(DefaultPartitioner):  # type: ignore[misc]
+    """The partitions of every Kafka client (murmur2); in Python that takes long, and keys come again."""
+
+    def partition(self, topic: str, key: Any, serialized_key: bytes | None, *rest: Any) -> int:
+        cluster = rest[-1]
+        partitions = cluster.partitions_for_topic(topic)
+        if serialized_key is None or not partitions:
+            return int(super().partition(topic, key, serialized_key, *rest))
+        chosen: int = sorted(partitions)[_positive_murmur2(serialized_key) % len(partitions)]
+        return chosen
+
+
+@lru_cache(_KEYS_REMEMBERED)
+def _positive_murmur2(key: bytes) -> int:
+    return int(murmur2(key)) & 0x7FFFFFFF
+
+
 class Connection(msgspec.Struct, frozen=True):
-    """Where the brokers are. `client` holds further settings of kafka-python (security), never printed."""
+    """Where the brokers are. `client` holds further settings of kafka-python (security), never printed.
+
+    `wire` is how messages stand on the topics where a schema registry is in use; without one they are bare JSON.
+    """
 
     bootstrap_servers: str
     client: Mapping[str, Any] = {}
+    wire: RegistryWire | None = None
 
     def __repr__(self) -> str:
         return f"Connection({self.bootstrap_servers})"
@@ -63,6 +91,7 @@ class Connection(msgspec.Struct, frozen=True):
                     "linger_ms": 20,
                     "batch_size": 262_144,
                     "compression_type": "lz4",
+                    "partitioner": _Partitioner(),
                     "max_request_size": 8 * MAX_MESSAGE_BYTES,
                     **settings,
                 }

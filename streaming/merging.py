@@ -24,7 +24,7 @@ VIEWS = ("text", "images", "offer")
 """The feature views of a product."""
 
 
-class Product(msgspec.Struct, frozen=True, kw_only=True):
+class Product(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A product as the catalogue states it: no vectors, only links."""
 
     id: str
@@ -109,7 +109,7 @@ _offer = attrgetter("amount_minor", "currency", "availability")
 
 def is_offer_patch(update: ProductUpdate) -> bool:
     """Whether an update says nothing but price and availability."""
-    return update.op == "patch" and _others(update) == _NO_OTHERS
+    return update.op == "patch" and not update.refresh_images and _others(update) == _NO_OTHERS
 
 
 def merge_offer(current: OfferRow, updates: Sequence[ProductUpdate]) -> OfferRow:

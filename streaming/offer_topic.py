@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
@@ -20,8 +20,11 @@ from streaming.errors import ContractError
 from streaming.kafka import KafkaProducer
 from streaming.topics import PRODUCT_OFFERS
 
+if TYPE_CHECKING:
+    from streaming.wire import RegistryWire
 
-class ProductOffer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+
+class ProductOffer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """What a product is filtered by, as published on `product.offers`.
 
     `source_time` is the broker's timestamp of the update that caused it, in milliseconds since the epoch.
@@ -76,10 +79,14 @@ class PublishOffers(Protocol):
 
 
 class OfferPublisher:
-    """Puts what products are filtered by on the topic; returns when the broker has it all."""
+    """Puts what products are filtered by on the topic; returns when the broker has it all.
 
-    def __init__(self, producer: KafkaProducer) -> None:
+    `wire` is how, where a schema registry is in use.
+    """
+
+    def __init__(self, producer: KafkaProducer, wire: RegistryWire | None = None) -> None:
         self._producer = producer
+        self._encode = msgspec.json.encode if wire is None else wire.encode
 
     def __call__(
         self,
@@ -100,15 +107,15 @@ class OfferPublisher:
             (
                 product_id,
                 version,
-                None if found is None else _encode(product_id, version, found, source_time(product_id)),
+                None if found is None else self._encode(_offer(product_id, version, found, source_time(product_id))),
             )
             for product_id, version, found in products
         ]
         publish(self._producer, PRODUCT_OFFERS, rows, traces)
 
 
-def _encode(product_id: str, version: int, found: Attributes, source_time: int) -> bytes:
-    offer = ProductOffer(
+def _offer(product_id: str, version: int, found: Attributes, source_time: int) -> ProductOffer:
+    return ProductOffer(
         id=product_id,
         version=version,
         amount_minor=found.amount_minor,
@@ -117,7 +124,6 @@ def _encode(product_id: str, version: int, found: Attributes, source_time: int) 
         availability=found.availability,
         source_time=source_time,
     )
-    return msgspec.json.encode(offer)
 
 
 class OfferStore(Protocol):

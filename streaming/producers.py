@@ -19,6 +19,7 @@ class _Publisher:
 
     def __init__(self, connection: Connection, topic: str) -> None:
         self._producer = connection.producer()
+        self._encode = encode if connection.wire is None else connection.wire.encode
         self._topic = topic
         self._failed: list[Exception] = []
 
@@ -29,7 +30,7 @@ class _Publisher:
     def _queue(self, key: str, message: ProductUpdate | Event) -> Any:
         """kafka-python's future of one message."""
         try:
-            value = encode(message)
+            value = self._encode(message)
             raw_key = key.encode("utf-8")
         except UnicodeEncodeError:
             raise ContractError("", f"{key!r} holds a lone surrogate: it is not valid Unicode") from None
@@ -87,6 +88,7 @@ class CatalogPublisher(_Publisher):
         Raises:
             ContractError: it cannot be sent at all (lone surrogates, too large); nothing else is affected.
             BrokerError: an earlier one was refused.
+            SchemaError, RegistryError: a schema registry is in use, and does not take our schema or does not answer.
         """
         self._send(update.id, update)
 

@@ -30,15 +30,23 @@ from inference.tokenizer import Tokenizer
 from streaming.embed import Publish
 from streaming.offer_topic import PublishOffers, publish_all_offers
 from streaming.reembed import ScannableStore, reembed
+from streaming.release_check import Comparison
+
+Check = Callable[[str, str], Comparison]
+"""Compares the live release with a new one, by their versions; raises ReleaseError to refuse it."""
 
 
 class Released(msgspec.Struct, frozen=True):
-    """A release that is live: its version, its probe's smallest cosine, what was embedded, who was rejected."""
+    """A release that is live: its version, its probe's smallest cosine, what was embedded, who was rejected.
+
+    `compared` is how it did beside the one that was live before, where that was asked.
+    """
 
     version: str
     probe_cosine: float
     counts: dict[str, int]
     rejected: dict[str, str]
+    compared: Comparison | None = None
 
 
 class VersionedStore(ScannableStore, Protocol):
@@ -60,6 +68,7 @@ def release_model(
     publish_offers: PublishOffers | None = None,
     extra_files: Mapping[str, Path],
     metadata: Mapping[str, Any],
+    check: Check | None = None,
     on_export: Callable[[str], None] = lambda version: None,
     on_progress: Callable[[int], None] = lambda done: None,
 ) -> Released:
@@ -69,6 +78,7 @@ def release_model(
 
     Raises:
         ServingError: Triton cannot load it, or its probe fails. The old release stays live.
+        ReleaseError: the check refuses it. The old release stays live.
         ArtifactError: another release is under way.
     """
     release = export_release(repo, model, tokenizer, metadata=metadata, extra_files=extra_files)
@@ -80,6 +90,7 @@ def release_model(
         store=store,
         publish=publish,
         publish_offers=publish_offers,
+        check=check,
         on_progress=on_progress,
     )
 
@@ -92,15 +103,18 @@ def make_live(
     store: VersionedStore,
     publish: Publish,
     publish_offers: PublishOffers | None = None,
+    check: Check | None = None,
     on_progress: Callable[[int], None] = lambda done: None,
 ) -> Released:
     """Put an exported release into service: a new one, an older one again, or one whose release was broken off.
 
     With `publish_offers` also what the products are filtered by is published: whoever follows the new model version
-    finds both, though the catalogue be older than the topic.
+    finds both, though the catalogue be older than the topic. `check` compares with the release that is live so far,
+    when the catalogue is embedded with both; without it the caller has decided.
 
     Raises:
         ServingError: Triton cannot load it, or its probe fails. The old release stays live.
+        ReleaseError: the check refuses it. The old release stays live.
         ArtifactError: there is no such release, or another is under way.
     """
     with releasing(repo):
@@ -115,7 +129,10 @@ def make_live(
         if publish_offers is not None:
             publish_all_offers(store, publish_offers)
         counts, rejected = reembed(store, embedder, publish, on_progress=on_progress)
+        live, found = live_version(repo), None
+        if check is not None and live is not None and live != version:
+            found = check(live, version)
         set_live(repo, version)
         # What the consumer embedded with the old release while the first pass ran.
         late, late_rejected = reembed(store, embedder, publish, republish=False)
-    return Released(version, cosine, dict(Counter(counts) + late), {**rejected, **late_rejected})
+    return Released(version, cosine, dict(Counter(counts) + late), {**rejected, **late_rejected}, found)

@@ -13,10 +13,11 @@ import itertools
 import sys
 import threading
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+
+from msgspec import Struct
 
 
-class InOrder(NamedTuple):
+class InOrder(Struct, frozen=True, gc=False):
     """A product at the version at which it was in order."""
 
     version: int
@@ -50,8 +51,9 @@ class Settled:
             if (model_version, visual_version) != (self.model_version, self.visual_version):
                 self._known.clear()
                 self.model_version, self.visual_version = model_version, visual_version
-            for product_id, (version, product_type) in products.items():
-                self._known[product_id] = InOrder(version, sys.intern(product_type))  # one text for a whole category
+            for product_id, known in products.items():
+                # One text for a whole category.
+                self._known[product_id] = InOrder(known.version, sys.intern(known.product_type))
             if (over := len(self._known) - self._limit) > 0:
                 for product_id in list(itertools.islice(self._known, over)):
                     del self._known[product_id]

@@ -10,7 +10,9 @@ from fastapi.responses import Response
 
 from experiments.config import ExperimentConfig
 from experiments.errors import ConfigError
+from experiments.layers import LayerSummary
 from experiments.lifecycle import Action, Outcome
+from experiments.metrics import MetricVersion
 from experiments.records import AuditEntry, ExperimentSummary, Scheduled, Transition, Version
 from experiments.rest.problems import MEDIA_TYPE, Problem, ProblemDetails
 
@@ -66,6 +68,18 @@ class ClearOverrideRequest(Reasoned, frozen=True, kw_only=True):
     """A unit upon which no arm is forced any more."""
 
     unit: str
+
+
+class LayerRequest(Reasoned, frozen=True, kw_only=True):
+    """A layer to be made."""
+
+    description: str = ""
+
+
+class MetricsRequest(Reasoned, frozen=True, kw_only=True):
+    """Metrics to be frozen, each an entry of a file of metrics with `name`, `owner` and `tier`."""
+
+    metrics: list[dict[str, Any]]
 
 
 class DecisionRequest(_Sent, frozen=True, kw_only=True):
@@ -164,6 +178,30 @@ class VersionsAnswer(msgspec.Struct, frozen=True):
     versions: list[Version]
 
 
+class LayersAnswer(msgspec.Struct, frozen=True):
+    """By key."""
+
+    layers: list[LayerSummary]
+
+
+class LayerAnswer(msgspec.Struct, frozen=True):
+    """The layer that was made."""
+
+    layer: str
+
+
+class MetricsAnswer(msgspec.Struct, frozen=True):
+    """The latest version of each, by key."""
+
+    metrics: list[MetricVersion]
+
+
+class PublishedMetrics(msgspec.Struct, frozen=True):
+    """The version of each metric that was sent; one that is as before keeps its own."""
+
+    versions: dict[str, int]
+
+
 class AuditAnswer(msgspec.Struct, frozen=True):
     """Newest first; the next page begins before the last id."""
 
@@ -244,5 +282,6 @@ _DOCUMENTS: Final = (
     *(Reasoned, Publication, RampRequest, DecideRequest, ScheduleRequest, OverrideRequest, ClearOverrideRequest),
     *(DecisionRequest, DecisionsRequest, ExposuresRequest, DecisionAnswer, DecisionsAnswer, ExposuresAnswer),
     *(PublishedAnswer, ScheduledAnswer, ClearedAnswer, ExperimentAnswer, ExperimentsAnswer, VersionsAnswer),
+    *(LayerRequest, LayersAnswer, LayerAnswer, MetricsRequest, MetricsAnswer, PublishedMetrics),
     *(AuditAnswer, Health, Readiness, ProblemDetails, Transition, Version, Scheduled, ExperimentConfig),
 )

@@ -10,12 +10,14 @@ from fastapi.responses import Response
 from experiments.config import Override, State
 from experiments.errors import UnknownExperimentError
 from experiments.keys import ApiKey
+from experiments.metrics import definitions
 from experiments.records import Scheduled, Transition, Version
 from experiments.rest import documents as d
 from experiments.rest.auth import Auth
 from experiments.rest.documents import answer, described, read
 from experiments.rest.problems import Problem
 from experiments.store import ExperimentStore
+from experiments.texts import text_fault
 
 Key = Annotated[str, Path(description="An experiment's key.", max_length=64)]
 Number = Annotated[int, Path(ge=1, le=2**31 - 1)]
@@ -32,6 +34,7 @@ def router(store: ExperimentStore, auth: Auth, changed: Callable[[], Any]) -> AP
     edits = APIRouter(dependencies=[Depends(editor)])  # first: nothing of a body is read for who may not send it
     for add in (_add_publishing, _add_steps, _add_later):
         add(edits, store, editor, changed)
+    _add_shared(edits, store, editor)
     routes.include_router(edits)
     return routes
 
@@ -62,9 +65,21 @@ def _add_reading(routes: APIRouter, store: ExperimentStore, auth: Auth) -> None:
         """One published config, with the SHA-256 of its canonical JSON."""
         return answer(store.version(_text(key), number))
 
+    @routes.get("/layers", dependencies=[reads], **described(None, d.LayersAnswer))
+    def list_layers() -> Response:
+        """All layers, which part of each is held by whom, and what is free."""
+        return answer(d.LayersAnswer(store.layers()))
+
+    @routes.get("/metrics", dependencies=[reads], **described(None, d.MetricsAnswer))
+    def list_metrics() -> Response:
+        """All metrics as they were published last."""
+        return answer(d.MetricsAnswer(store.metrics()))
+
     @routes.get("/audit", dependencies=[administers], **described(None, d.AuditAnswer))
     def audit(
-        subject: Annotated[str | None, Query(max_length=64, description="An experiment's or an API key's.")] = None,
+        subject: Annotated[
+            str | None, Query(max_length=64, description="Of an experiment, layer, metric or API key.")
+        ] = None,
         before: Annotated[int | None, Query(ge=1, le=2**31 - 1)] = None,
         limit: Annotated[int, Query(ge=1, le=1000)] = 100,
     ) -> Response:
@@ -179,6 +194,22 @@ def _add_later(routes: APIRouter, store: ExperimentStore, editor: Checks, change
         return answer(d.ClearedAnswer(cleared))
 
 
+def _add_shared(routes: APIRouter, store: ExperimentStore, editor: Checks) -> None:
+    Editor = Annotated[ApiKey, Depends(editor)]
+
+    @routes.post("/layers/{key}/create", **described(d.LayerRequest, d.LayerAnswer, 201))
+    def create_layer(key: Key, sent: Annotated[d.LayerRequest, Depends(read(d.LayerRequest))], by: Editor) -> Response:
+        """Make a layer, which experiments may name from then on."""
+        store.create_layer(_text(key), actor=by.name, reason=sent.reason, description=sent.description)
+        return answer(d.LayerAnswer(key), 201)
+
+    @routes.post("/metrics/publish", **described(d.MetricsRequest, d.PublishedMetrics))
+    def publish_metrics(sent: Annotated[d.MetricsRequest, Depends(read(d.MetricsRequest))], by: Editor) -> Response:
+        """Freeze each metric as its next version, all or none."""
+        versions = store.publish_metrics(definitions(sent.metrics), actor=by.name, reason=sent.reason)
+        return answer(d.PublishedMetrics(versions))
+
+
 def _check_key(key: str, sent: d.Publication) -> None:
     if sent.config.key != key:
         raise Problem(
@@ -192,7 +223,7 @@ def _check_key(key: str, sent: d.Publication) -> None:
 
 def _text(value: str) -> str:
     """A path's or a query's text, when a database can hold it."""
-    if "\0" in value or any("\ud800" <= c <= "\udfff" for c in value):
+    if text_fault(value):
         raise Problem(404, "Not found", rule="a name is printable text", remedy="list them with GET /v1/experiments")
     return value
 

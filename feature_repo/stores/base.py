@@ -18,6 +18,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import cached_property
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -28,7 +29,7 @@ from pydantic import SecretStr
 
 from feature_repo.definitions import DELETED, VERSION
 from feature_repo.errors import InvalidFeatureError
-from feature_repo.values import decode_vector
+from feature_repo.vector_search import VectorSearch
 
 SCAN_PAGE: Final = 4096
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -116,14 +117,17 @@ class GuardedOnlineStore(OnlineStore):
         data: Sequence[tuple[Any, Mapping[str, Any], datetime, datetime | None]],
         progress: Callable[[int], Any] | None,
     ) -> None:
+        """What `push`, `write_to_online_store` and `feast materialize` write.
+
+        Raises:
+            InvalidFeatureError: a feature or the version is missing, or a vector cannot be searched; nothing was
+                written.
+        """
         columns = payload_columns(table)
         names = {feature.name for feature in table.features}
         rows = []
         for entity_key, values, event_time, _ in data:
-            if missing := names - values.keys():
-                raise InvalidFeatureError(
-                    f"A row for view {table.name} lacks {sorted(missing)}: give every feature, null where unknown."
-                )
+            _check(table, values)
             event_us = microseconds(event_time)
             deleted = DELETED in names and values[DELETED].bool_val
             rows.append(
@@ -136,6 +140,7 @@ class GuardedOnlineStore(OnlineStore):
                 )
             )
         self.write(config, [(table, rows)])
+        self.written(table, rows)
         if progress:
             progress(len(rows))
 
@@ -164,52 +169,60 @@ class GuardedOnlineStore(OnlineStore):
         filters: Any = None,
         include_feature_view_version_metadata: bool = False,
     ) -> list[tuple[datetime | None, Any, dict[str, Any] | None]]:
-        """The `top_k` live products nearest to `embedding`, exactly, by a scan of the view.
+        """The `top_k` live rows nearest to `embedding`, with exact distances; see `feature_repo.vector_search`.
 
-        Rows are ordered by product id, not by distance: `FeatureStore` 0.67 zips them with the *sorted* entity keys,
+        Rows are ordered by their id, not by distance: `FeatureStore` 0.67 zips them with the *sorted* entity keys,
         so that rows in any other order come back under wrong ids. Sort by the `distance` that comes with each.
         """
         if embedding is None or query_string is not None or filters is not None:
             raise InvalidFeatureError("This store searches by vector alone: give `query`, no text and no filters.")
-        field = next((f for f in table.features if f.vector_index), None)
-        if field is None:
-            raise InvalidFeatureError(f"View {table.name} has no vector to search: mark one vector_index=True.")
-        query = np.asarray(embedding, dtype=np.float32)
-        if query.shape != (field.vector_length,) or not np.isfinite(query).all():
-            raise InvalidFeatureError(
-                f"The query for view {table.name} must be {field.vector_length} finite numbers, not {query.shape}."
-            )
-        metric = distance_metric or field.vector_search_metric or "cosine"
-        nearest = self._nearest(config, table, field.name, query, top_k, metric)
         names = list(requested_features or ())
-        keys = [_feast_key(config, key) for key, _ in nearest]
-        rows = self.online_read(config, table, keys, names)
+        columns = [name for name in payload_columns(table) if name in names]
         documents: list[tuple[datetime | None, Any, dict[str, Any] | None]] = []
-        for (_, distance), key, (event_time, values) in zip(nearest, keys, rows, strict=True):
-            if values is not None:  # else deleted since the scan
-                documents.append((event_time, key, {**values, "distance": Value(float_val=distance)}))
+        for distance, row in self.vector_search.nearest(config, table, embedding, top_k, distance_metric, columns):
+            event_time, values = _as_feast_row(row, names, columns)
+            documents.append(
+                (event_time, _feast_key(config, row.key), {**(values or {}), "distance": Value(float_val=distance)})
+            )
         documents.sort(key=lambda document: document[1].entity_values[0].string_val)
         return documents
+
+    @cached_property
+    def vector_search(self) -> VectorSearch:
+        """Searches of this process; what others write is followed, what this process writes it should be told of."""
+        return VectorSearch(self)
+
+    def written(self, view: Any, rows: Sequence[OnlineRow]) -> None:
+        """This process wrote these rows: its next vector search is to see them."""
+        if "vector_search" in self.__dict__:
+            self.vector_search.written(view, {row.key for row in rows})
 
     async def close(self) -> None:
         self.disconnect()
 
-    def _nearest(
-        self, config: Any, view: Any, column: str, query: Any, top_k: int, metric: str
-    ) -> list[tuple[bytes, float]]:
-        """Keys and distances of the `top_k` nearest live rows, nearest first, in bounded memory."""
-        best: list[tuple[float, bytes]] = []
-        after = b""
-        while page := self.page(config, view, [column], after):
-            after = page[-1].key
-            vectors = [decode_vector(row.values[0], len(query)) for row in page]
-            keys = [row.key for row, vector in zip(page, vectors, strict=True) if len(vector) == len(query)]
-            if not keys:
-                continue
-            distances = _distances(np.stack([v for v in vectors if len(v) == len(query)]), query, metric)
-            best += zip(distances.tolist(), keys, strict=True)
-            best = sorted(best)[:top_k]
-        return [(key, distance) for distance, key in best]
+
+def _check(view: Any, values: Mapping[str, Any]) -> None:
+    """What Feast lets pass: a version that it made 0 of nothing, a vector that it made zeros of NaN."""
+    if missing := {feature.name for feature in view.features} - values.keys():
+        raise InvalidFeatureError(
+            f"A row for view {view.name} lacks {sorted(missing)}: give every feature, null where unknown."
+        )
+    version = values.get(VERSION)
+    if version is not None and (version.WhichOneof("val") != "int64_val" or version.int64_val < 0):
+        raise InvalidFeatureError(f"A row for view {view.name} has no {VERSION}: give an int from 0 on.")
+    if DELETED in values and values[DELETED].bool_val:
+        return
+    for feature in view.features:
+        kind = values[feature.name].WhichOneof("val") if feature.vector_index else None
+        if kind is None:
+            continue
+        vector = np.array(getattr(values[feature.name], kind).val, dtype=np.float32)
+        zeros = not vector.any() and (feature.vector_search_metric or "cosine").lower() == "cosine"
+        if len(vector) != feature.vector_length or zeros or not np.isfinite(vector).all():
+            raise InvalidFeatureError(
+                f"A row for view {view.name} has a {feature.name} that cannot be searched: give "
+                f"{feature.vector_length} finite numbers, not all 0 (which Feast makes of NaN)."
+            )
 
 
 def filled_in(name: str, value: SecretStr) -> SecretStr:
@@ -266,15 +279,3 @@ def _as_feast_row(
     if DELETED in names:
         values[DELETED] = Value(bool_val=False)
     return from_microseconds(row.event_us), values
-
-
-def _distances(vectors: Any, query: Any, metric: str) -> Any:
-    """Distances [n] of vectors [n, d]; smaller is nearer."""
-    if metric.lower() == "cosine":
-        lengths = np.linalg.norm(vectors, axis=1) * np.linalg.norm(query)
-        return 1.0 - vectors @ query / np.maximum(lengths, np.finfo(np.float32).tiny)
-    if metric.lower() == "l2":
-        return np.linalg.norm(vectors - query, axis=1)
-    if metric.lower() == "inner_product":
-        return -(vectors @ query)
-    raise InvalidFeatureError(f"Unknown distance {metric!r}: use cosine, L2 or inner_product.")

@@ -24,6 +24,8 @@ SKIPPED = frozenset({"duplicate", "embedding_unchanged", "features_unchanged", "
 """Of what may become of an update: there was nothing to do."""
 STAGES_THAT_REFUSE = ("fetch", "decode", "merge", "image", "embed", "store")
 
+_CIRCUIT = ("closed", "open", "half_open")  # as `inference.failures.Circuit`
+
 _FRESHNESS_S = (0.01, 0.025, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1, 1.5, 2, 3, 5, 10, 30, 60, 300, 1800, 7200)
 _STAGE_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 120)
 _BATCH = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 5000)
@@ -38,6 +40,7 @@ class Live(NamedTuple):
     under_way: int
     poison_share: float | None
     last_poll: float | None
+    circuit: str | None = None
 
 
 class WorkerMetrics:
@@ -113,6 +116,10 @@ class _LiveCollector(Collector):
         yield self._gauge("sagelift_build_info", "The program's version.", {(self._version,): 1}, "version")
         states: dict[tuple[str, ...], float] = {(state,): float(state == live.state) for state in State}
         yield self._gauge("sagelift_state", "1 for the state that it is in, 0 for the others.", states, "state")
+        if live.circuit is not None:
+            circuit: dict[tuple[str, ...], float] = {(state,): float(state == live.circuit) for state in _CIRCUIT}
+            text = "1 for the state of the circuit to Triton, 0 for the others."
+            yield self._gauge("sagelift_triton_circuit", text, circuit, "state")
         lag: dict[tuple[str, ...], float] = {
             (str(number),): float(records) for number, records in sorted(live.lag.items())
         }

@@ -14,6 +14,7 @@ from sagelift.observability.health import Health, Signs, State, judge
 from sagelift.observability.metrics import Live, WorkerMetrics
 
 if TYPE_CHECKING:
+    from inference.failures import CircuitBreaker
     from streaming.lag import LagMeter
     from streaming.loop import ConsumerLoop
     from streaming.poison import PoisonGuard
@@ -27,7 +28,7 @@ class Monitor:
     """Knows how one consumer is; `metrics` is the observer to give to its parts.
 
     Attributes:
-        loop, poison: to be set as soon as they are made.
+        loop, poison, circuit: to be set as soon as they are made.
         stop: set when the consumer is to stop.
         ended: set when an error ended it.
     """
@@ -37,6 +38,7 @@ class Monitor:
         self.metrics = WorkerMetrics(consumer, version("sagelift"), self._live)
         self.loop: ConsumerLoop | None = None
         self.poison: PoisonGuard | None = None
+        self.circuit: CircuitBreaker | None = None
         self.ended: tuple[State, str] | None = None
         self._lag: Mapping[int, int] = {}
 
@@ -103,5 +105,6 @@ class Monitor:
             lag={number: lag for number, lag in self._lag.items() if number in mine},
             under_way=0 if loop is None else loop.under_way,
             poison_share=None if self.poison is None else self.poison.share,
+            circuit=None if self.circuit is None else self.circuit.state,
             last_poll=None if loop is None else time.time() - (time.monotonic() - loop.last_poll),
         )

@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 import pytest
 from fastapi import FastAPI
+from hypothesis import settings
 from sqlalchemy import Engine, create_engine
 
 from experiments.client import Assigner
@@ -24,6 +25,10 @@ from experiments.rest.app import create_app
 from experiments.rest.limits import Limits
 from experiments.roles import RIGHTS
 from experiments.store import ExperimentStore
+
+# A busy machine, or the first import of a peer, makes one example slow; pytest's timeout is the limit.
+settings.register_profile("experiments", deadline=None)
+settings.load_profile("experiments")
 
 
 @pytest.fixture
@@ -64,7 +69,12 @@ def postgresql_server() -> Iterator[Path]:
 
     data, log = str(home / "data"), str(home / "log")
     try:
-        run("initdb", "-D", data, "-A", "trust", "-U", "pg", "--encoding", "UTF8", "--locale", "C", "--no-sync")
+        init = ("initdb", "-D", data, "-A", "trust", "-U", "pg", "--encoding", "UTF8", "--locale", "C", "--no-sync")
+        try:
+            # As in production it sorts text like a dictionary; what relies on code points has to say so.
+            run(*init, "--locale-provider", "icu", "--icu-locale", "en")
+        except subprocess.CalledProcessError:  # before 15, or built without ICU
+            run(*init)
         options = f"-c listen_addresses= -c unix_socket_directories={home} -c fsync=off"
         run("pg_ctl", "-D", data, "-l", log, "-w", "-o", options, "start")
         yield home

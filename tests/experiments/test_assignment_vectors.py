@@ -3,6 +3,7 @@
 import hashlib
 import sqlite3
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import msgspec
@@ -33,6 +34,11 @@ def test_every_implementation_gives_the_draws_of_the_vector_file(implementation:
 def test_every_implementation_decides_as_the_vector_file_says(implementation: str, case: vectors.Case) -> None:
     found = vectors.DECISIONS[implementation](case)
     assert found == [(expected.arm, expected.reason) for expected in case.decisions]
+
+
+def test_spark_gives_the_draws_of_the_vector_file(spark: Any) -> None:
+    draws = [draw for draw in VECTORS.draws if draw.hash_version == "sha256"]
+    assert vectors.by_spark(draws, spark) == [(draw.gate, draw.split) for draw in draws]
 
 
 def test_the_reason_why_a_unit_cannot_be_enrolled_is_that_of_the_vector_file() -> None:
@@ -68,6 +74,7 @@ def test_a_wrong_implementation_is_named_with_the_vectors_that_it_gets_wrong(mon
         "always control",
     }
     assert outcomes["PostgreSQL"].absent
+    assert outcomes["Spark"].absent
 
 
 def test_a_file_that_is_no_vector_file_is_a_config_error(tmp_path: Path) -> None:

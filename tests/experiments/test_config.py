@@ -71,6 +71,9 @@ metrics:
         ({"key": "ranking\n"}, "must begin with"),
         ({"layer": LayerRange("home", 5_000, 5_000)}, "layer range [5000, 5000)"),
         ({"layer": LayerRange("home", 0, 10_001)}, "layer range [0, 10001)"),
+        ({"record": ("country", "e-mail")}, "recorded attribute 'e-mail' must begin with a letter"),
+        ({"record": ("country", "country")}, "recorded attribute 'country' is named twice"),
+        ({"record": tuple(f"a{n}" for n in range(21))}, "record names 21 attributes; it may have at most 20"),
         ({"schema": 2}, "schema 2 is not known here (this program reads 1); upgrade it"),
         ({"holdouts": (Holdout("q", 0),)}, "holdout 'q' has size 0; it must lie in 1..10000"),
         ({"holdouts": (Holdout("q", 1), Holdout("q", 2))}, "holdout 'q' is named twice"),
@@ -196,6 +199,7 @@ def configs(draw: st.DrawFn) -> ExperimentConfig:
         holdouts=draw(st.sampled_from([(), (Holdout("q", 500, "global"), Holdout("r", 1))])),
         prerequisites=draw(st.sampled_from([(), (Prerequisite("other", ("a", "b")),)])),
         targeting=draw(st.sampled_from(["", 'country == "DE"'])),
+        record=draw(st.sampled_from([(), ("country", "age")])),
         ramp=draw(st.just(()) | ramps),
     )
 

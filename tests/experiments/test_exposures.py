@@ -283,18 +283,18 @@ def test_many_threads_lose_and_double_nothing() -> None:
 def test_memory_against_duplicates_is_bounded_and_keeps_the_recent() -> None:
     recent = _Recent(100)
     for number in range(10_000):
-        assert recent.put(number % 3, str(number), 0)
+        assert recent.put(number % 3, str(number))
         kept = [units for generation in (recent._young, recent._old) for units in generation.values()]
         assert sum(map(len, kept)) <= 100
         earlier = max(0, number - 20)
-        assert not recent.put(earlier % 3, str(earlier), 0)
+        assert not recent.put(earlier % 3, str(earlier))
 
 
 def test_a_unit_is_remembered_in_its_own_group_only() -> None:
     recent = _Recent(100)
-    assert recent.put("a", "u", 0)
-    assert recent.put("b", "u", 0)
-    assert recent.put("a", "u", 1), "a new window"
+    assert recent.put("a", "u")
+    assert recent.put("b", "u")
+    assert not recent.put("a", "u")
     recent.forget("a", "u")
-    assert recent.put("a", "u", 1)
-    assert not recent.put("b", "u", 0)
+    assert recent.put("a", "u")
+    assert not recent.put("b", "u")

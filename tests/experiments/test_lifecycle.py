@@ -141,7 +141,7 @@ def test_an_edit_is_safe_when_it_puts_no_unit_out_and_moves_none(
 def test_every_field_of_a_config_is_judged(config: ExperimentConfig) -> None:
     """A field that is added later is unsafe until someone says otherwise: here is what is free of judgement."""
     free = {name for name in ExperimentConfig.__struct_fields__ if name in lifecycle._FREE}
-    assert free == {"schema", "description", "surfaces", "metrics"}
+    assert free == {"schema", "description", "surfaces", "metrics", "record"}
 
 
 @pytest.mark.parametrize(
@@ -211,6 +211,7 @@ def test_what_was_stopped_runs_again_only_in_a_new_phase(store: ExperimentStore,
 
 
 def test_a_new_phase_takes_no_layer_range_that_is_held(store: ExperimentStore, config: ExperimentConfig) -> None:
+    store.create_layer("home", **WHO)
     live(store, changed(config, layer=LayerRange("home", 0, 5_000)))
     live(store, changed(config, key="two", salt="two-1", layer=LayerRange("home", 5_000, 9_000)))
     with pytest.raises(ConflictError, match="'two' is live on"):
@@ -327,6 +328,7 @@ def test_live_experiments_of_a_layer_share_no_bucket(
     engine = create_engine(f"sqlite:///{tmp_path_factory.mktemp('layers') / 'l.db'}")
     store = ExperimentStore(engine)
     store.create_all()
+    store.create_layer("home", **WHO)
     taken: list[range] = []
     for number, (start, size) in enumerate(ranges):
         end = min(10_000, start + size)

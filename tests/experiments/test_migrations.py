@@ -17,11 +17,14 @@ from experiments.config import ExperimentConfig, LayerRange
 from experiments.engine import exclusive, writing
 from experiments.errors import SchemaError
 from experiments.events import EventRow
+from experiments.metrics import definitions
 from experiments.store import ExperimentStore
 
 REPOSITORY = Path(__file__).parents[2]
 WHO: dict[str, str] = {"actor": "ada", "reason": "test"}
 Connect = Callable[[], Engine]
+REVISIONS = ("0001", "0002", "0003")
+NEWEST = REVISIONS[-1]
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.integration)])
@@ -93,48 +96,74 @@ def test_the_revision_of_the_program_is_the_newest_that_there_is() -> None:
     assert names[-1].startswith(f"r{tables.REVISION}_")
 
 
+def exposed(unit: str, **attributes: Any) -> EventRow:
+    fields = {"experiment": "ranking", "arm": "control", "config_version": 1, "event_time": 1}
+    return EventRow(event_id=f"e{unit}", kind="exposure", unit_id=unit, attributes=attributes or None, **fields)  # type: ignore[arg-type]
+
+
 def test_down_and_up_again_keeps_experiments_and_events(connect: Connect, config: ExperimentConfig) -> None:
     """Also down to nothing; and each revision's rules are there and gone with it."""
     store = ExperimentStore(connect(), clock=lambda: 1_700_000_000_000_000)
-    assert store.migrate("0001") == (None, "0001")
-    rules_of_0001 = rules(store.engine)
-    assert store.migrate() == ("0001", "0002")
-    rules_of_0002 = rules(store.engine)
+    rules_of: dict[str, set[tuple[str, ...]]] = {}
+    before_it: str | None = None
+    for revision in REVISIONS:
+        assert store.migrate(revision) == (before_it, revision)
+        rules_of[revision], before_it = rules(store.engine), revision
+    assert len({frozenset(each) for each in rules_of.values()}) == len(REVISIONS)
     live(store, config)
-    rows = [
-        EventRow(
-            event_id=f"e{unit}",
-            kind="exposure",
-            unit_id=unit,
-            event_time=1,
-            experiment="ranking",
-            arm="control",
-            config_version=1,
-        )
-        for unit in ("u1", "u2")
-    ]
-    assert store.write_events(rows, {("events", 0): 3}).written == 2
+    assert store.write_events([exposed("u1"), exposed("u2")], {("events", 0): 3}).written == 2
     kept = {"experiment_version", "transition", "exposure", "first_exposure", "sink_offset"}
     before = contents(store.engine, kept)
-    assert before["first_exposure"] == [("ranking", "u1", "control", 1), ("ranking", "u2", "control", 1)]
+    assert before["first_exposure"] == [("ranking", "u1", "control", 1, "{}"), ("ranking", "u2", "control", 1, "{}")]
 
-    assert store.migrate("0001") == ("0002", "0001")
-    assert rules(store.engine) == rules_of_0001
-    with pytest.raises(SchemaError, match="revision 0001, this program needs 0002: run `sagelift experiment migrate`"):
-        store.check_schema()
+    for revision in reversed(REVISIONS[:-1]):
+        assert store.migrate(revision) == (before_it, revision)
+        assert rules(store.engine) == rules_of[revision]
+        before_it = revision
+        behind = f"revision {revision}, this program needs {NEWEST}: run `sagelift experiment migrate`"
+        with pytest.raises(SchemaError, match=behind):
+            store.check_schema()
     with pytest.raises(SchemaError, match="sagelift experiment migrate"):
         store.create_all()
     with pytest.raises(DatabaseError, match="append-only"), writing(store.engine) as connection:
         connection.execute(text("delete from transition"))
 
     store = ExperimentStore(connect(), clock=lambda: 1_700_000_000_000_000)
-    assert store.migrate() == ("0001", "0002")
-    assert rules(store.engine) == rules_of_0002
+    assert store.migrate() == ("0001", NEWEST)
+    assert rules(store.engine) == rules_of[NEWEST]
     assert contents(store.engine, kept) == before
     assert [published.config for published in store.load()] == [config]
-    assert store.migrate("base") == ("0002", None)
+    assert store.migrate("base") == (NEWEST, None)
     assert rules(store.engine) == set()
     assert inspect(connect()).get_table_names() == []
+
+
+def test_layers_that_configs_name_are_taken_over_from_before_there_were_layers(
+    connect: Connect, config: ExperimentConfig
+) -> None:
+    """And the recorded attributes, which revision 0002 cannot hold, are gone after a way back."""
+    store = ExperimentStore(connect(), clock=lambda: 7)
+    store.create_all()
+    store.create_layer("home", **WHO)
+    live(store, msgspec.structs.replace(config, layer=LayerRange("home", 0, 5_001)))
+    store.write_events([exposed("u1", country="DE")])
+    store.migrate("0002")
+    store.migrate()
+    (layer,) = store.layers()
+    assert (layer.key, layer.created_by, layer.free) == ("home", "ada", ((5_001, 10_000),))
+    assert contents(store.engine, {"first_exposure"})["first_exposure"] == [("ranking", "u1", "control", 1, "{}")]
+
+
+def test_recorded_attributes_read_alike_in_sql(connect: Connect, config: ExperimentConfig) -> None:
+    """One row for each attribute of the first exposure of the current phase; text, whatever the value was."""
+    store = ExperimentStore(connect(), clock=lambda: 1)
+    store.create_all()
+    live(store, config)
+    told = {"country": "DE", "age": 30, "score": 1.5, "new": True, "old": False, "odd": 'a"b\\é', "number": "30"}
+    store.write_events([exposed("u1", **told), exposed("u2")])
+    found = contents(store.engine, {"first_exposure_attribute"})["first_exposure_attribute"]
+    words = told | {"age": "30", "score": "1.5", "new": "true", "old": "false"}
+    assert found == sorted((("ranking", "u1", name, value) for name, value in words.items()), key=repr)
 
 
 def test_a_database_from_before_there_were_migrations_is_taken_over(connect: Connect) -> None:
@@ -146,7 +175,7 @@ def test_a_database_from_before_there_were_migrations_is_taken_over(connect: Con
     store = ExperimentStore(connect())
     with pytest.raises(SchemaError, match="revision 0001"):
         store.create_all()
-    assert store.migrate() == ("0001", "0002")
+    assert store.migrate() == ("0001", NEWEST)
     assert store.experiment_keys() == {"old"}
 
 
@@ -163,7 +192,7 @@ def test_a_migration_that_fails_changes_nothing(connect: Connect, monkeypatch: p
         store.migrate()
     monkeypatch.undo()
     assert (rules(store.engine), set(inspect(store.engine).get_table_names())) == before
-    assert store.migrate() == ("0001", "0002")
+    assert store.migrate() == ("0001", NEWEST)
 
 
 def test_what_the_older_schema_cannot_hold_is_not_thrown_away(connect: Connect, config: ExperimentConfig) -> None:
@@ -178,7 +207,7 @@ def test_what_the_older_schema_cannot_hold_is_not_thrown_away(connect: Connect, 
 
 @pytest.mark.parametrize("target", ["0009", "nonsense"])
 def test_a_revision_that_is_not_there_is_named(connect: Connect, target: str) -> None:
-    with pytest.raises(SchemaError, match=rf"'{target}' is not known here; this program has 0001, 0002"):
+    with pytest.raises(SchemaError, match=rf"'{target}' is not known here; this program has 0001, 0002, 0003"):
         ExperimentStore(connect()).migrate(target)
 
 
@@ -198,6 +227,9 @@ def test_the_database_itself_forbids_what_the_life_cycle_forbids(connect: Connec
     """Whoever writes past this program is refused by triggers and constraints, on both databases."""
     store = ExperimentStore(connect())
     store.create_all()
+    store.create_layer("home", **WHO)
+    metric = {"name": "gmv", "owner": "pricing", "tier": 1, "kind": "mean", "column": "gmv_net"}
+    store.publish_metrics(definitions([metric]), actor="ada")
     live(store, msgspec.structs.replace(config, layer=LayerRange("home", 0, 5_001)))
     other = msgspec.structs.replace(config, key="two", salt="two-1", layer=LayerRange("home", 5_000, 10_000))
     store.create_experiment("two", actor="ada")
@@ -224,6 +256,15 @@ def test_the_database_itself_forbids_what_the_life_cycle_forbids(connect: Connec
         "update experiment set phase = 3 where key = 'two'": "followed by the next",
         "insert into scheduled (experiment, at, action, actor, reason) values ('two', 1, 'ramp', 'x', '')": "coverage",
         "insert into scheduled (experiment, at, action, actor, reason) values ('two', 1, 'ship', 'x', '')": "action",
+        "update layer set key = 'x'": "append-only",
+        "delete from layer": "append-only",
+        "update metric set tier = 3": "append-only",
+        "delete from metric": "append-only",
+        "insert into metric select 'gmv', 2, definition, sha256, owner, 4, 1, 'x' from metric": "tier",
+        "insert into metric select 'gmv', 2, definition, sha256, '', 1, 1, 'x' from metric": "owner",
+        "insert into experiment_version (experiment, version, config, sha256, salt, created_at, created_by, phase) "
+        "select 'two', 2, replace(replace(config, 'two-1', 'two-2'), 'home', 'hmoe'), sha256, 'two-2', 1, 'x', 1 "
+        "from experiment_version where experiment = 'two'": "the layer was not made",
         "insert into api_key values ('a', 'n', 'root', '" + "0" * 64 + "', 1, 'x')": "role_known",
     }
     if store.engine.dialect.name == "postgresql":
@@ -268,7 +309,7 @@ def test_an_installed_wheel_has_its_migrations(tmp_path: Path) -> None:
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == "('0002', '0001') ('0001', '0002')"
+    assert done.stdout.strip() == "('0003', '0001') ('0001', '0003')"
 
 
 def test_checking_a_current_database_imports_no_alembic(tmp_path: Path) -> None:

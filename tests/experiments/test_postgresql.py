@@ -27,7 +27,8 @@ def test_postgresql_gives_the_draws_of_the_vector_file(postgresql: Callable[[], 
 def row(kind: str, number: int, unit: str, **changes: Any) -> EventRow:
     fields: dict[str, Any] = {"event_id": f"{kind}{number}", "kind": kind, "unit_id": unit, "event_time": number}
     if kind == "exposure":
-        fields |= {"experiment": "ranking", "config_version": 1, "arm": "control"}
+        told = {"é": "\t\\N", "n": number, "Z": True} if number % 3 else None
+        fields |= {"experiment": "ranking", "config_version": 1, "arm": "control", "attributes": told}
     elif kind == "order":
         fields |= {"order_id": f"o{number}", "amount_minor": number, "currency": "EUR"}
     else:
@@ -48,6 +49,9 @@ def test_rows_that_are_copied_are_those_that_sqlite_inserts_one_by_one(
     batches = [
         [row("exposure", n, f"u{n % 7}", arm=("control", "treatment")[n % 5 == 0]) for n in range(40)],
         [row(kind, n, f"u{n}") for n in range(30) for kind in ("click", "order", "impression")],
+        # At one instant with other attributes: `a` comes before `B` in a dictionary, and after it by code point.
+        [row("exposure", n, f"w{n % 3}", event_time=7, attributes={"a": n}) for n in range(200, 210)],
+        [row("exposure", n, f"w{n % 3}", event_time=7, attributes={"B": n}) for n in range(210, 220)],
         [row("exposure", n, f"u{n % 7}") for n in range(30, 60)] + [row("click", 1, "u1")] * 3,
         [],
         [row("order", n, "u", order_id="o\tb") for n in range(100, 103)] + [row("exposure", 99, "u", arm="third")],
@@ -65,7 +69,7 @@ def test_rows_that_are_copied_are_those_that_sqlite_inserts_one_by_one(
     engines[0].dispose()
     assert results[0] == results[1]
     assert stored[0] == stored[1]
-    assert results[1][:5] == [(40, 0, 0), (90, 0, 0), (20, 13, 0), (0, 0, 0), (3, 0, 1)]
+    assert results[1][:7] == [(40, 0, 0), (90, 0, 0), (10, 0, 0), (10, 0, 0), (20, 13, 0), (0, 0, 0), (3, 0, 1)]
 
 
 def test_copied_rows_and_their_offsets_are_written_together_or_not_at_all(

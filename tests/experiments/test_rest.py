@@ -13,7 +13,7 @@ from sqlalchemy import event
 
 from experiments import vectors
 from experiments.client import Assigner
-from experiments.config import ExperimentConfig
+from experiments.config import ExperimentConfig, LayerRange
 from experiments.rest.app import create_app
 from experiments.rest.limits import Limits, RateLimiter
 from experiments.roles import RIGHTS
@@ -90,6 +90,29 @@ def test_a_schedule_and_forced_arms_over_rest(api: Any, config: ExperimentConfig
     assert cleared.json() == {"cleared": True}
 
 
+def test_layers_and_metrics_over_rest(api: Any, config: ExperimentConfig) -> None:
+    made = api("POST", "/v1/layers/home/create", "edit", json={**REASON, "description": "the first page"})
+    assert (made.status_code, made.json()) == (201, {"layer": "home"})
+    live(api, msgspec.structs.replace(config, layer=LayerRange("home", 1_000, 4_000)))
+    (layer,) = api("GET", "/v1/layers", "read").json()["layers"]
+    assert (layer["description"], layer["created_by"]) == ("the first page", "edit")
+    assert layer["held"] == [{"experiment": "ranking", "start": 1_000, "end": 4_000}]
+    assert layer["free"] == [[0, 1_000], [4_000, 10_000]]
+    gmv = {"name": "gmv_per_user", "owner": "pricing", "tier": 1, "kind": "mean", "column": "gmv_net"}
+    for entry, version in ((gmv, 1), (gmv, 1), ({**gmv, "column": "gmv_gross"}, 2)):
+        sent = api("POST", "/v1/metrics/publish", "edit", json={**REASON, "metrics": [entry]})
+        assert sent.json() == {"versions": {"gmv_per_user": version}}
+    (metric,) = api("GET", "/v1/metrics", "read").json()["metrics"]
+    assert (metric["version"], metric["owner"], metric["tier"]) == (2, "pricing", 1)
+    assert metric["definition"] == {**gmv, "column": "gmv_gross"}
+    refused = api("POST", "/v1/metrics/publish", "edit", json={**REASON, "metrics": [{**gmv, "owner": ""}]})
+    assert (refused.status_code, "its owner is ''" in refused.json()["detail"]) == (422, True)
+    log = api("GET", "/v1/audit", "admin").json()["entries"]
+    assert [(e["action"], e["subject"]) for e in log if e["subject"] != "ranking"][:3] == [
+        ("publish_metric", "gmv_per_user"), ("publish_metric", "gmv_per_user"), ("create_layer", "home"),
+    ]  # fmt: skip
+
+
 def test_decisions_of_several_experiments_and_of_unfit_units(api: Any, config: ExperimentConfig) -> None:
     live(api, config)
     live(api, msgspec.structs.replace(config, key="two", salt="two-1", targeting="country == 'DE'"))
@@ -107,11 +130,11 @@ def test_decisions_of_several_experiments_and_of_unfit_units(api: Any, config: E
 
 
 def test_an_exposure_is_logged_once_and_only_of_what_is_decided_here(api: Any, config: ExperimentConfig) -> None:
-    live(api, config)
+    live(api, msgspec.structs.replace(config, record=("country",)))
     arm = api("POST", "/v1/decisions/ranking", "assign", json={"unit": "u"}).json()["arm"]
     wrong = "treatment" if arm == "control" else "control"
     used = [
-        {"unit": "u", "experiment": "ranking", "arm": arm, "config_version": 1},
+        {"unit": "u", "experiment": "ranking", "arm": arm, "config_version": 1, "attributes": {"country": "DE"}},
         {"unit": "u", "experiment": "ranking"},
         {"unit": "v", "experiment": "ranking", "config_version": 2},
         {"unit": "u", "experiment": "ranking", "arm": wrong},
@@ -129,7 +152,7 @@ def test_an_exposure_is_logged_once_and_only_of_what_is_decided_here(api: Any, c
         (False, "unit_missing"),
     ]
     assert api.logger.close() == 0
-    assert [(row.unit_id, row.arm) for row in api.sent] == [("u", arm)]
+    assert [(row.unit_id, row.arm, row.attributes) for row in api.sent] == [("u", arm, {"country": "DE"})]
 
 
 ENDPOINTS = [
@@ -137,6 +160,10 @@ ENDPOINTS = [
     ("GET", "/v1/experiments/ranking", "read"),
     ("GET", "/v1/experiments/ranking/versions", "read"),
     ("GET", "/v1/experiments/ranking/versions/1", "read"),
+    ("GET", "/v1/layers", "read"),
+    ("GET", "/v1/metrics", "read"),
+    ("POST", "/v1/layers/ranking/create", "edit"),
+    ("POST", "/v1/metrics/publish", "edit"),
     ("GET", "/v1/audit", "admin"),
     *(
         ("POST", f"/v1/experiments/ranking/{act}", "edit")

@@ -57,26 +57,30 @@ def contents(store: ExperimentStore) -> dict[str, list[tuple[Any, ...]]]:
 
 def test_each_kind_arrives_in_its_table(live: ExperimentStore) -> None:
     rows = [
-        exposure("e1", "u"),
+        exposure("e1", "u", attributes={"country": "DE", "age": 30}),
         click("c1", surface="search", query="red shoes"),
         click("i1", kind="impression"),
         click("s1", kind="save"),
         click("a1", kind="add_to_cart"),
         order("o1", product_id="p1"),
         order("r1", "refund", amount_minor=500),
+        order("x1", "cancellation", amount_minor=200),
+        order("y1", "chargeback", amount_minor=100),
     ]
-    result = live.write_events(rows, {("events", 0): 7})
-    assert (result.written, result.duplicate, result.rejected) == (7, 0, ())
+    result = live.write_events(rows, {("events", 0): 9})
+    assert (result.written, result.duplicate, result.rejected) == (9, 0, ())
     found = contents(live)
-    assert found["exposure"] == [("e1", "ranking", 1, "control", "u", START, START)]
-    assert found["first_exposure"] == [("ranking", "u", "control", START)]
+    assert found["exposure"] == [("e1", "ranking", 1, "control", "u", START, START, '{"age":30,"country":"DE"}')]
+    assert found["first_exposure"] == [("ranking", "u", "control", START, '{"age":30,"country":"DE"}')]
     assert ("c1", "click", "u", START, "p1", "search", "red shoes", START) in found["event"]
     assert [row[1] for row in found["event"]] == ["add_to_cart", "click", "impression", "save"]
     assert found["order_event"] == [
         ("o1", "placed", "o1", "u", START, "p1", 1_999, "EUR", START),
         ("r1", "refunded", "o1", "u", START, None, -500, "EUR", START),
+        ("x1", "cancelled", "o1", "u", START, None, -200, "EUR", START),
+        ("y1", "charged_back", "o1", "u", START, None, -100, "EUR", START),
     ]
-    assert live.offsets("events") == {0: 7}
+    assert live.offsets("events") == {0: 9}
     assert live.offsets("other") == {}
 
 
@@ -99,7 +103,27 @@ def test_a_replay_is_counted_and_changes_nothing(live: ExperimentStore) -> None:
 def test_the_first_exposure_is_the_earliest_whatever_arrives_first(live: ExperimentStore) -> None:
     live.write_events([exposure("late", "u", time=START + 5)])
     live.write_events([exposure("early", "u", time=START - 5), exposure("middle", "u")])
-    assert contents(live)["first_exposure"] == [("ranking", "u", "control", START - 5)]
+    assert contents(live)["first_exposure"] == [("ranking", "u", "control", START - 5, "{}")]
+
+
+@pytest.mark.parametrize("one_batch", [True, False])
+def test_attributes_are_those_of_the_first_exposure_whatever_arrives_first(
+    live: ExperimentStore, one_batch: bool
+) -> None:
+    """What a treatment may have changed since is no covariate: not even to fill in what was not told at first."""
+    rows = [
+        exposure("late", "u", time=START + 5, attributes={"plan": "pro"}),
+        exposure("early", "u", time=START - 5, attributes={"plan": "free", "country": "DE"}),
+        exposure("middle", "u", attributes={"plan": "trial", "age": 30}),
+        exposure("untold", "v", time=START - 5),
+        exposure("told", "v", attributes={"plan": "pro"}),
+    ]
+    for batch in [rows] if one_batch else [[row] for row in rows]:
+        live.write_events(batch)
+    assert contents(live)["first_exposure"] == [
+        ("ranking", "u", "control", START - 5, '{"country":"DE","plan":"free"}'),
+        ("ranking", "v", "control", START - 5, "{}"),
+    ]
 
 
 @pytest.mark.parametrize("one_batch", [True, False])
@@ -111,7 +135,7 @@ def test_a_unit_seen_in_two_arms_is_marked_for_ever(live: ExperimentStore, one_b
     ]
     for batch in [rows] if one_batch else [[row] for row in rows]:
         live.write_events(batch)
-    assert contents(live)["first_exposure"] == [("ranking", "u", MULTIPLE_ARMS, START)]
+    assert contents(live)["first_exposure"] == [("ranking", "u", MULTIPLE_ARMS, START, "{}")]
 
 
 @pytest.mark.parametrize(
@@ -136,6 +160,13 @@ def test_a_unit_seen_in_two_arms_is_marked_for_ever(live: ExperimentStore, one_b
         (click("x", event_time=-1), "event_time -1"),
         (click("x", event_time=2**63), "event_time 9223372036854775808"),
         (click("x", kind="stare"), "kind 'stare' is not known"),
+        (exposure("x", "u", attributes={"tags": ["new"]}), "attribute 'tags' is a list"),
+        (exposure("x", "u", attributes={"age": 2**63}), "attribute 'age' is an integer of more than 64 bits"),
+        (exposure("x", "u", attributes={"score": float("nan")}), "attribute 'score' is not a finite number"),
+        (exposure("x", "u", attributes={"plan": "a\0"}), "attribute 'plan' holds a NUL"),
+        (exposure("x", "u", attributes={"\ud800": 1}), "holds a lone surrogate"),
+        (exposure("x", "u", attributes={"plan": "x" * 257}), "attribute 'plan' is longer than 256 characters"),
+        (exposure("x", "u", attributes={str(n): n for n in range(21)}), "21 attributes; an exposure has at most 20"),
         (order("x", order_id=None), "order without order_id"),
         (order("x", "refund", amount_minor=-5), "amount_minor of 0 or more"),
         (order("x", amount_minor=2**63), "amount_minor of 0 or more"),
@@ -210,7 +241,9 @@ def row_of(seed: tuple[int, int, int, int]) -> EventRow:
     kind, unit, arm, time = seed
     name = "-".join(map(str, seed))
     if kind == 0:
-        return exposure(name, UNITS[unit], ARMS[arm], START + time)
+        # Other attributes at the same instant, or none: still one answer.
+        told = [None, {"arm": ARMS[arm]}, {"time": time}][(arm + time) % 3]
+        return exposure(name, UNITS[unit], ARMS[arm], START + time, attributes=told)
     if kind == 1:
         return click(name, UNITS[unit], event_time=START + time)
     return order(name, ["order", "refund"][arm], event_time=START + time)

@@ -158,6 +158,8 @@ def test_the_salt_of_another_experiment_is_refused(store: ExperimentStore, confi
 
 
 def test_a_layer_range_is_held_while_live_and_free_after(store: ExperimentStore, config: ExperimentConfig) -> None:
+    for layer in ("home", "search"):
+        store.create_layer(layer, **WHO)
     start(store, msgspec.structs.replace(config, layer=LayerRange("home", 0, 5_001)))
     overlapping = msgspec.structs.replace(config, key="two", salt="two-1", layer=LayerRange("home", 5_000, 10_000))
     store.create_experiment("two", actor="ada")
@@ -221,7 +223,7 @@ def test_the_database_refuses_to_change_or_delete_a_record(
         ),
         ("update experiment set phase = 3", "a phase is followed by the next"),
         ("insert into audit values (99, 1, '', 'a', 's', '', '{}')", "CHECK"),
-        ("insert into exposure values ('e', 'none', 1, 'control', 'u', 1, 1)", "FOREIGN KEY"),
+        ("insert into exposure values ('e', 'none', 1, 'control', 'u', 1, 1, '{}')", "FOREIGN KEY"),
         ("insert into event values ('e', 'bought', 'u', 1, 'p', null, null, 1)", "kind_known"),
         ("insert into order_event values ('e', 'refunded', 'o', 'u', 1, null, 5, 'EUR', 1)", "sign"),
         ("insert into order_event values ('e', 'placed', 'o', 'u', 1, null, -5, 'EUR', 1)", "sign"),

@@ -20,7 +20,7 @@ VIEWS = {view.name: view for view in [*definitions.product_views(HOME), definiti
 
 
 def both_ways(name: str, rows: list[Any]) -> tuple[list[Any], list[Any]]:
-    form = views.PRODUCT_FORMATS.get(name, views.EMBEDDING_FORMAT)
+    form = views.format_of(name)
     table = views.history_table(form, history.schema(form.types), rows, NOON)
     direct = [views.online_row(form, row) for row in rows]
     return online_rows(table, VIEWS[name]), [row._replace(values=tuple(row.values)) for row in direct]
@@ -47,7 +47,7 @@ def test_embeddings_become_the_bytes_of_the_direct_write() -> None:
 
 def test_a_slice_of_a_larger_table_is_read_from_its_own_offset() -> None:
     for name, row in (("product_images", make_product), ("product_embedding_m1", make_embedding)):
-        form = views.PRODUCT_FORMATS.get(name, views.EMBEDDING_FORMAT)
+        form = views.format_of(name)
         rows = [row(f"p{i}") for i in range(9)]
         table = views.history_table(form, history.schema(form.types), rows, NOON)
         whole = online_rows(table, VIEWS[name])

@@ -10,9 +10,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from feature_repo.errors import HistoryError
+from feature_repo import views
+from feature_repo.definitions import FIXED_VIEWS
+from feature_repo.errors import HistoryError, InvalidFeatureError
+from feature_repo.recent import Engagement
 from feature_repo.rows import TEXT_FIELDS, Deletion
 from feature_repo.store import ProductFeatureStore
+from feature_repo.stores.base import microseconds
 from feature_repo.watch import Norms, Thresholds, ViewStatus, findings, to_prometheus, watch
 from tests.feature_repo.builders import NOON, make_embedding, make_product
 
@@ -26,7 +30,7 @@ def status(store: ProductFeatureStore, view: str, **options: Any) -> ViewStatus:
 
 def test_an_empty_store_has_no_ages_and_passes_every_limit(store: ProductFeatureStore) -> None:
     statuses = watch(store, now=NOW)
-    assert [s.view for s in statuses] == ["product_text", "product_images", "product_offer"]
+    assert [s.view for s in statuses] == list(FIXED_VIEWS)
     assert all((s.products, s.online_rows, s.age_s, s.age_p50_s, s.sampled) == (0, 0, None, None, 0) for s in statuses)
     assert findings(statuses, Thresholds(max_age=timedelta(0), max_empty={"title": 0.0}, norm_tolerance=0.0)) == []
 
@@ -56,7 +60,7 @@ def test_empty_features_are_counted_over_live_products(store: ProductFeatureStor
     store.write_features([make_product(id, 1, text=texts | {"brand": ""}, images=0) for id in "abc"])
     store.write_features([make_product("d", 1, text=texts, currency=None)])
     store.delete([Deletion(id="a", version=2, event_time=NOON)])
-    text, images, offer = watch(store, now=NOW)
+    text, images, offer, _ = watch(store, now=NOW)
     assert text.empty_rates == {name: 2 / 3 if name == "brand" else 0.0 for name in TEXT_FIELDS}
     assert images.empty_rates == {"urls": 2 / 3, "hashes": 2 / 3, "vectors": 2 / 3, "visual_version": 0.0}
     assert offer.empty_rates["currency"] == 1 / 3
@@ -98,6 +102,42 @@ def test_parts_with_other_columns_are_named(store: ProductFeatureStore) -> None:
         "has amount_minor as double, the view as int64",
     ]
     assert findings([found], Thresholds()) == found.schema_drift
+
+
+def test_products_are_counted_by_the_age_of_their_last_change(store: ProductFeatureStore) -> None:
+    ages = [timedelta(seconds=59), timedelta(seconds=60), timedelta(hours=5), timedelta(days=40), timedelta(days=50)]
+    store.write_features([make_product(f"p{i}", event_time=NOW - age) for i, age in enumerate(ages)])
+    store.delete([Deletion(id="p4", version=2, event_time=NOW)])
+    assert status(store, "product_text").age_counts == [1, 1, 0, 1, 0, 0, 0, 1]
+
+
+def test_shoppers_lists_are_watched_by_their_last_event(store: ProductFeatureStore) -> None:
+    us = microseconds(NOW)
+    store.add_engagements([Engagement("u", "a", us - 5_000_000), Engagement("v", "b", us - 9_000_000)])
+    store.add_engagements([Engagement("u", "b", us - 1_000_000)])
+    found = status(store, "user_recent")
+    assert (found.products, found.history_rows, found.age_s, found.age_p99_s) == (2, 3, 1.0, 9.0)
+    assert found.empty_rates == {"product_ids": 0.0, "event_times": 0.0}
+
+
+def test_a_feature_that_no_part_has_yet_is_empty_everywhere(
+    store: ProductFeatureStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after the view was widened, before the products are written again."""
+    store.write_features([make_product("a")])
+    form = views.PRODUCT_FORMATS["product_offer"]
+    monkeypatch.setitem(
+        views.FIXED_FORMATS, "product_offer", form._replace(types={**form.types, "condition": pa.string()})
+    )
+    found = status(store, "product_offer")
+    assert found.empty_rates["condition"] == 1.0
+    assert found.empty_rates["currency"] == 0.0
+    assert all(line.endswith("lacks condition") for line in found.schema_drift)
+
+
+def test_a_view_that_there_is_not_is_named(store: ProductFeatureStore) -> None:
+    with pytest.raises(InvalidFeatureError, match=r"Unknown views \['offers'\]: there are product_text"):
+        watch(store, now=NOW, views=["offers"])
 
 
 def test_a_half_written_part_is_named(store: ProductFeatureStore) -> None:
@@ -146,5 +186,8 @@ def test_prometheus_text_has_each_figure_once_per_view_and_leaves_out_what_is_un
     assert 'sagelift_features_age_s{view="v"} 3600.0\n' in text
     assert 'sagelift_features_empty_rate{view="v",feature="title"} 0.25\n' in text
     assert "age_p50_s{" not in text
+    assert 'sagelift_features_vector_length{view="v",of="largest"} 1.002\n' in text
+    assert 'sagelift_features_vectors_not_finite{view="v"} 2\n' in text
+    assert 'sagelift_features_schema_drift{view="v"} 0\n' in text
     for line in text.splitlines():
         assert line.startswith(("# HELP sagelift_features_", "# TYPE sagelift_features_", "sagelift_features_"))

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from tritonclient.grpc import service_pb2 as pb
 
-from inference.client import Failure, ItemEmbedder, TritonClient, bucketed, classify, encode_request
+from inference.client import ItemEmbedder, TritonClient, bucketed, encode_request
 from inference.errors import ArtifactError, InputError, ServingError, Unavailable
+from inference.failures import CircuitBreaker, Failure, classify
 from inference.inputs import ProductInput
 from inference.tokenizer import Tokenizer
 
@@ -408,3 +409,48 @@ def test_the_embedder_pairs_tokenizer_and_version_of_the_live_release_and_follow
     with pytest.raises(ArtifactError, match="cannot be read"):
         embedder.refresh()
     assert embedder.model_version == "2", "a release that cannot be read does not displace the one in use"
+
+
+def test_a_server_that_answers_nothing_is_let_alone_and_asked_again_later() -> None:
+    """Calls fail at once while the circuit is open; the first that finds the server back goes through."""
+    clock, down = Clock(), True
+
+    def infer(request: pb.ModelInferRequest) -> pb.ModelInferResponse:
+        if down:
+            raise RpcFailure(S.UNAVAILABLE, "connection refused")
+        return answer(request, first_id)
+
+    triton = FakeTriton(infer)
+    client = client_of(triton, clock, breaker=CircuitBreaker(failures=5, pause_s=2.0, clock=clock))
+    with pytest.raises(Unavailable, match=r"version 1 gave no answer: 5 requests in a row were not served, .*refused"):
+        client.embed(*products(2), version="1")
+    assert len(triton.requests) == 5
+    for _ in range(10):
+        with pytest.raises(Unavailable, match="is not asked: 5 requests in a row"):
+            client.embed(*products(2), version="1")
+    assert len(triton.requests) == 5, "nothing was sent"
+    clock.now += 2
+    with pytest.raises(Unavailable):
+        client.embed(*products(2), version="1")
+    assert len(triton.requests) == 6, "one probe"
+    down = False
+    clock.now += 2
+    assert client.embed(*products(2), version="1").rejected == {}
+    assert client.embed(*products(300), version="1").rejected == {}
+    assert triton.flying == 0
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [RpcFailure(S.INTERNAL, "out of shared memory"), RpcFailure(S.NOT_FOUND), RpcFailure(S.RESOURCE_EXHAUSTED)],
+)
+def test_a_server_that_answers_with_failures_is_not_silent(failure: RpcFailure) -> None:
+    failures, clock = [failure] * 6, Clock()
+
+    def infer(request: pb.ModelInferRequest) -> pb.ModelInferResponse:
+        if failures:
+            raise failures.pop()
+        return answer(request, first_id)
+
+    client = client_of(FakeTriton(infer), clock, breaker=CircuitBreaker(failures=2, clock=clock))
+    assert client.embed(*products(2), version="1").rejected == {}

@@ -22,7 +22,8 @@ import yaml
 from typer.testing import CliRunner
 
 import feature_repo
-from feature_repo.definitions import OFFER_VIEW
+from feature_repo.definitions import FIXED_VIEWS, OFFER_VIEW
+from feature_repo.errors import InvalidFeatureError
 from feature_repo.materialize import Progress, materialize
 from feature_repo.rows import Deletion, OfferRow
 from feature_repo.store import ProductFeatureStore
@@ -101,6 +102,33 @@ def test_feasts_own_push_is_guarded_too(store: ProductFeatureStore) -> None:
         assert online(store, ["product_offer:amount_minor"], ["a"])["amount_minor"] == [amount]
 
 
+@pytest.mark.parametrize(
+    ("view", "changed", "told"),
+    [
+        ("product_offer", {"version": [None]}, "product_offer has no version"),
+        ("product_offer", {"version": [-1]}, "product_offer has no version"),
+        ("product_embedding_m1", {"vector": [[float("nan")] * 256]}, "a vector that cannot be searched"),
+        ("product_embedding_m1", {"vector": [[0.0] * 256]}, "not all 0"),
+    ],
+)
+def test_what_feasts_push_lets_pass_is_refused_and_leaves_what_was_there(
+    store: ProductFeatureStore, view: str, changed: dict[str, Any], told: str
+) -> None:
+    store.ensure_model_version("m1")
+    store.write_features([make_product("a", 1)])
+    store.write_embeddings("m1", [make_embedding("a", 1)])
+    common = {"product_id": ["a"], "event_timestamp": [NOON], "created_timestamp": [NOON], "deleted": [False]}
+    rows = {
+        "product_offer": {"amount_minor": [1], "currency": ["SEK"], "availability": ["out_of_stock"]},
+        "product_embedding_m1": {"vector": [[1.0] * 256], "content_hash": ["x"], "model_version": ["m1"]},
+    }
+    frame = pd.DataFrame(common | {"version": [9]} | rows[view] | changed)
+    with pytest.raises(InvalidFeatureError, match=told):
+        store.feast.write_to_online_store(view, df=frame)
+    assert same(store.read_features("a")["a"], make_product("a", 1))
+    assert same(store.read_embeddings("m1", "a")["a"], make_embedding("a", 1))
+
+
 @_IBIS
 def test_point_in_time_join_gives_what_was_known_at_each_time(store: ProductFeatureStore) -> None:
     store.ensure_model_version("m-2.0")
@@ -170,7 +198,7 @@ def test_feast_command_line_works_in_the_state_folder_and_apply_forgets_nothing(
         store.write_embeddings("m1", [make_embedding("a")])
     feast(store.home, "apply")
     listed = feast(store.home, "feature-views", "list")
-    for name in ("product_text", "product_images", "product_offer", "product_embedding_m1"):
+    for name in (*FIXED_VIEWS, "product_embedding_m1"):
         assert name in listed
     with ProductFeatureStore.open(tmp_path) as store:
         assert same(store.read_embeddings("m1", "a")["a"], make_embedding("a"))
@@ -186,7 +214,7 @@ def test_feast_apply_works_on_the_package_with_the_environment_variable(tmp_path
         assert same(store.read_features("a")["a"], make_product("a"))
     profile = yaml.safe_load((package / "feature_store.yaml").read_text())
     written = yaml.safe_load((home / "feature_store.yaml").read_text())
-    assert profile["offline_store"] == written["offline_store"] == {"type": "duckdb"}
+    assert profile["offline_store"] == written["offline_store"]
 
 
 def _write_versions(state_dir: Path, versions: list[int], barrier: Any) -> None:
@@ -334,14 +362,15 @@ def test_the_commands_tell_a_scheduler_what_became_of_it(
     done = run(app, ["features", "materialize", "--full", "--json"])
     told = json.loads(done.stdout)
     assert (done.exit_code, told["exit_code"], told["mode"]) == (0, 0, "full")
-    assert [(view["view"], view["written"]) for view in told["views"]] == [
-        (name, 2) for name in ("product_text", "product_images", "product_offer")
-    ]
+    written = {view["view"]: view["written"] for view in told["views"]}
+    assert written.items() >= dict.fromkeys(("product_text", "product_images", "product_offer"), 2).items()
     assert "2 products in 2 parts: 2 to write" in run(app, ["features", "materialize", "--dry-run", "--full"]).stdout
 
     seen = run(app, ["features", "status", "--max-age", "1h", "--json"])
     assert seen.exit_code == 0
-    assert {view["products"] for view in json.loads(seen.stdout)["views"]} == {2}
+    assert {view["view"]: view["products"] for view in json.loads(seen.stdout)["views"]} == {
+        "product_text": 2, "product_images": 2, "product_offer": 2, "user_recent": 0,
+    }  # fmt: skip
     late = run(app, ["features", "status", "--max-age", "0.000001s", "--json"])
     assert late.exit_code == 1
     assert len(json.loads(late.stdout)["findings"]) == 3

@@ -56,6 +56,9 @@ def test_help_lists_every_command_and_imports_nothing_heavy(args: tuple[str, ...
     ("args", "code", "said"),
     [
         (("catalog", "check", "nothing.jsonl"), 3, "nothing.jsonl"),
+        (("catalog", "refresh-images"), 2, "product ids, or --all"),
+        (("catalog", "refresh-images", "sku-1", "--all"), 2, "product ids, or --all"),
+        (("stream", "register"), 2, "SAGELIFT_SCHEMA_REGISTRY__URL"),
         (("catalog", "publish", "nothing.jsonl"), 3, "nothing.jsonl"),
         (("catalog", "check", "--format", "pdf", "nothing.jsonl"), 3, "pdf"),
         (("status",), 1, "No local stack is running"),

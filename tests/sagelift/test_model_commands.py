@@ -342,10 +342,19 @@ def test_the_programs_in_the_page_run(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_the_commands_in_the_page_exist(shop: Installation) -> None:
     """Every `sagelift model ...` of the page is a command, with options that it knows."""
-    used = re.findall(r"^sagelift model (\w+)([^#\n]*)", PAGE.read_text(), re.M)
+    used = re.findall(r"^sagelift model ([\w-]+)([^#\n]*)", PAGE.read_text(), re.M)
     assert len(used) > 10
     for command, rest in used:
         known = shop.model(command, "--help").out
         assert known, command
         for option in re.findall(r"--[\w-]+", rest):
             assert option in known, f"{command} {option}"
+
+
+def test_an_export_as_onnx_names_what_is_missing(tmp_path: Path) -> None:
+    installation = Installation(tmp_path / "state")
+    done = installation.model("export-onnx", str(tmp_path / "onnx"))
+    assert (done.code, "has no live release" in done.err) == (3, True)
+    done = installation.model("export-onnx", str(tmp_path / "onnx"), "--release", "7")
+    assert (done.code, "there is no release '7'" in done.err) == (3, True)
+    assert not (tmp_path / "onnx").exists()

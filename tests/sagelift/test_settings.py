@@ -95,6 +95,7 @@ SIGN_ON = {"sasl_mechanism": "PLAIN", "username": "key", "password": "hunter2"}
 CLUSTER = {"bootstrap_servers": "kafka:9092"}
 SASL = {**CLUSTER, **SIGN_ON, "security_protocol": "SASL_SSL"}
 TRITON = {"url": "triton:8001", "tls": True}
+REGISTRY = {"url": "https://a.example,https://b.example", "username": "ada", "password": "hunter2"}
 
 
 @pytest.mark.parametrize(
@@ -127,6 +128,16 @@ TRITON = {"url": "triton:8001", "tls": True}
         ("triton", {**TRITON, "tls_ca_file": "ca.pem"}, "tls_ca_file is ca.pem, which cannot be read"),
         ("triton", {**TRITON, "tls_cert_file": "sagelift.toml"}, "tls_key_file is empty|not in PEM"),
         ("triton", {**TRITON, "tls_key_file": "a.key"}, "tls_key_file is set without tls_cert_file"),
+        ("schema_registry", {"password": "hunter2"}, "password would not be used: url is empty; name the registry"),
+        ("schema_registry", {"url": "registry:8081"}, "url must begin with http:// or https://"),
+        ("schema_registry", {"url": "https://ada:hunter2@registry"}, "bear no user: that is username and password"),
+        ("schema_registry", {**REGISTRY, "username": ""}, "password is set without username"),
+        ("schema_registry", {**REGISTRY, "ca_file": "sagelift.toml"}, "ca_file is sagelift.toml, which holds no"),
+        (
+            "schema_registry",
+            {**REGISTRY, "format": "protobuf"},
+            r"schema_registry\.format: .*'plain' \(is 'protobuf'\)",
+        ),
     ],
 )
 def test_security_settings_that_do_not_go_together_are_refused(
@@ -139,8 +150,8 @@ def test_security_settings_that_do_not_go_together_are_refused(
     assert "hunter2" not in str(raised.value)
 
 
-def test_secrets_of_kafka_are_never_shown() -> None:
-    settings = load_settings(kafka=SASL)
+def test_secrets_of_kafka_and_the_registry_are_never_shown() -> None:
+    settings = load_settings(kafka=SASL, schema_registry=REGISTRY)
     assert settings.kafka.client["sasl_plain_password"] == "hunter2"
     for shown in (repr(settings), str(settings), settings.model_dump_json(), repr(settings.kafka.password), table()):
         assert "hunter2" not in shown

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ from streaming.embedding_topic import EmbeddingPublisher, IndexFollower, end_pos
 from streaming.errors import BrokerError, TopicError
 from streaming.kafka import TopicPartition
 from streaming.offer_topic import ProductOffer
+from streaming.wire import RegistryWire
 from tests.streaming.fakes import Record, vector_of
 
 P0 = TopicPartition("product.embeddings", 0)
@@ -73,6 +75,8 @@ def test_embeddings_that_the_broker_does_not_take_are_an_error() -> None:
 class FakeBroker:
     """The connection, its consumer and its admin client: one partition a topic, read one record at a time."""
 
+    wire: RegistryWire | None = None
+
     def __init__(
         self,
         log: Sequence[tuple[Any, ...]] = (),
@@ -86,6 +90,7 @@ class FakeBroker:
         self.topic_id, self.kept_ms = "t1", DAY
         self.read: list[tuple[str, int]] = []
         self.there, self.closed = True, False
+        self.lock = threading.Lock()  # for who changes a log and where it is read at the same time
 
     def consumer(self, **_: Any) -> FakeBroker:
         return self
@@ -114,15 +119,16 @@ class FakeBroker:
         return {tp: len(log) for tp, log in self.logs.items()}
 
     def poll(self, timeout_ms: int) -> dict[TopicPartition, list[Record]]:
-        if self.failures.get(self.at[P0]):
-            raise self.failures[self.at[P0]].pop(0)
-        out = {}
-        for tp, log in self.logs.items():
-            at = self.at[tp]
-            self.at[tp] = min(len(log), at + 1)
-            out[tp] = [Record(tp.topic, 0, at, 0, k, v, h) for k, v, h in log[at : self.at[tp]]]
-            self.read += [(tp.topic, at)] * len(out[tp])
-        return {tp: rows for tp, rows in out.items() if rows}
+        with self.lock:
+            if self.failures.get(self.at[P0]):
+                raise self.failures[self.at[P0]].pop(0)
+            out = {}
+            for tp, log in self.logs.items():
+                at = self.at[tp]
+                self.at[tp] = min(len(log), at + 1)
+                out[tp] = [Record(tp.topic, 0, at, 0, k, v, h) for k, v, h in log[at : self.at[tp]]]
+                self.read += [(tp.topic, at)] * len(out[tp])
+            return {tp: rows for tp, rows in out.items() if rows}
 
     def position(self, tp: TopicPartition) -> int:
         return self.at[tp]
@@ -383,7 +389,8 @@ def test_a_topic_made_anew_under_a_reader_is_read_anew(caplog: pytest.LogCapture
     with follower_of(broker, index) as follower:
         assert follower.catch_up(10)
         made_anew(broker)
-        broker.logs[P0], broker.at[P0] = [on_topic("a", 1, message("a", 1))], 0
+        with broker.lock:
+            broker.logs[P0], broker.at[P0] = [on_topic("a", 1, message("a", 1))], 0
         deadline = time.monotonic() + 10
         while "b" in index and time.monotonic() < deadline:
             pass

@@ -14,6 +14,8 @@ from sqlalchemy.exc import DataError, OperationalError
 
 from experiments.events import EventRow
 from experiments.sink import Rejected, WriteResult
+from feature_repo.errors import StoreBusyError
+from feature_repo.recent import Engagement
 from streaming.contracts import Event, encode
 from streaming.dead_letters import DeadLetter
 from streaming.errors import BrokerError, PoisonRateError
@@ -246,3 +248,41 @@ def test_a_feed_of_garbage_stops_the_sink_before_any_dead_letter() -> None:
     with pytest.raises(PoisonRateError, match=r"events: 15 of the last 20 .*SHARE=1"):
         events.handle(poll([b"{"] * 15 + [click(n) for n in range(5)]))
     assert (sent.letters, database.rows, database.written_offsets) == ([], {}, {})
+
+
+def test_engagements_go_to_the_shoppers_lists_before_the_offsets_move() -> None:
+    events, database, _ = sink()
+    taken: list[Engagement] = []
+    order = Event(
+        event_id="o", kind="order", unit_id="v", event_time=NOW, product_id="q", order_id="1", amount_minor=5,
+        currency="EUR",
+    )  # fmt: skip
+    shown = Event(event_id="i", kind="impression", unit_id="u", event_time=NOW, product_id="r", surface="user")
+
+    def lists(engagements: Sequence[Engagement]) -> None:
+        assert database.transactions == 0, "a crash now sends them again"
+        taken.extend(engagements)
+
+    events.recent = lists
+    events.handle(poll([click(1), shown, b"{", order]))
+    at = to_row(click(1)).event_time
+    assert taken == [Engagement("u", "p", at), Engagement("v", "q", at)]
+    assert len(database.rows) == 3
+
+
+def test_offsets_do_not_move_unless_the_lists_are_written() -> None:
+    events, database, _ = sink()
+
+    def locked(_: Sequence[Engagement]) -> None:
+        raise StoreBusyError("locked")
+
+    events.recent = locked
+    with pytest.raises(StoreBusyError):
+        events.handle(poll([click(1)]))
+    assert (database.rows, database.written_offsets) == ({}, {})
+
+
+def test_a_batch_without_engagements_asks_nothing_of_the_lists() -> None:
+    events, _, _ = sink()
+    events.recent = lambda _: pytest.fail("called")
+    events.handle(poll([b"{"]))

@@ -10,7 +10,7 @@ import pytest
 from feature_repo.rows import ProductFeatures
 from streaming.contracts import ATTRIBUTES
 from streaming.errors import ContractError
-from streaming.merging import Product, changed_views, in_order, merge
+from streaming.merging import Product, changed_views, in_order, is_offer_patch, merge
 from tests.streaming.fakes import NOW, price, update, vector_of
 
 FULL: dict[str, Any] = {
@@ -158,3 +158,12 @@ def test_every_attribute_of_the_contract_reaches_the_product() -> None:
     for name in ATTRIBUTES:
         after = merge(before, update("p1", 1, "patch", **{name: values.get(name, "https://z")}))
         assert after != before, name
+
+
+def test_only_an_update_that_says_nothing_but_the_offer_takes_the_quick_way() -> None:
+    assert is_offer_patch(update("p", 1, "patch", price=price("5")))
+    assert is_offer_patch(update("p", 1, "patch", availability=None))
+    assert not is_offer_patch(update("p", 1, "patch", price=price("5"), brand=None))
+    assert not is_offer_patch(update("p", 1, "patch", price=price("5"), refresh_images=True))
+    assert not is_offer_patch(update("p", 1, price=price("5")))
+    assert not is_offer_patch(update("p", 1, "delete"))

@@ -17,6 +17,8 @@ from tests.streaming.fakes import NOW, update
 class FakeProducer:
     """Both the connection and its producer; acknowledges, or fails, at the flush."""
 
+    wire = None
+
     def __init__(self) -> None:
         self.sent: list[tuple[str, bytes, bytes, Any]] = []
         self.refuse: Exception | None = None

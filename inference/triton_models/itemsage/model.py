@@ -42,7 +42,7 @@ class TritonPythonModel:
 
     @torch.inference_mode()
     def _with_precision(self, model, compute, probe):
-        """The model in float32, or with its encoder in bfloat16 (the hash embedding stays: its sums are long)."""
+        """The model in float32, or in bfloat16 (the hash embedding's long sums are kept in float32 all the same)."""
         if compute not in ("auto", "fp32", "bf16"):
             raise pb_utils.TritonModelException(f"parameter compute is {compute!r}, must be auto, fp32 or bf16")
         inputs = [probe[name].to(self.device) for name in INPUTS]
@@ -61,7 +61,6 @@ class TritonPythonModel:
         if compute == "fp32" or (compute == "auto" and not _has_bfloat16(self.device)):
             return model
         half = copy.deepcopy(model).to(torch.bfloat16)
-        half.text = model.text
         if compute == "bf16" or (cosine(half) >= 0.9999 and seconds(half) < seconds(model)):
             return half
         return model

@@ -11,11 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.exposition import generate_latest
 
+from inference.failures import Circuit
 from sagelift.observability.health import State
 from sagelift.observability.metrics import Live, WorkerMetrics, quantile
 from sagelift.stream_status import parse
 
-LIVE = Live(State.RUNNING, 2, {0: 5, 1: 7}, 12, 0.25, 1_000.0)
+LIVE = Live(State.RUNNING, 2, {0: 5, 1: 7}, 12, 0.25, 1_000.0, Circuit.CLOSED)
 
 
 def metrics(live: Live = LIVE) -> WorkerMetrics:
@@ -74,6 +75,16 @@ def test_what_is_not_known_is_not_shown() -> None:
     seen = scraped(metrics(Live(State.STARTING, 0, {}, 0, None, None)))
     shown = {key[0] for key in seen}
     assert not shown & {"sagelift_lag_records", "sagelift_poison_share", "sagelift_last_poll_timestamp_seconds"}
+
+
+def test_the_circuit_to_triton_is_in_one_state() -> None:
+    seen = scraped(metrics(LIVE._replace(circuit=Circuit.OPEN)))
+    assert {state: seen["sagelift_triton_circuit", state] for state in Circuit} == {
+        "closed": 0,
+        "open": 1,
+        "half_open": 0,
+    }
+    assert not any(key[0] == "sagelift_triton_circuit" for key in scraped(metrics(LIVE._replace(circuit=None))))
 
 
 def test_a_senders_choice_never_becomes_a_label() -> None:

@@ -1,0 +1,140 @@
+"""Vector search among 100,000 products through Feast's own API: time, recall, and whether every pair is right.
+
+The floor is what a bare client does: usearch's graph alone, with our settings, and one SQLite statement for the rows
+that it names. Before the graph is there, the index compares one by one (`search_time_unbuilt`); without any index the
+store is scanned (`search_time_scanned`).
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+import sqlite3
+import tempfile
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.harness import Row, compared, figure, in_turn
+
+MODEL = "bench"
+VIEW = f"product_embedding_{MODEL}"
+PRODUCTS = 100_000
+QUERIES = 200
+K = 10
+PAIRS = 10_000  # of product and content hash that are checked, 100 a query
+_BATCH = 4096
+_DEADLINE_S = 600
+
+
+def rows(say: Callable[[str], None]) -> list[Row]:
+    """`search_time`, `search_recall`, `search_wrong_ids`, and what the first search and following the store cost."""
+    from feature_repo.store import ProductFeatureStore
+
+    vectors, queries = _vectors(PRODUCTS, seed=1), _vectors(QUERIES, seed=2)
+    ids = [f"product-{n:06d}" for n in random.Random(3).sample(range(10**6), PRODUCTS)]
+    with tempfile.TemporaryDirectory() as folder, ProductFeatureStore.open(Path(folder)) as store:
+        say(f"writing {PRODUCTS:,} embeddings")
+        store.ensure_model_version(MODEL)
+        for start in range(0, PRODUCTS, _BATCH):
+            store.write_embeddings(MODEL, _embeddings(ids, vectors, range(start, min(start + _BATCH, PRODUCTS))))
+        return _measured(say, store, ids, vectors, queries)
+
+
+def _measured(say: Callable[[str], None], store: Any, ids: list[str], vectors: Any, queries: Any) -> list[Row]:
+    def search(query: Any, top_k: int = K) -> dict[str, Any]:
+        found: dict[str, Any] = store.feast.retrieve_online_documents_v2(
+            features=[f"{VIEW}:content_hash"], query=query.tolist(), top_k=top_k
+        ).to_dict()
+        return found
+
+    say("the first search fills the index")
+    started = time.perf_counter()
+    search(queries[0])
+    first = time.perf_counter() - started
+    turn = itertools.cycle(queries)
+    unbuilt = in_turn({"ours": lambda: search(next(turn))}, runs=20)["ours"]
+    view = store.feast.get_feature_view(VIEW)
+    online, config = store.feast.provider.online_store, store.feast.config
+    index = online.vector_search.index(config, view, next(f for f in view.features if f.vector_index))
+    say("waiting for the graph")
+    while not index.has_graph:
+        if time.perf_counter() - started > _DEADLINE_S:
+            raise RuntimeError(f"the graph was not there after {_DEADLINE_S} s")
+        time.sleep(0.2)
+    built = time.perf_counter() - started
+    say("time, against the bare library")
+    bare = _bare_client(store, index)
+    seconds = in_turn({"bare": lambda: bare(next(turn)), "ours": lambda: search(next(turn))}, runs=100, warmup=10)
+    scanned = in_turn({"scan": lambda: online.vector_search.nearest(config, view, next(turn), K, "l2", [])}, runs=2)
+    say("recall")
+    recalls = []
+    for query in queries:
+        nearest = np.argpartition(-(vectors @ query), K)[:K]
+        recalls.append(len({ids[n] for n in nearest} & set(search(query)["product_id"])) / K)
+    say(f"{PAIRS:,} pairs")
+    wrong = sum(_wrong(search(query, 100), query, ids, vectors) for query in queries[: PAIRS // 100])
+    say("following a write")
+    followed = []
+    for number in range(5):
+        store.write_embeddings(MODEL, _embeddings(ids, vectors, range(number, number + 1), version=2))
+        started = time.perf_counter()
+        search(queries[number])
+        followed.append(time.perf_counter() - started)
+    ms = {name: [1e3 * s for s in taken] for name, taken in seconds.items()}
+    return [
+        compared("search_time", "ms", ms["ours"], "usearch_and_sqlite", ms["bare"]),
+        figure("search_recall", f"recall@{K}", float(np.mean(recalls)), at_least=0.98),
+        figure("search_wrong_ids", f"of {PAIRS:,}", wrong, at_most=0),
+        figure("search_time_unbuilt", "ms", [1e3 * s for s in unbuilt]),
+        figure("search_time_scanned", "ms", [1e3 * s for s in scanned["scan"]]),
+        figure("search_first", "s", first),
+        figure("search_graph_built", "s after the first search", built),
+        figure("search_after_write", "ms", [1e3 * s for s in followed]),
+    ]
+
+
+def _wrong(found: dict[str, Any], query: Any, ids: list[str], vectors: Any) -> int:
+    """Products that came with another one's content hash or distance."""
+    numbers = {id: n for n, id in enumerate(ids)}
+    wrong = 0
+    for id, content_hash, distance in zip(found["product_id"], found["content_hash"], found["distance"], strict=True):
+        n = numbers[id]
+        wrong += content_hash != f"{n:064x}" or abs(distance - (1 - float(vectors[n] @ query))) > 1e-5
+    return wrong
+
+
+def _bare_client(store: Any, index: Any) -> Callable[[Any], object]:
+    graph, keys = index._graph, index._keys
+    connection = sqlite3.connect(store.home / "online.db")
+    statement = f'select entity_key, content_hash from "sagelift_{VIEW}" where entity_key in ({",".join("?" * K)})'
+
+    def search(query: Any) -> object:
+        found = graph.search(query, K)
+        return connection.execute(statement, [keys[n] for n in found.keys.tolist()]).fetchall()
+
+    return search
+
+
+def _embeddings(ids: list[str], vectors: Any, numbers: range, version: int = 1) -> list[Any]:
+    from feature_repo.rows import ProductEmbedding
+
+    now = datetime.now(UTC)
+    return [
+        ProductEmbedding(
+            id=ids[n], version=version, event_time=now, model_version=MODEL, content_hash=f"{n:064x}", vector=vectors[n]
+        )
+        for n in numbers
+    ]
+
+
+def _vectors(number: int, seed: int) -> Any:
+    """Unit vectors around 2,000 common centres, as products lie around their kinds."""
+    centres = np.random.default_rng(0).normal(size=(2_000, 256)).astype(np.float32)
+    rng = np.random.default_rng(seed)
+    vectors = centres[rng.integers(0, len(centres), number)] + 0.8 * rng.normal(size=(number, 256)).astype(np.float32)
+    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)

@@ -1,0 +1,150 @@
+"""Push: what one process publishes another serves at once, without waiting for its next poll."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Engine, create_engine
+
+from experiments.changes import ChangeListener
+from experiments.client import Assigner
+from experiments.config import ExperimentConfig
+from experiments.decision import Reason
+from experiments.store import ExperimentStore
+
+Connect = Callable[[], Engine]
+DEADLINE_S = 30.0
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.integration)])
+def connect(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Connect]:
+    """Makes engines of one database."""
+    if request.param == "postgresql":
+        yield request.getfixturevalue("postgresql")
+        return
+    engines: list[Engine] = []
+
+    def sqlite() -> Engine:
+        engines.append(create_engine(f"sqlite:///{tmp_path / 'changes.db'}"))
+        return engines[-1]
+
+    yield sqlite
+    for engine in engines:
+        engine.dispose()
+
+
+class Heard:
+    """Counts calls, and waits for the next."""
+
+    def __init__(self) -> None:
+        self.count, self._condition = 0, threading.Condition()
+
+    def __call__(self) -> None:
+        with self._condition:
+            self.count += 1
+            self._condition.notify_all()
+
+    def wait_for(self, count: int) -> bool:
+        with self._condition:
+            return self._condition.wait_for(lambda: self.count >= count, DEADLINE_S)
+
+
+def test_an_act_of_another_process_is_served_without_a_poll(connect: Connect, config: ExperimentConfig) -> None:
+    """The assigner would poll in an hour; the listener has it ask now."""
+    ours, theirs = ExperimentStore(connect()), ExperimentStore(connect())
+    ours.create_all()
+    assigner = Assigner(ours.load, interval_s=3_600.0)
+    assert assigner.start(DEADLINE_S)
+    listener = ChangeListener(ours.engine, assigner.wake, poll_s=0.05)
+    try:
+        theirs.publish(config, actor="ada", create=True)
+        theirs.start(config.key, actor="ada", reason="test")
+        end = time.monotonic() + DEADLINE_S
+        while (reason := assigner.assign("u", config.key).reason) is Reason.UNKNOWN_EXPERIMENT:
+            assert time.monotonic() < end
+            listener._closing.wait(0.01)
+        assert reason is Reason.ASSIGNED
+    finally:
+        listener.close()
+        assigner.close()
+
+
+def test_listening_begins_with_a_look_and_then_hears_each_act(connect: Connect, config: ExperimentConfig) -> None:
+    store = ExperimentStore(connect())
+    store.create_all()
+    heard = Heard()
+    listener = ChangeListener(connect(), heard, poll_s=0.05)
+    try:
+        assert heard.wait_for(1), "what happened before"
+        store.create_layer("home", actor="ada", reason="test")
+        assert heard.wait_for(2)
+        store.publish(config, actor="ada", create=True)
+        assert heard.wait_for(3)
+    finally:
+        listener.close()
+    assert not listener._thread.is_alive()
+
+
+def test_an_act_that_is_refused_is_no_change(connect: Connect, config: ExperimentConfig) -> None:
+    store = ExperimentStore(connect())
+    store.create_all()
+    heard = Heard()
+    listener = ChangeListener(connect(), heard, poll_s=0.01)
+    try:
+        assert heard.wait_for(1)
+        with pytest.raises(LookupError):
+            store.start("nobody", actor="ada", reason="test")
+        store.create_layer("home", actor="ada", reason="test")
+        assert heard.wait_for(2)
+        store.create_layer("last", actor="ada", reason="test")
+        assert heard.wait_for(3)
+        assert heard.count == 3
+    finally:
+        listener.close()
+
+
+def test_a_database_that_was_away_is_heard_again_and_looked_at(tmp_path: Path, config: ExperimentConfig) -> None:
+    """Before it is there every attempt fails; once it is, whatever was missed is looked at."""
+    engine = create_engine(f"sqlite:///{tmp_path / 'away' / 'late.db'}")
+    heard, failed = Heard(), Heard()
+    connect = engine.connect
+
+    def counted(*arguments: object, **options: object) -> object:
+        failed()
+        return connect(*arguments, **options)  # type: ignore[arg-type]
+
+    engine.connect = counted  # type: ignore[method-assign, assignment]
+    listener = ChangeListener(engine, heard, poll_s=0.01)
+    try:
+        assert failed.wait_for(3)
+        assert heard.count == 0
+        (tmp_path / "away").mkdir()
+        other = create_engine(f"sqlite:///{tmp_path / 'away' / 'late.db'}")
+        ExperimentStore(other).create_all()
+        other.dispose()
+        assert heard.wait_for(1)
+    finally:
+        listener.close()
+        engine.dispose()
+
+
+@pytest.mark.integration
+def test_a_broken_connection_is_made_anew(postgresql: Connect, config: ExperimentConfig) -> None:
+    store = ExperimentStore(postgresql())
+    store.create_all()
+    heard = Heard()
+    listener = ChangeListener(postgresql(), heard, poll_s=0.05)
+    try:
+        assert heard.wait_for(1)
+        with store.engine.begin() as connection:
+            connection.exec_driver_sql(
+                "select pg_terminate_backend(pid) from pg_stat_activity where query like 'listen %%' "
+                "and pid <> pg_backend_pid()"
+            )
+        assert heard.wait_for(2), "it listens again, and looks"
+        store.create_layer("home", actor="ada", reason="test")
+        assert heard.wait_for(3)
+    finally:
+        listener.close()

@@ -1,0 +1,117 @@
+"""`feast serve` and `feast ui` on Sagelift's folder, as Feast's users start them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from feature_repo.recent import Engagement
+from feature_repo.rows import Deletion
+from feature_repo.store import ProductFeatureStore
+from sagelift.stack.ports import pick_ports
+from tests.feature_repo.builders import NOON, make_product
+
+FEAST = Path(sys.executable).with_name("feast")
+DEADLINE_S = 180
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    with ProductFeatureStore.open(tmp_path) as store:
+        store.write_features([make_product("a", 1), make_product("b", 2, availability="out_of_stock")])
+        store.write_features([make_product("gone", 1)])
+        store.delete([Deletion(id="gone", version=2, event_time=NOON)])
+        store.add_engagements([Engagement("u", "b", 1), Engagement("u", "a", 2)])
+        return store.home
+
+
+@contextmanager
+def running(home: Path, command: str) -> Iterator[str]:
+    """The server's address, once it answers."""
+    (port,) = pick_ports(1)
+    with open(home / f"{command}.log", "wb") as log:
+        process = subprocess.Popen(
+            [FEAST, "-c", home, command, "-h", "127.0.0.1", "-p", str(port)],
+            cwd="/",
+            env=os.environ | {"HOME": str(home)},  # the server keeps a socket there
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+        try:
+            address, deadline = f"http://127.0.0.1:{port}", time.monotonic() + DEADLINE_S
+            while not _answers(address, "/health" if command == "serve" else "/"):
+                told = (home / f"{command}.log").read_text()
+                assert process.poll() is None, told
+                assert time.monotonic() < deadline, told
+                time.sleep(0.1)
+            yield address
+        finally:
+            process.terminate()
+            try:
+                process.wait(30)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait(30)
+
+
+def _answers(address: str, path: str) -> bool:
+    try:
+        urllib.request.urlopen(address + path, timeout=10).close()
+    except (urllib.error.URLError, OSError):
+        return False
+    return True
+
+
+def ask(address: str, path: str, body: Any = None) -> Any:
+    request = urllib.request.Request(
+        address + path,
+        data=None if body is None else json.dumps(body).encode(),
+        headers={"Content-Type": "application/json"},
+    )
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        return json.load(answer)
+
+
+def test_feast_serve_gives_over_http_what_was_written_derived_and_forgotten(home: Path) -> None:
+    with running(home, "serve") as address:
+        answer = ask(
+            address,
+            "/get-online-features",
+            {
+                "feature_service": "ranking_v1",
+                "entities": {"product_id": ["b", "gone", "a"], "user_id": ["u", "u", "nobody"]},
+            },
+        )
+    names = answer["metadata"]["feature_names"]
+    found = {name: column["values"] for name, column in zip(names, answer["results"], strict=True)}
+    assert found["title"] == ["title of b at 2", None, "title of a at 1"]
+    assert found["amount_minor"] == [200, None, 100]
+    assert found["in_stock"] == [False, None, True]
+    assert found["image_count"] == [2, None, 2]
+    assert found["product_ids"] == [["b", "a"], ["b", "a"], None]
+
+
+@pytest.mark.skipif(find_spec("grpc_health") is None, reason="feast ui needs feast[grpcio]")
+def test_feast_ui_shows_the_definitions(home: Path) -> None:
+    with running(home, "ui") as address:
+        (project,) = ask(address, "/projects-list.json")["projects"]
+        views = ask(address, "/api/v1/feature_views?project=sagelift")["featureViews"]
+        services = ask(address, "/api/v1/feature_services?project=sagelift")["featureServices"]
+    assert project["id"] == "sagelift"
+    assert {view["spec"]["name"] for view in views} == {
+        "product_text", "product_images", "product_offer", "user_recent", "product_derived",
+    }  # fmt: skip
+    assert all(view["spec"]["description"] and view["spec"]["owner"] for view in views)
+    assert {service["spec"]["name"] for service in services} == {"itemsage_inputs_v1", "ranking_v1"}
