@@ -1,4 +1,4 @@
-"""What a report adds to a metric's row when it is asked to: equivalence, a posterior, resampling."""
+"""What a report adds to a metric's row when it is asked to: equivalence, a posterior, resampling, a design's look."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,21 +6,50 @@ from math import isfinite
 
 from analysis.aggregates import Aggregates
 from analysis.bayes import Prior, posterior
+from analysis.columns import Window
+from analysis.designs import Design, take
 from analysis.equivalence import equivalence
 from analysis.errors import DataError
-from analysis.inference import Effect, LiftInterval, Undefined
+from analysis.inference import Effect, IntervalMethod, LiftInterval, Undefined
 from analysis.metrics import Declared, Metric, Ratio
-from analysis.results import EquivalenceShown, PosteriorShown, Resampled
+from analysis.results import EquivalenceShown, LookTaken, PosteriorShown, Resampled
 
 
 @dataclass(frozen=True)
 class Asked:
-    """margin: of equivalence, on the lift. prior: of the lift. resamples: 0 for none. None is nothing asked."""
+    """margin: of equivalence, on the lift. prior: of the lift. resamples: 0 for none. None is nothing asked.
+
+    design: group-sequential; its alpha is shared by the `goals` of all treatments. ages: intervals since exposure.
+    """
 
     margin: float | None = None
     prior: Prior | None = None
     resamples: int = 0
     seed: int = 0
+    design: Design | None = None
+    goals: int = 1
+    ages: tuple[Window, ...] = ()
+
+    def look_of(
+        self, metric: Declared, effect: Effect | Undefined, alpha: float, method: IntervalMethod
+    ) -> LookTaken | None:
+        """Goals share alpha (Bonferroni), each guardrail has all of it; what decides nothing has no boundary."""
+        if self.design is None or isinstance(effect, Undefined) or metric.role == "secondary":
+            return None
+        own = alpha / self.goals if metric.role == "goal" else alpha
+        taken = take(self.design, effect, own, method)
+        low, high = bounds_of(taken.lift)
+        look = taken.look
+        return LookTaken(
+            alpha=own,
+            share=look.share,
+            spent=look.spent,
+            nominal=look.nominal,
+            critical=taken.critical,
+            crossed=taken.crossed,
+            low=low,
+            high=high,
+        )
 
     def equivalence_of(self, effect: Effect | Undefined, alpha: float) -> EquivalenceShown | None:
         """Each side is tested at alpha / 2, so that it agrees with the two-sided interval that the report shows."""

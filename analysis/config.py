@@ -7,6 +7,7 @@
         unit: money
         role: goal
         owner: pricing
+        tier: 1                    # 1 the company's, 2 a team's, 3 for diagnosis
         covariate: gmv_net_pre
         cap: {upper_quantile: 0.99, nonzero: true}
       - kind: ratio
@@ -77,13 +78,19 @@ def parse_metrics(text: str, *, name: str = "metrics") -> Declarations:
     if not isinstance(document, dict) or not isinstance(document.get("metrics"), list):
         raise MetricError(f"{name} has no list of metrics. It must begin with `metrics:`.")
     _refuse_unknown(document, ("metrics", "rates"), name)
-    metrics = tuple(_metric(entry, f"{name}, metric {number}") for number, entry in enumerate(document["metrics"], 1))
+    metrics = declared_metrics(document["metrics"], name=name)
+    rates = document.get("rates")
+    return Declarations(metrics, None if rates is None else _rates(rates, f"{name}, rates"))
+
+
+def declared_metrics(entries: Iterable[Any], *, name: str = "metrics") -> tuple[Declared, ...]:
+    """The metrics of entries that were read from YAML or JSON. Errors: MetricError."""
+    metrics = tuple(_metric(entry, f"{name}, metric {number}") for number, entry in enumerate(entries, 1))
     try:
         merged_needs(metrics)
     except MetricError as error:
         raise MetricError(f"{name}: {error}") from error
-    rates = document.get("rates")
-    return Declarations(metrics, None if rates is None else _rates(rates, f"{name}, rates"))
+    return metrics
 
 
 def _metric(entry: Any, where: str) -> Declared:

@@ -18,7 +18,8 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
 
 class Judged(msgspec.Struct, frozen=True, kw_only=True):
     """What a decision needs to know of a metric. p: adjusted for goals; None if there is no effect to test.
-    holds: of a guardrail with a margin, whether a loss as large is ruled out."""
+    holds: of a guardrail with a margin, whether a loss as large is ruled out. crossed: at a look of a group-sequential
+    design, whether the boundary is; it then stands in for p < alpha."""
 
     label: str
     role: Role
@@ -29,6 +30,7 @@ class Judged(msgspec.Struct, frozen=True, kw_only=True):
     outlook: str = ""  # how long it would take to know more
     margin: float | None = None
     holds: bool | None = None
+    crossed: bool | None = None
 
 
 def decide(metrics: Sequence[Judged], checks: Sequence[Check], alpha: float = 0.05) -> Decision:
@@ -38,7 +40,8 @@ def decide(metrics: Sequence[Judged], checks: Sequence[Check], alpha: float = 0.
     2. a guardrail or a goal is significantly worse: do not ship;
     3. at least one goal is significantly better, and every guardrail with a margin is shown to hold: ship;
     4. otherwise: keep running.
-    Goals are judged by p-values adjusted for their number (Holm); each guardrail for itself, the cautious way.
+    Goals are judged by p-values adjusted for their number (Holm), or at a look of a design by their boundaries, each
+    for its part of alpha (Bonferroni); each guardrail for itself, the cautious way.
     """
     failed = [check.sentence for check in checks if check.status == "fail"]
     if failed:
@@ -81,6 +84,7 @@ def _held(guardrails: Sequence[Judged]) -> list[str]:
 
 def _sign(metric: Judged, alpha: float) -> int:
     """+1 significantly better, -1 significantly worse, 0 undecided."""
-    if metric.p is None or metric.difference is None or metric.p >= alpha:
+    significant = metric.crossed if metric.crossed is not None else metric.p is not None and metric.p < alpha
+    if not significant or metric.difference is None:
         return 0
     return 1 if (metric.difference > 0) == (metric.direction == "increase") else -1

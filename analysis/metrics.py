@@ -37,6 +37,7 @@ class Declared(ABC):
     direction: the direction that is good. role: `goal` metrics decide, `guardrail` metrics must not get worse.
     margin: of a guardrail, the relative loss that would still be accepted (0.01 is 1 %): with it the guardrail has to
     be shown to hold (non-inferiority); without it, it only must not be significantly worse.
+    tier: how much it counts: 1 the company's, 2 a team's, 3 for diagnosis.
     unit: `money` is in minor units (cents) of the source's currency; `count` per unit of analysis; `share` of 1.
     where: rows that count. In a table with one row per unit, a unit that does not pass has the value 0.
     window: the time since first exposure that counts, where the source has times; None is the source's own.
@@ -49,6 +50,7 @@ class Declared(ABC):
     margin: float | None = None
     unit: Unit = "count"
     owner: str = ""
+    tier: Literal[1, 2, 3] = 3
     description: str = ""
     where: tuple[Filter, ...] = ()
     window: Window | None = None

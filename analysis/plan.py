@@ -1,10 +1,15 @@
-"""How many units an experiment needs, from the users of a time before it: one query, and the formulas of `planning`."""
+"""How many units an experiment needs, from the users of a time before it: one query, and the formulas of `planning`.
+
+With several looks, also the boundary of each, and the units that looking costs.
+"""
 
 from collections.abc import Sequence
+from math import isfinite
 
 import msgspec
 
 from analysis.arguments import check_count, check_share
+from analysis.designs import OBRIEN_FLEMING, planned_looks
 from analysis.errors import MetricError
 from analysis.metrics import Declared, Metric, merged_needs
 from analysis.planning import Baseline, minimum_detectable_lift, sample_size
@@ -31,8 +36,28 @@ class PlannedMetric(msgspec.Struct, frozen=True, kw_only=True):
     smallest: float | None
 
 
+class PlannedLook(msgspec.Struct, frozen=True, kw_only=True):
+    """One look, at a share of the units. spent: of alpha until then. A metric is decided there if |z| >= critical, that
+    is, p <= nominal; critical is None where nothing may be spent yet."""
+
+    share: float
+    spent: float
+    critical: float | None
+    nominal: float
+
+
+class Looks(msgspec.Struct, frozen=True, kw_only=True):
+    """A group-sequential design with equally spaced looks. inflation: of the units, over those of a single look; it is
+    in the plan's figures already."""
+
+    spending: str
+    inflation: float
+    looks: list[PlannedLook]
+
+
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """history: units that the figures are from. units: of both arms, for which `smallest` is said."""
+    """history: units that the figures are from. units: of both arms, for which `smallest` is said. design: None for one
+    look at the end."""
 
     source: str
     history: int
@@ -40,6 +65,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     alpha: float
     power: float
     share: float
+    design: Looks | None
     metrics: list[PlannedMetric]
 
 
@@ -52,15 +78,20 @@ def plan(
     alpha: float = 0.05,
     power: float = 0.8,
     share: float = 0.5,
+    looks: int = 1,
+    spending: str = OBRIEN_FLEMING,
 ) -> Plan:
     """Plan on the users of `source`, whatever their arms. units: that could be had; None means as many as there are.
 
-    share: of the treatment. Errors: MetricError for a quantile; those of `planning` and of the source.
+    share: of the treatment. looks: how often the experiment is to be decided on, equally spaced; spending: how alpha is
+    spent over them (`designs.spending_named`).
+    Errors: MetricError for a quantile; ArgumentError; those of `planning` and of the source.
     """
     for metric in metrics:
         if not isinstance(metric, Metric):
             raise MetricError(f"No formula plans {metric.name!r}: {type(metric).__name__}. Simulate it instead.")
     check_share(share, "share")
+    design = _design(check_count(looks, "looks"), spending, alpha, power)
     collected = source.collect(merged_needs(metrics))
     history = collected.aggregates.moments()
     total = history.n if units is None else check_count(units, "units", ge=4)
@@ -69,7 +100,7 @@ def plan(
         assert isinstance(metric, Metric)
         baseline = Baseline.of(metric, history)
         plain = Baseline.of(metric.without_covariates, history)
-        options = {"alpha": alpha, "power_wanted": power}
+        options = {"alpha": alpha, "power_wanted": power, "inflation": design.inflation if design else 1.0}
         sizes = [(lift, sample_size(baseline, lift, treatment_share=share, **options)) for lift in lifts]
         planned.append(
             PlannedMetric(
@@ -88,5 +119,25 @@ def plan(
         alpha=alpha,
         power=power,
         share=share,
+        design=design,
         metrics=planned,
+    )
+
+
+def _design(number: int, spending: str, alpha: float, power: float) -> Looks | None:
+    if number == 1:
+        return None
+    found = planned_looks(number, spending, alpha, power)
+    return Looks(
+        spending=spending,
+        inflation=found.inflation,
+        looks=[
+            PlannedLook(
+                share=look.share,
+                spent=look.spent,
+                critical=look.critical if isfinite(look.critical) else None,
+                nominal=look.nominal,
+            )
+            for look in found.looks
+        ],
     )

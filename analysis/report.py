@@ -1,8 +1,8 @@
 """`analyze`: a source and metrics in, one typed report out (`analysis.results`)."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from math import isfinite
+from dataclasses import dataclass, field
+from datetime import timedelta
 
 import msgspec
 
@@ -11,24 +11,30 @@ from analysis.arguments import check_count, check_scalar
 from analysis.asked import Asked, bounds_of
 from analysis.bayes import Prior
 from analysis.checks import run_checks
-from analysis.decision import Judged, decide
+from analysis.columns import Window
+from analysis.decision import decide
+from analysis.designs import Design
 from analysis.equivalence import non_inferiority
 from analysis.errors import ArgumentError, ArmError, DataError
 from analysis.heterogeneity import by_segment
 from analysis.inference import Effect, IntervalMethod, Undefined, compare
+from analysis.judging import check_arms, corrected, judged, note, with_goal
 from analysis.metrics import Declared, Metric, Quantile, merged_needs
-from analysis.multiple import benjamini_hochberg, holm
+from analysis.novelty import aged, check_ages
 from analysis.planning import remaining
 from analysis.quantiles import compare_quantiles
 from analysis.results import (
     SCHEMA_VERSION,
+    AgeResult,
     Anytime,
     CapUsed,
     Comparison,
     Data,
+    DesignUsed,
     Enrolment,
     MarginShown,
     MetricResult,
+    NoveltyShown,
     Point,
     RatesUsed,
     Remaining,
@@ -51,6 +57,8 @@ def analyze(
     *,
     interval: IntervalMethod = "fieller",
     planned_units: int | None = None,
+    design: Design | None = None,
+    ages: Sequence[Window] = (),
     precision: float = 0.02,
     equivalence: float | None = None,
     prior: Prior | None = None,
@@ -64,8 +72,10 @@ def analyze(
     expected_split: weight of every arm that was planned (any scale); None means equal shares of the arms in the data.
     alpha: 1 - coverage of the intervals, and the level of the tests. interval: how the relative lift is bounded.
     planned_units: size of both arms that was planned. Until it is reached, the decision rests on confidence sequences,
-    which may be looked at every day. precision: half-width of the lift's interval for which the report says how long
-    it would still take. If no metric is a goal, the first one is taken for it.
+    which may be looked at every day. design: a group-sequential one instead, with this as its next look; goals share
+    alpha (Bonferroni). ages: intervals of time since exposure (`novelty.age_windows`) to show each metric in, for
+    sources that know when things happened. precision: half-width of the lift's interval for which the report says how
+    long it would still take. If no metric is a goal, the first one is taken for it.
     equivalence: margin of the lift; each metric then says whether it is shown to lie within it (0.02: within +-2 %).
     prior: of the lift; each metric then has a posterior. resamples: of bootstrap and permutation test, 0 for neither;
     they need the metrics' values unit by unit (without ids), which otherwise never leave the source. seed: of these.
@@ -80,6 +90,8 @@ def analyze(
         alpha,
         interval=interval,
         planned_units=planned_units,
+        design=design,
+        ages=ages,
         precision=precision,
         equivalence=equivalence,
         prior=prior,
@@ -100,6 +112,8 @@ def analyze_arms(
     *,
     interval: IntervalMethod = "fieller",
     planned_units: int | None = None,
+    design: Design | None = None,
+    ages: Sequence[Window] = (),
     precision: float = 0.02,
     equivalence: float | None = None,
     prior: Prior | None = None,
@@ -110,30 +124,43 @@ def analyze_arms(
     """Compare several treatments with one control, from one look at the source. One report each, as by `analyze`.
 
     treatments: labels; None means all arms of the data, and of the expected split, but the control.
-    Holm's correction is over the goals of all treatments together. planned_units: of the control and one treatment.
+    Corrections are over the goals of all treatments together. planned_units: of the control and one treatment.
     """
-    declared = _with_goal(metrics)
+    declared = with_goal(metrics)
     if not 0 < alpha < 1:
         raise DataError(f"alpha is {alpha}, and must lie between 0 and 1, for example 0.05.")
     if planned_units is not None and planned_units < 1:
         raise ArgumentError(f"planned_units is {planned_units}, and must be at least 1.")
+    if planned_units is not None and design is not None:
+        raise ArgumentError("A design has its own planned units. Give it, or planned_units for confidence sequences.")
+    ages = check_ages(ages) if ages else ()
     if treatments is not None and not treatments:
         raise ArmError("There is no treatment. Name one arm at least.")
     if resamples:
         check_count(resamples, "resamples", ge=100)
     tables = frozenset(metric.inputs for metric in declared if isinstance(metric, Metric)) if resamples else frozenset()
-    collected = source.collect(merged_needs(declared) | Needs(tables=tables))
+    needs = merged_needs(declared) | Needs(tables=tables)
+    for metric in declared:
+        if (parts := aged(metric, ages)) is not None:
+            needs |= parts.needs
+    collected = source.collect(needs)
     if treatments is None:
         treatments = sorted({*collected.aggregates.arms, *(expected_split or {})} - {control})
         if not treatments:
             raise ArmError(f"The data has no arm but {control!r}, so there is nothing to compare it with.")
     asked = Asked(
-        None if equivalence is None else check_scalar(equivalence, "equivalence", gt=0, lt=1), prior, resamples, seed
+        None if equivalence is None else check_scalar(equivalence, "equivalence", gt=0, lt=1),
+        prior,
+        resamples,
+        seed,
+        design,
+        goals=sum(metric.role == "goal" for metric in declared) * len(treatments),
+        ages=tuple(ages),
     )
     looks = [
         _Look(
             collected,
-            _check_arms(collected.aggregates, control, treatment, expected_split),
+            check_arms(collected.aggregates, control, treatment, expected_split),
             control,
             treatment,
             alpha,
@@ -144,7 +171,7 @@ def analyze_arms(
         )
         for treatment in treatments
     ]
-    results = _adjusted([[look.result(metric) for metric in declared] for look in looks])
+    results = corrected([[look.result(metric) for metric in declared] for look in looks])
     return [look.report(declared, found, title) for look, found in zip(looks, results, strict=True)]
 
 
@@ -183,7 +210,7 @@ class _Look:
         c, t = self.moments()
         checks = run_checks(self.aggregates, self.facts, metrics, c, t, self.split)
         peeking = self.planned_units is not None and c.n + t.n < self.planned_units
-        judged = [_judged(result, self.alpha, peeking=peeking) for result in results]
+        found = [judged(result, self.alpha, peeking=peeking, goals=self.asked.goals) for result in results]
         return Report(
             schema_version=SCHEMA_VERSION,
             title=title or self.facts.source,
@@ -191,8 +218,9 @@ class _Look:
             treatment=self.treatment,
             alpha=self.alpha,
             planned_units=self.planned_units,
+            design=self._design(c.n + t.n),
             expected_split=dict(self.split),
-            decision=decide(judged, checks, self.alpha),
+            decision=decide(found, checks, self.alpha),
             checks=checks,
             metrics=results,
             data=_data(self.aggregates, self.facts),
@@ -232,18 +260,21 @@ class _Look:
             n_control=c.n,
             n_treatment=t.n,
             p_adjusted=None,
-            note=_note(metric, effect),
+            note=note(metric, effect),
             variance_reduction=effect.variance_reduction if isinstance(effect, Effect) else None,
             unadjusted=raw,
             uncapped=self._uncapped(metric, c, t),
             cap=self._cap(metric, c, t),
             margin=self._margin(metric, effect),
+            look=self.asked.look_of(metric, effect, self.alpha, self.interval),
             equivalence=self.asked.equivalence_of(effect, self.alpha),
             posterior=self.asked.posterior_of(metric, effect, self.alpha),
             resampled=self.asked.resampled(metric, self.aggregates, (self.control, self.treatment), self.alpha),
             anytime=self._anytime(effect),
             remaining=self._remaining(effect),
             cumulative=self._cumulative(metric) if isinstance(metric, Metric) else [],
+            ages=self._ages(metric),
+            novelty=self._novelty(metric),
             segments=segments,
             heterogeneity_p=heterogeneity_p,
             **msgspec.structs.asdict(headline),
@@ -307,7 +338,9 @@ class _Look:
             return MarginShown(margin=metric.margin, p=1.0, holds=False)
         # One-sided at alpha / 2, so that it agrees with the two-sided interval that the report shows.
         shown = non_inferiority(effect, metric.margin, direction=metric.direction, alpha=self.alpha / 2)
-        return MarginShown(margin=metric.margin, p=shown.test.p, holds=shown.holds)
+        look = self.asked.look_of(metric, effect, self.alpha, self.interval)
+        holds = shown.holds if look is None else shown.test.p <= look.nominal / 2
+        return MarginShown(margin=metric.margin, p=shown.test.p, holds=holds)
 
     def _anytime(self, effect: Effect | Undefined) -> Anytime | None:
         if self.planned_units is None or isinstance(effect, Undefined):
@@ -347,6 +380,57 @@ class _Look:
             )
         return points
 
+    def _design(self, units: int) -> DesignUsed | None:
+        design = self.asked.design
+        if design is None:
+            return None
+        return DesignUsed(
+            spending=design.spending,
+            planned_units=design.planned_units,
+            earlier=list(design.earlier),
+            look=len(design.earlier) + 1,
+            units=units,
+            ended=design.last or units >= design.planned_units,
+        )
+
+    def _ages(self, metric: Declared) -> list[AgeResult]:
+        """The metric in each interval since exposure, over the units that have completed it."""
+        parts = aged(metric, self.asked.ages)
+        cut_off, rows = self.facts.cut_off, []
+        for part in parts.ages if parts else ():
+            assert part.window is not None
+            ends = timedelta(microseconds=_microseconds(self.facts) or 0) + part.window.end
+            complete = [day for day in self.aggregates.days if cut_off is None or moment(day) + ends <= cut_off]
+            if not complete:
+                break
+            c, t = self.moments(until=complete[-1])
+            shown = self._comparison(part, self.effect(part, c, t))
+            start, end = (side / timedelta(days=1) for side in (part.window.start, part.window.end))
+            rows.append(
+                AgeResult(
+                    start_days=start,
+                    end_days=end,
+                    n_control=c.n,
+                    n_treatment=t.n,
+                    lift=shown.lift,
+                    low=shown.low,
+                    high=shown.high,
+                )
+            )
+        return rows
+
+    def _novelty(self, metric: Declared) -> NoveltyShown | None:
+        parts = aged(metric, self.asked.ages)
+        if parts is None:
+            return None
+        c, t = self.moments()
+        early, late, change = (
+            self._comparison(part, self.effect(part, c, t)) for part in (parts.early, parts.late, parts.change)
+        )
+        return NoveltyShown(
+            early=early.lift, late=late.lift, change=change.lift, low=change.low, high=change.high, p=change.p
+        )
+
     def _segments(self, metric: Declared) -> tuple[list[SegmentResult], float | None]:
         """The metric by segment, p not yet adjusted, and whether the lift differs between them."""
         names = self.aggregates.segments
@@ -371,93 +455,6 @@ class _Look:
                 )
             )
         return rows, found.interaction.p if found.interaction else None
-
-
-def _with_goal(metrics: Sequence[Declared]) -> list[Declared]:
-    if not metrics or any(metric.role == "goal" for metric in metrics):
-        return list(metrics)
-    return [replace(metrics[0], role="goal", margin=None), *metrics[1:]]
-
-
-def _check_arms(
-    aggregates: Aggregates, control: str, treatment: str, expected: Mapping[str, float] | None
-) -> dict[str, float]:
-    """The expected split, after making sure that there is something to compare."""
-    if control == treatment:
-        raise ArmError(f"Control and treatment are both {control!r}. Name two different arms.")
-    for arm, weight in (expected or {}).items():
-        if not (isfinite(weight) and weight > 0):
-            raise ArmError(f"The expected share of arm {arm!r} is {weight}, and must be above 0.")
-    there = ", ".join(repr(arm) for arm in aggregates.arms) or "none"
-    for role, arm in (("control", control), ("treatment", treatment)):
-        if arm not in aggregates.arms and arm not in (expected or {}):
-            raise ArmError(f"The {role} {arm!r} is not an arm of the data. Its arms: {there}.")
-        if expected is not None and arm not in expected:
-            raise ArmError(
-                f"The expected split does not name the {role} {arm!r}; it names {', '.join(sorted(expected))}."
-            )
-    return dict(sorted((expected or dict.fromkeys(aggregates.arms, 1.0)).items()))
-
-
-def _note(metric: Declared, effect: Effect | Undefined) -> str:
-    """What a reader of this row must know, in one sentence; empty if nothing."""
-    if isinstance(effect, Undefined):
-        return f"No effect: {effect.reason}."
-    if effect.interval is None:
-        return "The control's value is not above 0, so a relative lift has no meaning; read the difference."
-    if effect.interval.shape != "bounded":
-        return "The control's value is not clearly above 0, so the lift's interval is unbounded; read the difference."
-    if isinstance(metric, Metric) and metric.adjusters and effect.theta is None:
-        names = ", ".join(adjuster.name for adjuster in metric.adjusters)
-        return f"Not adjusted: the covariate {names} does not vary."
-    return ""
-
-
-def _adjusted(reports: list[list[MetricResult]]) -> list[list[MetricResult]]:
-    """Holm over the goals of all treatments; Benjamini-Hochberg over their secondary metrics, and over segments."""
-    flat = [result for results in reports for result in results]
-    for role, correct in (("goal", holm), ("secondary", benjamini_hochberg)):
-        chosen = [index for index, result in enumerate(flat) if result.role == role]
-        for index, p in zip(chosen, correct([flat[index].p for index in chosen]), strict=True):
-            flat[index] = msgspec.structs.replace(flat[index], p_adjusted=p)
-    by_rank = iter(benjamini_hochberg([part.p for result in flat for part in result.segments]))
-    flat = [
-        msgspec.structs.replace(
-            result,
-            segments=[msgspec.structs.replace(part, p_adjusted=next(by_rank)) for part in result.segments],
-        )
-        for result in flat
-    ]
-    size = len(reports[0])
-    return [flat[start : start + size] for start in range(0, len(flat), size)]
-
-
-def _judged(result: MetricResult, alpha: float, *, peeking: bool) -> Judged:
-    """peeking: before the planned size, where only the confidence sequence may decide."""
-    low, high, p = result.low, result.high, result.p_adjusted if result.role == "goal" else result.p
-    if peeking and result.anytime is not None:
-        low, high, p = result.anytime.low, result.anytime.high, result.anytime.p
-    if p is None:
-        described = result.note.removesuffix(".") or "no test"
-    elif result.lift is None or low is None or high is None:
-        described = f"no bounded lift, p = {p:.2g}"
-    else:
-        kind = "confidence sequence" if peeking else "interval"
-        described = f"{result.lift:+.1%} ({1 - alpha:.0%} {kind} {low:+.1%} to {high:+.1%})".replace("-", "−")
-    left, outlook = result.remaining, ""
-    if left is not None and left.days is not None:
-        outlook = f"about {left.days:,} more day{'s' * (left.days != 1)} for ±{left.precision * 100:g} %"
-    return Judged(
-        label=result.label,
-        role=result.role,
-        direction=result.direction,
-        difference=result.difference,
-        p=p,
-        described=described,
-        outlook=outlook,
-        holds=None if result.margin is None else result.margin.holds,
-        margin=None if result.margin is None else result.margin.margin,
-    )
 
 
 def _units_per_day(aggregates: Aggregates, arms: Sequence[str]) -> list[int]:

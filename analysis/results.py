@@ -123,6 +123,48 @@ class Point(msgspec.Struct, frozen=True, kw_only=True):
     anytime: Anytime | None
 
 
+class AgeResult(msgspec.Struct, frozen=True, kw_only=True):
+    """A metric, uncapped, in one interval of time since exposure, `start_days` <= t < `end_days`, over the units that
+    have completed it. low and high are for one look."""
+
+    start_days: float
+    end_days: float
+    n_control: int
+    n_treatment: int
+    lift: float | None
+    low: float | None
+    high: float | None
+
+
+class NoveltyShown(msgspec.Struct, frozen=True, kw_only=True):
+    """Whether the lift changes with time since exposure. early, late: lift in the first interval and in all later ones,
+    over all units. change: by how much 1 + lift has changed, (1 + late) / (1 + early) - 1 without CUPED, with its
+    interval (None where unbounded); p: of no change. None where there is nothing to compare."""
+
+    early: float | None
+    late: float | None
+    change: float | None
+    low: float | None
+    high: float | None
+    p: float | None
+
+
+class LookTaken(msgspec.Struct, frozen=True, kw_only=True):
+    """A metric at a look of a group-sequential design. alpha: of all looks together, for this metric. share: of the
+    planned units. spent: of alpha, up to and with this look. nominal: the level at which this look is tested; critical:
+    the same in standard errors to either side, None where nothing may be spent yet. crossed: p <= nominal.
+    low, high: repeated interval of the lift, which holds at all looks together; None where it has no bounds."""
+
+    alpha: float
+    share: float
+    spent: float
+    nominal: float
+    critical: float | None
+    crossed: bool
+    low: float | None
+    high: float | None
+
+
 class SegmentResult(msgspec.Struct, frozen=True, kw_only=True):
     """A metric in one segment: exploratory. p_adjusted: Benjamini-Hochberg over all segments of all metrics."""
 
@@ -140,8 +182,8 @@ class MetricResult(msgspec.Struct, frozen=True, kw_only=True):
     """One metric. control and treatment are the raw values, capped where the metric is; lift, low, high, p, difference
     are the headline (adjusted if the method says CUPED). Beside it stand `unadjusted`, without CUPED, and `uncapped`,
     without cap and CUPED. p_adjusted: Holm over the goals; Benjamini-Hochberg over the secondary metrics.
-    equivalence, posterior, resampled: where they were asked for. heterogeneity_p: Cochran's Q, whether the lift differs
-    between segments."""
+    equivalence, posterior, resampled, ages, novelty: where they were asked for. look: of a goal or guardrail, where a
+    group-sequential design was stated. heterogeneity_p: Cochran's Q, whether the lift differs between segments."""
 
     name: str
     label: str
@@ -176,8 +218,11 @@ class MetricResult(msgspec.Struct, frozen=True, kw_only=True):
     posterior: PosteriorShown | None
     resampled: Resampled | None
     anytime: Anytime | None
+    look: LookTaken | None
     remaining: Remaining | None
     cumulative: list[Point]
+    ages: list[AgeResult]
+    novelty: NoveltyShown | None
     segments: list[SegmentResult]
     heterogeneity_p: float | None
 
@@ -217,8 +262,21 @@ class Data(msgspec.Struct, frozen=True, kw_only=True):
     enrolment: list[Enrolment]
 
 
+class DesignUsed(msgspec.Struct, frozen=True, kw_only=True):
+    """A group-sequential design at its look number `look`. Units are of both arms; earlier: at each look before.
+    ended: there will be no other look."""
+
+    spending: str
+    planned_units: int
+    earlier: list[int]
+    look: int
+    units: int
+    ended: bool
+
+
 class Report(msgspec.Struct, frozen=True, kw_only=True):
-    """One treatment against the control. planned_units: of both arms, where a size was planned."""
+    """One treatment against the control. planned_units: of both arms, where a size was planned for confidence
+    sequences; design: where looks were planned instead."""
 
     schema_version: int
     title: str
@@ -226,6 +284,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     treatment: str
     alpha: float
     planned_units: int | None
+    design: DesignUsed | None
     expected_split: dict[str, float]
     decision: Decision
     checks: list[Check]

@@ -2,16 +2,17 @@
 
 A seeded stream of upserts, patches, deletes, duplicates, old versions and 1 % poison of ten kinds goes through real
 consumers, broker and Triton, while consumers are killed, join and leave, Triton's model process, Triton and the broker
-are killed, and the feature store is locked. Then every product's features, embedding and last record on
-`product.embeddings` and `product.offers` are held against those of the same stream put through one pipeline in one
-process, in order. Beside it a stream of events with duplicates, early refunds and poison goes into the database.
+are killed, the broker is out of reach for a minute, the feature store is locked, and the disk takes nothing. Then every
+product's features, embedding and last record on `product.embeddings` and `product.offers` are held against those of the
+same stream put through one pipeline in one process, in order. Beside it a stream of events with duplicates, early
+refunds and poison goes into the database.
 
 `lost`: products whose features, embedding or vector on the topic are missing (or there, though deleted). `stale`: of an
 older version. `wrong`: of other content. `poison_missing`: bad messages that are not among the dead letters.
 `poison_copies`: the most dead letters of one bad message; a batch that was under way when a consumer died is read
 again, so there may be one for each death. `events_wrong`: events that the database lacks, has twice, or has with other
 content; `event_poison_missing`: bad events that are not among the dead letters. `--updates` says how long the streams
-are.
+are: every fault happens once for each 10,000, those that take long only from there on.
 """
 
 from __future__ import annotations
@@ -83,7 +84,7 @@ def rows(say: Say, updates: int = UPDATES) -> list[Row]:
     """All figures for a stream of `updates` messages, a tenth as many products, on servers of its own."""
     with tempfile.TemporaryDirectory(prefix="sagelift-faults-") as folder, ExitStack() as stack:
         site = stack.enter_context(_own_site(Path(folder), say))
-        faults = FAULTS * max(1, updates // 10_000)
+        faults = (*FAULTS, *LONG_FAULTS) * (updates // 10_000) or FAULTS
         story = Story("f-", updates, site.pictures, seed=7)
         found = disturbed(site, story, EventStory("f-", updates, seed=8), faults, say)
     say(f"{found.products} products, {found.poison} bad messages, {found.events} events")
@@ -188,13 +189,51 @@ def kill_broker(site: Site, consumers: _Consumers) -> None:
 
 def lock_store(site: Site, consumers: _Consumers) -> None:
     """another process locks the feature store for two seconds, and the consumer is killed meanwhile"""
+    with _locked_store(site):
+        consumers.kill()
+        consumers.start()
+        _let_pass(2)
+
+
+def lock_store_for_long(site: Site, consumers: _Consumers) -> None:
+    """another process locks the feature store for 20 seconds"""
+    with _locked_store(site):
+        _let_pass(20)
+
+
+def broker_away(site: Site, consumers: _Consumers) -> None:
+    """the broker does not answer for a minute, and the connections to it hang"""
+    consumers.hang_up()
+    broker = psutil.Process(site.broker.pid)
+    broker.suspend()
+    try:
+        _let_pass(60)
+    finally:
+        broker.resume()
+
+
+def full_disk(site: Site, consumers: _Consumers) -> None:
+    """no file of the consumer and of the event sink can grow for ten seconds"""
+    limited = [psutil.Process(process.pid) for process in consumers.processes()]
+    before = [process.rlimit(psutil.RLIMIT_FSIZE) for process in limited]
+    for process, (_, hard) in zip(limited, before, strict=True):
+        process.rlimit(psutil.RLIMIT_FSIZE, (4096, hard))
+    _let_pass(10)
+    for process, limits in zip(limited, before, strict=True):
+        process.rlimit(psutil.RLIMIT_FSIZE, limits)
+
+
+@contextmanager
+def _locked_store(site: Site) -> Iterator[None]:
     (path,) = (site.services.settings.state / "feast").glob("**/online*.db")
     with sqlite3.connect(path, timeout=30, isolation_level=None) as database:
         database.execute("begin immediate")
-        consumers.kill()
-        consumers.start()
-        threading.Event().wait(2)
+        yield
         database.execute("rollback")
+
+
+def _let_pass(seconds: float) -> None:
+    threading.Event().wait(seconds)
 
 
 class _Consumers:
@@ -212,10 +251,14 @@ class _Consumers:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for process in (*self._running, *([self._sink] if self._sink else [])):
+        for process in self.processes():
             process.kill()
             process.wait(30)
         self.hang_up()
+
+    def processes(self) -> list[subprocess.Popen[bytes]]:
+        """All that are running."""
+        return [*self._running, *([self._sink] if self._sink else [])]
 
     def kill_sink(self) -> None:
         assert self._sink is not None
@@ -261,7 +304,7 @@ class _Consumers:
     def wait(self, condition: Callable[[], bool], timeout_s: float = 300) -> None:
         deadline = time.monotonic() + timeout_s
         while not condition():
-            for process in (*self._running, *([self._sink] if self._sink else [])):
+            for process in self.processes():
                 if process.poll() is not None:
                     log = (self._site.folder / "consumer.log").read_text(errors="replace")
                     raise RuntimeError(f"a consumer ended by itself with {process.returncode}: {log[-2000:]}")
@@ -477,3 +520,4 @@ FAULTS: tuple[Fault, ...] = (
     lock_store,
     kill_triton,
 )
+LONG_FAULTS: tuple[Fault, ...] = (lock_store_for_long, full_disk, broker_away)

@@ -66,6 +66,7 @@ def _served(name: str) -> Iterator[int]:
     ours, theirs = multiprocessing.Pipe()
     process = multiprocessing.get_context("spawn").Process(target=_serve, args=(name, theirs), daemon=True)
     process.start()
+    theirs.close()  # so that a server which dies before it says its port is an EOFError here, and no wait for ever
     try:
         yield ours.recv()
     finally:

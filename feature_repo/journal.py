@@ -15,13 +15,14 @@ from typing import Any, Final, NamedTuple
 import duckdb
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
+
+from feature_repo.shards import DoneShard, Shard, WrittenShard
 
 _MEMORY: Final = "384MB"  # DuckDB goes to its file beyond that
 _DONE: Final = pa.schema(
     [
         ("shard", pa.int64()),
-        ("product_id", pa.string()),
+        ("id", pa.string()),
         ("version", pa.int64()),
         ("created_us", pa.int64()),
         ("checksum", pa.int64()),
@@ -35,13 +36,7 @@ class Plan(NamedTuple):
     history_rows: int
     products: int
     remaining: int  # of those products, not yet done
-
-
-class DoneShard(NamedTuple):
-    number: int
-    product_ids: list[str]
-    versions: list[int]
-    checksums: list[int]
+    shards: range  # their numbers
 
 
 class Journal:
@@ -50,26 +45,30 @@ class Journal:
     def __init__(self, path: Path | None, request: str) -> None:
         """Open the journal at `path` (None: in memory); what it holds of another request is forgotten."""
         self._path = path
+        self._parts: list[Path] = []
         self._connection = self._open()
         if self._value("select request from request") != request:
             self._connection.execute("delete from done")
             self._connection.execute("delete from request")
             self._connection.execute("insert into request values (?)", [request])
 
-    def plan(self, parts: Sequence[Path], since_us: int | None, until_us: int | None) -> Plan:
-        """Find the rows to write: per product the newest version, of equal ones that written last.
+    def plan(
+        self, parts: Sequence[Path], key: str, since_us: int | None, until_us: int | None, shard_rows: int
+    ) -> Plan:
+        """Find the rows to write: of each `key` the newest version, of equal ones that written last.
 
         Raises:
             duckdb.Error: a part cannot be read.
         """
+        self._parts = list(parts)
         names = [str(part) for part in parts]
         run = self._connection.execute
         run(
             "create or replace table part as select unnest(?) as filename, unnest(range(?)) as part",
             [names, len(names)],
         )
-        rows = """
-            select product_id, version, epoch_us(created_timestamp) as created_us, part.part, file_row_number as row
+        rows = f"""
+            select {key} as id, version, epoch_us(created_timestamp) as created_us, part.part, file_row_number as row
             from read_parquet(?, filename = true, file_row_number = true) as history join part using (filename)
             where epoch_us(event_timestamp) between coalesce(?, epoch_us(event_timestamp))
                 and coalesce(?, epoch_us(event_timestamp))
@@ -77,48 +76,53 @@ class Journal:
         window = [names, since_us, until_us]
         run(
             f"""create or replace table newest as {rows}
-            qualify row_number() over
-                (partition by product_id order by version desc, created_us desc, part desc, row desc) = 1
+            qualify row_number() over (partition by id order by version desc, created_us desc, part desc, row desc) = 1
             """,
             window,
         )
         history_rows = self._value(f"select count(*) from ({rows})", window)
+        first = self._value("select coalesce(max(shard) + 1, 0) from done")
         run(
-            """create or replace table winner as select part, row from newest anti join done
-            using (product_id, version, created_us) order by part, row"""
+            """create or replace table winner as
+            select part, row, ? + (row_number() over (order by part, row) - 1) // ? as shard
+            from newest anti join done using (id, version, created_us) order by part, row""",
+            [first, shard_rows],
         )
         products = self._value("select count(*) from newest")
         run("drop table newest")
-        return Plan(history_rows, products, self._value("select count(*) from winner"))
+        remaining = self._value("select count(*) from winner")
+        return Plan(history_rows, products, remaining, range(first, first - (-remaining // shard_rows)))
 
-    def rows_of(self, part: int) -> NDArray[np.int64]:
-        """Row numbers to write of the part of this number, ascending."""
-        found = self._connection.execute("select row from winner where part = ? order by row", [part]).fetchnumpy()
-        return np.asarray(found["row"], dtype=np.int64)
+    def shard(self, number: int) -> Shard:
+        """The rows to write of this number."""
+        query = "select part, row from winner where shard = ? order by part, row"
+        found = self._connection.execute(query, [number]).fetchnumpy()
+        parts, starts = np.unique(np.asarray(found["part"]), return_index=True)
+        rows = np.split(np.asarray(found["row"], dtype=np.int64), starts[1:])
+        return Shard(number, [(self._parts[part], some) for part, some in zip(parts.tolist(), rows, strict=True)])
 
     def done_rows(self) -> int:
         """Rows that were written, by this run and by those that it goes on from."""
         return int(self._value("select count(*) from done"))
 
-    def record(self, ids: Any, versions: Any, created_us: Any, checksums: Sequence[int]) -> None:
-        """The checkpoint: these rows are online, as one shard. Durable when this returns."""
-        number = self._value("select coalesce(max(shard) + 1, 0) from done")
-        columns = [pa.array([number] * len(checksums), pa.int64()), ids, versions, created_us, pa.array(checksums)]
+    def record(self, shard: WrittenShard) -> None:
+        """The checkpoint: these rows are online. Durable when this returns."""
+        number = pa.array([shard.number] * len(shard.checksums), pa.int64())
+        columns = [number, shard.ids, shard.versions, shard.created_us, pa.array(shard.checksums, pa.int64())]
         self._connection.register("shard_written", pa.Table.from_arrays(columns, schema=_DONE))
         self._connection.execute("insert into done select * from shard_written")
         self._connection.unregister("shard_written")
 
-    def shards(self) -> Iterator[DoneShard]:
+    def done_shards(self) -> Iterator[DoneShard]:
         """Every shard with the rows that nothing later of the same journal has replaced."""
         run = self._connection.execute
         run(
             """create or replace temp table last as select * from done qualify row_number() over
-            (partition by product_id order by version desc, created_us desc, shard desc) = 1 order by shard"""
+            (partition by id order by version desc, created_us desc, shard desc) = 1 order by shard"""
         )
         for (number,) in run("select distinct shard from last order by shard").fetchall():
-            rows = run("select product_id, version, checksum from last where shard = ?", [number]).fetchall()
-            ids, versions, checksums = map(list, zip(*rows, strict=True))
-            yield DoneShard(number, ids, versions, checksums)
+            rows = run("select id, version, checksum from last where shard = ?", [number]).fetchnumpy()
+            yield DoneShard(number, *(np.asarray(rows[name]).tolist() for name in ("id", "version", "checksum")))
 
     def close(self, *, forget: bool = False) -> None:
         """Close the file; with `forget`, when all is done, remove it."""
@@ -151,8 +155,7 @@ def _connect(path: str) -> Any:
         connection.execute(f"set temp_directory = '{tempfile.gettempdir()}/sagelift-duckdb'")
     connection.execute("create table if not exists request (request varchar)")
     connection.execute(
-        "create table if not exists done (shard bigint, product_id varchar, version bigint, created_us bigint, "
-        "checksum bigint)"
+        "create table if not exists done (shard bigint, id varchar, version bigint, created_us bigint, checksum bigint)"
     )
     return connection
 

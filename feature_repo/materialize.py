@@ -3,6 +3,7 @@
     summary = materialize(store)  # whatever parts the last run has not seen
     summary = materialize(store, full=True)  # every product, written again
     summary = materialize(store, views=["product_text"], since=monday)  # by event time, as Feast's own engine does
+    summary = materialize(store, engine=SparkEngine(session))  # on a cluster (`feature_repo.spark`)
 
 Feast's own engine (`feast materialize`) works on the same store and writes the same values, but it shows no progress,
 starts over when it is killed, and builds every value as a Python message. Here:
@@ -21,21 +22,19 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, Literal
 
 import duckdb
 import msgspec
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from feast.errors import FeastError
 from sqlalchemy.exc import SQLAlchemyError
 
 from feature_repo import definitions
-from feature_repo.arrow_rows import content_checksum, online_rows
 from feature_repo.errors import (
     AlreadyRunningError,
     FeatureRepoError,
@@ -43,13 +42,13 @@ from feature_repo.errors import (
     InvalidFeatureError,
     StoreStateError,
 )
-from feature_repo.journal import DoneShard, Journal, Plan
+from feature_repo.journal import Journal, Plan
 from feature_repo.locks import run_lock
+from feature_repo.shards import KINDS, Engine, InProcess, PartGoneError, ShardJob, WrittenShard
 from feature_repo.stores.base import GuardedOnlineStore, from_microseconds, microseconds, payload_columns
 from feature_repo.values import encode_key
 
 SHARD_ROWS: Final = 8192
-_READ_BUFFER: Final = 1 << 20  # bytes of a column chunk held while it is read: row groups may be large
 _REPLANS: Final = 5  # times that compaction may move parts away while one run reads them
 
 Outcome = Literal["done", "differs", "locked", "failed", "dry_run"]
@@ -123,13 +122,15 @@ def materialize(
     full: bool = False,
     dry_run: bool = False,
     shard_rows: int = SHARD_ROWS,
+    engine: Engine | None = None,
     progress: Callable[[Progress], object] | None = None,
 ) -> Summary:
     """Bring the history of `views` (all, if none are named) of a `ProductFeatureStore` online.
 
     Without `since`, `until` and `full`: the parts that the last run into this very online store has not seen; all of
     them, if it is another store or has lost its rows. With a window: rows whose event time lies in it, both ends
-    included. `full`: all parts, and rows of an equal version are written again.
+    included. `full`: all parts, and rows of an equal version are written again. `engine` works on the shards; without
+    one this process does.
 
     What goes wrong with one view is in its summary, and the others go on.
 
@@ -140,7 +141,7 @@ def materialize(
     started = datetime.now(UTC)
     found = []
     for name in names:
-        job = _ViewJob(store, name, since, until, full, shard_rows, progress or (lambda _: None))
+        job = _ViewJob(store, name, since, until, full, shard_rows, engine or InProcess(), progress or (lambda _: None))
         try:
             found.append(job.rehearse() if dry_run else job.run())
         except AlreadyRunningError as error:
@@ -160,24 +161,10 @@ def materialize(
     )
 
 
-def view_names(store: Any) -> list[str]:
-    """Every view with a history or a table."""
-    versions = {*store.model_versions(), *definitions.model_versions_in_history(store.home)}
-    return [*definitions.PRODUCT_VIEWS, *map(definitions.embedding_view_name, sorted(versions))]
-
-
-def view_of(store: Any, name: str) -> Any:
-    """Feast's view of this name, as the definitions of the code have it."""
-    for view in definitions.product_views(store.home):
-        if view.name == name:
-            return view
-    return definitions.embedding_view(store.home, name.removeprefix(definitions.EMBEDDING_PREFIX))
-
-
 def _checked(
     store: Any, views: Sequence[str], since: datetime | None, until: datetime | None, full: bool
 ) -> Sequence[str]:
-    known = view_names(store)
+    known: list[str] = store.view_names()
     if unknown := [name for name in views if name not in known]:
         raise InvalidFeatureError(f"Unknown views {unknown}: there are {', '.join(known)}.")
     for name, moment in (("since", since), ("until", until)):
@@ -188,10 +175,6 @@ def _checked(
     if full and (since or until):
         raise InvalidFeatureError("full reads the whole history: leave out since and until, or full.")
     return list(dict.fromkeys(views)) or known
-
-
-class _PartGoneError(Exception):
-    """Compaction has merged a part into another since it was listed."""
 
 
 class _ViewJob:
@@ -205,18 +188,23 @@ class _ViewJob:
         until: datetime | None,
         full: bool,
         shard_rows: int,
+        engine: Engine,
         progress: Callable[[Progress], object],
     ) -> None:
         self._feast = store.feast
         self._config = store.feast.config
         self._online: GuardedOnlineStore = store.feast.provider.online_store
-        self._view = view_of(store, name)
+        self._view = definitions.view_named(store.home, name)
         self._history = store.history(name)
         self._folder: Path = store.home / "materialize" / name
         self._since_us = None if since is None else microseconds(since)
         self._until_us = None if until is None else microseconds(until)
         self._full = full
         self._shard_rows = shard_rows
+        self._engine = engine
+        self._job = ShardJob(
+            self._config, self._view, self._history.schema, equal=full, batch_rows=shard_rows, online=self._online
+        )
         self._progress = progress
         self._parts: list[Path] = []
         self._written = self._kept = 0
@@ -234,7 +222,7 @@ class _ViewJob:
             journal = Journal(self._folder / "journal.duckdb", self._request(identity))
             try:
                 resumed = journal.done_rows()
-                plan = self._write_all(journal, state)
+                plan = self._write_all(journal, state, identity)
                 seconds = time.monotonic() - started
                 whole = not self._windowed and (self._full or not state.parts)
                 found = self._reconcile(journal, whole)
@@ -267,17 +255,17 @@ class _ViewJob:
         journal = Journal(None, "")
         try:
             plan = self._plan(journal, state)
-            for table in self._shards(journal, (definitions.JOIN_KEY, definitions.VERSION)):
-                keys = list(map(encode_key, table[definitions.JOIN_KEY].to_pylist()))
+            key = self._job.key
+            for number in plan.shards:
+                table = self._job.read(journal.shard(number), (key, definitions.VERSION))
+                keys = [encode_key(id, key) for id in table[key].to_pylist()]
                 (stored,) = self._online.read(self._config, [(self._view, ())], keys)
-                for key, version in zip(keys, table[definitions.VERSION].to_pylist(), strict=True):
-                    there = stored[key].version if key in stored else -1
+                for row_key, version in zip(keys, table[definitions.VERSION].to_pylist(), strict=True):
+                    there = stored[row_key].version if row_key in stored else -1
                     if there > version or (there == version and not self._full):
                         self._kept += 1
                     else:
                         self._written += 1
-        except _PartGoneError as gone:
-            raise HistoryError(f"The history was compacted meanwhile ({gone}): call again.") from gone
         finally:
             journal.close()
         return ViewSummary(
@@ -297,12 +285,14 @@ class _ViewJob:
         columns = payload_columns(self._view)
         return json.dumps([identity, self._full, self._since_us, self._until_us, columns])
 
-    def _write_all(self, journal: Journal, state: _State) -> Plan:
+    def _write_all(self, journal: Journal, state: _State, identity: str) -> Plan:
         for _ in range(_REPLANS):
             try:
                 plan = self._plan(journal, state)
-                self._write_winners(journal, plan)
-            except _PartGoneError:
+                if plan.remaining:
+                    self._engine.check(self._job, self._parts[-1], identity)
+                    self._write_winners(journal, plan)
+            except PartGoneError:
                 continue
             return plan
         raise HistoryError(
@@ -317,44 +307,35 @@ class _ViewJob:
             listed = [part for part in listed if part.name not in seen]
         self._parts = listed
         if not listed:
-            return Plan(0, 0, 0)
+            return Plan(0, 0, 0, range(0))
         try:
-            return journal.plan(listed, self._since_us, self._until_us)
+            return journal.plan(listed, self._job.key, self._since_us, self._until_us, self._shard_rows)
         except duckdb.Error as error:
             self._explain(error)
             raise HistoryError(f"The history of {self._view.name} cannot be read: {error}.") from error
 
     def _explain(self, error: Exception) -> None:
         """Which part it is: one that is gone, or one that is no whole Parquet file of this view."""
+        needed = [self._job.key, "version", "deleted", "event_timestamp", "created_timestamp"]
         for part in self._parts:
             try:
-                schema = pq.read_schema(part)
+                missing = set(needed).difference(pq.read_schema(part).names)
+                if not missing:
+                    pq.read_table(part, columns=needed, partitioning=None)
             except FileNotFoundError:
-                raise _PartGoneError(part.name) from error
+                raise PartGoneError(f"The history was compacted meanwhile ({part} is gone): call again.") from error
             except (pa.ArrowException, OSError) as broken:
                 raise HistoryError(f"{part} cannot be read ({broken}). Move it away.") from broken
-            if missing := {"product_id", "version", "deleted", "event_timestamp", "created_timestamp"}.difference(
-                schema.names
-            ):
+            if missing:
                 raise HistoryError(
                     f"{part} lacks the columns {sorted(missing)}: it is not ours. Move it away."
                 ) from error
 
     def _write_winners(self, journal: Journal, plan: Plan) -> None:
         started, before = time.monotonic(), self._written + self._kept
-        for table in self._shards(journal, self._history.schema.names):
-            rows = online_rows(table, self._view)
-            (stale,) = self._online.write(self._config, [(self._view, rows)], equal=self._full)
-            journal.record(
-                table[definitions.JOIN_KEY],
-                table[definitions.VERSION],
-                table[definitions.CREATED_TIME].cast(pa.int64()),
-                [content_checksum(row) for row in rows],
-            )
-            self._kept += len(stale)
-            self._written += len(rows) - len(stale)
-            times = [row.event_us for row in rows]
-            self._event_us = [min(times + self._event_us), max(times + self._event_us)]
+        for shard in self._engine.map(self._job.write, map(journal.shard, plan.shards)):
+            journal.record(shard)
+            self._count(shard)
             here = self._written + self._kept - before
             rate = here / max(time.monotonic() - started, 1e-9)
             done = plan.products - plan.remaining + here
@@ -363,63 +344,27 @@ class _ViewJob:
                 Progress(view=self._view.name, done=done, total=plan.products, rows_per_s=rate, seconds_left=left)
             )
 
-    def _shards(self, journal: Journal, columns: Sequence[str]) -> Iterator[Any]:
-        """The rows to write, in tables of `shard_rows` rows (the last of fewer), whatever the size of the parts."""
-        held: list[Any] = []
-        count = 0
-        for number, part in enumerate(self._parts):
-            for table in self._read(part, journal.rows_of(number), columns):
-                held.append(table)
-                count += table.num_rows
-                if count >= self._shard_rows:
-                    whole = pa.concat_tables(held)
-                    for start in range(0, count - self._shard_rows + 1, self._shard_rows):
-                        yield whole.slice(start, self._shard_rows)
-                    rest = count % self._shard_rows
-                    held, count = ([whole.slice(count - rest)], rest) if rest else ([], 0)
-        if count:
-            yield pa.concat_tables(held)
-
-    def _read(self, part: Path, rows: Any, columns: Sequence[str]) -> Iterator[Any]:
-        """These rows of one part, batch by batch; row groups without any are not read."""
-        if not len(rows):
-            return
-        try:
-            with pq.ParquetFile(part, buffer_size=_READ_BUFFER, pre_buffer=False) as file:
-                wanted = pa.schema([self._history.schema.field(name) for name in columns])
-                there = [name for name in columns if name in file.schema_arrow.names]
-                first = 0
-                for group in range(file.num_row_groups):
-                    after = first + file.metadata.row_group(group).num_rows
-                    low, high = np.searchsorted(rows, (first, after))
-                    if low < high:
-                        for batch in file.iter_batches(self._shard_rows, row_groups=[group], columns=there):
-                            low, high = np.searchsorted(rows, (first, first + batch.num_rows))
-                            if low < high:
-                                taken = batch.take(pa.array(rows[low:high] - first))
-                                yield _as_schema(pa.Table.from_batches([taken]), wanted)
-                            first += batch.num_rows
-                    first = after
-        except FileNotFoundError as error:
-            raise _PartGoneError(part.name) from error
-        except (pa.ArrowException, OSError) as error:
-            raise HistoryError(f"{part} cannot be read ({error}). Move it away.") from error
+    def _count(self, shard: WrittenShard) -> None:
+        self._kept += shard.kept
+        self._written += len(shard.checksums) - shard.kept
+        self._event_us = [min(*shard.event_us, *self._event_us), max(*shard.event_us, *self._event_us)]
 
     # Reading back.
 
     def _reconcile(self, journal: Journal, whole: bool) -> Reconciliation:
-        counts = dict.fromkeys(("equal", "fresher", "missing", "older", "different"), 0)
+        counts = dict.fromkeys(KINDS, 0)
         differing: list[dict[str, Any]] = []
-        products = shards = checksum = 0
-        for shard in journal.shards():
-            found, ours, theirs = self._compare(shard)
+        shards = checksum = 0
+        for shard in self._engine.map(self._job.compare, journal.done_shards()):
             shards += 1
-            products += len(shard.product_ids)
-            checksum ^= ours
-            for kind, number in found.items():
+            checksum ^= shard.history
+            for kind, number in shard.found.items():
                 counts[kind] += number
-            if ours != theirs or found["missing"] or found["older"]:
-                differing.append({"shard": shard.number, "history": f"{ours:08x}", "online": f"{theirs:08x}", **found})
+            if shard.history != shard.online or shard.found["missing"] or shard.found["older"]:
+                sums = {"history": f"{shard.history:08x}", "online": f"{shard.online:08x}"}
+                differing.append({"shard": shard.number, **sums, **shard.found})
+        differing.sort(key=lambda found: int(found["shard"]))
+        products = sum(counts.values())
         online_rows = unexplained = None
         if whole:
             online_rows = self._online.count(self._config, self._view)
@@ -435,27 +380,6 @@ class _ViewJob:
             online_rows=online_rows,
             unexplained=unexplained,
         )
-
-    def _compare(self, shard: DoneShard) -> tuple[dict[str, int], int, int]:
-        """One shard: how many rows of each kind, and the checksums of history and store without the fresher rows."""
-        keys = list(map(encode_key, shard.product_ids))
-        wanted = [(self._view, payload_columns(self._view))]
-        (stored,) = self._online.read(self._config, wanted, keys, own_versions=True)
-        counts = dict.fromkeys(("equal", "fresher", "missing", "older", "different"), 0)
-        ours = theirs = 0
-        for key, version, checksum in zip(keys, shard.versions, shard.checksums, strict=True):
-            row = stored.get(key)
-            if row is not None and row.version > version:
-                counts["fresher"] += 1
-                continue
-            ours ^= checksum
-            if row is None:
-                counts["missing"] += 1
-                continue
-            there = content_checksum(row)
-            theirs ^= there
-            counts["older" if row.version < version else "equal" if there == checksum else "different"] += 1
-        return counts, ours, theirs
 
     def _tell_registry(self) -> None:
         """So that `feast feature-views describe` and `feast ui` show it, and `materialize-incremental` goes on here."""
@@ -499,15 +423,6 @@ class _State:
         aside = self._path.with_name(f".{self._path.name}.{os.getpid()}")
         aside.write_text(json.dumps(kept))
         aside.replace(self._path)
-
-
-def _as_schema(table: Any, schema: Any) -> Any:
-    """The columns of `schema`; null those of features that the view did not have when the part was written."""
-    columns = []
-    for field in schema:
-        there = field.name in table.schema.names
-        columns.append(table[field.name].cast(field.type) if there else pa.nulls(table.num_rows, field.type))
-    return pa.Table.from_arrays(columns, schema=schema)
 
 
 def _difference(view: str, found: Reconciliation) -> str:

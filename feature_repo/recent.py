@@ -1,8 +1,8 @@
 """What a shopper engaged with lately: the list that user queries start from, and how events enter it.
 
-Pure. The list is what the union of all events says, whatever the order in which they come and however often, as long
-as no more than `MAX_RECENT` newer ones have pushed one out: so a message that is delivered twice changes nothing, and
-two writers that each know a part come to the same list by merging.
+Pure. The list is the newest `MAX_RECENT` of the union of all events, whatever the order in which they come and however
+often: what was pushed out once is older than what is there, and is pushed out again. So a message that is delivered
+twice changes nothing, and two writers that each know a part come to the same list by merging.
 """
 
 from __future__ import annotations

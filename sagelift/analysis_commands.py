@@ -47,7 +47,20 @@ _Treatment = Annotated[
 ]
 _Split = Annotated[str | None, typer.Option(help="The planned split, if not equal: 0=0.9,1=0.1.")]
 _Planned = Annotated[
-    int | None, typer.Option(help="Planned size of both arms: until then, confidence sequences decide.")
+    int | None,
+    typer.Option(
+        help="Planned size of both arms: until then, confidence sequences decide, or with --spending boundaries."
+    ),
+]
+_Spending = Annotated[
+    str | None,
+    typer.Option(help="Group-sequential design, and how it spends alpha: obrien-fleming, pocock, power=3, hsd=-4."),
+]
+_Earlier = Annotated[
+    str | None, typer.Option(help="Units of both arms at each look of the design before this one: 8000,17000.")
+]
+_Last = Annotated[
+    bool, typer.Option("--last-look", help="There will be no other look, whatever this one says: spend all alpha.")
 ]
 _Precision = Annotated[str, typer.Option(help="Say how long until the lift is known to +- this.")]
 _Equivalence = Annotated[
@@ -102,6 +115,9 @@ def analyze(
     currency_column: Annotated[str | None, typer.Option(help="The column with each row's currency.")] = None,
     split: _Split = None,
     planned_units: _Planned = None,
+    spending: _Spending = None,
+    earlier_looks: _Earlier = None,
+    last_look: _Last = False,
     precision: _Precision = "2%",
     equivalence: _Equivalence = None,
     prior: _Prior = None,
@@ -141,7 +157,8 @@ def analyze(
         rates=declared.rates,
         money=tuple(dict.fromkeys((*(money or ()), *money_columns(declared.metrics)))),
     )
-    asked = _asked(split, alpha, interval, planned_units, precision, equivalence, prior, bootstrap, seed, title)
+    asked = _asked(split, alpha, interval, precision, equivalence, prior, bootstrap, seed, title)
+    asked |= _looking(planned_units, spending, earlier_looks, last=last_look)
     reports = analyze_arms(source, declared.metrics, control, treatment or None, **asked)
     _show(reports, html, markdown=markdown, as_json=as_json)
 
@@ -159,13 +176,24 @@ def report(
         typer.Option(help="Read nothing newer: 2026-06-15 or 2026-06-15T08:00+02:00; UTC if it has no zone."),
     ] = None,
     segment: Annotated[
-        str | None, typer.Option(help="Column of a table with a row per unit_id: customer.country.")
+        str | None,
+        typer.Option(help="An attribute that exposures record, or the column of a table by unit_id: customer.country."),
+    ] = None,
+    by_age: Annotated[
+        float | None,
+        typer.Option(
+            help="Show metrics by time since first exposure (novelty), in steps of so many days; by default a seventh "
+            "of the window, 0 for none."
+        ),
     ] = None,
     metrics: Annotated[
         Path | None, typer.Option("--metrics", help="Metrics, and rates, declared in YAML; without it, a shop's own.")
     ] = None,
     split: _Split = None,
     planned_units: _Planned = None,
+    spending: _Spending = None,
+    earlier_looks: _Earlier = None,
+    last_look: _Last = False,
     precision: _Precision = "2%",
     equivalence: _Equivalence = None,
     prior: _Prior = None,
@@ -182,6 +210,7 @@ def report(
 
     from analysis.config import Declarations, load_metrics
     from analysis.metrics import shop_metrics
+    from analysis.novelty import age_windows
     from analysis.report import analyze_arms
     from analysis.sources.experiment_tables import ExperimentTables
     from sagelift.console import current_settings
@@ -189,9 +218,13 @@ def report(
 
     declared = load_metrics(metrics) if metrics else Declarations(shop_metrics())
     table, dot, column = (segment or "").rpartition(".")
-    if segment and not (table and dot and column):
-        raise typer.BadParameter(f"{segment!r} must look like customer.country.", param_hint="--segment")
-    asked = _asked(split, alpha, interval, planned_units, precision, equivalence, prior, bootstrap, seed, experiment)
+    if segment and dot and not (table and column):
+        raise typer.BadParameter(f"{segment!r} must look like country or customer.country.", param_hint="--segment")
+    asked = _asked(split, alpha, interval, precision, equivalence, prior, bootstrap, seed, experiment)
+    asked |= _looking(planned_units, spending, earlier_looks, last=last_look)
+    if by_age != 0:
+        step = timedelta(days=window_days / 7 if by_age is None else by_age)
+        asked["ages"] = age_windows(timedelta(days=window_days), step)
     with Services(current_settings()) as services:
         source = ExperimentTables(
             services.experiments.engine,
@@ -200,7 +233,7 @@ def report(
             as_of=_moment(as_of),
             complete_windows_only=complete_windows,
             rates=declared.rates,
-            segments=(table, column) if segment else None,
+            segments=(table, column) if dot else segment,
         )
         reports = analyze_arms(source, declared.metrics, control, treatment or None, **asked)
     _show(reports, html, markdown=markdown, as_json=as_json)
@@ -281,6 +314,10 @@ def plan(
     power: Annotated[float, typer.Option(help="Chance to find the lift.")] = 0.8,
     share: Annotated[float, typer.Option(help="Of the treatment.")] = 0.5,
     alpha: _Alpha = 0.05,
+    looks: Annotated[int, typer.Option(help="Looks at which to decide, equally spaced; 1 is the end alone.")] = 1,
+    spending: Annotated[
+        str, typer.Option(help="How alpha is spent over the looks: obrien-fleming, pocock, power=3, hsd=-4.")
+    ] = "obrien-fleming",
     database: _Database = None,
     of: _Of = None,
     markdown: _Markdown = False,
@@ -293,7 +330,9 @@ def plan(
     declared = MetricOptions(metrics, mean, count, ratio, proportion, None, covariate, cap).declared().metrics
     source = _source(table, database, of, variant=None, where=options.where(where))
     lifts = [options.share(text, "--lift") for text in lift or ("2%", "5%", "10%")]
-    found = made(source, declared, lifts, units=units, alpha=alpha, power=power, share=share)
+    found = made(
+        source, declared, lifts, units=units, alpha=alpha, power=power, share=share, looks=looks, spending=spending
+    )
     if as_json:
         return typer.echo(to_json(found))
     _print([found], to_markdown, to_terminal, markdown=markdown)
@@ -303,7 +342,6 @@ def _asked(
     split: str | None,
     alpha: float,
     interval: str,
-    planned_units: int | None,
     precision: str,
     equivalence: str | None,
     prior: str | None,
@@ -318,7 +356,6 @@ def _asked(
         "expected_split": options.split(split),
         "alpha": alpha,
         "interval": options.interval(interval),
-        "planned_units": planned_units,
         "precision": options.share(precision, "--precision"),
         "equivalence": None if equivalence is None else options.share(equivalence, "--equivalence"),
         "prior": None if prior is None else Prior(0.0, options.share(prior, "--prior")),
@@ -326,6 +363,22 @@ def _asked(
         "seed": seed,
         "title": title,
     }
+
+
+def _looking(planned_units: int | None, spending: str | None, earlier: str | None, *, last: bool) -> dict[str, Any]:
+    """Confidence sequences until the planned size; with a spending function, a look of a group-sequential design."""
+    from analysis.designs import Design
+
+    if spending is None:
+        if earlier is not None or last:
+            raise typer.BadParameter("it needs --spending, for example obrien-fleming.", param_hint="--earlier-looks")
+        return {"planned_units": planned_units}
+    if planned_units is None:
+        raise typer.BadParameter("it needs --planned-units, the size at the last look.", param_hint="--spending")
+    units = [options.number(text, "--earlier-looks") for text in (earlier or "").split(",") if text.strip()]
+    if any(not number.is_integer() for number in units):
+        raise typer.BadParameter(f"{earlier!r} must look like 8000,17000.", param_hint="--earlier-looks")
+    return {"design": Design(planned_units, tuple(map(int, units)), spending, last)}
 
 
 def _source(table: str, database: str | None, of: str | None, **given: Any) -> UserRows:

@@ -5,8 +5,6 @@ The steps of the life cycle have the names that they have in Python (`Experiment
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
@@ -14,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 import typer
 
 from sagelift.console import AsJson, current_settings, print_json, say
+from sagelift.layer_metric_commands import experiment_store as _store
+from sagelift.layer_metric_commands import layer_app, metric_app
 
 if TYPE_CHECKING:
     from experiments.lifecycle import Action, Outcome
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Experiments: files, life cycle, schedule, guardrails, API keys.", no_args_is_help=True)
 key_app = typer.Typer(help="Keys of the REST interface.", no_args_is_help=True)
 app.add_typer(key_app, name="key")
+app.add_typer(layer_app, name="layer")
+app.add_typer(metric_app, name="metric")
 
 Key = Annotated[str, typer.Argument(help="The experiment's key.")]
 Actor = Annotated[str, typer.Option(help="Who does this.", envvar="USER")]
@@ -31,14 +33,6 @@ _File = Annotated[Path, typer.Argument(help="The experiment as YAML.")]
 _Paths = Annotated[list[Path], typer.Argument(help="YAML files, or folders of them.")]
 _Coverage = Annotated[int, typer.Argument(min=0, max=10_000, help="The enrolled share, in 1/10,000.")]
 _EPOCH = datetime.fromtimestamp(0, UTC)
-
-
-@contextmanager
-def _store() -> Iterator[ExperimentStore]:
-    from sagelift.services import Services
-
-    with Services(current_settings()) as services:
-        yield services.experiments
 
 
 # ------------------------------------------------------------------------------------------------------------ files
@@ -281,7 +275,12 @@ def cancel(
     typer.echo(f"{number} is cancelled")
 
 
-_Metrics = Annotated[Path | None, typer.Option("--metrics", help="Metrics declared in YAML; without it, a shop's own.")]
+_Metrics = Annotated[
+    Path | None,
+    typer.Option(
+        "--metrics", help="Metrics declared in YAML; without it, those that are published, else a shop's own."
+    ),
+]
 _OnBreach = Annotated[str, typer.Option(help="hold (stop the ramp), pause, stop, or report only.")]
 _Planned = Annotated[
     int, typer.Option(min=1, help="Units of control and treatment that are planned; fixed at the start.")
@@ -339,14 +338,18 @@ def tick(
 def _guard(
     store: ExperimentStore, keys: list[str] | None, metrics: Path | None, on_breach: str, planned: int, days: float
 ) -> list[Any]:
-    from analysis.config import load_metrics
+    from analysis.config import declared_metrics, load_metrics
     from analysis.metrics import shop_metrics
     from experiments.errors import UnknownExperimentError
     from sagelift.guardrails import act, judge
 
     if on_breach not in ("hold", "pause", "stop", "report"):
         raise typer.BadParameter(f"{on_breach!r} is none of hold, pause, stop, report", param_hint="--on-breach")
-    declared = load_metrics(metrics).metrics if metrics else shop_metrics()
+    published_metrics = [metric.definition for metric in store.metrics()]
+    if metrics:
+        declared = load_metrics(metrics).metrics
+    else:
+        declared = declared_metrics(published_metrics) if published_metrics else shop_metrics()
     running = {published.config.key: published for published in store.load(("running",))}
     if keys is not None and (missing := [key for key in keys if key not in running]):
         raise UnknownExperimentError(f"no running experiment {missing[0]!r}; `sagelift experiment list` lists them.")

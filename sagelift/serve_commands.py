@@ -44,6 +44,7 @@ def experiments(
     """Serve experiments, decisions, exposures and OpenFeature's remote protocol. Until SIGTERM or Ctrl-C."""
     import uvicorn
 
+    from experiments.changes import ChangeListener
     from experiments.client import Assigner
     from experiments.exposures import ExposureLogger
     from experiments.keys import ApiKeys, KeyRing
@@ -66,6 +67,7 @@ def experiments(
         ring = KeyRing(ApiKeys(store.engine).all)
         keys = Refresher(lambda: _refresh(ring), KEYS_REFRESH_S)
         assigner.start()
+        listener = ChangeListener(store.engine, assigner.wake)
         keys.loaded.wait(KEYS_REFRESH_S)
         limits = Limits(rate=rate, burst=max(1, round(2 * rate)))
         config = uvicorn.Config(
@@ -80,6 +82,7 @@ def experiments(
         try:
             uvicorn.Server(config).run([socket])
         finally:
+            listener.close()
             keys.close(KEYS_REFRESH_S)
             assigner.close()
             if logger is not None and (unsent := logger.close()):

@@ -139,14 +139,17 @@ class ProductVector(Struct, frozen=True, kw_only=True, gc=False):
         return np.frombuffer(raw, "<f2").astype(np.float32)
 
 
-EventKind = Literal["exposure", "impression", "click", "save", "add_to_cart", "order", "refund"]
+EventKind = Literal[
+    "exposure", "impression", "click", "save", "add_to_cart", "order", "cancellation", "refund", "chargeback"
+]
 Surface = Literal["user", "image", "search"]
 
 
 class Event(Struct, frozen=True, kw_only=True, omit_defaults=True, repr_omit_defaults=True, forbid_unknown_fields=True):
     """Something that happened in the shop. `event_id` is deterministic, so that a retry is no second event.
 
-    `query` is what the surface was asked with: the text of a search, the product id of an image query.
+    `query` is what the surface was asked with: the text of a search, the product id of an image query. `attributes`
+    are those that an exposure's experiment records, as they were then.
     """
 
     event_id: Annotated[str, Meta(min_length=1, max_length=128)]
@@ -162,6 +165,7 @@ class Event(Struct, frozen=True, kw_only=True, omit_defaults=True, repr_omit_def
     currency: Annotated[str, Meta(pattern=r"^[A-Z]{3}$")] | None = None
     surface: Surface | None = None
     query: Annotated[str, Meta(max_length=2_000)] | None = None
+    attributes: Annotated[dict[str, str | int | float | bool], Meta(max_length=20)] | None = None
 
 
 REQUIRED_BY_KIND: dict[str, tuple[str, ...]] = {
@@ -171,7 +175,9 @@ REQUIRED_BY_KIND: dict[str, tuple[str, ...]] = {
     "save": ("product_id", "surface"),
     "add_to_cart": ("product_id", "surface"),
     "order": ("order_id", "amount_minor", "currency"),
+    "cancellation": ("order_id", "amount_minor", "currency"),
     "refund": ("order_id", "amount_minor", "currency"),
+    "chargeback": ("order_id", "amount_minor", "currency"),
 }
 
 _encoder = msgspec.json.Encoder(decimal_format="string")

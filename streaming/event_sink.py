@@ -192,6 +192,7 @@ def to_row(event: Event) -> EventRow:
         currency=event.currency,
         surface=event.surface,
         query=event.query,
+        attributes=event.attributes,
     )
 
 
@@ -211,6 +212,7 @@ def to_event(row: EventRow) -> Event:
         currency=row.currency,
         surface=row.surface,  # type: ignore[arg-type]
         query=row.query,
+        attributes=row.attributes,
     )
 
 

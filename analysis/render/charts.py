@@ -53,6 +53,10 @@ def lift_axis(report: Report) -> Axis:
     most = min(max(reach), 2.5 * median(reach)) if reach else 0.1
     low = max(min((low for low, _ in bounded), default=-most), -most)
     high = min(max((high for _, high in bounded), default=most), most)
+    for r in report.metrics:
+        if r.margin is not None:  # in the picture with the interval that is held against it
+            worst = r.margin.margin * (-1 if r.direction == "increase" else 1)
+            low, high = min(low, worst), max(high, worst)
     low, high = min(low, 0.0), max(high, 0.0)
     pad = 0.08 * (high - low) or 0.05
     return Axis(low - pad, high + pad, 8, ROW_WIDTH - 8)
@@ -68,14 +72,18 @@ def axis_row(axis: Axis) -> str:
     return f'<svg class="axis" viewBox="0 0 {ROW_WIDTH} 18" aria-hidden="true">{marks}</svg>'
 
 
-def interval_bar(result: MetricResult, axis: Axis, alpha: float) -> str:
-    """A metric's interval on the common axis; arrows where it goes on beyond the picture."""
-    middle, tone = ROW_HEIGHT / 2, words.effect(result, alpha)
+def interval_bar(result: MetricResult, axis: Axis, report: Report) -> str:
+    """A metric's interval on the common axis; arrows where it goes on beyond the picture; a guardrail's margin."""
+    middle, tone = ROW_HEIGHT / 2, words.effect(result, report)
     parts = [
         f'<line class="grid" x1="{axis(tick):.1f}" x2="{axis(tick):.1f}" y1="0" y2="{ROW_HEIGHT}"/>'
         for tick in axis.ticks()
     ]
     parts.append(f'<line class="zero" x1="{axis(0):.1f}" x2="{axis(0):.1f}" y1="0" y2="{ROW_HEIGHT}"/>')
+    if result.margin is not None:
+        worst = result.margin.margin * (-1 if result.direction == "increase" else 1)
+        x = f"{axis.clipped(worst):.1f}"
+        parts.append(f'<line class="margin" x1="{x}" x2="{x}" y1="4" y2="{ROW_HEIGHT - 4}"/>')
     if result.low is not None and result.high is not None:
         left, right = axis.clipped(result.low), axis.clipped(result.high)
         width = max(right - left, 2)
@@ -138,6 +146,46 @@ def _sequence(points: Sequence[Point], times: Sequence[float], x: Axis, y: Axis)
             sides[0].append((x(time), y.clipped(point.anytime.low)))
             sides[1].append((x(time), y.clipped(point.anytime.high)))
     return sides if sides[0] else []
+
+
+def age_chart(result: MetricResult) -> str:
+    """The lift by time since exposure: a dot with its interval for each, and dashed the lift over the whole time."""
+    parts = [
+        (p.start_days, p.end_days, p.lift, p.low, p.high)
+        for p in result.ages
+        if p.lift is not None and p.low is not None and p.high is not None
+    ]
+    if len(parts) < 2:
+        return ""
+    reach = 3 * median(high - low for *_, low, high in parts)  # a much wider interval is cut off, never a dot
+    low = min(0.0, *(max(low, lift - reach) for *_, lift, low, _ in parts))
+    high = max(0.0, *(min(high, lift + reach) for *_, lift, _, high in parts))
+    pad = 0.06 * (high - low)
+    y = Axis(low - pad, high + pad, HEIGHT - BOTTOM, TOP)
+    x = Axis(parts[0][0], parts[-1][1], LEFT, WIDTH - RIGHT)
+    body = _horizontal_grid(y, x.end, percent)
+    body += f'<line class="zero" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y(0):.1f}" y2="{y(0):.1f}"/>'
+    if result.lift is not None and y.low < result.lift < y.high:
+        body += f'<line class="sequence" x1="{LEFT}" x2="{x.end}" y1="{y(result.lift):.1f}" y2="{y(result.lift):.1f}"/>'
+    for start, end, lift, low, high in parts:
+        middle, top, bottom = x((start + end) / 2), y.clipped(high), y.clipped(low)
+        body += f'<line class="whisker" x1="{middle:.1f}" x2="{middle:.1f}" y1="{top:.1f}" y2="{bottom:.1f}"/>'
+        body += f'<circle class="dot treatment" cx="{middle:.1f}" cy="{y(lift):.1f}" r="4"/>'
+    body += _age_ticks(x)
+    told = "; ".join(f"{words.age(start, end)}: {words.lift(lift)}" for start, end, lift, *_ in parts)
+    return _svg("chart", WIDTH, HEIGHT, f"{result.label}, lift by time since exposure. {told}", body)
+
+
+def _age_ticks(x: Axis) -> str:
+    """Round times since exposure, in days, hours or minutes."""
+    scales = ((1.0, "d"), (1 / 24, "h"), (1 / 1440, "min"))
+    size, unit = next(((size, unit) for size, unit in scales if x.high >= 2 * size), scales[-1])
+    scaled = Axis(x.low / size, x.high / size, x.start, x.end)
+    return "".join(
+        f'<text class="tick" x="{scaled(tick):.1f}" y="{HEIGHT - 6}" '
+        f'text-anchor="{"end" if tick > 0.97 * scaled.high else "middle"}">{tick:g} {unit}</text>'
+        for tick in scaled.ticks(7)
+    )
 
 
 def enrolment_chart(report: Report, *, wide: bool = False) -> str:

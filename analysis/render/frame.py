@@ -1,30 +1,36 @@
-"""The report as tables: one row per metric, one per metric and segment, one per metric and point in time."""
+"""The report as tables: one row per metric, per metric and segment, per metric and time, per metric and age."""
 
 from types import UnionType
 from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
 
 import msgspec
 
-from analysis.results import MetricResult, Point, Report, SegmentResult
+from analysis.results import AgeResult, MetricResult, Point, Report, SegmentResult
 
 if TYPE_CHECKING:
     import pandas
     import pyarrow
 
-Part = Literal["metrics", "segments", "cumulative"]
+Part = Literal["metrics", "segments", "cumulative", "ages"]
 
-_LISTS = ("cumulative", "segments")
+_LISTS = ("cumulative", "segments", "ages")
 
 
 def to_arrow(report: Report, part: Part = "metrics") -> "pyarrow.Table":
     """An Arrow table. Nested values become columns such as `unadjusted_lift`; what is undefined is null.
 
-    part: `metrics`, a row per metric; `segments`, per metric and segment; `cumulative`, per metric and time.
+    part: `metrics`, a row per metric; `segments`, per metric and segment; `cumulative`, per metric and time;
+    `ages`, per metric and interval since exposure.
     """
     import pyarrow
 
     rows = _metrics(report) if part == "metrics" else _parts(report, part)
-    kinds: dict[Part, Any] = {"metrics": MetricResult, "segments": SegmentResult, "cumulative": Point}
+    kinds: dict[Part, Any] = {
+        "metrics": MetricResult,
+        "segments": SegmentResult,
+        "cumulative": Point,
+        "ages": AgeResult,
+    }
     names = ({} if part == "metrics" else {"metric": str}) | _fields(kinds[part])
     types = {str: pyarrow.string(), int: pyarrow.int64(), float: pyarrow.float64(), bool: pyarrow.bool_()}
     schema = pyarrow.schema([(name, types[kind]) for name, kind in names.items()])

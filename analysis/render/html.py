@@ -27,6 +27,7 @@ def to_html(report: Report) -> str:
     pictures = [
         (r.label, Markup(picture)) for r in metrics if r.role == "goal" and (picture := charts.cumulative_chart(r))
     ]
+    aged = [(r.label, Markup(picture)) for r in metrics if r.role == "goal" and (picture := charts.age_chart(r))]
     return environment.get_template("report.html.j2").render(
         report=report,
         data=report.data,
@@ -35,12 +36,14 @@ def to_html(report: Report) -> str:
         arms=words.arms(report),
         tone=_TONES[report.decision.verdict],
         axis=Markup(charts.axis_row(axis)),
-        rows=[(r, words.effect(r, report.alpha), Markup(charts.interval_bar(r, axis, report.alpha))) for r in metrics],
+        rows=[(r, words.effect(r, report), Markup(charts.interval_bar(r, axis, report))) for r in metrics],
         pictures=pictures,
+        aged=aged,
+        ages=[(r.label, part) for r in metrics for part in r.ages],
         segments=[(r.label, part) for r in metrics for part in r.segments],
         # A full row for the enrolment where it would stand alone in one.
-        wide=len(pictures) % 2 == 0,
-        enrolment=Markup(charts.enrolment_chart(report, wide=len(pictures) % 2 == 0)),
+        wide=(len(pictures) + len(aged)) % 2 == 0,
+        enrolment=Markup(charts.enrolment_chart(report, wide=(len(pictures) + len(aged)) % 2 == 0)),
         checks=sorted(report.checks, key=lambda check: ("fail", "warn", "ok").index(check.status)),
         percent=f"{1 - report.alpha:.0%}",
     )

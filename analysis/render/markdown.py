@@ -32,6 +32,7 @@ def to_markdown(report: Report) -> str:
         "",
         *[f"- {_cell(note)}" for note in words.notes(report)],
         *_segments(report),
+        *_ages(report),
         "",
         "## Checks",
         "",
@@ -74,6 +75,27 @@ def _segments(report: Report) -> list[str]:
         _row(("---", "---", "---:", "---:", "---:", "---:", "---:")),
         *[_row(row) for row in rows],
     ]
+
+
+def _ages(report: Report) -> list[str]:
+    """A table of the goals by time since exposure, where it was asked for."""
+    rows = [
+        (
+            result.label,
+            words.age(part.start_days, part.end_days),
+            f"{part.n_control:,}",
+            f"{part.n_treatment:,}",
+            words.lift(part.lift),
+            words.bounds(part.low, part.high),
+        )
+        for result in words.in_order(report)
+        for part in (result.ages if result.role == "goal" else ())
+    ]
+    if not rows:
+        return []
+    head = ("Metric", "Since exposure", report.control, report.treatment, "Lift", "Interval")
+    aligned = _row(("---", "---", "---:", "---:", "---:", "---:"))
+    return ["", "## By time since exposure", "", _row(head), aligned, *[_row(row) for row in rows]]
 
 
 def _row(cells: tuple[str, ...]) -> str:

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from analysis.plan import Plan
+from analysis.plan import Looks, Plan
 from analysis.render import words
 
 if TYPE_CHECKING:
@@ -19,31 +19,73 @@ def to_json(plan: Plan) -> str:
 def to_markdown(plan: Plan) -> str:
     head, *rows = _rows(plan)
     lines = [head, ("---",) + ("---:",) * (len(head) - 1), *rows]
-    table = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in lines)
-    return f"{summary(plan)}\n\n{table}\n"
+    text = f"{summary(plan)}\n\n{_markdown(lines)}\n"
+    if plan.design is not None:
+        head, *rows = _looks(plan, plan.design)
+        text += f"\n{cost(plan.design)}\n\n{_markdown([head, ('---:',) * len(head), *rows])}\n"
+    return text
+
+
+def _markdown(lines: "list[tuple[str, ...]]") -> str:
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in lines)
 
 
 def to_terminal(plan: Plan) -> "RenderableType":
     """Something that `rich.console.Console.print` shows."""
-    from rich import box
     from rich.console import Group
+    from rich.text import Text
+
+    parts: list[RenderableType] = [Text(summary(plan)), _table(_rows(plan))]
+    if plan.design is not None:
+        parts += [Text(cost(plan.design)), _table(_looks(plan, plan.design))]
+    return Group(*parts)
+
+
+def _table(lines: list[tuple[str, ...]]) -> "RenderableType":
+    from rich import box
     from rich.table import Table
     from rich.text import Text
 
-    head, *rows = _rows(plan)
+    head, *rows = lines
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name in head:
         table.add_column(Text(name), justify="left" if name == "Metric" else "right")
     for row in rows:
         table.add_row(*map(Text, row))
-    return Group(Text(summary(plan)), table)
+    return table
 
 
 def summary(plan: Plan) -> str:
     return (
         f"From {plan.history:,} units of {plan.source}: two-sided test at {plan.alpha:g}, power {plan.power:.0%}, "
-        f"{plan.share:.0%} treated. Units are of both arms together, for one look at the end."
+        f"{plan.share:.0%} treated. Units are of both arms together, for "
+        + ("one look at the end." if plan.design is None else f"{len(plan.design.looks)} looks, if it runs to the end.")
     )
+
+
+def cost(design: Looks) -> str:
+    return (
+        f"At each look, {design.spending} spending decides where p is at most its level. Looking costs "
+        f"{design.inflation - 1:.1%} more units, which are counted above."
+    )
+
+
+def _looks(plan: Plan, design: Looks) -> list[tuple[str, ...]]:
+    head = ("Look", "share of the units", f"of {plan.units:,}", "p at most", "standard errors", "alpha spent")
+    return [
+        head,
+        *(
+            (
+                str(number),
+                f"{look.share:.0%}",
+                f"{plan.units * look.share:,.0f}",
+                words.DASH if look.critical is None else f"{look.nominal:.2g}",
+                words.DASH if look.critical is None else f"{look.critical:.3f}",
+                f"{look.spent:.2g}",
+            )
+            for number, look in enumerate(design.looks, 1)
+        ),
+    ]
 
 
 def _rows(plan: Plan) -> list[tuple[str, ...]]:

@@ -6,12 +6,14 @@ from typing import Any
 
 import msgspec
 
+from analysis.plan import Plan
 from analysis.results import SCHEMA_VERSION, Report
 from analysis.simulation import Simulation
 
 PUBLISHED: dict[str, tuple[type, str]] = {
     "report.schema.json": (Report, f"A report, schema_version {SCHEMA_VERSION}"),
     "simulation.schema.json": (Simulation, "A simulation"),
+    "plan.schema.json": (Plan, "A plan"),
 }
 
 

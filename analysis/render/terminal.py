@@ -31,7 +31,7 @@ def to_terminal(report: Report) -> "RenderableType":
     ]
     foot = Text(words.provenance(report), style="dim")
     notes = [Text(f"  {note}", style="dim") for note in words.notes(report)]
-    return Group(verdict, *reasons, _table(report), *notes, *_segments(report), *checks, foot)
+    return Group(verdict, *reasons, _table(report), *notes, *_segments(report), *_ages(report), *checks, foot)
 
 
 def _segments(report: Report) -> "list[RenderableType]":
@@ -61,6 +61,33 @@ def _segments(report: Report) -> "list[RenderableType]":
     return [table]
 
 
+def _ages(report: Report) -> "list[RenderableType]":
+    """The goals by time since exposure, where it was asked for."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    goals = [result for result in words.in_order(report) if result.role == "goal"]
+    if not any(result.ages for result in goals):
+        return []
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("Metric", "Since exposure"):
+        table.add_column(name)
+    for name in (report.control, report.treatment, "Lift", "Interval"):
+        table.add_column(Text(name), justify="right")
+    for result in goals:
+        for part in result.ages:
+            table.add_row(
+                Text(result.label),
+                words.age(part.start_days, part.end_days),
+                f"{part.n_control:,}",
+                f"{part.n_treatment:,}",
+                words.lift(part.lift),
+                words.bounds(part.low, part.high),
+            )
+    return [table]
+
+
 def _table(report: Report) -> "RenderableType":
     from rich import box
     from rich.table import Table
@@ -71,7 +98,7 @@ def _table(report: Report) -> "RenderableType":
     for name in (report.control, report.treatment, "Lift", f"{1 - report.alpha:.0%} interval", "p"):
         table.add_column(Text(name), justify="right")
     for result in words.in_order(report):
-        colour = _COLOURS[words.effect(result, report.alpha)]
+        colour = _COLOURS[words.effect(result, report)]
         marks = ([result.role] if result.role != "secondary" else []) + ["CUPED"] * ("cuped" in result.method)
         table.add_row(
             Text.assemble(result.label, (f"  {' · '.join(marks)}", "dim")),

@@ -91,10 +91,21 @@ def arms(report: Report) -> list[str]:
     return [report.control, report.treatment, *rest]
 
 
-def effect(result: MetricResult, alpha: float) -> str:
-    """`good`, `bad` or `open`: is the effect significant, and in the direction that is wanted?"""
+def effect(result: MetricResult, report: Report) -> str:
+    """`good`, `bad` or `open`: is the effect significant, and in the direction that is wanted?
+
+    Of a goal or guardrail that is looked at while it runs, by what may decide then: its boundary, or its sequence.
+    """
     p = result.p_adjusted if result.p_adjusted is not None else result.p
-    if p is None or p >= alpha or not result.difference:
+    peeking = report.planned_units is not None and result.n_control + result.n_treatment < report.planned_units
+    if result.look is not None:
+        significant = result.look.crossed
+    elif peeking and result.anytime is not None and result.role != "secondary":
+        goals = sum(other.role == "goal" for other in report.metrics) if result.role == "goal" else 1
+        significant = result.anytime.p * goals < report.alpha
+    else:
+        significant = p is not None and p < report.alpha
+    if not significant or not result.difference:
         return "open"
     return "good" if (result.difference > 0) == (result.direction == "increase") else "bad"
 
@@ -113,12 +124,17 @@ def method(report: Report) -> str:
         text += " Metrics marked CUPED are adjusted by their value before exposure; the lift is over the raw control."
     if any(result.method.startswith("order-statistics") for result in report.metrics):
         text += " Quantiles: from the order-statistic intervals of both arms."
-    if sum(result.role == "goal" for result in report.metrics) > 1:
+    if sum(result.role == "goal" for result in report.metrics) > 1 and report.design is None:
         text += " Goals are decided by p adjusted for their number (Holm)."
     if report.planned_units is not None:
         text += (
             f" Until {report.planned_units:,} units are in, decisions rest on confidence sequences, which hold however "
             "often they are looked at."
+        )
+    if report.design is not None:
+        text += (
+            " Goals and guardrails are decided by the boundaries of the design, the goals each with an equal part of "
+            "alpha; all other numbers hold for one look."
         )
     if any(result.segments for result in report.metrics):
         text += " Segments are exploratory; their p is adjusted for their number (Benjamini-Hochberg)."
@@ -166,9 +182,11 @@ def rates(report: Report) -> str:
 
 def notes(report: Report) -> list[str]:
     """What a reader of the table must know besides, a sentence each."""
-    said = [f"{result.label}: {result.note}" for result in in_order(report) if result.note]
+    said = [text] if (text := look(report)) else []
+    said += [f"{result.label}: {result.note}" for result in in_order(report) if result.note]
     said += [text for result in in_order(report) if (text := cap(result, report.data.currency))]
     for result in in_order(report):
+        said += [f"{result.label}: {text}" for text in (boundary(result), novelty(result, report.alpha)) if text]
         if result.margin is not None:
             held = "is ruled out" if result.margin.holds else "is not ruled out yet"
             loss = f"{result.margin.margin * 100:g} %"
@@ -181,6 +199,66 @@ def notes(report: Report) -> list[str]:
     if text := rates(report):
         said.append(text)
     return said
+
+
+def look(report: Report) -> str:
+    """Where the experiment stands in its group-sequential design, in a sentence; empty if it has none."""
+    design = report.design
+    if design is None:
+        return ""
+    end = " It is the last one." if design.ended else ""
+    return (
+        f"Look {design.look} of a group-sequential design ({design.spending} spending): {design.units:,} of "
+        f"{design.planned_units:,} planned units.{end}"
+    )
+
+
+def boundary(result: MetricResult) -> str:
+    """A metric at a look, in a sentence; empty if it has no boundary."""
+    taken = result.look
+    if taken is None:
+        return ""
+    if taken.critical is None:
+        return "no alpha may be spent yet; go on."
+    crossed = "the boundary is crossed" if taken.crossed else "the boundary is not crossed"
+    return (
+        f"{crossed}: {test(result.p)}, and this look is tested at {level(taken.nominal)} "
+        f"({taken.critical:.2f} standard errors); {level(taken.spent)} of {level(taken.alpha)} is spent; "
+        f"repeated interval {bounds(taken.low, taken.high)}."
+    )
+
+
+def level(value: float) -> str:
+    """A level of a test: 0.025, 0.0000012."""
+    return f"{value:.2g}" if value >= 1e-4 else "less than 0.0001"
+
+
+def novelty(result: MetricResult, alpha: float) -> str:
+    """Whether the lift of what decides changes with time since exposure, in a sentence; empty if nobody asked."""
+    seen = result.novelty
+    if seen is None or result.role == "secondary":
+        return ""
+    if seen.p is None:
+        return "whether its lift changes with time since exposure cannot be tested."
+    verdict = "changes" if seen.p < alpha else "shows no sign of changing"
+    first = f" in the first {days(result.ages[0].end_days)}" if result.ages else " at first"
+    return (
+        f"its lift {verdict} with time since exposure: {lift(seen.early)}{first}, {lift(seen.late)} later "
+        f"({test(seen.p)})."
+    )
+
+
+def days(number: float) -> str:
+    """A span of days in the unit that suits it."""
+    return span(number * 86400.0)
+
+
+def age(start: float, end: float) -> str:
+    """An interval of time since exposure: day 2 to 4; 10 to 20 minutes."""
+    size, name = next(
+        ((size, name) for size, name in ((1.0, "day"), (1 / 24, "hour")) if end >= 0.999 * size), (1 / 1440, "minute")
+    )
+    return f"{name} {round(start / size, 2):g} to {round(end / size, 2):g}"
 
 
 def asked(result: MetricResult) -> list[str]:

@@ -3,6 +3,7 @@
 All times are BIGINT microseconds since the Unix epoch, UTC.
 
     first_exposure(experiment, unit_id, arm, first_time)      arm is '__multiple__' once a unit was seen in two arms
+    first_exposure_attribute(experiment, unit_id, name, value) what was recorded of a unit then, as text
     exposure(experiment, config_version, ...)                 read only for the versions that were live
     event(kind, unit_id, event_time, ingested_at, ...)        impression | click | save | add_to_cart
     order_event(kind, order_id, unit_id, event_time, amount_minor, currency, ingested_at, ...)
@@ -78,6 +79,7 @@ KINDS = {
     "events": ("impression", "click", "save", "add_to_cart"),
 }
 LEDGER = ("gmv_net", "gmv_gross", "orders")
+ATTRIBUTE = "attribute."
 COLUMNS = tuple(name + suffix for name in (*KINDS, *LEDGER) for suffix in ("", "_pre"))
 FILTERS = ("surface", "query", "product_id")  # what events can be told apart by
 
@@ -94,6 +96,13 @@ first_exposure = table(
     column("unit_id", String),
     column("arm", String),
     column("first_time", BigInteger),
+)
+first_exposure_attribute = table(
+    "first_exposure_attribute",
+    column("experiment", String),
+    column("unit_id", String),
+    column("name", String),
+    column("value", String),
 )
 exposure = table("exposure", column("experiment", String), column("config_version", Integer))
 event = table(
@@ -119,13 +128,15 @@ order_event = table(
 @dataclass(frozen=True)
 class ExperimentTables:
     """Aggregates of one experiment. Its columns are `COLUMNS`: impressions, clicks, saves, add_to_carts, events (all of
-    these), orders, gmv_net and gmv_gross (minor units), and each with the suffix `_pre` for the time before exposure.
+    these), orders, gmv_net and gmv_gross (minor units), and each with the suffix `_pre` for the time before exposure;
+    `attribute.age` is the number (or 1 and 0 of true and false) that was recorded at first exposure, 0 where none was.
 
     as_of: the data cut-off; later rows are not read. By default the newest row there is.
     complete_windows_only: leave units out whose window had not ended at the cut-off. Otherwise they are in, and
     counted as immature.
     rates: the table to convert orders in several currencies with; without it they are refused.
-    segments: (table, column) of a table with a row per unit_id, for one segment per unit known before exposure.
+    segments: (table, column) of a table with a row per unit_id, for one segment per unit known before exposure; or the
+    name of an attribute that was recorded at first exposure.
     late_after: an event that takes longer than this to arrive is late. None when all were loaded afterwards (backfill,
     simulation): then nobody can tell.
     """
@@ -137,7 +148,7 @@ class ExperimentTables:
     as_of: datetime | None = None
     complete_windows_only: bool = False
     rates: Rates | None = None
-    segments: tuple[str, str] | None = None
+    segments: tuple[str, str] | str | None = None
     late_after: timedelta | None = LATE
 
     def __post_init__(self) -> None:
@@ -215,7 +226,7 @@ class ExperimentTables:
             config_versions=self._versions(connection),
             late=self._late(connection, start, cut_off, self.late_after) if self.late_after else None,
             refunds=self._refunds(connection, needs, cut_off),
-            segment=self.segments[1] if self.segments else None,
+            segment=self.segments[1] if isinstance(self.segments, tuple) else self.segments,
         )
         return Collected(replace(aggregates, limits=limits, ranked=ranked, tables=tables), facts)
 
@@ -344,7 +355,11 @@ class ExperimentTables:
         latest = cut_off - _microseconds(self._longest(needs)) if self.complete_windows_only else cut_off
         columns: list[ColumnElement[Any]] = [t.unit_id, t.arm, t.first_time]
         joined: FromClause = first_exposure
-        if self.segments:
+        if isinstance(self.segments, str):
+            recorded = self._recorded(self.segments)
+            joined = joined.outerjoin(recorded, recorded.c.unit_id == t.unit_id)
+            columns.append(func.coalesce(recorded.c.value, UNKNOWN).label("segment"))
+        elif self.segments:
             name, segment = self.segments
             attributes = table(name, column("unit_id", String), column(segment))
             joined = joined.outerjoin(attributes, attributes.c.unit_id == t.unit_id)
@@ -355,6 +370,12 @@ class ExperimentTables:
             .where(t.experiment == self.experiment, t.arm != MULTIPLE, t.first_time <= latest)
             .cte("units")
         )
+
+    def _recorded(self, name: str) -> FromClause:
+        """Units and their value of an attribute, as it was at first exposure."""
+        t = first_exposure_attribute.c
+        chosen = select(t.unit_id, t.value).where(t.experiment == self.experiment, t.name == name)
+        return chosen.subquery()
 
     def _per_unit(self, needs: Needs, cut_off: int, bucket: timedelta) -> FromClause:
         """One row per unit: arm, day and, by `label`, the quantities that are needed, 0 where nothing happened."""
@@ -375,6 +396,11 @@ class ExperimentTables:
             joined = joined.outerjoin(part, part.c.unit_id == units.c.unit_id)
             columns += [func.coalesce(part.c[label(q)], 0).label(label(q)) for q in wanted]
             columns += [part.c[name] for name in ("currency_first", "currency_last") if name in part.c]
+        for quantity in needs.quantities:
+            if quantity.name.startswith(ATTRIBUTE):
+                recorded = self._recorded(quantity.name.removeprefix(ATTRIBUTE))
+                joined = joined.outerjoin(recorded, recorded.c.unit_id == units.c.unit_id)
+                columns.append(_number(recorded.c.value).label(label(quantity)))
         return select(*columns).select_from(joined).cte("per_unit")
 
     def _reach(
@@ -456,6 +482,10 @@ class ExperimentTables:
 
 def _check_quantity(quantity: Column) -> None:
     """A column that the tables have, filtered by what events have. MissingColumnError, MetricError."""
+    if quantity.name.startswith(ATTRIBUTE):
+        if quantity.window or quantity.where:
+            raise MetricError(f"{quantity}: an attribute has no window and no events to filter.")
+        return
     if quantity.name not in COLUMNS:
         raise MissingColumnError(quantity.name, COLUMNS, "The experiment's tables")
     if quantity.window and quantity.name.endswith("_pre"):
@@ -465,6 +495,12 @@ def _check_quantity(quantity: Column) -> None:
     for given in quantity.where:
         if given.column not in FILTERS:
             raise MissingColumnError(given.column, FILTERS, "An event")
+
+
+def _number(text: ColumnElement[str]) -> ColumnElement[float]:
+    """A recorded value as a number; 0 where nothing was recorded."""
+    words = [(text == "true", literal(1.0)), (text == "false", literal(0.0)), (text.is_(None), literal(0.0))]
+    return case(*words, else_=cast(text, Double))
 
 
 def _microseconds(span: timedelta) -> int:

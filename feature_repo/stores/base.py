@@ -10,7 +10,7 @@ A store implements `GuardedOnlineStore`'s abstract methods. Whatever the databas
 * A row may follow the other views of its product in version (`write`'s `advance`) without being rewritten.
 * All rows of one `write` are there or, on any error, none.
 
-One conformance suite holds all of them to this (tests/feature_repo/test_stores.py).
+One conformance suite holds all of them to this (tests/integration/test_feature_stores.py).
 """
 
 from __future__ import annotations

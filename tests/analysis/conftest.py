@@ -18,6 +18,8 @@ CREATE TABLE exposure (event_id TEXT PRIMARY KEY, experiment TEXT, config_versio
     event_time BIGINT, ingested_at BIGINT);
 CREATE TABLE first_exposure (experiment TEXT, unit_id TEXT, arm TEXT, first_time BIGINT,
     PRIMARY KEY (experiment, unit_id));
+CREATE TABLE first_exposure_attribute (experiment TEXT, unit_id TEXT, name TEXT, value TEXT,
+    PRIMARY KEY (experiment, unit_id, name));
 CREATE TABLE event (event_id TEXT PRIMARY KEY, kind TEXT, unit_id TEXT, event_time BIGINT, product_id TEXT,
     surface TEXT, query TEXT, ingested_at BIGINT);
 CREATE TABLE order_event (event_id TEXT PRIMARY KEY, kind TEXT, order_id TEXT, unit_id TEXT, event_time BIGINT,
@@ -47,6 +49,9 @@ class Shop:
         self._add("first_exposure", experiment=self.experiment, unit_id=unit, arm=arm, first_time=time)
         self._add("exposure", event_id=self._id(), experiment=self.experiment, config_version=version, arm=arm,
                   unit_id=unit, event_time=time)  # fmt: skip
+
+    def attribute(self, unit: str, name: str, value: str) -> None:
+        self._add("first_exposure_attribute", experiment=self.experiment, unit_id=unit, name=name, value=value)
 
     def engagement(self, unit: str, kind: str, time: int, surface: str = "home", delay: int = 0) -> None:
         self._add("event", event_id=self._id(), kind=kind, unit_id=unit, event_time=time, surface=surface,

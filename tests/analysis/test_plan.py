@@ -9,6 +9,7 @@ import pytest
 from rich.console import Console
 
 from analysis.arrays import sample_moments
+from analysis.designs import planned_looks
 from analysis.errors import ArgumentError, MetricError
 from analysis.metrics import Mean, Proportion, Quantile, Ratio
 from analysis.plan import Plan, plan
@@ -68,6 +69,34 @@ def test_every_face_shows_every_metric(found: Plan) -> None:
             assert f"{metric.needed[0].control + metric.needed[0].treatment:,}" in face
         assert "found with 20,000" in face
     assert msgspec.json.decode(to_json(found), type=Plan) == found
+
+
+def test_looks_cost_what_the_design_says_and_every_face_shows_their_boundaries(data: pd.DataFrame) -> None:
+    source = UserTable(data, variant=None)
+    once, often = (plan(source, METRICS, [0.1], looks=looks, spending="pocock") for looks in (1, 4))
+    assert once.design is None
+    assert often.design is not None
+    looks = planned_looks(4, "pocock", 0.05, 0.8)
+    assert often.design.inflation == looks.inflation > 1.1
+    assert [look.critical for look in often.design.looks] == [look.critical for look in looks.looks]
+    for plain, dearer in zip(once.metrics, often.metrics, strict=True):
+        assert dearer.needed[0].control == pytest.approx(plain.needed[0].control * looks.inflation, abs=1)
+        assert dearer.smallest is not None
+        assert plain.smallest is not None
+        assert dearer.smallest > plain.smallest
+    console = Console(file=io.StringIO(), width=200)
+    console.print(to_terminal(often))
+    for face in (console.file.getvalue(), to_markdown(often)):  # type: ignore[attr-defined]
+        assert f"{looks.looks[0].critical:.3f}" in face
+        assert f"{looks.inflation - 1:.1%} more units" in " ".join(face.split())
+    assert msgspec.json.decode(to_json(often), type=Plan) == often
+
+
+def test_a_look_at_which_nothing_may_be_spent_has_no_critical_value(data: pd.DataFrame) -> None:
+    found = plan(UserTable(data, variant=None), METRICS, [0.1], looks=60)
+    assert found.design is not None
+    assert found.design.looks[0].critical is None
+    assert "–" in to_markdown(found).splitlines()[-60]
 
 
 def test_what_cannot_be_planned_is_refused(data: pd.DataFrame) -> None:

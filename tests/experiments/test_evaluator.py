@@ -375,5 +375,15 @@ def test_gb2_agrees_with_growthbook_in_every_single_bucket(weights: tuple[int, .
 
 def test_all_experiments_of_a_unit_are_decided_as_each_alone(config: ExperimentConfig) -> None:
     experiments = [prepared(config, key=f"e{i}", salt=f"e{i}", coverage=i * 500) for i in range(20)]
-    for unit in [*UNITS[:50], None, ""]:
+
+    class Shouting(str):
+        """Says otherwise of itself than what is hashed."""
+
+        def encode(self, *_: Any) -> bytes:
+            return b"LOUD"
+
+    for unit in [*UNITS[:50], None, "", 7, "é", "\ud800", "a\0", "x" * 1_025, Shouting("user-1")]:
         assert decide_all(experiments, unit) == {each.key: each.decide(unit) for each in experiments}
+    shouted = decide_all(experiments, Shouting("user-1"))
+    assert shouted == decide_all(experiments, "user-1")
+    assert {type(decision.unit) for decision in shouted.values()} == {str}

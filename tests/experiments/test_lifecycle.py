@@ -1,5 +1,6 @@
 """Which edit is safe, phases, ramps, the schedule, forced arms, and that every act stands in the audit log."""
 
+import shutil
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -322,12 +323,11 @@ def test_ramps_nest_and_move_nobody(start: int, raises: list[int], weight: int) 
     ranges=st.lists(st.tuples(st.integers(0, 9_999), st.integers(1, 4_000)), min_size=2, max_size=5),
 )
 def test_live_experiments_of_a_layer_share_no_bucket(
-    tmp_path_factory: pytest.TempPathFactory, ranges: list[tuple[int, int]]
+    tmp_path_factory: pytest.TempPathFactory, empty_database: Path, ranges: list[tuple[int, int]]
 ) -> None:
     """Whatever is started in whatever order: who is refused overlaps one that runs, who is not overlaps none."""
-    engine = create_engine(f"sqlite:///{tmp_path_factory.mktemp('layers') / 'l.db'}")
+    engine = create_engine(f"sqlite:///{shutil.copy(empty_database, tmp_path_factory.mktemp('layers'))}")
     store = ExperimentStore(engine)
-    store.create_all()
     store.create_layer("home", **WHO)
     taken: list[range] = []
     for number, (start, size) in enumerate(ranges):

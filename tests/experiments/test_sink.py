@@ -1,5 +1,6 @@
 """The sink's transaction: any order, any repetition, the same tables; one bad row never costs its batch."""
 
+import shutil
 import threading
 from pathlib import Path
 from typing import Any
@@ -256,17 +257,19 @@ batches = st.lists(st.lists(rows, max_size=8), min_size=1, max_size=6)
 @settings(max_examples=25, deadline=None)
 @given(batches=batches, data=st.data())
 def test_any_order_and_repetition_of_batches_gives_the_same_tables(
-    tmp_path_factory: pytest.TempPathFactory, batches: list[list[EventRow]], data: st.DataObject
+    tmp_path_factory: pytest.TempPathFactory,
+    empty_database: Path,
+    batches: list[list[EventRow]],
+    data: st.DataObject,
 ) -> None:
     numbered = list(enumerate(batches))
     repeated = numbered + data.draw(st.lists(st.sampled_from(numbered), max_size=4))
     shuffled = data.draw(st.permutations(repeated))
     results = []
     for order_of_arrival in (numbered, shuffled):
-        path: Path = tmp_path_factory.mktemp("sink") / "experiments.db"
+        path = shutil.copy(empty_database, tmp_path_factory.mktemp("sink"))
         engine = create_engine(f"sqlite:///{path}")
         store = ExperimentStore(engine, clock=lambda: START)
-        store.create_all()
         make_live(store, CONFIG)
         written = 0
         for number, batch in order_of_arrival:

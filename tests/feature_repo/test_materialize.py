@@ -18,8 +18,10 @@ import pytest
 from feature_repo.errors import InvalidFeatureError
 from feature_repo.locks import run_lock
 from feature_repo.materialize import Progress, Summary, ViewSummary, materialize
+from feature_repo.recent import Engagement
 from feature_repo.rows import Deletion, OfferRow
 from feature_repo.store import ProductFeatureStore
+from feature_repo.stores.base import microseconds
 from feature_repo.views import PRODUCT_FORMATS, history_table, online_row
 from tests.feature_repo.builders import NOON, make_embedding, make_product, moment, same
 
@@ -61,8 +63,9 @@ def test_a_lost_online_store_is_rebuilt_as_it_was(open_store: Open) -> None:
         store.write_features([make_product(f"p{i}", version, images=i % 3) for i in range(40)])
     store.write_embeddings("m1", [make_embedding(f"p{i}", 2) for i in range(40)])
     store.delete([Deletion(id="p3", version=5, event_time=NOON)])
-    ids = [f"p{i}" for i in range(40)]
-    features, embeddings = store.read_features(ids), store.read_embeddings("m1", ids)
+    store.add_engagements(Engagement(f"u{i}", f"p{i}", microseconds(NOON)) for i in range(40))
+    ids, users = [f"p{i}" for i in range(40)], [f"u{i}" for i in range(40)]
+    features, embeddings, recent = store.read_features(ids), store.read_embeddings("m1", ids), store.read_recent(users)
     lose_online(store)
     rebuilt = open_store()
     assert rebuilt.read_features(ids) == {}
@@ -72,6 +75,7 @@ def test_a_lost_online_store_is_rebuilt_as_it_was(open_store: Open) -> None:
         "product_text",
         "product_images",
         "product_offer",
+        "user_recent",
         "product_embedding_m1",
     ]
     for view in summary.views:
@@ -81,6 +85,7 @@ def test_a_lost_online_store_is_rebuilt_as_it_was(open_store: Open) -> None:
     after = rebuilt.read_features(ids)
     assert all(same(after[id], features[id]) for id in ids)
     assert all(same(row, embeddings[id]) for id, row in rebuilt.read_embeddings("m1", ids).items())
+    assert rebuilt.read_recent(users) == recent
 
 
 def test_of_each_product_the_newest_version_counts_whatever_part_and_time_it_has(store: ProductFeatureStore) -> None:
@@ -301,6 +306,7 @@ def test_a_second_run_of_the_view_is_refused_and_the_other_views_go_on(store: Pr
         "product_text": "done",
         "product_images": "done",
         OFFERS: "locked",
+        "user_recent": "done",
     }
     assert f"pid {os.getpid()}" in summary.views[2].message
     assert materialize(store).exit_code == 0
@@ -314,11 +320,25 @@ def test_a_half_written_part_fails_its_view_by_name_and_no_other(store: ProductF
     whole.with_name("part-zzz.parquet.partial").write_bytes(b"PAR1 is being written")
     summary = materialize(store)
     assert summary.exit_code == 3
-    assert [view.outcome for view in summary.views] == ["done", "done", "failed"]
+    assert [view.outcome for view in summary.views] == ["done", "done", "failed", "done"]
     assert str(torn) in summary.views[2].message
     assert "Move it away" in summary.views[2].message
     torn.unlink()
     assert run(store).outcome == "done"
+
+
+def test_a_part_with_damaged_pages_fails_by_name(store: ProductFeatureStore) -> None:
+    """Its footer is whole; what DuckDB says of it names no file."""
+    for id in "ab":
+        offers(store, {id: 1})
+    part = store.history(OFFERS).parts()[-1]
+    torn = bytearray(part.read_bytes())
+    torn[4:200] = bytes(196)
+    part.write_bytes(torn)
+    found = run(store)
+    assert found.outcome == "failed"
+    assert f"{part} cannot be read" in found.message
+    assert online_versions(store, "ab") == {}
 
 
 def test_a_part_of_something_else_fails_by_name(store: ProductFeatureStore) -> None:

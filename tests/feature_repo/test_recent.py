@@ -56,13 +56,15 @@ def test_a_late_engagement_finds_its_place_and_leaves_the_time_of_the_newest() -
 EVENTS = st.lists(st.tuples(st.sampled_from("abcdefgh"), st.integers(0, 30)), min_size=1, max_size=25)
 
 
-@given(EVENTS, st.randoms(), st.integers(1, 25))
-def test_order_repetition_and_batches_do_not_matter(pairs: list[tuple[str, int]], random: Any, cut: int) -> None:
-    """As long as nothing is pushed out: the list is the union of the events."""
+@given(EVENTS, st.randoms(), st.integers(1, 25), st.integers(1, 9))
+def test_order_repetition_and_batches_do_not_matter(
+    pairs: list[tuple[str, int]], random: Any, cut: int, limit: int
+) -> None:
+    """Even of what was pushed out, the list is the newest of all events."""
     events = engagements(*pairs)
     again = [*events, *events[:cut]]
     random.shuffle(again)
-    left, right = fold([events]), fold([again[:cut], again[cut:]])
+    left, right = fold([events], limit), fold([again[:cut], *([event] for event in again[cut:])], limit)
     assert left is not None
     assert right is not None
     assert (left.product_ids, left.event_times) == (right.product_ids, right.event_times)

@@ -21,7 +21,7 @@ from feature_repo.recent import Engagement
 from feature_repo.rows import Deletion
 from feature_repo.store import ProductFeatureStore
 from sagelift.stack.ports import pick_ports
-from tests.feature_repo.builders import NOON, make_product
+from tests.feature_repo.builders import NOON, make_embedding, make_product
 
 FEAST = Path(sys.executable).with_name("feast")
 DEADLINE_S = 180
@@ -33,6 +33,8 @@ def home(tmp_path: Path) -> Path:
         store.write_features([make_product("a", 1), make_product("b", 2, availability="out_of_stock")])
         store.write_features([make_product("gone", 1)])
         store.delete([Deletion(id="gone", version=2, event_time=NOON)])
+        store.ensure_model_version("m1")
+        store.write_embeddings("m1", [make_embedding(f"p{n}") for n in range(50)])
         store.add_engagements([Engagement("u", "b", 1), Engagement("u", "a", 2)])
         return store.home
 
@@ -84,8 +86,18 @@ def ask(address: str, path: str, body: Any = None) -> Any:
         return json.load(answer)
 
 
-def test_feast_serve_gives_over_http_what_was_written_derived_and_forgotten(home: Path) -> None:
+def columns(answer: Any) -> dict[str, list[Any]]:
+    names = answer["metadata"]["feature_names"]
+    return {name: column["values"] for name, column in zip(names, answer["results"], strict=True)}
+
+
+def test_feast_serve_gives_over_http_what_was_written_derived_deleted_and_searched(home: Path) -> None:
+    query = make_embedding("p7").vector
     with running(home, "serve") as address:
+        features = ["product_embedding_m1:content_hash"]
+        searched = ask(
+            address, "/search", {"features": features, "query": query.tolist(), "top_k": 3, "api_version": 2}
+        )
         answer = ask(
             address,
             "/get-online-features",
@@ -94,13 +106,18 @@ def test_feast_serve_gives_over_http_what_was_written_derived_and_forgotten(home
                 "entities": {"product_id": ["b", "gone", "a"], "user_id": ["u", "u", "nobody"]},
             },
         )
-    names = answer["metadata"]["feature_names"]
-    found = {name: column["values"] for name, column in zip(names, answer["results"], strict=True)}
+    found = columns(answer)
     assert found["title"] == ["title of b at 2", None, "title of a at 1"]
     assert found["amount_minor"] == [200, None, 100]
     assert found["in_stock"] == [False, None, True]
     assert found["image_count"] == [2, None, 2]
     assert found["product_ids"] == [["b", "a"], ["b", "a"], None]
+    distances = {f"p{n}": 1 - float(make_embedding(f"p{n}").vector @ query) for n in range(50)}
+    near = columns(searched)
+    assert set(near["product_id"]) == set(sorted(distances, key=lambda id: distances[id])[:3])
+    for id, content_hash, distance in zip(near["product_id"], near["content_hash"], near["distance"], strict=True):
+        assert content_hash == make_embedding(id).content_hash
+        assert distance == pytest.approx(distances[id], abs=1e-5)
 
 
 @pytest.mark.skipif(find_spec("grpc_health") is None, reason="feast ui needs feast[grpcio]")
@@ -111,7 +128,9 @@ def test_feast_ui_shows_the_definitions(home: Path) -> None:
         services = ask(address, "/api/v1/feature_services?project=sagelift")["featureServices"]
     assert project["id"] == "sagelift"
     assert {view["spec"]["name"] for view in views} == {
-        "product_text", "product_images", "product_offer", "user_recent", "product_derived",
+        "product_text", "product_images", "product_offer", "user_recent", "product_derived", "product_embedding_m1",
     }  # fmt: skip
     assert all(view["spec"]["description"] and view["spec"]["owner"] for view in views)
-    assert {service["spec"]["name"] for service in services} == {"itemsage_inputs_v1", "ranking_v1"}
+    assert {service["spec"]["name"] for service in services} == {
+        "itemsage_inputs_v1", "ranking_v1", "retrieval_m1",
+    }  # fmt: skip

@@ -30,6 +30,7 @@ from feast.types import Array, Bool, Float32, Int64, String
 
 from feature_repo.errors import InvalidFeatureError, StoreBusyError, StoreStateError
 from feature_repo.materialize import materialize
+from feature_repo.recent import Engagement
 from feature_repo.repository import write_repository
 from feature_repo.rows import Deletion, OfferRow
 from feature_repo.store import ProductFeatureStore
@@ -532,6 +533,10 @@ def test_the_feature_store_and_feasts_readers_and_jobs_work_on_it(
         store.write_embeddings("m1", [make_embedding(id, 1) for id in ids])
         store.delete([Deletion(id="p3", version=5, event_time=NOON)])
         store.write_offers([OfferRow(id="p4", version=9, event_time=NOON, amount_minor=5)])
+        store.add_engagements([Engagement("u", "p1", 1)])
+        store.add_engagements([Engagement("u", "p2", 5), Engagement("u", "p1", 3)])
+        recent = store.read_recent(["u"])
+        assert (recent["u"].product_ids, recent["u"].version) == (("p1", "p2"), 2)
         features, embeddings = store.read_features(ids), store.read_embeddings("m1", ids)
         assert features["p3"].deleted
         assert same(features["p7"], make_product("p7", 1))
@@ -551,12 +556,15 @@ def test_the_feature_store_and_feasts_readers_and_jobs_work_on_it(
         ):
             assert content_hash == embeddings[id].content_hash
             assert distance == pytest.approx(1 - embeddings[id].vector @ query, abs=1e-5)
+        assert "p9" in found["product_id"]
         views = store.feast.list_feature_views()
         store.feast.provider.online_store.update(store.feast.config, views, [], [], [], partial=False)
         store.feast.provider.online_store.update(store.feast.config, [], views, [], [], partial=False)
         assert store.read_features(ids) == {}
         summary = materialize(store, shard_rows=8)
-        assert [(v.outcome, v.reconciliation and v.reconciliation.equal) for v in summary.views] == [("done", 30)] * 4
+        outcomes = {v.view: (v.outcome, v.reconciliation and v.reconciliation.equal) for v in summary.views}
+        assert outcomes == {name: ("done", 1 if name == "user_recent" else 30) for name in store.view_names()}
+        assert store.read_recent(["u"]) == recent
         after = store.read_features(ids)
         assert all(same(after[id], features[id]) for id in ids)
         assert all(same(row, embeddings[id]) for id, row in store.read_embeddings("m1", ids).items())

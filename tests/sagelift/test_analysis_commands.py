@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 
 from analysis.bayes import Prior
 from analysis.columns import Cap, Filter
+from analysis.designs import Design
 from analysis.errors import AnalysisError
 from analysis.metrics import Count, Mean, Proportion, Quantile, Ratio
 from analysis.plan import Plan, plan
@@ -117,6 +118,19 @@ def test_guardrails_equivalence_prior_and_resampling_are_those_of_python(path: P
     assert "under a normal prior of 0 ± 10 %, the lift is" in shown
 
 
+def test_a_look_of_a_design_and_the_looks_of_a_plan_are_those_of_python(path: Path) -> None:
+    done = run("analyze", path, "--control", 0, "--mean", "gmv", "--planned-units", 9000, "--spending", "pocock",
+               "--earlier-looks", "500,1200", "--last-look", "--json")  # fmt: skip
+    assert done.exit_code == 0, done.output
+    design = Design(9000, (500, 1200), "pocock", last=True)
+    expected = analyze(UserTable(str(path)), [Mean(name="gmv", column="gmv")], "0", "1", design=design)
+    assert json.loads(done.stdout) == json.loads(to_json(expected))
+    planned = run("plan", path, "--mean", "gmv", "--looks", 3, "--spending", "hsd=-2", "--json")
+    source = UserTable(str(path), variant=None)
+    wanted = plan(source, [Mean(name="gmv", column="gmv")], [0.02, 0.05, 0.1], looks=3, spending="hsd=-2")
+    assert msgspec.json.decode(planned.stdout, type=Plan) == wanted
+
+
 def test_every_arm_is_compared_with_the_control_and_each_has_its_page(path: Path, tmp_path: Path) -> None:
     page = tmp_path / "report.html"
     arguments = ("analyze", path, "--control", "DE", "--variant", "country", "--mean", "gmv")
@@ -207,7 +221,7 @@ def test_report_reads_the_experiment_of_the_settings(monkeypatch: pytest.MonkeyP
     assert [m.name for m in found.metrics][:2] == ["gmv_per_user", "clicks_per_user"]
     for wrong, message in (
         (["--as-of", "soon"], "must look like 2026"),
-        (["--segment", "country"], "customer.country"),
+        (["--segment", "customer."], "customer.country"),
     ):
         refused = report("similar", "--control", "sum", *wrong)
         assert refused.exit_code == 2
@@ -306,6 +320,9 @@ def test_every_option_that_the_documentation_names_is_there() -> None:
         (["--covariate", "ctr=x", "--mean", "gmv"], "'ctr' is none of the metrics"),
         (["--mean", "gmv", "--where", "country"], "is no comparison"),
         (["--mean", "gmv", "--interval", "exact"], "none of fieller, delta, log"),
+        (["--mean", "gmv", "--spending", "pocock"], "it needs --planned-units"),
+        (["--mean", "gmv", "--last-look"], "it needs --spending"),
+        (["--mean", "gmv", "--planned-units", "9", "--spending", "pocock", "--earlier-looks", "1.5"], "must look like"),
         (["--mean", "gmv", "--database", "nosql://user:secret@host/db"], "no engine for this URL"),
     ],
 )
@@ -327,6 +344,10 @@ def test_wrong_usage_is_exit_code_2_and_names_the_option(path: Path, options: li
         (["--control", "DE", "--variant", "country", "--where", "country=DE", "--mean", "gmv"], "no arm but 'DE'"),
         (["--control", "0", "--mean", "gmv", "--bootstrap", "50"], "resamples is 50, and must be a whole number"),
         (["--control", "0", "--mean", "gmv", "--equivalence", "200%"], "equivalence is 2.0, and must be"),
+        (
+            ["--control", "0", "--mean", "gmv", "--planned-units", "9", "--spending", "even"],
+            "no spending function 'even'",
+        ),
         (["--control", "0", "--mean", "gmv", "--prior", "0"], "sd is 0.0, and must be above 0"),
     ],
 )

@@ -55,7 +55,9 @@ def enrol(store: ExperimentStore, units: int, clicks: tuple[float, float], saves
                     for n in range(random.poisson(mean))
                 ]
     with writing(store.engine) as connection:
-        connection.execute(text("insert into first_exposure_by_phase values ('ranking', 1, :u, :a, :t)"), exposures)
+        connection.execute(
+            text("insert into first_exposure_by_phase values ('ranking', 1, :u, :a, :t, '{}')"), exposures
+        )
         connection.execute(text("insert into event values (:i, :k, :u, :t, 'p', null, null, :t)"), events)
 
 

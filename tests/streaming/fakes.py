@@ -162,6 +162,9 @@ class FakeStore:
                 rows[row.id] = row
         return stale
 
+    def product_ids(self) -> Iterable[str]:
+        return [p.id for p in self.read_features(list(self.views["text"])).values() if not p.deleted]
+
     def scan_features(self, batch: int = 512) -> Iterable[list[ProductFeatures]]:
         live = [p for p in self.read_features(list(self.views["text"])).values() if not p.deleted]
         for start in range(0, len(live), batch):

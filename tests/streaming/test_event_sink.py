@@ -16,7 +16,7 @@ from experiments.events import EventRow
 from experiments.sink import Rejected, WriteResult
 from feature_repo.errors import StoreBusyError
 from feature_repo.recent import Engagement
-from streaming.contracts import Event, encode
+from streaming.contracts import Event, decode_event, encode
 from streaming.dead_letters import DeadLetter
 from streaming.errors import BrokerError, PoisonRateError
 from streaming.event_sink import EventSink, to_event, to_row
@@ -212,6 +212,15 @@ def test_an_event_survives_the_way_to_its_row_and_back_to_the_microsecond(at: da
         event_id="e", kind="impression", unit_id="u", event_time=at, product_id="p", surface="search", query="q"
     )
     assert to_event(to_row(event)) == event
+
+
+def test_what_an_exposure_records_survives_the_way_to_kafka_and_back() -> None:
+    told = {"country": "DE", "age": 30, "score": 1.5, "new": True}
+    row = EventRow(
+        event_id="e", kind="exposure", unit_id="u", event_time=1, experiment="x", arm="a", config_version=1,
+        attributes=told,
+    )  # fmt: skip
+    assert to_row(decode_event(encode(to_event(row)), now=NOW)) == row
 
 
 class Heard:

@@ -1,6 +1,7 @@
 """Reports as tables: one row per metric, segment or time, with every number of the report."""
 
-from datetime import date
+from datetime import date, timedelta
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -8,10 +9,11 @@ import pyarrow as pa
 import pytest
 
 from analysis.columns import Cap
-from analysis.metrics import Mean, Proportion
+from analysis.metrics import Count, Mean, Proportion
+from analysis.novelty import age_windows
 from analysis.render.frame import Part, to_arrow, to_pandas
 from analysis.report import Report, analyze
-from analysis.sources import UserTable
+from analysis.sources import ExperimentTables, UserTable
 
 
 def report(*, cells: bool) -> Report:
@@ -36,6 +38,17 @@ def test_a_row_per_metric_holds_what_the_report_holds() -> None:
     assert frame.loc["x", "n_control"] == x.n_control
     assert np.isnan(frame.loc["all", "lift"])  # everyone has a value: nothing varies
     assert to_arrow(made).to_pylist()[1]["lift"] is None
+
+
+def test_a_row_per_metric_and_age_holds_what_the_report_holds(filled_shop: Any) -> None:
+    ages = age_windows(timedelta(days=4), timedelta(days=2))
+    source = ExperimentTables(filled_shop.engine, "ranking", window=timedelta(days=4))
+    made = analyze(source, [Count(name="clicks", column="clicks")], "control", "treatment", ages=ages)
+    rows = to_arrow(made, "ages").to_pylist()
+    assert [(row["metric"], row["start_days"], row["end_days"]) for row in rows] == [("clicks", 0, 2), ("clicks", 2, 4)]
+    assert [row["lift"] for row in rows] == [age.lift for age in made.metric("clicks").ages]
+    assert to_arrow(made).to_pylist()[0]["novelty_p"] == made.metric("clicks").novelty.p  # type: ignore[union-attr]
+    assert to_arrow(report(cells=False), "ages").num_rows == 0
 
 
 @pytest.mark.parametrize(("part", "rows"), [("metrics", 2), ("segments", 4), ("cumulative", 6)])

@@ -2,7 +2,7 @@
 
 import io
 import re
-from datetime import date
+from datetime import date, timedelta
 from html import unescape
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,9 @@ from rich.console import Console
 from analysis.bayes import Prior
 from analysis.columns import Cap, Filter
 from analysis.currencies import Rates
+from analysis.designs import Design
 from analysis.metrics import Mean, shop_metrics
+from analysis.novelty import age_windows
 from analysis.render import words
 from analysis.render.charts import Axis, round_step
 from analysis.render.html import to_html, write_html
@@ -87,6 +89,64 @@ def test_the_confidence_sequence_is_drawn_where_a_size_was_planned(filled_shop: 
     pictures = to_html(planned).count('class="sequence"')
     assert pictures == 2 * sum(result.role == "goal" for result in planned.metrics)
     assert 'class="sequence"' not in to_html(report)
+
+
+def test_the_lift_by_time_since_exposure_is_shown_by_every_face_and_drawn_for_the_goals(filled_shop: Any) -> None:
+    source = ExperimentTables(filled_shop.engine, "ranking", window=timedelta(days=4))
+    ages = age_windows(timedelta(days=4), timedelta(days=1))
+    report = analyze(source, shop_metrics(), "control", "treatment", ages=ages)
+    clicks = report.metric("clicks_per_user")
+    page = to_html(report)
+    for face in (plain(report), to_markdown(report), page):
+        assert "day 0 to 1" in face
+        assert words.bounds(clicks.ages[1].low, clicks.ages[1].high) in face
+        assert "with time since exposure" in " ".join(face.split())
+    bounded = [age for r in report.metrics if r.role == "goal" for age in r.ages if age.low is not None]
+    assert page.count('class="whisker"') == len(bounded) >= 4
+    for dot in re.findall(r'<circle class="dot treatment"[^>]*cy="([\d.-]+)"', page):
+        assert 0 <= float(dot) <= 240  # the first days, where novelty is, are inside the picture
+
+
+def test_a_look_of_a_design_is_said_by_every_face_and_colours_only_what_crossed(report: Report) -> None:
+    rng = np.random.default_rng(0)
+    data = pd.DataFrame({"variant": rng.choice(["a", "b"], 4000)})
+    data["x"] = rng.gamma(4, 1, 4000) * np.where(data.variant == "b", 1.05, 1)
+    metrics = [Mean(name="x", column="x"), Mean(name="y", column="x", role="guardrail", margin=0.1)]
+    early, late = (analyze(UserTable(data), metrics, "a", "b", design=Design(planned)) for planned in (20_000, 4001))
+    assert words.effect(early.metric("x"), early) == "open"
+    assert words.effect(late.metric("x"), late) == "good"
+    for face in (" ".join(plain(early, width=4000).split()), to_markdown(early), unescape(to_html(early))):
+        assert "Look 1 of a group-sequential design (obrien-fleming spending): 4,000 of 20,000 planned units." in face
+        assert "x: the boundary is not crossed: p" in face
+        assert "planned in advance" not in face
+    assert "x: the boundary is crossed" in to_markdown(late)
+    assert 'class="margin"' in to_html(late)
+    assert 'class="margin"' not in to_html(report)
+
+
+def test_until_the_planned_size_only_what_the_sequence_shows_is_coloured() -> None:
+    rng = np.random.default_rng(0)
+    data = pd.DataFrame({"variant": rng.choice(["a", "b"], 4000)})
+    data["x"] = rng.gamma(4, 1, 4000) * np.where(data.variant == "b", 1.05, 1)
+    fixed, peeking = (
+        analyze(UserTable(data), [Mean(name="x", column="x")], "a", "b", planned_units=size) for size in (None, 20_000)
+    )
+    assert words.effect(fixed.metric("x"), fixed) == "good"
+    assert words.effect(peeking.metric("x"), peeking) == "open"
+    assert peeking.decision.verdict == "keep running"
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "text"),
+    [
+        (0, 2, "day 0 to 2"),
+        (0.25, 0.5, "hour 6 to 12"),
+        (10 / 1440, 20 / 1440, "minute 10 to 20"),
+        (12.5, 14, "day 12.5 to 14"),
+    ],
+)
+def test_an_age_is_said_in_the_unit_that_suits_it(start: float, end: float, text: str) -> None:
+    assert words.age(start, end) == text
 
 
 def test_the_stable_names_are_there(report: Report) -> None:

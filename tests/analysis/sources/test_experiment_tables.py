@@ -307,3 +307,42 @@ def test_caps_and_quantiles_come_from_the_per_unit_values(filled_shop: Any) -> N
     assert {arm for arm, _ in found.ranked} == {"control", "treatment"}
     for ranked in found.ranked.values():
         assert 15 <= ranked.values[1] <= 25  # Poisson with mean 20
+
+
+def test_segments_and_covariates_come_from_what_was_recorded_at_first_exposure(shop: Any) -> None:
+    """Of this experiment; a unit of which nothing was recorded is in, as unknown and as 0."""
+    for number in range(12):
+        unit, arm = f"u{number}", "ab"[number % 2]
+        shop.unit(unit, arm, T)
+        shop.engagement(unit, "click", T + 1)
+        if number < 10:
+            shop.attribute(unit, "country", ("de", "fr")[number % 4 > 1])
+            shop.attribute(unit, "age", f"{20 + number}.5")
+            shop.attribute(unit, "member", ("true", "false")[number > 4])
+    shop.experiment = "other"
+    shop.attribute("u11", "country", "it")
+    shop.experiment = "ranking"
+    result = collect(shop, "clicks", "attribute.age", "attribute.member", segments="country")
+    assert result.aggregates.segments == ("de", "fr", "unknown")
+    assert result.facts.segment == "country"
+    assert sum(result.aggregates.count("a", s) for s in ("de", "fr", "unknown")) == 6
+    assert result.aggregates.count("b", "unknown") == 1
+    assert total(result, "attribute.age") == sum(20.5 + n for n in range(0, 10, 2))
+    assert (total(result, "attribute.member"), total(result, "attribute.member", "b")) == (3, 2)
+    late = Mean(name="x", column="attribute.age", window=Window(timedelta(days=7), timedelta(days=14)))
+    with pytest.raises(MetricError, match=r"attribute\.age in day 7 to 14: an attribute has no window"):
+        ExperimentTables(shop.engine, "ranking").collect(merged_needs([late]))
+
+
+def test_a_recorded_number_reduces_variance_as_a_covariate(shop: Any) -> None:
+    for number in range(60):
+        shop.unit(f"u{number}", "ab"[number % 2], T)
+        shop.attribute(f"u{number}", "level", str(number % 10))
+        for _ in range(number % 10):
+            shop.engagement(f"u{number}", "click", T + 1)
+    shop.save()
+    metric = Mean(name="clicks", column="clicks", covariate="attribute.level")
+    aggregates = ExperimentTables(shop.engine, "ranking").collect(merged_needs([metric])).aggregates
+    moments = aggregates.moments()
+    clicks, level = Column("clicks"), Column("attribute.level")
+    assert moments.covariance(clicks, level) == pytest.approx(moments.variance(clicks))

@@ -1,0 +1,100 @@
+"""The compacted topic on a real broker that has really compacted it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pytest
+from kafka.admin import ConfigResource, ConfigResourceType
+
+from inference.retrieval import RetrievalIndex
+from sagelift.stack.kafka import KafkaBroker
+from streaming.contracts import ProductVector
+from streaming.embedding_topic import EmbeddingPublisher, IndexFollower
+from streaming.kafka import Connection, TopicPartition
+from streaming.topics import PRODUCT_EMBEDDINGS, ensure_topics
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
+
+PRODUCTS, VERSIONS, PARTITIONS = 40, 5, 8
+
+
+@pytest.fixture
+def connection(cache: Path, tmp_path: Path) -> Iterator[Connection]:
+    """A broker of its own: its cleaner is set to work at once."""
+    with KafkaBroker(tmp_path / "kafka", cache) as broker:
+        yield Connection(broker.bootstrap)
+
+
+def test_after_compaction_a_fresh_reader_rebuilds_exactly_the_live_catalogue(connection: Connection) -> None:
+    ensure_topics(connection)
+    clean_at_once(connection)
+    vectors = np.random.default_rng(0).normal(size=(VERSIONS, PRODUCTS, 256)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=2, keepdims=True)
+    with closing(connection.producer()) as producer:
+        publish = EmbeddingPublisher(producer)
+        for version in range(VERSIONS):
+            publish([record(n, version + 1, vectors[version, n]) for n in range(PRODUCTS)])
+        publish([("1", f"p{n}", VERSIONS + 1, None) for n in range(0, PRODUCTS, 4)])
+        sent = PRODUCTS * VERSIONS + PRODUCTS // 4
+        deadline = time.monotonic() + 120
+        while records_on(connection) > PRODUCTS + 2 * PARTITIONS:
+            assert time.monotonic() < deadline, "the broker did not compact"
+            # The segment that is written to is never compacted: each partition needs a record now and then.
+            for partition in range(PARTITIONS):
+                producer.send(PRODUCT_EMBEDDINGS, partition=partition, key=b"2/other", value=None)
+            producer.flush(10)
+            sent += PARTITIONS
+            time.sleep(0.3)
+    assert records_on(connection) < sent / 2, "most records are gone"
+    index = RetrievalIndex("1")
+    with IndexFollower(connection, index) as follower:
+        assert follower.catch_up(30)
+    live = [n for n in range(PRODUCTS) if n % 4]
+    assert len(index) == len(live)
+    newest = vectors[-1, live]
+    assert [found.ids for found in index.search(newest, 1)] == [[f"p{n}"] for n in live]
+    assert min(found.scores[0] for found in index.search(newest, 1)) > 0.99, "the newest vectors, not older ones"
+
+
+def record(n: int, version: int, vector: np.ndarray) -> tuple[str, str, int, ProductVector]:
+    found = ProductVector(
+        id=f"p{n}",
+        version=version,
+        model_version="1",
+        content_hash=f"{n}-{version}",
+        vector=ProductVector.pack(vector),
+        source_time=0,
+    )
+    return "1", f"p{n}", version, found
+
+
+def clean_at_once(connection: Connection) -> None:
+    """Small segments, always worth cleaning, and a cleaner that does not pause; all else as we make the topic."""
+    with closing(connection.admin()) as admin:
+        admin.alter_configs(
+            [
+                ConfigResource(
+                    ConfigResourceType.TOPIC,
+                    PRODUCT_EMBEDDINGS,
+                    configs={"segment.ms": "100", "min.cleanable.dirty.ratio": "0.001"},
+                ),
+                ConfigResource(ConfigResourceType.BROKER, "1", configs={"log.cleaner.backoff.ms": "100"}),
+            ]
+        )
+
+
+def records_on(connection: Connection) -> int:
+    with closing(connection.consumer()) as consumer:
+        partitions = [TopicPartition(PRODUCT_EMBEDDINGS, p) for p in consumer.partitions_for_topic(PRODUCT_EMBEDDINGS)]
+        consumer.assign(partitions)
+        consumer.seek_to_beginning(*partitions)
+        ends = consumer.end_offsets(partitions)
+        count = 0
+        while any(consumer.position(tp) < end for tp, end in ends.items()):
+            count += sum(map(len, consumer.poll(300).values()))
+        return count

@@ -1,0 +1,227 @@
+"""The jobs over the whole catalogue on a real Spark: the same rows as without it, and the same care."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from feature_repo.materialize import Progress, Summary, materialize
+from feature_repo.rows import Deletion, OfferRow
+from feature_repo.spark import SparkEngine, SparkError, spark_session
+from feature_repo.store import ProductFeatureStore
+from feature_repo.stores.base import OnlineRow, payload_columns
+from feature_repo.values import encode_key
+from sagelift.settings import load_settings
+from sagelift.shard_engines import open_parts
+from sagelift.stack.kafka import KafkaBroker
+from sagelift.stack.triton import TritonServer
+from streaming.embedding_topic import EmbeddingPublisher
+from streaming.reembed import Elsewhere, reconcile, reembed
+from tests.feature_repo.builders import NOON, make_embedding, make_product
+from tests.integration.test_feature_stores import POSTGRES, PostgresServer, postgres  # noqa: F401
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
+
+OFFERS = "product_offer"
+Open = Callable[[], ProductFeatureStore]
+
+
+@pytest.fixture(scope="module")
+def spark() -> Iterator[SparkEngine]:
+    """Two cores of this machine."""
+    pytest.importorskip("pyspark")
+    with spark_session("local[2]", {"spark.driver.memory": "512m"}) as session:
+        yield SparkEngine(session)
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def open_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Open]:
+    """A store in the test's folder, its online store on the named server; all are closed in the end."""
+    if request.param == "postgres":
+        server: PostgresServer = request.getfixturevalue("postgres")
+        home = tmp_path / "feast"
+        home.mkdir()
+        settings = {"type": POSTGRES, "conninfo": server.conninfo}
+        (home / "online_store.yaml").write_text(yaml.safe_dump(settings))
+    opened: list[ProductFeatureStore] = []
+
+    def open_one() -> ProductFeatureStore:
+        opened.append(ProductFeatureStore.open(tmp_path))
+        return opened[-1]
+
+    yield open_one
+    last = opened[-1]
+    last.feast.provider.online_store.teardown(last.feast.config, last.feast.list_feature_views(), [])
+    for store in opened:
+        store.close()
+
+
+def lose_online(store: ProductFeatureStore) -> None:
+    views = store.feast.list_feature_views()
+    online = store.feast.provider.online_store
+    online.update(store.feast.config, views, [], [], [], partial=False)
+    online.update(store.feast.config, [], views, [], [], partial=False)
+
+
+def online_rows(store: ProductFeatureStore) -> dict[str, dict[bytes, OnlineRow]]:
+    """Every row of every view as the database has it."""
+    online, config = store.feast.provider.online_store, store.feast.config
+    found = {}
+    for view in store.feast.list_feature_views():
+        ids = store.history(view.name).read([view.join_keys[0]])[view.join_keys[0]].to_pylist()
+        keys = [encode_key(id, view.join_keys[0]) for id in ids]
+        (rows,) = online.read(config, [(view, payload_columns(view))], keys, own_versions=True)
+        found[view.name] = {key: row._replace(values=tuple(row.values)) for key, row in rows.items()}
+    return found
+
+
+def told(summary: Summary) -> list[dict[str, Any]]:
+    """What a summary says, without times."""
+    views: list[dict[str, Any]] = msgspec.to_builtins(summary.views)
+    return [{k: v for k, v in view.items() if k not in ("seconds", "rows_per_s")} for view in views]
+
+
+def test_a_session_that_runs_already_is_used_and_left(spark: SparkEngine) -> None:
+    with spark_session("local[2]") as session:
+        assert list(SparkEngine(session).map(len, ["four"])) == [4]
+    with pytest.raises(SparkError, match=r"on local\[2\] already, not on local\[7\]"), spark_session("local[7]"):
+        raise AssertionError("another session")
+    assert list(spark.map(len, ["sixsix"])) == [6]
+
+
+def test_spark_and_this_process_leave_the_same_rows(open_store: Open, spark: SparkEngine) -> None:
+    """Row for row, and the same counts and checksums; over several versions, a deletion, and parts of any size."""
+    store = open_store()
+    store.ensure_model_version("m1")
+    ids = [f"p{i:02}" for i in range(60)]
+    for version in (1, 2):
+        store.write_features([make_product(id, version, images=version) for id in ids[:: 3 - version]])
+    store.write_embeddings("m1", [make_embedding(id, 2) for id in ids])
+    store.delete([Deletion(id="p03", version=5, event_time=NOON)])
+    left = {}
+    for engine in (None, spark):
+        lose_online(store)
+        assert not any(online_rows(store).values())
+        summary = materialize(store, shard_rows=16, engine=engine)
+        assert summary.exit_code == 0, summary
+        left[engine] = online_rows(store), told(summary)
+    assert left[spark] == left[None]
+    assert {name: len(rows) for name, rows in left[spark][0].items()}["product_text"] == 60
+    assert left[spark][0]["product_embedding_m1"]
+
+
+def test_what_is_fresher_online_stays(open_store: Open, spark: SparkEngine) -> None:
+    store = open_store()
+    store.write_features([make_product(f"p{i:02}", 1, images=0) for i in range(40)])
+    parts = store.history(OFFERS).parts()
+    store.write_offers([OfferRow(id="p07", version=9, event_time=NOON, amount_minor=9)])
+    for part in set(store.history(OFFERS).parts()) - set(parts):
+        part.unlink()
+    (found,) = materialize(store, views=[OFFERS], full=True, shard_rows=16, engine=spark).views
+    assert (found.outcome, found.written, found.kept) == ("done", 39, 1)
+    assert found.reconciliation is not None
+    assert (found.reconciliation.equal, found.reconciliation.fresher) == (39, 1)
+    assert store.read_offers(["p07"])["p07"].version == 9
+
+
+class StopHere(Exception):
+    """Stands for the death of the driver at this moment."""
+
+
+def test_a_run_on_spark_is_alone_with_its_view_and_gone_on_with_by_either_engine(
+    open_store: Open, spark: SparkEngine
+) -> None:
+    store = open_store()
+    store.write_features([make_product(f"p{i:03}", 1, images=0) for i in range(200)])
+    lose_online(store)
+    meanwhile: list[Summary] = []
+
+    def stop(progress: Progress) -> None:
+        meanwhile.append(materialize(store, views=[OFFERS]))
+        if len(meanwhile) == 3:
+            raise StopHere
+
+    with pytest.raises(StopHere):
+        materialize(store, views=[OFFERS], shard_rows=10, engine=spark, progress=stop)
+    assert [summary.exit_code for summary in meanwhile] == [4, 4, 4]
+    (found,) = materialize(store, views=[OFFERS], shard_rows=10).views
+    assert (found.outcome, found.resumed) == ("done", 30)
+    assert found.written + found.kept == 170
+    assert found.kept <= 40, "those whose shards were handed out when it died, and no more"
+    assert found.reconciliation is not None
+    assert found.reconciliation.equal == 200
+
+
+def test_an_executors_error_comes_back_in_its_own_words(open_store: Open, spark: SparkEngine) -> None:
+    store = open_store()
+    store.write_features([make_product(f"p{i:02}", 1, images=0) for i in range(20)])
+    lose_online(store)
+    whole = store.history(OFFERS).parts()[-1]
+    group = pq.read_metadata(whole).row_group(0)
+    (amounts,) = (c for c in map(group.column, range(group.num_columns)) if c.path_in_schema == "amount_minor")
+    torn = bytearray(whole.read_bytes())
+    size = amounts.total_compressed_size
+    torn[amounts.data_page_offset : amounts.data_page_offset + size] = bytes(size)  # the plan does not read it
+    whole.write_bytes(torn)
+    summary = materialize(store, views=[OFFERS], shard_rows=5, engine=spark)
+    assert summary.exit_code == 3
+    assert str(whole) in summary.views[0].message
+    assert "Move it away" in summary.views[0].message
+
+
+@contextmanager
+def installation(state: Path, kafka: KafkaBroker, triton: TritonServer, models: Path) -> Iterator[Any]:
+    from sagelift.services import Services
+
+    settings = load_settings(
+        state_dir=state,
+        kafka={"bootstrap_servers": kafka.bootstrap},
+        triton={"url": triton.grpc, "model_repository": models},
+    )
+    with Services(settings) as services:
+        yield services
+
+
+def test_a_catalogue_embedded_by_executors_is_the_one_embedded_here(
+    spark: SparkEngine, kafka: KafkaBroker, triton: TritonServer, model_repository: Path, tmp_path: Path
+) -> None:
+    """By the real Triton and Kafka: the same vectors, and a reconciliation without a difference."""
+    from inference.client import ItemEmbedder
+    from streaming.topics import ensure_topics
+
+    with installation(tmp_path, kafka, triton, model_repository) as services:
+        ensure_topics(services.kafka)
+        store = services.features
+        store.ensure_model_version("1")
+        ids = [f"p{i:02}" for i in range(70)]
+        store.write_features([make_product(id, 1, images=1) for id in ids])
+        embedder = ItemEmbedder(services.triton, model_repository, version="1")
+        publish = EmbeddingPublisher(services.producer())
+        elsewhere = Elsewhere(spark, partial(open_parts, services.settings))
+        progress: list[int] = []
+        counts, rejected = reembed(
+            store, embedder, publish, shard_products=16, elsewhere=elsewhere, on_progress=progress.append
+        )
+        assert (counts["embedded"], rejected, progress[-1], len(progress)) == (70, {}, 70, 5)
+        there = {id: row.vector for id, row in store.read_embeddings("1", ids).items()}
+        found = reconcile(store, embedder, publish, rejected, shard_products=16, elsewhere=elsewhere)
+        assert (found.ok, found.products, found.embedded, found.shards) == (True, 70, 70, 5)
+        assert reconcile(store, embedder, publish, rejected, shard_products=16) == found
+        answer = embedder.embed_products(_inputs(store, ids))
+        for id, vector in zip(ids, answer.vectors, strict=True):
+            assert vector @ there[id] > 0.999
+
+
+def _inputs(store: ProductFeatureStore, ids: list[str]) -> list[Any]:
+    from inference.inputs import ProductInput
+
+    products = store.read_features(ids)
+    return [ProductInput(id, products[id].text, products[id].image_vectors) for id in ids]
