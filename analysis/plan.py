@@ -17,11 +17,11 @@ from analysis.sources.base import Source
 
 
 class Needed(msgspec.Struct, frozen=True, kw_only=True):
-    """Units of each arm, to find a lift with the power asked for."""
+    """Units of each arm, to find a lift with the power asked for; None for a share that cannot rise so far."""
 
     lift: float
-    control: int
-    treatment: int
+    control: int | None
+    treatment: int | None
 
 
 class PlannedMetric(msgspec.Struct, frozen=True, kw_only=True):
@@ -101,14 +101,13 @@ def plan(
         baseline = Baseline.of(metric, history)
         plain = Baseline.of(metric.without_covariates, history)
         options = {"alpha": alpha, "power_wanted": power, "inflation": design.inflation if design else 1.0}
-        sizes = [(lift, sample_size(baseline, lift, treatment_share=share, **options)) for lift in lifts]
         planned.append(
             PlannedMetric(
                 name=metric.name,
                 value=baseline.value,
                 deviation=baseline.variance**0.5,
                 variance_reduction=1 - baseline.variance / plain.variance if metric.adjusters else None,
-                needed=[Needed(lift=lift, control=size.control, treatment=size.treatment) for lift, size in sizes],
+                needed=[_needed(baseline, lift, share, options) for lift in lifts],
                 smallest=minimum_detectable_lift(baseline, total * (1 - share), total * share, **options),
             )
         )
@@ -122,6 +121,13 @@ def plan(
         design=design,
         metrics=planned,
     )
+
+
+def _needed(baseline: Baseline, lift: float, share: float, options: dict[str, float]) -> Needed:
+    if baseline.largest_lift is not None and lift > baseline.largest_lift:
+        return Needed(lift=lift, control=None, treatment=None)
+    size = sample_size(baseline, lift, treatment_share=share, **options)
+    return Needed(lift=lift, control=size.control, treatment=size.treatment)
 
 
 def _design(number: int, spending: str, alpha: float, power: float) -> Looks | None:

@@ -9,29 +9,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sagelift import materialize_command
 from sagelift.console import AsJson, current_settings, print_json, say
 
 if TYPE_CHECKING:
     from feature_repo.canary import CanaryDrift
-    from feature_repo.materialize import Summary, ViewSummary
     from feature_repo.watch import ViewStatus
 
 app = typer.Typer(help="The feature store: materialize, status, compact.", no_args_is_help=True)
 
 _View = Annotated[list[str] | None, typer.Option("--view", help="Only this view; give it again for more.")]
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
-
-
-def _moment(text: str | None) -> datetime | None:
-    if text is None:
-        return None
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise typer.BadParameter(f"{text!r} is no time: write it as 2026-03-01T12:00:00Z") from None
-    if moment.utcoffset() is None:
-        raise typer.BadParameter(f"{text!r} has no time zone: add one, such as Z for UTC")
-    return moment
 
 
 def _duration(text: str | None) -> timedelta | None:
@@ -51,64 +39,6 @@ def _limits(texts: list[str]) -> dict[str, float]:
             raise typer.BadParameter(f"{text!r} is no limit: write a feature and a share, such as title=0.01")
         limits[found[1]] = float(found[2])
     return limits
-
-
-@app.command("materialize")
-def features_materialize(
-    view: _View = None,
-    since: Annotated[str | None, typer.Option(help="First event time, such as 2026-03-01T00:00:00Z.")] = None,
-    until: Annotated[str | None, typer.Option(help="Last event time.")] = None,
-    full: Annotated[bool, typer.Option("--full", help="The whole history, rows of an equal version too.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be written.")] = False,
-    as_json: AsJson = False,
-) -> None:
-    """Bring the history into the online store: what no run has seen yet, a window, or all of it.
-
-    Killed at any moment, the same call goes on where it stopped. Exit code 0: done, and both sides are equal; 1: they
-    differ; 3: a view could not be done; 4: another run is at one of the views.
-    """
-    first, last = _moment(since), _moment(until)
-
-    from feature_repo.materialize import Progress, materialize
-    from sagelift.progress import Stages
-    from sagelift.services import Services
-
-    with Services(current_settings()) as services:
-        store = services.features
-        with Stages().stage("materialize", "Materialising") as stage:
-
-            def tell(progress: Progress) -> None:
-                note = f"{progress.view} {progress.rows_per_s:,.0f} rows/s, {progress.seconds_left:,.0f} s left"
-                stage.update(progress.done, progress.total, note)
-
-            summary = materialize(
-                store, views=view or (), since=first, until=last, full=full, dry_run=dry_run, progress=tell
-            )
-    if as_json:
-        print_json(summary)
-    else:
-        _print_summary(summary)
-    raise typer.Exit(summary.exit_code)
-
-
-def _print_summary(summary: Summary) -> None:
-    for view in summary.views:
-        typer.echo(f"{view.view:<32} {view.outcome:<8} {_told(view)}")
-        if view.message:
-            say(f"sagelift: {view.message}")
-
-
-def _told(view: ViewSummary) -> str:
-    if view.outcome in ("locked", "failed"):
-        return ""
-    verb = "to write" if view.outcome == "dry_run" else "written"
-    told = f"{view.products:,} products in {view.parts:,} parts: {view.written:,} {verb}, {view.kept:,} kept"
-    if view.resumed:
-        told += f", {view.resumed:,} from a run before"
-    if view.reconciliation is None:
-        return told
-    found = view.reconciliation
-    return f"{told}; {view.rows_per_s:,.0f} rows/s; {found.equal:,} equal, {found.fresher:,} fresher online"
 
 
 @app.command("status")
@@ -228,3 +158,6 @@ def features_compact(as_json: AsJson = False) -> None:
         return print_json(merged)
     for view, parts in merged.items():
         typer.echo(f"{view:<32} {parts} parts merged")
+
+
+app.command("materialize")(materialize_command.features_materialize)

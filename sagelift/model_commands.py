@@ -10,6 +10,7 @@ import typer
 
 from sagelift import evidence_commands
 from sagelift.console import AsJson, current_settings, print_json, say
+from sagelift.shard_engines import EngineName, EngineOption, MasterOption, embedding_elsewhere
 
 if TYPE_CHECKING:
     from inference.evaluate import Evaluation
@@ -213,6 +214,8 @@ def export_as_onnx(
 def release(
     run: Annotated[str | None, typer.Option(help="A run's name or folder; without it, the newest.")] = None,
     resume: Annotated[str | None, typer.Option(help="The version of a release that was broken off.")] = None,
+    engine: EngineOption = EngineName.LOCAL,
+    master: MasterOption = None,
     as_json: AsJson = False,
 ) -> None:
     """Export a run to Triton, probe it, embed the catalogue with it, compare it with the live one, and switch to it.
@@ -227,27 +230,33 @@ def release(
     if resume is not None:
         if run is not None:
             raise typer.BadParameter("--resume takes up a release that has its run; leave out --run")
-        return _make_live(resume, as_json, checked=True)
+        return _make_live(resume, as_json, engine, master, checked=True)
 
     def exported(version: str) -> None:
         say(f"exported as {version}; should this be broken off: sagelift model release --resume {version}")
 
     with Services(current_settings()) as services:
         folder = find_run(services, run)  # before anything is asked of Triton
-        with Stages().stage("release", "Release") as stage:
-            released = release_run(services, folder, lambda done: stage.update(done), exported)
+        with (
+            embedding_elsewhere(services, engine, master) as elsewhere,
+            Stages().stage("release", "Release") as stage,
+        ):
+            released = release_run(services, folder, lambda done: stage.update(done), exported, elsewhere)
     _print_released(released, as_json)
 
 
 @app.command("live")
 def live(
-    version: Annotated[str, typer.Argument(help="A release that `sagelift model list` lists.")], as_json: AsJson = False
+    version: Annotated[str, typer.Argument(help="A release that `sagelift model list` lists.")],
+    engine: EngineOption = EngineName.LOCAL,
+    master: MasterOption = None,
+    as_json: AsJson = False,
 ) -> None:
     """Switch to another release, for instance back to an older one; the catalogue is embedded with it first."""
-    _make_live(version, as_json)
+    _make_live(version, as_json, engine, master)
 
 
-def _make_live(version: str, as_json: bool, *, checked: bool = False) -> None:
+def _make_live(version: str, as_json: bool, engine: EngineName, master: str | None, *, checked: bool = False) -> None:
     from inference.repository import find_release
     from sagelift.progress import Stages
     from sagelift.services import Services
@@ -255,8 +264,13 @@ def _make_live(version: str, as_json: bool, *, checked: bool = False) -> None:
 
     with Services(current_settings()) as services:
         find_release(services.settings.model_repository, version)  # before anything is asked of Triton
-        with Stages().stage("release", f"Release {version}") as stage:
-            released = make_release_live(services, version, lambda done: stage.update(done), checked=checked)
+        with (
+            embedding_elsewhere(services, engine, master) as elsewhere,
+            Stages().stage("release", f"Release {version}") as stage,
+        ):
+            released = make_release_live(
+                services, version, lambda done: stage.update(done), checked=checked, elsewhere=elsewhere
+            )
     _print_released(released, as_json)
 
 
@@ -269,7 +283,13 @@ def _print_released(released: Released, as_json: bool) -> None:
         typer.echo(f"{recall}, nearest neighbours kept {_figure(beside.overlap)}")
     for product, reason in released.rejected.items():
         say(f"rejected: {product}: {reason}")
-    raise typer.Exit(1 if released.rejected else 0)
+    found = released.reconciliation
+    if not found.ok:
+        say(
+            f"of {found.products:,} products {found.missing:,} have no vector and {found.stale:,} one of other inputs; "
+            f"to embed them: sagelift model live {released.version}"
+        )
+    raise typer.Exit(0 if found.ok and not released.rejected else 1)
 
 
 def _figure(value: float | None) -> str:

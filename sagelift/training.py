@@ -25,6 +25,7 @@ from inference.train import (
 from sagelift.services import Services
 from streaming.embedding_topic import EmbeddingPublisher
 from streaming.offer_topic import OfferPublisher
+from streaming.reembed import Elsewhere
 from streaming.release import Released, make_live, release_model
 from streaming.release_check import ReleaseCheck
 
@@ -71,6 +72,7 @@ def release_run(
     run: Path,
     on_progress: Callable[[int], None] = lambda done: None,
     on_export: Callable[[str], None] = lambda version: None,
+    elsewhere: Elsewhere | None = None,
 ) -> Released:
     """Release a run folder: see `streaming.release`."""
     services.prepare_visual_encoder()
@@ -85,6 +87,7 @@ def release_run(
         publish=EmbeddingPublisher(producer, services.wire),
         publish_offers=OfferPublisher(producer, services.wire),
         check=ReleaseCheck(services.settings.model_repository, services.features),
+        elsewhere=elsewhere,
         on_export=on_export,
         on_progress=on_progress,
         **rest,
@@ -105,7 +108,12 @@ def _release_of(run: Path) -> tuple[TrainedModel, dict[str, Any]]:
 
 
 def make_release_live(
-    services: Services, version: str, on_progress: Callable[[int], None] = lambda done: None, *, checked: bool = False
+    services: Services,
+    version: str,
+    on_progress: Callable[[int], None] = lambda done: None,
+    *,
+    checked: bool = False,
+    elsewhere: Elsewhere | None = None,
 ) -> Released:
     """Put an exported release into service, whether older or broken off: see `streaming.release`.
 
@@ -121,6 +129,7 @@ def make_release_live(
         publish=EmbeddingPublisher(producer, services.wire),
         publish_offers=OfferPublisher(producer, services.wire),
         check=ReleaseCheck(services.settings.model_repository, services.features) if checked else None,
+        elsewhere=elsewhere,
         on_progress=on_progress,
     )
 

@@ -112,6 +112,7 @@ def events_worker(settings: Settings, stop: threading.Event, monitor: Monitor | 
     """Consume `events` into the experiment database until stopped; see `streaming.event_sink`."""
     from sqlalchemy.exc import DBAPIError, TimeoutError
 
+    from feature_repo.errors import HistoryError, StoreBusyError, StoreStateError
     from streaming.dead_letters import DeadLetters
     from streaming.errors import BrokerError, RegistryError
     from streaming.event_sink import EventSink
@@ -127,6 +128,8 @@ def events_worker(settings: Settings, stop: threading.Event, monitor: Monitor | 
         plain = services.wire.plain if services.wire else None
         sink = EventSink(services.experiments, dead_letters.send_all, log_id(services.kafka, EVENTS), plain=plain)
         sink.observer = monitor.metrics
+        # Opened with the first engagement, inside the loop, which waits where the feature store cannot be had.
+        sink.recent = lambda engaged: services.features.add_engagements(engaged)
         sink.poison = monitor.poison = PoisonGuard(EVENTS, PoisonLimit(**settings.poison.model_dump()))
 
         def handle(records: Records) -> None:
@@ -140,7 +143,10 @@ def events_worker(settings: Settings, stop: threading.Event, monitor: Monitor | 
             consumer,
             EVENTS,
             {"write": handle},
-            transient=(BrokerError, RegistryError, DBAPIError, TimeoutError),
+            transient=(
+                *(BrokerError, RegistryError, DBAPIError, TimeoutError),
+                *(StoreBusyError, StoreStateError, HistoryError),
+            ),
             unreadable=partial(_refuse_unreadable, dead_letters, monitor),
             start_offsets=lambda: sink.start_offsets(consumer, EVENTS),
             observer=monitor.metrics,

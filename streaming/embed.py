@@ -75,7 +75,7 @@ def embed(
         return [], {}
     version = embedder.model_version
     stored = store.embedding_states(version, [p.id for p in products])
-    hashes = {p.id: _inputs_hash(p) for p in products}
+    hashes = {p.id: inputs_hash(p) for p in products}
     fresh, again = [], []
     for product in products:
         known = stored.get(product.id)
@@ -172,7 +172,8 @@ def _made(
     return [*first, *second], {**first_rejected, **second_rejected}
 
 
-def _inputs_hash(product: ProductFeatures) -> str:
+def inputs_hash(product: ProductFeatures) -> str:
+    """Hash of what the model reads of a product; kept with the vector that was made of it."""
     return content_hash(product.text, [h for h in product.image_hashes if h], product.visual_version)
 
 

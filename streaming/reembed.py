@@ -23,8 +23,7 @@ from zlib import crc32
 import msgspec
 
 from feature_repo.rows import EmbeddingState, ProductFeatures
-from streaming.embed import Embedder, EmbeddingStore, Publish, embed, publish_newest
-from streaming.embed import _inputs_hash as inputs_hash
+from streaming.embed import Embedder, EmbeddingStore, Publish, embed, inputs_hash, publish_newest
 
 SHARD_PRODUCTS = 1024
 _ROUNDS = 3  # of comparing, for what changes meanwhile
@@ -38,7 +37,6 @@ class ScannableStore(EmbeddingStore, Protocol):
 
     def product_ids(self) -> Iterable[str]: ...
     def read_features(self, ids: Iterable[str]) -> Mapping[str, ProductFeatures]: ...
-    def scan_features(self, batch: int) -> Iterator[list[ProductFeatures]]: ...
 
 
 class Parts(NamedTuple):

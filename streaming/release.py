@@ -7,13 +7,12 @@ cannot embed, never becomes live. Every step can be repeated: `make_live` finish
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 import msgspec
 
-from feature_repo.rows import ProductFeatures
 from inference.client import ItemEmbedder, TritonClient
 from inference.model import ItemSage
 from inference.repository import (
@@ -28,8 +27,8 @@ from inference.repository import (
 )
 from inference.tokenizer import Tokenizer
 from streaming.embed import Publish
-from streaming.offer_topic import PublishOffers, publish_all_offers
-from streaming.reembed import ScannableStore, reembed
+from streaming.offer_topic import PublishOffers, ScannableOfferStore, publish_all_offers
+from streaming.reembed import Elsewhere, Reconciliation, ScannableStore, reconcile, reembed
 from streaming.release_check import Comparison
 
 Check = Callable[[str, str], Comparison]
@@ -39,21 +38,21 @@ Check = Callable[[str, str], Comparison]
 class Released(msgspec.Struct, frozen=True):
     """A release that is live: its version, its probe's smallest cosine, what was embedded, who was rejected.
 
-    `compared` is how it did beside the one that was live before, where that was asked.
+    `reconciliation` holds all live products against their vectors; `compared` is how it did beside the release that
+    was live before, where that was asked.
     """
 
     version: str
     probe_cosine: float
     counts: dict[str, int]
     rejected: dict[str, str]
+    reconciliation: Reconciliation
     compared: Comparison | None = None
 
 
-class VersionedStore(ScannableStore, Protocol):
+class VersionedStore(ScannableStore, ScannableOfferStore, Protocol):
     """A feature store that keeps one view of embeddings per model version."""
 
-    def versions(self, ids: Iterable[str]) -> Mapping[str, int]: ...
-    def read_features(self, ids: Iterable[str]) -> Mapping[str, ProductFeatures]: ...
     def ensure_model_version(self, model_version: str) -> None: ...
 
 
@@ -69,6 +68,7 @@ def release_model(
     extra_files: Mapping[str, Path],
     metadata: Mapping[str, Any],
     check: Check | None = None,
+    elsewhere: Elsewhere | None = None,
     on_export: Callable[[str], None] = lambda version: None,
     on_progress: Callable[[int], None] = lambda done: None,
 ) -> Released:
@@ -91,6 +91,7 @@ def release_model(
         publish=publish,
         publish_offers=publish_offers,
         check=check,
+        elsewhere=elsewhere,
         on_progress=on_progress,
     )
 
@@ -104,13 +105,15 @@ def make_live(
     publish: Publish,
     publish_offers: PublishOffers | None = None,
     check: Check | None = None,
+    elsewhere: Elsewhere | None = None,
     on_progress: Callable[[int], None] = lambda done: None,
 ) -> Released:
     """Put an exported release into service: a new one, an older one again, or one whose release was broken off.
 
     With `publish_offers` also what the products are filtered by is published: whoever follows the new model version
     finds both, though the catalogue be older than the topic. `check` compares with the release that is live so far,
-    when the catalogue is embedded with both; without it the caller has decided.
+    when the catalogue is embedded with both; without it the caller has decided. `elsewhere` are processes that embed
+    instead of this one.
 
     Raises:
         ServingError: Triton cannot load it, or its probe fails. The old release stays live.
@@ -128,11 +131,13 @@ def make_live(
         embedder = ItemEmbedder(client, repo, version=version)
         if publish_offers is not None:
             publish_all_offers(store, publish_offers)
-        counts, rejected = reembed(store, embedder, publish, on_progress=on_progress)
-        live, found = live_version(repo), None
+        counts, rejected = reembed(store, embedder, publish, elsewhere=elsewhere, on_progress=on_progress)
+        live, compared = live_version(repo), None
         if check is not None and live is not None and live != version:
-            found = check(live, version)
+            compared = check(live, version)
         set_live(repo, version)
         # What the consumer embedded with the old release while the first pass ran.
-        late, late_rejected = reembed(store, embedder, publish, republish=False)
-    return Released(version, cosine, dict(Counter(counts) + late), {**rejected, **late_rejected}, found)
+        late, late_rejected = reembed(store, embedder, publish, republish=False, elsewhere=elsewhere)
+        rejected |= late_rejected
+        found = reconcile(store, embedder, publish, rejected, elsewhere=elsewhere)
+    return Released(version, cosine, dict(Counter(counts) + late), rejected, found, compared)

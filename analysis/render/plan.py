@@ -100,7 +100,10 @@ def _rows(plan: Plan) -> list[tuple[str, ...]]:
                 f"{metric.value:.4g}",
                 f"{metric.deviation:.4g}",
                 words.DASH if metric.variance_reduction is None else f"{words.MINUS}{metric.variance_reduction:.0%}",
-                *(f"{n.control + n.treatment:,}" for n in metric.needed),
+                *(
+                    words.DASH if n.control is None or n.treatment is None else f"{n.control + n.treatment:,}"
+                    for n in metric.needed
+                ),
                 words.DASH if metric.smallest is None else words.lift(metric.smallest),
             )
             for metric in plan.metrics

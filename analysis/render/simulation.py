@@ -53,6 +53,9 @@ def summary(simulation: Simulation) -> str:
     silent = [outcome.metric for outcome in s.outcomes if not outcome.lift and outcome.undefined > s.runs / 2]
     if silent:
         said += f" Most runs gave no lift for {', '.join(silent)}."
+    flat = [name for name in s.p_values if not any(o.lift for o in s.outcomes if o.metric == name)]
+    if flat and any(outcome.lift for outcome in s.outcomes):
+        said += f" In {', '.join(flat)} no lift can be planted: multiplied values leave a share as it is."
     return (
         f"{s.runs:,} simulated experiments of {s.units:,} units of {s.source}, {s.share:.0%} treated. {said} Where "
         "nothing is planted, what is rejected is the false-positive rate, elsewhere the power. In brackets, what the "
@@ -117,7 +120,7 @@ def write_picture(simulation: Simulation, path: Path) -> Path:
                     right.plot([row.lift] * 2, interval, color=line.get_color(), linewidth=1)
     right.axhline(1 - simulation.alpha, color="0.75", linewidth=1, linestyle=":")
     right.axhline(simulation.alpha, color="0.75", linewidth=1, linestyle=":")
-    right.set(title="found (solid) and covered (dashed)", xlabel="planted lift", ylim=(0, 1.02))
+    right.set(title="found (solid) and covered (dashed)", xlabel="planted lift", ylabel="share of runs", ylim=(0, 1.02))
     right.xaxis.set_major_formatter("{x:.0%}")
     left.legend(frameon=False, fontsize="small")
     for axes in (left, right):

@@ -44,7 +44,7 @@ def _segments(report: Report) -> "list[RenderableType]":
         return []
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name in ("Metric", str(report.data.segment)):
-        table.add_column(Text(name))
+        table.add_column(Text(name), overflow="fold")
     for name in (report.control, report.treatment, "Lift", "Interval", "adjusted p"):
         table.add_column(Text(name), justify="right")
     for result in words.in_order(report):
@@ -72,7 +72,7 @@ def _ages(report: Report) -> "list[RenderableType]":
         return []
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name in ("Metric", "Since exposure"):
-        table.add_column(name)
+        table.add_column(name, overflow="fold")
     for name in (report.control, report.treatment, "Lift", "Interval"):
         table.add_column(Text(name), justify="right")
     for result in goals:
@@ -94,7 +94,7 @@ def _table(report: Report) -> "RenderableType":
     from rich.text import Text
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("Metric")
+    table.add_column("Metric", overflow="fold")
     for name in (report.control, report.treatment, "Lift", f"{1 - report.alpha:.0%} interval", "p"):
         table.add_column(Text(name), justify="right")
     for result in words.in_order(report):
@@ -106,6 +106,6 @@ def _table(report: Report) -> "RenderableType":
             words.quantity(result.treatment, result.unit, report.data.currency),
             Text(words.lift(result.lift), style=colour),
             words.interval(result),
-            words.p_values(result),
+            words.p_values(result).replace(" (adjusted", "\n(adj."),
         )
     return table

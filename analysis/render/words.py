@@ -186,19 +186,31 @@ def notes(report: Report) -> list[str]:
     said += [f"{result.label}: {result.note}" for result in in_order(report) if result.note]
     said += [text for result in in_order(report) if (text := cap(result, report.data.currency))]
     for result in in_order(report):
-        said += [f"{result.label}: {text}" for text in (boundary(result), novelty(result, report.alpha)) if text]
+        more = (turned(result), boundary(result), novelty(result, report.alpha))
+        said += [f"{result.label}: {text}" for text in more if text]
         if result.margin is not None:
             held = "is ruled out" if result.margin.holds else "is not ruled out yet"
             loss = f"{result.margin.margin * 100:g} %"
             said.append(f"{result.label}: a loss of {loss} {held} ({test(result.margin.p)}, non-inferiority).")
         said += [f"{result.label}: {text}" for text in asked(result)]
-        if result.heterogeneity_p is not None and len(result.segments) > 1:
-            p = result.heterogeneity_p
+        p = result.heterogeneity_p
+        if p is not None and len(result.segments) > 1 and (result.role != "secondary" or p < report.alpha):
             seen = "the lift differs between" if p < report.alpha else "no sign that the lift differs between"
             said.append(f"{result.label}: {seen} segments ({test(p)}, Cochran's Q).")
     if text := rates(report):
         said.append(text)
     return said
+
+
+def turned(result: MetricResult) -> str:
+    """Why the lift has another sign than the two values in its row, in a sentence; empty if it has not."""
+    raw = result.unadjusted
+    if raw is None or raw.lift is None or result.lift is None or raw.lift * result.lift >= 0:
+        return ""
+    return (
+        f"without CUPED the lift is {lift(raw.lift)} ({bounds(raw.low, raw.high)}); the arms differed by more than "
+        "that before exposure already."
+    )
 
 
 def look(report: Report) -> str:

@@ -121,7 +121,7 @@ class UserRows(ABC):
         arrays: dict[str, Any] = {name: np.ma.filled(np.ma.asarray(found[name], dtype=float), np.nan) for name in names}
         for name, array in arrays.items():
             if missing := int(np.count_nonzero(np.isnan(array))):
-                raise DataError(f"Column {name!r} is NULL or NaN in {missing:,} rows. Write 0 where nothing happened.")
+                raise DataError(f"Column {name!r} is NULL or NaN in {_rows(missing)}. Write 0 where nothing happened.")
         return arrays
 
     def names(self, needs: Needs) -> list[str]:
@@ -300,7 +300,7 @@ class _Look:
             missing = sum(cell.n - int(extra[key]) for cell, extra in zip(cells, extras, strict=True))
             if missing:
                 raise DataError(
-                    f"Column {quantity.name!r} is NULL in {missing:,} rows. Write 0 where nothing happened, "
+                    f"Column {quantity.name!r} is NULL in {_rows(missing)}. Write 0 where nothing happened, "
                     "and leave units out that are not to be counted."
                 )
 
@@ -361,6 +361,10 @@ class _Look:
             segment=source.segment,
             filters=tuple(map(str, source.where)),
         )
+
+
+def _rows(number: int) -> str:
+    return f"{number:,} row{'s' * (number != 1)}"
 
 
 def _is_plain(column: Column, settled: Extremes) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 
 from analysis.columns import Cap
@@ -22,12 +23,16 @@ ALL: tuple[Declared, ...] = (GMV, Count(name="clicks", column="clicks"), CTR, Pr
                              Quantile(name="median", column="gmv"))  # fmt: skip
 
 
+NAN = [float("nan"), *[1.0] * 599]
+
+
 def users() -> pd.DataFrame:
     """600 sound users in two arms."""
     rng = np.random.default_rng(0)
     views = rng.integers(5, 30, 600)
     return pd.DataFrame({
-        "id": range(600), "variant": ["control", "treatment"] * 300, "gmv": rng.gamma(2, 20, 600), "views": views,
+        "id": range(600), "variant": ["control", "treatment"] * 300, "views": views,
+        "gmv": rng.gamma(2, 20, 600) * rng.binomial(1, 0.9, 600),
         "clicks": rng.binomial(views, 0.2), "pre": rng.gamma(2, 20, 600), "currency": "EUR",
         "day": [date(2026, 6, 1) + timedelta(days=int(d)) for d in rng.integers(0, 5, 600)],
     })  # fmt: skip
@@ -55,8 +60,14 @@ ERRORS: dict[str, tuple[Callable[[], object], type[AnalysisError], str]] = {
         lambda: report(users()[lambda u: u.variant == "control"]), ArmError,
         "treatment 'treatment' is not an arm of the data. Its arms: 'control'"),
     "no users at all": (lambda: report(users().iloc[:0]), ArmError, "is not an arm of the data. Its arms: none"),
-    "NaN": (lambda: report(changed("gmv", float("nan"))), DataError, "Column 'gmv' is NULL in 1 rows"),
-    "infinite": (lambda: report(changed("gmv", float("inf"))), DataError, "Column gmv of arm 'treatment' holds NaN, inf"),
+    "NaN, which pandas takes for missing": (
+        lambda: report(changed("gmv", float("nan"))), DataError, "Column 'gmv' is NULL in 1 row"),
+    "NaN, as Arrow and Parquet have it": (
+        lambda: analyze(UserTable(pa.table({"variant": ["control", "treatment"] * 300, "gmv": NAN})), [GMV],
+                        "control", "treatment"),
+        DataError, "Column gmv of arm 'control' holds NaN"),
+    "infinite": (
+        lambda: report(changed("gmv", float("inf"))), DataError, "Column gmv of arm 'treatment' holds NaN, infinite"),
     "duplicate users": (
         lambda: report(pd.concat([users(), users().iloc[:7]]), unit="id"), DataError,
         "7 units have several rows in one arm"),
@@ -64,12 +75,14 @@ ERRORS: dict[str, tuple[Callable[[], object], type[AnalysisError], str]] = {
         lambda: report(changed("id", float("nan")), unit="id"), DataError, "Column 'id' is NULL in some rows"),
     "a user without an arm": (lambda: report(changed("variant", None)), DataError, "Every unit needs an arm"),
     "a control label that does not exist": (
-        lambda: report(users(), control="Control"), ArmError, "control 'Control' is not an arm of the data. Its arms: "),
+        lambda: report(users(), control="Control"), ArmError,
+        "control 'Control' is not an arm of the data. Its arms: 'control', 'treatment'"),
     "mixed currencies without rates": (
         lambda: report(changed("currency", "USD"), currency_column="currency", money=("gmv",)), MixedCurrenciesError,
         r"several currencies \(EUR, USD\)"),
     "cap 0": (
-        lambda: report(users(), Mean(name="gmv", column="gmv", cap=Cap(upper=0))), MetricError, "leave nothing above 0"),
+        lambda: report(users(), Mean(name="gmv", column="gmv", cap=Cap(upper=0))), MetricError,
+        "leave nothing above 0"),
     "a quantile cap that comes to 0": (
         lambda: report(users().assign(gmv=[9.0] * 3 + [0.0] * 597),
                        Mean(name="gmv", column="gmv", cap=Cap(upper_quantile=0.99))),
@@ -77,12 +90,14 @@ ERRORS: dict[str, tuple[Callable[[], object], type[AnalysisError], str]] = {
     "a naive datetime": (
         lambda: report(users().assign(day=datetime(2026, 6, 1)), day="day"), DataError, "leaves the time zone open"),
     "a metric on a missing column": (
-        lambda: report(users(), Mean(name="x", column="gmw")), MissingColumnError, "no column 'gmw'. Did you mean 'gmv'"),
+        lambda: report(users(), Mean(name="x", column="gmw")), MissingColumnError,
+        "no column 'gmw'. Did you mean 'gmv'"),
     "a metric on words": (
         lambda: report(users(), Mean(name="x", column="currency")), DataError, "a metric needs numbers"),
     "a covariate that is the metric itself": (
         lambda: Mean(name="gmv", column="gmv", covariate="gmv"), MetricError, "its own column 'gmv' as covariate"),
-    "no metrics": (lambda: analyze(UserTable(users()), [], "control", "treatment"), MetricError, "No metrics were given"),
+    "no metrics": (
+        lambda: analyze(UserTable(users()), [], "control", "treatment"), MetricError, "No metrics were given"),
 }  # fmt: skip
 
 
@@ -118,14 +133,16 @@ CHECKS: dict[str, tuple[Callable[[], Report], str, str, str]] = {
     "negative counts": (
         lambda: report(changed("clicks", -1, slice(0, 8))), "impossible_values", "fail", "clicks below 0 in 9 units"),
     "clicks above impressions": (
-        lambda: report(changed("clicks", 99, slice(0, 8))), "impossible_values", "fail", "clicks above views in 9 units"),
+        lambda: report(changed("clicks", 99, slice(0, 8))), "impossible_values", "fail",
+        "clicks above views in 9 units"),
     "a covariate after exposure": (late(1), "covariates_before_exposure", "fail", "of 600 units reach beyond"),
     "a covariate until exposure": (late(0), "covariates_before_exposure", "ok", "end before first exposure"),
     "a covariate that was measured with the metric": (
         lambda: report(users().assign(pre=lambda u: 2 * u.gmv), Mean(name="gmv", column="gmv", covariate="pre")),
         "covariates_before_exposure", "warn", "Was it measured before exposure"),
     "users in two arms": (
-        lambda: report(pd.concat([users(), users().iloc[:20].assign(variant=["treatment", "control"] * 10)]), unit="id"),
+        lambda: report(
+            pd.concat([users(), users().iloc[:20].assign(variant=["treatment", "control"] * 10)]), unit="id"),
         "units_in_several_arms", "warn", "20 of 600 units"),
     "one buyer with everything": (
         lambda: report(users().assign(gmv=[1e6] + [0.0] * 599)), "few_buyers", "warn", "least: 0"),

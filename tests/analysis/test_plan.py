@@ -99,6 +99,17 @@ def test_a_look_at_which_nothing_may_be_spent_has_no_critical_value(data: pd.Dat
     assert "–" in to_markdown(found).splitlines()[-60]
 
 
+def test_a_share_that_cannot_rise_so_far_has_no_number_of_units_and_stops_no_other_metric() -> None:
+    data = pd.DataFrame({"seen": [1] * 95 + [0] * 5, "gmv": np.arange(100.0)})
+    metrics = [Proportion(name="reach", column="seen"), Mean(name="gmv", column="gmv")]
+    found = plan(UserTable(data, variant=None), metrics, [0.05, 0.1])
+    reach, gmv = found.metrics
+    assert reach.needed[0].control is not None
+    assert reach.needed[1].control is None
+    assert gmv.needed[1].control is not None
+    assert "| – |" in to_markdown(found)
+
+
 def test_what_cannot_be_planned_is_refused(data: pd.DataFrame) -> None:
     source = UserTable(data, variant=None)
     with pytest.raises(MetricError, match="No formula plans 'q': Quantile"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -12,6 +13,7 @@ import msgspec
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from typer.testing import CliRunner
 
 from feature_repo.materialize import Progress, Summary, materialize
 from feature_repo.rows import Deletion, OfferRow
@@ -19,6 +21,7 @@ from feature_repo.spark import SparkEngine, SparkError, spark_session
 from feature_repo.store import ProductFeatureStore
 from feature_repo.stores.base import OnlineRow, payload_columns
 from feature_repo.values import encode_key
+from sagelift.cli import app
 from sagelift.settings import load_settings
 from sagelift.shard_engines import open_parts
 from sagelift.stack.kafka import KafkaBroker
@@ -225,3 +228,34 @@ def _inputs(store: ProductFeatureStore, ids: list[str]) -> list[Any]:
 
     products = store.read_features(ids)
     return [ProductInput(id, products[id].text, products[id].image_vectors) for id in ids]
+
+
+def test_the_commands_work_on_spark(
+    spark: SparkEngine,
+    kafka: KafkaBroker,
+    triton: TritonServer,
+    model_repository: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A lost online store is filled, and a release made live with the catalogue embedded by executors."""
+    with installation(tmp_path, kafka, triton, model_repository) as services:
+        services.features.write_features([make_product(f"p{i:02}", 1, images=1) for i in range(30)])
+        lose_online(services.features)
+        environment = services.settings.environment()
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    on_spark = ["--engine", "spark", "--master", "local[2]", "--json"]
+    filled = CliRunner().invoke(app, ["features", "materialize", *on_spark])
+    assert filled.exit_code == 0, filled.output
+    assert {view["view"]: view["written"] for view in json.loads(filled.stdout)["views"]}[OFFERS] == 30
+    live = CliRunner().invoke(app, ["model", "live", "1", *on_spark])
+    assert live.exit_code == 0, live.output
+    found = json.loads(live.stdout)["reconciliation"]
+    assert (found["products"], found["embedded"], found["missing"], found["stale"]) == (30, 30, 0, 0)
+
+
+def test_a_master_without_spark_is_refused() -> None:
+    refused = CliRunner().invoke(app, ["features", "materialize", "--master", "local[2]"])
+    assert refused.exit_code == 2
+    assert "add --engine spark" in refused.output

@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from PIL import Image
 from sqlalchemy import text
 
 from experiments.config import Arm, ExperimentConfig
+from feature_repo.recent import Engagement, by_user, merged
 from inference.client import ItemEmbedder
 from inference.inputs import ProductInput
 from inference.retrieval import Filter, RetrievalIndex
@@ -37,6 +38,7 @@ from sagelift.workers import CATALOG_GROUP, EVENTS_GROUP, catalog_worker, events
 from streaming.contracts import Event, Price, ProductUpdate
 from streaming.embedding_topic import IndexFollower
 from streaming.errors import TopicError
+from streaming.event_sink import to_row
 from streaming.kafka import TopicPartition
 from streaming.lag import LagMeter
 from streaming.producers import CatalogPublisher, EventPublisher
@@ -421,8 +423,8 @@ def click(number: int) -> Event:
         event_id=f"click-{number}",
         kind="click",
         unit_id=f"u{number % 97}",
-        event_time=NOW,
-        product_id="p",
+        event_time=NOW + timedelta(microseconds=number * 7919 % 6500),  # in no order
+        product_id=f"p{number % 131}",
         surface="user",
     )
 
@@ -464,20 +466,27 @@ def test_events_are_counted_once_though_sent_twice_and_the_sink_killed(shop: Sho
     refund = Event(
         event_id="r-1", kind="refund", unit_id="u1", event_time=NOW, order_id="o", amount_minor=200, currency="EUR"
     )
-    clicks = [click(n) for n in range(6000)]
+    all_clicks = [click(n) for n in range(6500)]
+    clicks = all_clicks[:6000]
     send(shop, [refund, order, *(exposure(n) for n in range(50)), exposure(0, arm="b"), *clicks])
     send(shop, [exposure(1, experiment="unknown"), exposure(1, arm="nobody"), order, *clicks[:500]])
     with process(shop, "events") as sink:
         until(lambda: count(shop, "sink_offset") > 0, "the first transaction", 60)
         sink.kill()
         sink.wait(10)
-    send(shop, [*clicks[3000:], *(click(n) for n in range(6000, 6500)), exposure(2)])
+    send(shop, [*all_clicks[3000:], exposure(2)])
     with process(shop, "events") as sink:
         shop.caught_up(EVENTS_GROUP, EVENTS)
         sink.send_signal(signal.SIGTERM)
         assert sink.wait(20) == 0
     assert count(shop, "event") == 6500
     assert count(shop, "exposure") == 51
+    engaged = [Engagement(event.unit_id, event.product_id or "", to_row(event).event_time) for event in all_clicks]
+    lists = {user: merged(None, some) for user, some in by_user(engaged).items()}
+    recent = shop.services.features.read_recent(lists)
+    assert {user: row.product_ids for user, row in recent.items()} == {
+        user: row.product_ids for user, row in lists.items() if row
+    }
     with shop.services.database.connect() as connection:
         ledger = connection.execute(text("select kind, amount_minor from order_event order by kind")).all()
         arms = dict(connection.execute(text("select unit_id, arm from first_exposure")).all())

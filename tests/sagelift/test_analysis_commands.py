@@ -24,6 +24,7 @@ from analysis.metrics import Count, Mean, Proportion, Quantile, Ratio
 from analysis.plan import Plan, plan
 from analysis.render.json import from_json, to_json
 from analysis.report import analyze
+from analysis.results import DesignUsed
 from analysis.simulation import simulate
 from analysis.sources import UserTable
 from sagelift import analysis_commands
@@ -219,6 +220,14 @@ def test_report_reads_the_experiment_of_the_settings(monkeypatch: pytest.MonkeyP
     assert found.data.cut_off == "2026-06-05T00:00:00+00:00"
     assert found.data.segment == "country"
     assert [m.name for m in found.metrics][:2] == ["gmv_per_user", "clicks_per_user"]
+    assert [age.end_days for age in found.metrics[0].ages] == [
+        2.0
+    ]  # in sevenths of the window, as far as they are over
+    asked = ("similar", "--control", "sum", "--as-of", "2026-06-05", "--json")
+    assert [age.end_days for age in from_json(report(*asked, "--by-age", 0.5).stdout).metrics[0].ages][:2] == [0.5, 1.0]
+    assert not any(metric.ages for metric in from_json(report(*asked, "--by-age", 0).stdout).metrics)
+    looked = from_json(report(*asked, "--planned-units", 90, "--spending", "pocock", "--earlier-looks", "20").stdout)
+    assert looked.design == DesignUsed(spending="pocock", planned_units=90, earlier=[20], look=2, units=41, ended=False)
     for wrong, message in (
         (["--as-of", "soon"], "must look like 2026"),
         (["--segment", "customer."], "customer.country"),

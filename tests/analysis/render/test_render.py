@@ -136,6 +136,27 @@ def test_until_the_planned_size_only_what_the_sequence_shows_is_coloured() -> No
     assert peeking.decision.verdict == "keep running"
 
 
+def test_a_lift_that_cuped_turns_around_says_what_it_was_without() -> None:
+    """The row shows the raw values of the arms, which then contradict the lift beside them."""
+    rng = np.random.default_rng(1)
+    data = pd.DataFrame({"variant": ["a", "b"] * 500, "pre": rng.gamma(4, 1, 1000)})
+    data["pre"] += np.where(data.variant == "b", 0.4, 0.0)
+    data["x"] = data.pre * np.where(data.variant == "b", 0.97, 1.0) + rng.normal(0, 0.1, 1000)
+    report = analyze(UserTable(data), [Mean(name="x", column="x", covariate="pre")], "a", "b")
+    x = report.metric("x")
+    assert x.control is not None
+    assert x.treatment is not None
+    assert x.lift is not None
+    assert x.treatment > x.control
+    assert x.lift < 0
+    assert x.unadjusted is not None
+    text = f"x: without CUPED the lift is {words.lift(x.unadjusted.lift)}"
+    for face in (" ".join(plain(report, width=4000).split()), to_markdown(report), unescape(to_html(report))):
+        assert text in face
+    usual = analyze(UserTable(data), [Mean(name="x", column="x")], "a", "b")
+    assert "without CUPED" not in to_markdown(usual)
+
+
 @pytest.mark.parametrize(
     ("start", "end", "text"),
     [

@@ -232,7 +232,7 @@ def test_a_spark_frame_cuts_instants_into_utc_days_and_says_what_is_wrong(spark:
     assert known.days == (1_780_272_000_000_000, 1_780_358_400_000_000)
     with pytest.raises(DataError, match="x of arm 'a' holds NaN"):
         collect(source, (Mean(name="x", column="x"),))
-    with pytest.raises(DataError, match="'y' is NULL in 1 rows"):
+    with pytest.raises(DataError, match=r"'y' is NULL in 1 row\."):
         collect(source, (Mean(name="y", column="y"),))
     with pytest.raises(DataError, match="'variant' is string, and a metric needs numbers"):
         collect(source, (Mean(name="v", column="variant"),))
