@@ -8,12 +8,13 @@ from math import isfinite
 
 import msgspec
 
+from analysis.aggregates import Aggregates, Moments
 from analysis.arguments import check_count, check_share
 from analysis.designs import OBRIEN_FLEMING, planned_looks
 from analysis.errors import MetricError
 from analysis.metrics import Declared, Metric, merged_needs
-from analysis.planning import Baseline, minimum_detectable_lift, sample_size
-from analysis.sources.base import Source
+from analysis.planning import WEEK, Baseline, durations, minimum_detectable_lift, sample_size
+from analysis.sources.base import DAY, Source
 
 
 class Needed(msgspec.Struct, frozen=True, kw_only=True):
@@ -24,9 +25,18 @@ class Needed(msgspec.Struct, frozen=True, kw_only=True):
     treatment: int | None
 
 
+class PlannedDuration(msgspec.Struct, frozen=True, kw_only=True):
+    """units: that were first seen in so many days of the history. smallest: the smallest lift that they find."""
+
+    days: int
+    units: int
+    smallest: float | None
+
+
 class PlannedMetric(msgspec.Struct, frozen=True, kw_only=True):
     """value: in the history. deviation: standard deviation per unit, after CUPED. variance_reduction: by CUPED.
-    smallest: the smallest lift that is found with the plan's `units`; None if none is."""
+    smallest: the smallest lift that is found with the plan's `units`; None if none is. durations: by whole weeks, where
+    the history says when each unit was first seen."""
 
     name: str
     value: float
@@ -34,6 +44,7 @@ class PlannedMetric(msgspec.Struct, frozen=True, kw_only=True):
     variance_reduction: float | None
     needed: list[Needed]
     smallest: float | None
+    durations: list[PlannedDuration]
 
 
 class PlannedLook(msgspec.Struct, frozen=True, kw_only=True):
@@ -95,6 +106,7 @@ def plan(
     collected = source.collect(merged_needs(metrics))
     history = collected.aggregates.moments()
     total = history.n if units is None else check_count(units, "units", ge=4)
+    weeks = _weeks(collected.aggregates)
     planned = []
     for metric in metrics:
         assert isinstance(metric, Metric)
@@ -109,6 +121,10 @@ def plan(
                 variance_reduction=1 - baseline.variance / plain.variance if metric.adjusters else None,
                 needed=[_needed(baseline, lift, share, options) for lift in lifts],
                 smallest=minimum_detectable_lift(baseline, total * (1 - share), total * share, **options),
+                durations=[
+                    PlannedDuration(days=d.days, units=d.units, smallest=d.mde)
+                    for d in durations(metric, weeks, treatment_share=share, **options)
+                ],
             )
         )
     return Plan(
@@ -121,6 +137,13 @@ def plan(
         design=design,
         metrics=planned,
     )
+
+
+def _weeks(history: Aggregates) -> dict[int, Moments]:
+    """Moments of the units first seen in the first 7, 14, .. days; a last part of a week is left out."""
+    days = history.days
+    length = (days[-1] - days[0]) // DAY + 1 if days else 0
+    return {end: history.moments(until=days[0] + (end - 1) * DAY) for end in range(WEEK, length + 1, WEEK)}
 
 
 def _needed(baseline: Baseline, lift: float, share: float, options: dict[str, float]) -> Needed:

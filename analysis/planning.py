@@ -190,12 +190,13 @@ def durations(
     treatment_share: float = 0.5,
     alpha: float = 0.05,
     power_wanted: float = 0.8,
+    inflation: float = 1.0,
 ) -> tuple[Duration, ...]:
     """What an experiment of so many days could show, from past traffic.
 
     history: by number of days, the moments of the units first seen in that many days, as the metric would have counted
     them. Longer experiments have more units and, per unit, other values: both are in there. traffic: share of the units
-    that the experiment takes.
+    that the experiment takes. inflation: of a sequential design.
     """
     check_scalar(traffic, "traffic", gt=0, le=1)
     check_share(treatment_share, "treatment_share")
@@ -204,7 +205,12 @@ def durations(
         baseline = Baseline.of(metric, history[days])
         units = history[days].n * traffic
         mde = minimum_detectable_lift(
-            baseline, units * (1 - treatment_share), units * treatment_share, alpha=alpha, power_wanted=power_wanted
+            baseline,
+            units * (1 - treatment_share),
+            units * treatment_share,
+            alpha=alpha,
+            power_wanted=power_wanted,
+            inflation=inflation,
         )
         found.append(Duration(check_count(days, "days"), round(units), baseline, mde))
     return tuple(found)

@@ -138,12 +138,7 @@ def analyze_arms(
         raise ArmError("There is no treatment. Name one arm at least.")
     if resamples:
         check_count(resamples, "resamples", ge=100)
-    tables = frozenset(metric.inputs for metric in declared if isinstance(metric, Metric)) if resamples else frozenset()
-    needs = merged_needs(declared) | Needs(tables=tables)
-    for metric in declared:
-        if (parts := aged(metric, ages)) is not None:
-            needs |= parts.needs
-    collected = source.collect(needs)
+    collected = source.collect(_needs(declared, ages, resampling=resamples > 0))
     if treatments is None:
         treatments = sorted({*collected.aggregates.arms, *(expected_split or {})} - {control})
         if not treatments:
@@ -173,6 +168,17 @@ def analyze_arms(
     ]
     results = corrected([[look.result(metric) for metric in declared] for look in looks])
     return [look.report(declared, found, title) for look, found in zip(looks, results, strict=True)]
+
+
+def _needs(metrics: Sequence[Declared], ages: Sequence[Window], *, resampling: bool) -> Needs:
+    """What the metrics ask for, whole and by age, and the tables of their values if they are to be resampled."""
+    needs = merged_needs(metrics)
+    for metric in metrics:
+        if (parts := aged(metric, ages)) is not None:
+            needs |= parts.needs
+        if resampling and isinstance(metric, Metric):
+            needs |= Needs(tables=frozenset({metric.inputs}))
+    return needs
 
 
 @dataclass(frozen=True)

@@ -307,6 +307,9 @@ def plan(
     covariate: _Covariate = None,
     cap: _Cap = None,
     where: _Where = None,
+    day: Annotated[
+        str | None, typer.Option(help="The column with the day each user was first seen (UTC): how long will it take?")
+    ] = None,
     lift: Annotated[list[str] | None, typer.Option(help="A lift to find: 5%. Default 2%, 5% and 10%.")] = None,
     units: Annotated[
         int | None, typer.Option(help="Users of both arms that could be had; without it, as many as there are.")
@@ -323,12 +326,15 @@ def plan(
     markdown: _Markdown = False,
     as_json: _Json = False,
 ) -> None:
-    """Say how many users an experiment needs, from the users of a time before it, and what it could find."""
+    """Say how many users an experiment needs, from the users of a time before it, and what it could find.
+
+    With --day, also what each number of weeks could find.
+    """
     from analysis.plan import plan as made
     from analysis.render.plan import to_json, to_markdown, to_terminal
 
     declared = MetricOptions(metrics, mean, count, ratio, proportion, None, covariate, cap).declared().metrics
-    source = _source(table, database, of, variant=None, where=options.where(where))
+    source = _source(table, database, of, variant=None, day=day, where=options.where(where))
     lifts = [options.share(text, "--lift") for text in lift or ("2%", "5%", "10%")]
     found = made(
         source, declared, lifts, units=units, alpha=alpha, power=power, share=share, looks=looks, spending=spending

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from analysis.plan import Looks, Plan
+from analysis.plan import Looks, Plan, PlannedDuration
 from analysis.render import words
 
 if TYPE_CHECKING:
@@ -20,6 +20,9 @@ def to_markdown(plan: Plan) -> str:
     head, *rows = _rows(plan)
     lines = [head, ("---",) + ("---:",) * (len(head) - 1), *rows]
     text = f"{summary(plan)}\n\n{_markdown(lines)}\n"
+    if _weeks(plan):
+        head, *rows = _durations(plan)
+        text += f"\n{LASTING}\n\n{_markdown([head, ('---',) + ('---:',) * (len(head) - 1), *rows])}\n"
     if plan.design is not None:
         head, *rows = _looks(plan, plan.design)
         text += f"\n{cost(plan.design)}\n\n{_markdown([head, ('---:',) * len(head), *rows])}\n"
@@ -36,6 +39,8 @@ def to_terminal(plan: Plan) -> "RenderableType":
     from rich.text import Text
 
     parts: list[RenderableType] = [Text(summary(plan)), _table(_rows(plan))]
+    if _weeks(plan):
+        parts += [Text(LASTING), _table(_durations(plan))]
     if plan.design is not None:
         parts += [Text(cost(plan.design)), _table(_looks(plan, plan.design))]
     return Group(*parts)
@@ -61,6 +66,23 @@ def summary(plan: Plan) -> str:
         f"{plan.share:.0%} treated. Units are of both arms together, for "
         + ("one look at the end." if plan.design is None else f"{len(plan.design.looks)} looks, if it runs to the end.")
     )
+
+
+LASTING = "The smallest lift that an experiment finds that takes all who come for the first time in so many days:"
+
+
+def _weeks(plan: Plan) -> list[PlannedDuration]:
+    return plan.metrics[0].durations
+
+
+def _durations(plan: Plan) -> list[tuple[str, ...]]:
+    return [
+        ("Metric", *(f"{week.days} days ({week.units:,})" for week in _weeks(plan))),
+        *(
+            (metric.name, *(words.DASH if d.smallest is None else words.lift(d.smallest) for d in metric.durations))
+            for metric in plan.metrics
+        ),
+    ]
 
 
 def cost(design: Looks) -> str:

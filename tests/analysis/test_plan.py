@@ -1,6 +1,7 @@
 """A plan is what the formulas say about the history, whatever arms it had."""
 
 import io
+from datetime import date, timedelta
 
 import msgspec
 import numpy as np
@@ -66,7 +67,7 @@ def test_every_face_shows_every_metric(found: Plan) -> None:
     for face in (console.file.getvalue(), to_markdown(found)):  # type: ignore[attr-defined]
         for metric in found.metrics:
             assert metric.name in face
-            assert f"{metric.needed[0].control + metric.needed[0].treatment:,}" in face
+            assert f"{(metric.needed[0].control or 0) + (metric.needed[0].treatment or 0):,}" in face
         assert "found with 20,000" in face
     assert msgspec.json.decode(to_json(found), type=Plan) == found
 
@@ -80,6 +81,7 @@ def test_looks_cost_what_the_design_says_and_every_face_shows_their_boundaries(d
     assert often.design.inflation == looks.inflation > 1.1
     assert [look.critical for look in often.design.looks] == [look.critical for look in looks.looks]
     for plain, dearer in zip(once.metrics, often.metrics, strict=True):
+        assert plain.needed[0].control is not None
         assert dearer.needed[0].control == pytest.approx(plain.needed[0].control * looks.inflation, abs=1)
         assert dearer.smallest is not None
         assert plain.smallest is not None
@@ -97,6 +99,27 @@ def test_a_look_at_which_nothing_may_be_spent_has_no_critical_value(data: pd.Dat
     assert found.design is not None
     assert found.design.looks[0].critical is None
     assert "–" in to_markdown(found).splitlines()[-60]
+
+
+def test_weeks_of_history_say_what_an_experiment_of_that_length_could_find(data: pd.DataFrame) -> None:
+    """Units come over 17 days; the third week is not whole, so two are told."""
+    rng = np.random.default_rng(3)
+    dated = data.assign(day=[date(2026, 5, 25) + timedelta(days=int(d)) for d in rng.integers(0, 17, len(data))])
+    found = plan(UserTable(dated, variant=None, day="day"), METRICS, [0.1], share=0.4)
+    for metric, planned in zip(METRICS, found.metrics, strict=True):
+        assert [d.days for d in planned.durations] == [7, 14]
+        for d in planned.durations:
+            first = dated[dated.day < date(2026, 5, 25) + timedelta(days=d.days)]
+            moments = sample_moments(metric.needs, {name: first[name] for name in data})
+            assert d.units == len(first)
+            assert d.smallest is not None
+            chance = power(Baseline.of(metric, moments), d.smallest, 0.6 * d.units, 0.4 * d.units)
+            assert chance == pytest.approx(0.8, abs=1e-6)
+    console = Console(file=io.StringIO(), width=200)
+    console.print(to_terminal(found))
+    for face in (console.file.getvalue(), to_markdown(found)):  # type: ignore[attr-defined]
+        assert f"14 days ({found.metrics[0].durations[1].units:,})" in face
+    assert plan(UserTable(data, variant=None), METRICS, [0.1]).metrics[0].durations == []
 
 
 def test_a_share_that_cannot_rise_so_far_has_no_number_of_units_and_stops_no_other_metric() -> None:

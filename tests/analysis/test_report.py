@@ -260,6 +260,22 @@ def test_until_the_planned_size_only_the_confidence_sequence_decides() -> None:
         analyze(UserTable(data), [GMV], "a", "b", planned_units=0)
 
 
+def test_the_sequences_of_several_goals_are_corrected_for_their_number() -> None:
+    """Each goal alone would ship on its sequence; as one of three it must be surer, by Bonferroni."""
+    rng = np.random.default_rng(8)
+    data = pd.DataFrame({"variant": ["a", "b"] * 2000, "x": rng.normal(10, 1, 4000)})
+    data.loc[data.variant == "b", "x"] += 0.09
+    data["y"], data["z"] = rng.normal(10, 1, 4000), rng.normal(10, 1, 4000)
+    goals = [Mean(name=name, column=name, role="goal") for name in ("x", "y", "z")]
+    alone = analyze(UserTable(data), goals[:1], "a", "b", planned_units=5000)
+    three = analyze(UserTable(data), goals, "a", "b", planned_units=5000)
+    p = alone.metric("x").anytime
+    assert p is not None
+    assert p == three.metric("x").anytime
+    assert 0.05 / 3 < p.p < 0.05
+    assert (alone.decision.verdict, three.decision.verdict) == ("ship", "keep running")
+
+
 def test_an_undecided_goal_says_about_how_many_days_it_still_takes() -> None:
     report = analyze(UserTable(with_days(), day="day"), [GMV], "a", "b", precision=0.04)
     result = report.metric("gmv")

@@ -153,6 +153,7 @@ def test_a_database_that_cannot_be_opened_is_one_sentence(tmp_path: Path) -> Non
 def test_the_documented_experiment_can_be_published(tmp_path: Path) -> None:
     page = (REPOSITORY / "docs" / "experiments.md").read_text()
     (tmp_path / "e.yaml").write_text(page.split("```yaml\n", 1)[1].split("```", 1)[0])
+    assert sagelift("experiment", "layer", "create", "product-page", "--actor", "me", state=tmp_path).returncode == 0
     done = sagelift("experiment", "publish", "e.yaml", "--actor", "me", state=tmp_path)
     assert (done.returncode, done.stdout) == (0, "similar-products version 1\n"), done.stderr
 
