@@ -276,6 +276,7 @@ class Demo:
 
     def _report(self, services: Services) -> tuple[Report, Path]:
         from analysis.metrics import shop_metrics
+        from analysis.novelty import age_windows
         from analysis.render.html import write_html
         from analysis.report import analyze
         from analysis.sources.experiment_tables import ExperimentTables
@@ -283,7 +284,14 @@ class Demo:
         window = timedelta(days=self.config.window_days)
         # The events of four weeks arrived within minutes: how late they are says nothing.
         source = ExperimentTables(services.database, EXPERIMENT, window=window, late_after=None)
-        report = analyze(source, shop_metrics(), control="sum", treatment="itemsage", title="ItemSage against Sum")
+        report = analyze(
+            source,
+            shop_metrics(),
+            control="sum",
+            treatment="itemsage",
+            title="ItemSage against Sum",
+            ages=age_windows(window, window / 7),
+        )
         return report, write_html(report, self.state / "report.html")
 
     def _result(

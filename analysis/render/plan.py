@@ -54,7 +54,7 @@ def _table(lines: list[tuple[str, ...]]) -> "RenderableType":
     head, *rows = lines
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name in head:
-        table.add_column(Text(name), justify="left" if name == "Metric" else "right")
+        table.add_column(Text(name), justify="left" if name == "Metric" else "right", overflow="fold")
     for row in rows:
         table.add_row(*map(Text, row))
     return table

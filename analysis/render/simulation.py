@@ -35,7 +35,7 @@ def to_terminal(simulation: Simulation) -> "RenderableType":
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name in _HEAD:
-        table.add_column(name, justify="left" if name == "Metric" else "right")
+        table.add_column(name, justify="left" if name == "Metric" else "right", overflow="fold")
     for outcome in simulation.outcomes:
         table.add_row(*map(Text, _cells(outcome)), style="bold red" if outcome.doubtful else "")
     return Group(Text(summary(simulation)), table)

@@ -46,7 +46,7 @@ def _segments(report: Report) -> "list[RenderableType]":
     for name in ("Metric", str(report.data.segment)):
         table.add_column(Text(name), overflow="fold")
     for name in (report.control, report.treatment, "Lift", "Interval", "adjusted p"):
-        table.add_column(Text(name), justify="right")
+        table.add_column(Text(name), justify="right", overflow="fold")
     for result in words.in_order(report):
         for part in result.segments:
             table.add_row(
@@ -74,7 +74,7 @@ def _ages(report: Report) -> "list[RenderableType]":
     for name in ("Metric", "Since exposure"):
         table.add_column(name, overflow="fold")
     for name in (report.control, report.treatment, "Lift", "Interval"):
-        table.add_column(Text(name), justify="right")
+        table.add_column(Text(name), justify="right", overflow="fold")
     for result in goals:
         for part in result.ages:
             table.add_row(
@@ -96,7 +96,7 @@ def _table(report: Report) -> "RenderableType":
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("Metric", overflow="fold")
     for name in (report.control, report.treatment, "Lift", f"{1 - report.alpha:.0%} interval", "p"):
-        table.add_column(Text(name), justify="right")
+        table.add_column(Text(name), justify="right", overflow="fold")
     for result in words.in_order(report):
         colour = _COLOURS[words.effect(result, report)]
         marks = ([result.role] if result.role != "secondary" else []) + ["CUPED"] * ("cuped" in result.method)

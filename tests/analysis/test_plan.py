@@ -122,6 +122,13 @@ def test_weeks_of_history_say_what_an_experiment_of_that_length_could_find(data:
     assert plan(UserTable(data, variant=None), METRICS, [0.1]).metrics[0].durations == []
 
 
+def test_a_narrow_window_breaks_numbers_and_never_cuts_them_off(data: pd.DataFrame) -> None:
+    found = plan(UserTable(data, variant=None), METRICS, [0.001, 0.002, 0.005, 0.01], looks=3)
+    console = Console(file=io.StringIO(), width=60)
+    console.print(to_terminal(found))
+    assert "…" not in console.file.getvalue()  # type: ignore[attr-defined]
+
+
 def test_a_share_that_cannot_rise_so_far_has_no_number_of_units_and_stops_no_other_metric() -> None:
     data = pd.DataFrame({"seen": [1] * 95 + [0] * 5, "gmv": np.arange(100.0)})
     metrics = [Proportion(name="reach", column="seen"), Mean(name="gmv", column="gmv")]

@@ -136,6 +136,12 @@ def test_until_the_planned_size_only_what_the_sequence_shows_is_coloured() -> No
     assert peeking.decision.verdict == "keep running"
 
 
+def test_a_narrow_window_breaks_names_and_numbers_and_never_cuts_them_off(filled_shop: Any) -> None:
+    source = ExperimentTables(filled_shop.engine, "ranking", window=timedelta(days=4))
+    ages = age_windows(timedelta(days=4), timedelta(days=2))
+    assert "…" not in plain(analyze(source, shop_metrics(), "control", "treatment", ages=ages), width=50)
+
+
 def test_a_lift_that_cuped_turns_around_says_what_it_was_without() -> None:
     """The row shows the raw values of the arms, which then contradict the lift beside them."""
     rng = np.random.default_rng(1)
