@@ -12,7 +12,7 @@ In the order data passes:
                             `openfeature_provider`
     what is logged          `exposures` -> `events` (rows) -> `sink` (a batch, in one transaction), `engagements`
     beside A/B              `interleaving` (two rankings in one list)
-    privacy                 `privacy` (tokens in place of unit ids)
+    privacy                 `privacy` (tokens in place of unit ids, and their erasure)
 
 The rules of assignment are numbered in docs/assignment-spec.md. Nothing is imported here.
 """

@@ -20,6 +20,8 @@ from experiments.attributes import MAX_RECORDED
 from experiments.decision import Reason
 from experiments.errors import ConfigError
 from experiments.kernel import BUCKETS, HashVersion, unit_bytes
+from experiments.refusals import refused
+from experiments.texts import time_text
 
 CONFIG_SCHEMA: Final = 1
 
@@ -32,6 +34,7 @@ _SALT: Final = re.compile(r"[A-Za-z0-9._/:-]{1,128}")
 _RESERVED_SALTS: Final = ("layer:", "holdout:")
 _ATTRIBUTE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 _KEY_RULE: Final = "begin with a-z or 0-9 and hold at most 64 of a-z 0-9 . _ -"
+_SHARES: Final = ("coverage", "weight", "size", "start", "end")
 
 
 class Arm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -197,7 +200,9 @@ def check_override(config: ExperimentConfig, override: Override, now_us: int) ->
     if isinstance(found := unit_bytes(override.unit), Reason):
         problems.append(f"the unit id is unfit ({found.value})")
     if override.expires_at <= now_us:
-        problems.append(f"expires_at {override.expires_at} is past (it is {now_us}); give a time to come")
+        problems.append(
+            f"expires_at {time_text(override.expires_at)} is past (it is {time_text(now_us)}); give a time to come"
+        )
     if problems:
         raise ConfigError(
             f"override of {ascii(override.unit)[:80]} in experiment {config.key!r}: {'; '.join(problems)}."
@@ -329,11 +334,14 @@ def from_yaml(text: str, *, name: str = "experiment config") -> ExperimentConfig
         node = yaml.compose(text, Loader=yaml.SafeLoader)
         for key, line in _repeated_yaml_keys(node, set()):
             raise ConfigError(f"{name}: line {line}: {key!r} is given twice; give it once.")
-        return msgspec.convert(yaml.safe_load(text), ExperimentConfig)
+        document = yaml.safe_load(text)
+        if document is None:
+            raise ConfigError(f"{name}: it is empty; docs/experiments.md shows an experiment.")
+        return msgspec.convert(document, ExperimentConfig)
     except yaml.YAMLError as error:
         raise ConfigError(f"{name}: not YAML: {' '.join(str(error).split())}.") from error
     except msgspec.ValidationError as error:
-        raise _config_error(name, error) from error
+        raise _config_error(name, error, document) from error
 
 
 def load_yaml(path: Path) -> ExperimentConfig:
@@ -347,10 +355,17 @@ def load_yaml(path: Path) -> ExperimentConfig:
     return from_yaml(text, name=str(path))
 
 
-def _config_error(name: str, error: msgspec.MsgspecError) -> ConfigError:
+def _config_error(name: str, error: msgspec.MsgspecError, document: Any = None) -> ConfigError:
     # A rule broken in __post_init__ arrives wrapped; its own message is already a sentence.
-    cause = error.__cause__
-    return ConfigError(f"{name}: {cause if isinstance(cause, ConfigError) else f'{error}.'}")
+    if isinstance(cause := error.__cause__, ConfigError):
+        return ConfigError(f"{name}: {cause}")
+    place, value, rule = refused(document, str(error))
+    found = f"{place} is {value!r}: " if value is not None else f"{place}: " if place else ""
+    is_share = isinstance(value, float) and place.rpartition(".")[2] in _SHARES
+    remedy = (
+        "shares are whole 1/10,000, 5000 is half" if is_share else "`sagelift experiment schema` prints what may stand"
+    )
+    return ConfigError(f"{name}: {found}{rule[:1].lower()}{rule[1:]}; {remedy}.")
 
 
 def _repeated_yaml_keys(node: Any, seen: set[int]) -> Iterator[tuple[Hashable, int]]:

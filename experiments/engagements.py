@@ -3,10 +3,10 @@
 An order names no query; it is credited to the unit's last click on the same product before it.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
-from sqlalchemy import Engine, Select, func, literal, select, union_all
+from sqlalchemy import ColumnElement, Engine, Select, and_, func, literal, select, true, union_all
 
 from experiments.tables import engagement, order_event
 
@@ -21,23 +21,34 @@ class EngagementCount(msgspec.Struct, frozen=True):
     count: int
 
 
-def engagement_counts(engine: Engine) -> list[EngagementCount]:
-    """All engagements with a surface and a query, counted, in a fixed order. No user-level row leaves the database."""
-    counted = union_all(_engagements(), _checkouts()).subquery()
+def engagement_counts(engine: Engine, until_us: int | None = None) -> list[EngagementCount]:
+    """All engagements with a surface and a query, counted, in a fixed order. No user-level row leaves the database.
+
+    until_us: microseconds since the Unix epoch, UTC: only what had happened and had arrived by then. None: all.
+    """
+    counted = union_all(_engagements(until_us), _checkouts(until_us)).subquery()
     keys = (counted.c.surface, counted.c.query, counted.c.product_id, counted.c.action)
     statement = select(*keys, func.count()).group_by(*keys).order_by(*keys)
     with engine.connect() as connection:
         return [EngagementCount(*row) for row in connection.execute(statement)]
 
 
-def _engagements() -> Select[tuple[str, str, str, str]]:
+def _known(table: Any, until_us: int | None) -> ColumnElement[bool]:
+    """Whether a row of `table` (its columns) had happened and had arrived."""
+    return true() if until_us is None else and_(table.event_time <= until_us, table.ingested_at <= until_us)
+
+
+def _engagements(until_us: int | None) -> Select[tuple[str, str, str, str]]:
     table = engagement.c
     return select(table.surface, table.query, table.product_id, table.kind.label("action")).where(
-        table.kind.in_(("click", "save", "add_to_cart")), table.surface.is_not(None), table.query.is_not(None)
+        table.kind.in_(("click", "save", "add_to_cart")),
+        table.surface.is_not(None),
+        table.query.is_not(None),
+        _known(table, until_us),
     )
 
 
-def _checkouts() -> Select[tuple[str, str, str, str]]:
+def _checkouts(until_us: int | None) -> Select[tuple[str, str, str, str]]:
     order, click = order_event.c, engagement.alias("click").c
     last = (
         select(click.event_id)
@@ -46,6 +57,7 @@ def _checkouts() -> Select[tuple[str, str, str, str]]:
             click.unit_id == order.unit_id,
             click.product_id == order.product_id,
             click.event_time <= order.event_time,
+            _known(click, until_us),
         )
         .order_by(click.event_time.desc(), click.event_id)
         .limit(1)
@@ -57,5 +69,10 @@ def _checkouts() -> Select[tuple[str, str, str, str]]:
         select(source.c.surface, source.c.query, source.c.product_id, literal("checkout").label("action"))
         .select_from(order_event)
         .join(source, source.c.event_id == last)
-        .where(order.kind == "placed", source.c.surface.is_not(None), source.c.query.is_not(None))
+        .where(
+            order.kind == "placed",
+            source.c.surface.is_not(None),
+            source.c.query.is_not(None),
+            _known(order, until_us),
+        )
     )

@@ -7,6 +7,7 @@
     ├── TransitionError(ValueError)          a change of state that the life cycle does not know
     ├── ScheduleError(ValueError)            a command for later that cannot be kept
     ├── UnknownKeyError(LookupError)         no API key of that id that is still good
+    ├── UserError(ValueError)                a user's id that none can have, or that would be kept where it must not
     └── SchemaError(RuntimeError)            a database whose tables are missing or of another schema version
 
 Assignment raises none of them: in the hot path an error is a value, `Decision.reason`.
@@ -39,6 +40,10 @@ class ScheduleError(ExperimentsError, ValueError):
 
 class UnknownKeyError(ExperimentsError, LookupError):
     """No API key of that id that is still good."""
+
+
+class UserError(ExperimentsError, ValueError):
+    """A user's id that none can have, or that would be kept where it must not."""
 
 
 class SchemaError(ExperimentsError, RuntimeError):

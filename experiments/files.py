@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import msgspec
+import yaml
 
 from experiments import lifecycle
 from experiments.config import ExperimentConfig, load_yaml
@@ -52,6 +53,13 @@ def json_schema() -> dict[str, Any]:
         "title": "An experiment of Sagelift",
         **schema,
     }
+
+
+def to_yaml(config: ExperimentConfig) -> str:
+    """A config as a file of its own, without the fields that are empty. `load_yaml` reads the same config from it."""
+    fields = msgspec.to_builtins(config)
+    given = {name: value for name, value in fields.items() if value not in ("", [], (), None)}
+    return str(yaml.safe_dump(given, sort_keys=False, allow_unicode=True, width=120))
 
 
 def experiment_files(paths: Iterable[Path]) -> list[Path]:

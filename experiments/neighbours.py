@@ -24,7 +24,7 @@ def _prerequisite_problems(config: ExperimentConfig, known: Mapping[str, Experim
     for prerequisite in config.prerequisites:
         other = known.get(prerequisite.experiment)
         if other is None:
-            yield f"its prerequisite {prerequisite.experiment!r} is not there; publish that one first"
+            yield f"its prerequisite {prerequisite.experiment!r} does not run; publish and start that one first"
             continue
         arms = [arm.key for arm in other.arms]
         for arm in prerequisite.arms:

@@ -89,7 +89,7 @@ def last(connection: Connection, key: str) -> Transition:
     table = tables.transition
     query = select(table).where(table.c.experiment == key).order_by(table.c.sequence.desc()).limit(1)
     if (row := connection.execute(query).mappings().first()) is None:
-        raise UnknownExperimentError(f"there is no experiment {key!r}; create it first.")
+        raise UnknownExperimentError(f"there is no experiment {key!r}; publish a config of that key first.")
     return _transition(row)
 
 

@@ -19,7 +19,7 @@ from experiments.lifecycle import Action, Outcome
 from experiments.metrics import MetricDefinition
 from experiments.neighbours import check_beside, find_circle
 from experiments.records import Scheduled, Transition
-from experiments.texts import text_fault
+from experiments.texts import text_fault, time_text
 
 
 class Registry:
@@ -176,10 +176,12 @@ class Registry:
             raise ScheduleError(f"experiment {key!r} is {state}; nothing is left to schedule.")
         if at <= self._now:
             raise ScheduleError(
-                f"{action} of {key!r} at {at} lies in the past (now is {self._now}); give a later time."
+                f"{action} of {key!r} at {time_text(at)} lies in the past (it is {time_text(self._now)}); "
+                "give a later time."
             )
         if (action == "ramp") != (coverage is not None):
-            raise ScheduleError(f"{action} of {key!r}: a ramp has a coverage, and nothing else has; got {coverage}.")
+            wanted = "give one, in 1/10,000" if coverage is None else f"leave out {coverage}"
+            raise ScheduleError(f"{action} of {key!r}: a ramp has a coverage, and nothing else has; {wanted}.")
         if coverage is not None and not 0 < coverage <= 10_000:
             raise ScheduleError(f"ramp of {key!r} to {coverage}: a coverage is 1 to 10000 (10000 is everyone).")
         values = {"experiment": key, "action": action, "at": at, "coverage": coverage}

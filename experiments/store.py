@@ -150,8 +150,16 @@ class ExperimentStore:
         with self._registry(actor, reason) as registry:
             return registry.move(key, state, outcome, evidence)
 
+    def submit(self, key: str, *, actor: str, reason: str) -> Transition:
+        """Asks for a review of what was published. Raises as `transition`."""
+        return self.transition(key, "in_review", actor=actor, reason=reason)
+
+    def revise(self, key: str, *, actor: str, reason: str) -> Transition:
+        """Takes it back from review. Raises as `transition`."""
+        return self.transition(key, "draft", actor=actor, reason=reason)
+
     def start(self, key: str, *, actor: str, reason: str) -> Transition:
-        """Runs a draft, or what was paused. Raises as `transition`."""
+        """Runs a draft, what is in review, or what was paused. Raises as `transition`."""
         return self.transition(key, "running", actor=actor, reason=reason)
 
     def pause(self, key: str, *, actor: str, reason: str) -> Transition:
@@ -165,6 +173,10 @@ class ExperimentStore:
     def decide(self, key: str, outcome: Outcome, *, actor: str, reason: str) -> Transition:
         """Closes what was stopped. Raises as `transition`."""
         return self.transition(key, "decided", actor=actor, reason=reason, outcome=outcome)
+
+    def archive(self, key: str, *, actor: str, reason: str) -> Transition:
+        """Puts away a draft, or what is decided. Raises as `transition`."""
+        return self.transition(key, "archived", actor=actor, reason=reason)
 
     # --- what experiments share ---
 

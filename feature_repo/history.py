@@ -25,7 +25,7 @@ from feature_repo.errors import HistoryError
 _TIME: Final = pa.timestamp("us", tz="UTC")
 _GUARD: Final = [("version", pa.int64()), ("deleted", pa.bool_())]
 _PARTIAL: Final = ".partial"  # suffix of a part that is being written: `*.parquet` does not match it
-_COMPACT_BATCH_ROWS: Final = 8192
+GROUP_ROWS: Final = 8192  # of a row group: whoever wants a few rows, or little memory, need not read a large part whole
 
 
 def schema(features: dict[str, Any], key: str = "product_id") -> Any:
@@ -116,7 +116,7 @@ class History:
 
     def _stream(self, parts: list[Path]) -> Iterator[Any]:
         for part in parts:
-            for batch in pq.ParquetFile(part).iter_batches(_COMPACT_BATCH_ROWS):
+            for batch in pq.ParquetFile(part).iter_batches(GROUP_ROWS):
                 yield as_schema(pa.Table.from_batches([batch]), self.schema)
 
     def _read_part(self, part: Path, names: list[str]) -> Any:
@@ -142,7 +142,7 @@ class History:
                 with open(aside, "wb") as file:
                     with pq.ParquetWriter(file, self.schema, compression="zstd", use_dictionary=False) as writer:
                         for table in tables:
-                            writer.write_table(table)
+                            writer.write_table(table, row_group_size=GROUP_ROWS)
                     file.flush()
                     os.fsync(file.fileno())
                 part = aside.rename(self.folder / name)

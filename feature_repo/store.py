@@ -20,6 +20,7 @@ from typing import Any, Final, Self
 from feast import FeatureStore
 
 from feature_repo import definitions, history, recent, repository, rows, views
+from feature_repo.as_of import known_rows
 from feature_repo.definitions import (
     FIXED_VIEWS,
     IMAGES_VIEW,
@@ -32,7 +33,8 @@ from feature_repo.definitions import (
 from feature_repo.errors import InvalidFeatureError, StoreBusyError, StoreStateError, UnknownModelVersionError
 from feature_repo.recent import Engagement, UserRecent
 from feature_repo.rows import Deletion, EmbeddingState, OfferRow, ProductEmbedding, ProductFeatures
-from feature_repo.stores.base import GuardedOnlineStore, OnlineRow, payload_columns
+from feature_repo.shards import ShardJob
+from feature_repo.stores.base import GuardedOnlineStore, OnlineRow, microseconds, payload_columns
 from feature_repo.values import decode_key, decode_string, encode_key
 
 ALL_VIEWS: Final = ("text", "images", "offer")
@@ -156,6 +158,22 @@ class ProductFeatureStore:
             products = [product for product in self.read_features(page).values() if not product.deleted]
             if products:
                 yield products
+
+    def rows_as_of(self, view_name: str, at: datetime, columns: Sequence[str]) -> Iterator[Any]:
+        """The live rows of a view as known at a moment, from its history: Arrow tables of these columns, in bounded
+        memory. `at` is aware. Products that were deleted by then have none. Compaction waits until all are read.
+
+        Raises:
+            InvalidFeatureError: `at` has no zone.
+            HistoryError: a part cannot be read.
+        """
+        if at.utcoffset() is None:
+            raise InvalidFeatureError(f"The moment {at.isoformat()} has no time zone: add one, such as Z for UTC.")
+        past, view = self.history(view_name), self._view(view_name)
+        job = ShardJob(self._config, view, past.schema, equal=False, batch_rows=history.GROUP_ROWS, online=self._online)
+        with repository.compaction_lock(self.home):
+            for shard in known_rows(past.parts(), job.key, microseconds(at), history.GROUP_ROWS):
+                yield job.read(shard, columns)
 
     # Embeddings.
 

@@ -12,10 +12,10 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -116,9 +116,15 @@ def train(
 
 
 def prepare_run(
-    run: Path, products: Sequence[ProductInput], engagements: Sequence[Engagement], config: TrainConfig
+    run: Path,
+    products: Sequence[ProductInput],
+    engagements: Sequence[Engagement],
+    config: TrainConfig,
+    about: Mapping[str, Any] | None = None,
 ) -> None:
     """Write `RUN.partial` with the training set and the configuration, for `continue_run`.
+
+    about: where the training set comes from, kept with it as `data/about.json`.
 
     Raises:
         InputError: as `train`.
@@ -135,6 +141,8 @@ def prepare_run(
         data.packed.save(aside / "data")
         data.pairs.save(aside / "data")
         data.tokenizer.save(aside / "tokenizer.json")
+        if about is not None:
+            write_json(aside / "data" / "about.json", about)
         write_json(aside / "config.json", config)
         aside.rename(work)
     except OSError as error:

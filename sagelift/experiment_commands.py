@@ -5,26 +5,28 @@ The steps of the life cycle have the names that they have in Python (`Experiment
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
 from sagelift.console import AsJson, current_settings, print_json, say
+from sagelift.key_commands import key_app
 from sagelift.layer_metric_commands import experiment_store as _store
 from sagelift.layer_metric_commands import layer_app, metric_app
+from sagelift.times import moment, time_text
+from sagelift.unit_commands import unit_app
 
 if TYPE_CHECKING:
     from experiments.lifecycle import Action, Outcome
-    from experiments.roles import Role
     from experiments.store import ExperimentStore
 
 app = typer.Typer(help="Experiments: files, life cycle, schedule, guardrails, API keys.", no_args_is_help=True)
-key_app = typer.Typer(help="Keys of the REST interface.", no_args_is_help=True)
 app.add_typer(key_app, name="key")
 app.add_typer(layer_app, name="layer")
 app.add_typer(metric_app, name="metric")
+app.add_typer(unit_app, name="unit")
 
 Key = Annotated[str, typer.Argument(help="The experiment's key.")]
 Actor = Annotated[str, typer.Option(help="Who does this.", envvar="USER")]
@@ -32,7 +34,6 @@ Reason = Annotated[str, typer.Option(help="Why.")]
 _File = Annotated[Path, typer.Argument(help="The experiment as YAML.")]
 _Paths = Annotated[list[Path], typer.Argument(help="YAML files, or folders of them.")]
 _Coverage = Annotated[int, typer.Argument(min=0, max=10_000, help="The enrolled share, in 1/10,000.")]
-_EPOCH = datetime.fromtimestamp(0, UTC)
 
 
 # ------------------------------------------------------------------------------------------------------------ files
@@ -189,18 +190,65 @@ def hold(key: Key, actor: Actor, reason: Reason) -> None:
     typer.echo(f"{key} version {version}")
 
 
+@app.command()
+def override(
+    key: Key,
+    unit: Annotated[str, typer.Argument(help="The unit's id.")],
+    arm: Annotated[str, typer.Argument(help="The arm that it gets.")],
+    actor: Actor,
+    reason: Reason,
+    until: Annotated[str, typer.Option(help="2026-05-04T12:30Z, or 2026-05-04T14:30+02:00.")],
+) -> None:
+    """Force an arm upon one unit until a time, for a test by hand; it is in no analysis. No command lists them."""
+    from experiments.config import Override
+
+    end = moment(until, "--until")
+    with _store() as store:
+        store.force_arm(key, Override(unit, arm, end), actor=actor, reason=reason)
+    typer.echo(f"{key} serves {arm} until {time_text(end)}")
+
+
+@app.command("clear-override")
+def clear_override(
+    key: Key, unit: Annotated[str, typer.Argument(help="The unit's id.")], actor: Actor, reason: Reason
+) -> None:
+    """Force no arm upon a unit any more."""
+    with _store() as store:
+        cleared = store.clear_arm(key, unit, actor=actor, reason=reason)
+    typer.echo("cleared" if cleared else "no arm was forced")
+
+
 @app.command("list")
 def list_experiments(as_json: AsJson = False) -> None:
-    """List the experiments that services know of."""
+    """List all experiments and where each stands."""
     with _store() as store:
-        found = [
-            {"key": e.config.key, "state": e.state, "version": e.version, "arms": [a.key for a in e.config.arms]}
-            for e in store.load()
-        ]
+        known = store.experiments()
+        arms = {e.config.key: [arm.key for arm in e.config.arms] for e in store.load()}
+    found = [
+        {"key": e.key, "state": e.state, "version": e.version, "phase": e.phase, "arms": arms.get(e.key, [])}
+        for e in known
+    ]
     if as_json:
         return print_json(found)
     for row in found:
-        typer.echo("{key:<32} {state:<9} version {version}  arms {arms}".format(**row))
+        told = f"{row['key']:<32} {row['state']:<9} version {row['version'] or '-'}"
+        typer.echo(told + (f"  arms {', '.join(arms[row['key']])}" if row["key"] in arms else ""))
+
+
+@app.command()
+def show(
+    key: Key,
+    version: Annotated[int | None, typer.Option(min=1, help="Of that number; without it, the latest.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print a published config as YAML, such as one that was ramped since, for the file that the team reviews."""
+    from experiments.files import to_yaml
+
+    with _store() as store:
+        found = store.version(key, version)
+    if as_json:
+        return print_json(found)
+    typer.echo(to_yaml(found.config), nl=False)
 
 
 @app.command()
@@ -211,12 +259,14 @@ def history(key: Key, as_json: AsJson = False) -> None:
     if as_json:
         return print_json(rows)
     for row in rows:
-        typer.echo(f"{_time(row.at)}  {row.state:<9} version {row.version or '-'}  {row.actor}: {row.reason}")
+        typer.echo(f"{time_text(row.at)}  {row.state:<9} version {row.version or '-'}  {row.actor}: {row.reason}")
 
 
 @app.command()
 def audit(
-    subject: Annotated[str | None, typer.Option(help="An experiment's key, or an API key's id.")] = None,
+    subject: Annotated[
+        str | None, typer.Option(help="An experiment's key, an API key's id, or unit_token: erasures.")
+    ] = None,
     limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 50,
     as_json: AsJson = False,
 ) -> None:
@@ -226,7 +276,9 @@ def audit(
     if as_json:
         return print_json(rows)
     for row in rows:
-        typer.echo(f"{_time(row.at)}  {row.action:<10} {row.subject:<32} {row.actor}: {row.reason}  {row.detail or ''}")
+        typer.echo(
+            f"{time_text(row.at)}  {row.action:<10} {row.subject:<32} {row.actor}: {row.reason}  {row.detail or ''}"
+        )
 
 
 # --------------------------------------------------------------------------------------------- schedule, guardrails
@@ -251,16 +303,18 @@ def schedule(
         if key is not None and action is not None:
             if action not in get_args(Action):
                 raise typer.BadParameter(f"{action!r} is none of {', '.join(get_args(Action))}")
-            when = _moment(at)
+            when = moment(at)
             made = store.schedule(key, cast("Action", action), when, coverage=coverage, actor=actor, reason=reason)
-            typer.echo(f"{made}: {action} of {key} at {_time(when)}")
+            typer.echo(f"{made}: {action} of {key} at {time_text(when)}")
             return
         rows = store.scheduled(key)
     if as_json:
         return print_json(rows)
     for row in rows:
         what = f"{row.action} {row.coverage}" if row.coverage is not None else row.action
-        typer.echo(f"{row.id:>5} {_time(row.at)}  {row.experiment:<32} {what:<12} {row.result or 'waits'} {row.detail}")
+        typer.echo(
+            f"{row.id:>5} {time_text(row.at)}  {row.experiment:<32} {what:<12} {row.result or 'waits'} {row.detail}"
+        )
 
 
 @app.command()
@@ -362,52 +416,7 @@ def _guard(
     return found
 
 
-# ------------------------------------------------------------------------------------------------------ keys, schema
-
-
-@key_app.command("create")
-def key_create(
-    name: Annotated[str, typer.Argument(help="Who will use it; it stands in the audit log.")],
-    actor: Actor,
-    role: Annotated[str, typer.Option(help="read, assign, edit or admin.")] = "assign",
-    reason: Reason = "",
-) -> None:
-    """Make a key and print it, this once: the database keeps its hash."""
-    from experiments.keys import ApiKeys
-
-    with _store() as store:
-        key, text = ApiKeys(store.engine).create(name, cast("Role", role), actor=actor, reason=reason)
-    say(f"key {key.id} for {name!r}, role {role}; it is shown this once:")
-    typer.echo(text)
-
-
-@key_app.command("revoke")
-def key_revoke(
-    id: Annotated[str, typer.Argument(help="As `sagelift experiment key list` prints it.")],
-    actor: Actor,
-    reason: Reason = "",
-) -> None:
-    """End a key, for good."""
-    from experiments.keys import ApiKeys
-
-    with _store() as store:
-        ApiKeys(store.engine).revoke(id, actor=actor, reason=reason)
-    typer.echo(f"{id} is revoked")
-
-
-@key_app.command("list")
-def key_list(as_json: AsJson = False) -> None:
-    """List the keys, the revoked ones too."""
-    from experiments.keys import ApiKeys
-
-    with _store() as store:
-        keys = ApiKeys(store.engine).all()
-    if as_json:
-        shown = ("id", "name", "role", "created_at", "created_by", "revoked_at")
-        return print_json([{name: getattr(key, name) for name in shown} for key in keys])
-    for key in keys:
-        end = f"revoked {_time(key.revoked_at)}" if key.revoked_at else "in use"
-        typer.echo(f"{key.id}  {key.role:<7} {key.name:<32} made {_time(key.created_at)}  {end}")
+# ------------------------------------------------------------------------------------------------------------ schema
 
 
 @app.command()
@@ -446,18 +455,3 @@ def _outcome(text: str) -> Outcome:
     if text not in get_args(Outcome):
         raise typer.BadParameter(f"{text!r} is none of {', '.join(get_args(Outcome))}")
     return cast("Outcome", text)
-
-
-def _moment(text: str | None) -> int:
-    """Microseconds UTC of a time that names its zone."""
-    try:
-        at: datetime | None = datetime.fromisoformat(text or "")
-    except ValueError:
-        at = None
-    if at is None or at.tzinfo is None:
-        raise typer.BadParameter(f"{text!r} must look like 2026-05-04T12:30Z, with its time zone.", param_hint="--at")
-    return (at - _EPOCH) // timedelta(microseconds=1)
-
-
-def _time(at: int | None) -> str:
-    return "-" if at is None else (_EPOCH + timedelta(microseconds=at)).isoformat(timespec="seconds")

@@ -31,7 +31,7 @@ def features_materialize(
     Killed at any moment, the same call goes on where it stopped. Exit code 0: done, and both sides are equal; 1: they
     differ; 3: a view could not be done; 4: another run is at one of the views.
     """
-    first, last = _moment(since), _moment(until)
+    first, last = moment(since), moment(until)
 
     from feature_repo.materialize import Progress, materialize
     from sagelift.progress import Stages
@@ -84,13 +84,14 @@ def _told(view: ViewSummary) -> str:
     return f"{told}; {view.rows_per_s:,.0f} rows/s; {found.equal:,} equal, {found.fresher:,} fresher online"
 
 
-def _moment(text: str | None) -> datetime | None:
+def moment(text: str | None) -> datetime | None:
+    """The time that an option gives, with its zone; wrong ones are refused by name."""
     if text is None:
         return None
     try:
-        moment = datetime.fromisoformat(text)
+        found = datetime.fromisoformat(text)
     except ValueError:
         raise typer.BadParameter(f"{text!r} is no time: write it as 2026-03-01T12:00:00Z") from None
-    if moment.utcoffset() is None:
+    if found.utcoffset() is None:
         raise typer.BadParameter(f"{text!r} has no time zone: add one, such as Z for UTC")
-    return moment
+    return found

@@ -10,6 +10,7 @@ import typer
 
 from sagelift import evidence_commands
 from sagelift.console import AsJson, current_settings, print_json, say
+from sagelift.materialize_command import moment
 from sagelift.shard_engines import EngineName, EngineOption, MasterOption, embedding_elsewhere
 
 if TYPE_CHECKING:
@@ -42,6 +43,10 @@ def train(
         int | None, typer.Option(min=0, help="Of everything random, instead of the configuration's.")
     ] = None,
     device: Annotated[Device, typer.Option(help="Where to train; auto: on CUDA where there is one.")] = Device.AUTO,
+    as_of: Annotated[
+        str | None,
+        typer.Option(help="Train on what was known at a time, such as 2026-03-01T12:00:00Z; without it, now."),
+    ] = None,
     resume: Annotated[str | None, typer.Option(help="A run that was broken off, by name or folder.")] = None,
     prepare_only: Annotated[
         bool, typer.Option("--prepare-only", help="Write the training set and print how to train it on several GPUs.")
@@ -49,14 +54,16 @@ def train(
     as_json: AsJson = False,
 ) -> None:
     """Train ItemSage on the feature store's products and the event store's engagements."""
-    if resume is not None and (config is not None or steps is not None or seed is not None or prepare_only):
+    if resume is not None and ((config, steps, seed, as_of) != (None, None, None, None) or prepare_only):
         raise typer.BadParameter(
-            "--resume goes on with the run's own configuration; leave out --config, --steps, --seed and --prepare-only"
+            "--resume goes on with the run's own configuration and data; leave out --config, --steps, --seed, --as-of "
+            "and --prepare-only"
         )
+    at = moment(as_of)
     from inference.train import choose_device, continue_run
     from sagelift.progress import Stages
     from sagelift.services import Services
-    from sagelift.training import find_unfinished, prepare_training
+    from sagelift.training import data_as_of, find_unfinished, prepare_training
 
     where = choose_device(device.value)
     chosen = _configuration(config, steps, seed)
@@ -66,7 +73,7 @@ def train(
         else:
             if not prepare_only:
                 _tell_unfinished(services)
-            run = prepare_training(services, chosen)
+            run = prepare_training(services, chosen, at)
     if prepare_only:
         return _print_command(run, as_json)
     if not run.exists():
@@ -74,7 +81,7 @@ def train(
     with Stages().stage("train", f"Training on {where.type}") as stage:
         trained = continue_run(run, lambda name, done, total: stage.update(done, total, name), device=where)
     if as_json:
-        return print_json({"run": str(run), "result": trained.result})
+        return print_json({"run": str(run), "as_of": data_as_of(run), "result": trained.result})
     typer.echo(f"run {run}")
     typer.echo(f"losses {run / 'loss.svg'}")
     _print_recall(10, trained.config.model, trained.result.itemsage, trained.result.sum)

@@ -14,14 +14,17 @@ import typer
 from sagelift.console import current_settings, say
 
 if TYPE_CHECKING:
+    from experiments.client import Assigner
     from experiments.events import EventRow
     from experiments.keys import KeyRing
+    from experiments.privacy import Tokens
+    from experiments.refresh import Refresher
     from experiments.store import ExperimentStore
     from sagelift.services import Services
 
 app = typer.Typer(help="Interfaces over HTTP.", no_args_is_help=True)
 
-KEYS_REFRESH_S = 5.0  # how long a key that was revoked elsewhere may still be used
+KEYS_REFRESH_S = 5.0  # how long a key that was revoked elsewhere may be used where that was not heard
 log = logging.getLogger(__name__)
 
 
@@ -52,10 +55,12 @@ def experiments(
     from experiments.rest.app import create_app
     from experiments.rest.limits import Limits
     from sagelift.services import Services
+    from sagelift.unit_commands import unit_tokens
 
     if exposures not in ("kafka", "database", "off"):
         raise typer.BadParameter(f"{exposures!r} is none of kafka, database, off", param_hint="--exposures")
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    logging.getLogger("alembic").setLevel(logging.WARNING)  # a new database takes ten lines to be made
     with Services(current_settings()) as services, ExitStack() as stack:
         store = services.experiments
         logger = None
@@ -64,14 +69,15 @@ def experiments(
         elif exposures == "database":
             logger = ExposureLogger(_to_database(store))
         assigner = Assigner(store.load, logger, cache=services.settings.state / "experiments.json")
+        tokens = unit_tokens(services.settings, store.engine)
         ring = KeyRing(ApiKeys(store.engine).all)
         keys = Refresher(lambda: _refresh(ring), KEYS_REFRESH_S)
         assigner.start()
-        listener = ChangeListener(store.engine, assigner.wake)
+        listener = ChangeListener(store.engine, lambda: _changed(assigner, keys, tokens))
         keys.loaded.wait(KEYS_REFRESH_S)
         limits = Limits(rate=rate, burst=max(1, round(2 * rate)))
         config = uvicorn.Config(
-            create_app(store, assigner, ring, limits=limits),
+            create_app(store, assigner, ring, tokens=tokens, limits=limits),
             host=host,
             port=port,
             log_level="warning",
@@ -87,6 +93,13 @@ def experiments(
             assigner.close()
             if logger is not None and (unsent := logger.close()):
                 say(f"{unsent} exposures could not be sent")
+
+
+def _changed(assigner: Assigner, keys: Refresher, tokens: Tokens | None) -> None:
+    assigner.wake()
+    keys.wake()
+    if tokens is not None:
+        tokens.forget()  # another process may have erased a user
 
 
 def _refresh(ring: KeyRing) -> bool:

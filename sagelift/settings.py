@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import ssl
+import string
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_origin
@@ -238,6 +239,21 @@ class ExperimentSettings(_Section):
     database_url: SecretStr = Field(
         SecretStr(""), description="SQLAlchemy URL of the experiment database; empty: SQLite in the state folder"
     )
+    token_key: SecretStr = Field(
+        SecretStr(""),
+        description="secret from which unit tokens are made, the same in every service: 64 hexadecimal digits or more; "
+        "empty: no tokens",
+    )
+
+    @field_validator("token_key")
+    @classmethod
+    def _hexadecimal(cls, key: SecretStr) -> SecretStr:
+        text = key.get_secret_value()
+        if text and (len(text) < 64 or len(text) % 2 or not set(text) <= set(string.hexdigits)):
+            raise ValueError(
+                "it must be 64 hexadecimal digits or more, an even number; `openssl rand -hex 32` makes some"
+            )
+        return key
 
 
 class ImageSettings(_Section):

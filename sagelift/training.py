@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from experiments.engagements import engagement_counts
 from inference.dataset import Engagement
-from inference.errors import ArtifactError
-from inference.inputs import ProductInput
+from inference.errors import ArtifactError, InputError
+from inference.inputs import TEXT_FIELDS, ProductInput
 from inference.repository import Release, export_release
 from inference.train import (
     OnProgress,
@@ -29,30 +30,78 @@ from streaming.reembed import Elsewhere
 from streaming.release import Released, make_live, release_model
 from streaming.release_check import ReleaseCheck
 
-
-def read_products(services: Services) -> list[ProductInput]:
-    """All live products as the model takes them."""
-    return [ProductInput(p.id, p.text, p.image_vectors) for part in services.features.scan_features() for p in part]
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-def read_engagements(services: Services) -> list[Engagement]:
-    """The engagement log. On the user surface the query is the interest's product: an image query."""
+def read_products(services: Services, as_of: datetime) -> list[ProductInput]:
+    """The products that were live at a moment, as known then, in the order of their ids.
+
+    From the history, whose rows never change: the same moment gives the same products, however often it is asked.
+
+    Raises:
+        HistoryError: a part of the history cannot be read.
+    """
+    from feature_repo.as_of import matrices
+    from feature_repo.definitions import IMAGES_VIEW, JOIN_KEY, TEXT_VIEW
+
+    store = services.features
+    texts: dict[str, dict[str, str]] = {}
+    for table in store.rows_as_of(TEXT_VIEW, as_of, [JOIN_KEY, *TEXT_FIELDS]):
+        columns = (table[name].fill_null("").to_pylist() for name in TEXT_FIELDS)
+        for product_id, *values in zip(table[JOIN_KEY].to_pylist(), *columns, strict=True):
+            texts[product_id] = dict(zip(TEXT_FIELDS, values, strict=True))
+    found = []
+    for table in store.rows_as_of(IMAGES_VIEW, as_of, [JOIN_KEY, "vectors"]):
+        for product_id, images in zip(table[JOIN_KEY].to_pylist(), matrices(table["vectors"]), strict=True):
+            if product_id in texts:  # else a write that was cut short: it comes again
+                found.append(ProductInput(product_id, texts[product_id], images))
+    return sorted(found, key=lambda product: product.id)
+
+
+def read_engagements(services: Services, as_of: datetime) -> list[Engagement]:
+    """The engagement log as known at a moment.
+
+    On the user surface the query is the interest's product: an image query.
+    """
+    until_us = (as_of - _EPOCH) // timedelta(microseconds=1)
     return [
         Engagement("search" if e.surface == "search" else "image", e.query, e.product_id, e.action, e.count)
-        for e in engagement_counts(services.experiments.engine)
+        for e in engagement_counts(services.experiments.engine, until_us)
     ]
 
 
-def prepare_training(services: Services, config: TrainConfig) -> Path:
+def prepare_training(services: Services, config: TrainConfig, as_of: datetime | None = None) -> Path:
     """Write the installation's training set for a new run; `inference.train.continue_run` trains it.
 
+    as_of: what was known at that moment, with a time zone; None: now. The run keeps it in `data/about.json`.
+
     Raises:
-        InputError: nothing to train on.
+        InputError: nothing to train on, a moment without a zone or still to come.
+        HistoryError: a part of the history cannot be read.
         ArtifactError: the disk refuses.
     """
-    run = runs_folder(services) / datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
-    prepare_run(run, read_products(services), read_engagements(services), config)
+    now = datetime.now(UTC)
+    if as_of is not None and as_of.utcoffset() is None:
+        raise InputError(f"the moment {as_of.isoformat()} has no time zone: add one, such as Z for UTC")
+    at = (as_of or now).astimezone(UTC)
+    if at > now:
+        raise InputError(f"the moment {at.isoformat()} is still to come: what will be known then cannot be trained on")
+    products = read_products(services, at)
+    if not products and as_of is not None:
+        raise InputError(f"no product was known at {at.isoformat()}: choose a later moment")
+    run = runs_folder(services) / now.strftime("%Y%m%dT%H%M%S.%fZ")
+    about = {"as_of": at.isoformat(), "products": len(products)}
+    prepare_run(run, products, read_engagements(services, at), config, about)
     return run
+
+
+def data_as_of(run: Path) -> str | None:
+    """The moment of a run's training set, in ISO 8601; None for a run that was not made from an installation's data."""
+    try:
+        about = json.loads((run / "data" / "about.json").read_bytes())
+        return str(about["as_of"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def train_run(services: Services, config: TrainConfig, on_progress: OnProgress) -> tuple[Path, TrainResult]:
@@ -101,6 +150,7 @@ def _release_of(run: Path) -> tuple[TrainedModel, dict[str, Any]]:
         "extra_files": {name: run / name for name in ("search.safetensors", "search.json")},
         "metadata": {
             "run": run.name,
+            "data_as_of": data_as_of(run),
             "mean_recall_at_10": trained.result.itemsage.mean_recall,
             "mean_recall_at_10_sum": trained.result.sum.mean_recall,
         },

@@ -8,7 +8,8 @@ from fastapi.openapi.utils import get_openapi
 
 from experiments.client import Assigner
 from experiments.keys import KeyRing
-from experiments.rest import decisions, documents, management, ofrep, problems
+from experiments.privacy import Tokens
+from experiments.rest import decisions, documents, management, ofrep, problems, units
 from experiments.rest.auth import Auth
 from experiments.rest.limits import BodyLimit, Limits, RateLimiter
 from experiments.store import ExperimentStore
@@ -17,10 +18,19 @@ _TITLE = "Sagelift experiments"
 _VERSION = "1"
 
 
-def create_app(store: ExperimentStore, assigner: Assigner, ring: KeyRing, *, limits: Limits | None = None) -> FastAPI:
-    """An ASGI application over a store, an assigner that holds the configs in memory, and the keys that are good.
+def create_app(
+    store: ExperimentStore,
+    assigner: Assigner,
+    ring: KeyRing,
+    *,
+    tokens: Tokens | None = None,
+    limits: Limits | None = None,
+) -> FastAPI:
+    """An ASGI application over a store, an assigner that holds the configs in memory, and the keys that are good;
+    `tokens` where unit ids are tokens.
 
-    Whoever calls this keeps `assigner` and `ring` fresh; an act over this interface refreshes the assigner at once.
+    Whoever calls this keeps `assigner`, `ring` and `tokens` fresh; an act over this interface refreshes the assigner at
+    once.
     """
     limits = limits or Limits()
     auth = Auth(ring, RateLimiter(limits.rate, limits.burst))
@@ -31,6 +41,7 @@ def create_app(store: ExperimentStore, assigner: Assigner, ring: KeyRing, *, lim
     app.include_router(ofrep.router(assigner, auth))
     app.include_router(decisions.router(assigner, auth, limits.batch))
     app.include_router(decisions.health_router(assigner))
+    app.include_router(units.router(tokens, auth, limits.batch))
     app.include_router(management.router(store, auth, assigner.refresh))
     app.openapi = _described(app)  # type: ignore[method-assign]
     return app

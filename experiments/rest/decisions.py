@@ -10,7 +10,7 @@ from experiments.decision import Decision
 from experiments.rest import documents as d
 from experiments.rest.auth import Auth
 from experiments.rest.documents import answer, described, read
-from experiments.rest.problems import Problem
+from experiments.rest.limits import check_batch
 
 
 def router(assigner: Assigner, auth: Auth, batch: int) -> APIRouter:
@@ -23,7 +23,7 @@ def router(assigner: Assigner, auth: Auth, batch: int) -> APIRouter:
         if sent.experiments is None:
             found = [*assigner.assign_all(sent.unit, sent.attributes).values()]
         else:
-            _check_batch(len(sent.experiments), batch)
+            check_batch(len(sent.experiments), batch)
             found = [assigner.assign(sent.unit, key, sent.attributes) for key in sent.experiments]
         return answer(d.DecisionsAnswer([_told(decision) for decision in found]))
 
@@ -38,7 +38,7 @@ def router(assigner: Assigner, auth: Auth, batch: int) -> APIRouter:
     @routes.post("/exposures", **described(d.ExposuresRequest, d.ExposuresAnswer, 202))
     async def expose(sent: Annotated[d.ExposuresRequest, Depends(read(d.ExposuresRequest))]) -> Response:
         """Log decisions that were used. Each is decided anew here, so that no caller can log an arm of its choice."""
-        _check_batch(len(sent.exposures), batch)
+        check_batch(len(sent.exposures), batch)
         return answer(d.ExposuresAnswer([_exposed(assigner, used) for used in sent.exposures]), 202)
 
     return routes
@@ -78,10 +78,3 @@ def _told(decision: Decision) -> d.DecisionAnswer:
     return d.DecisionAnswer(
         decision.experiment, decision.arm, decision.enrolled, decision.reason.value, decision.config_version
     )
-
-
-def _check_batch(size: int, most: int) -> None:
-    if size > most:
-        raise Problem(
-            422, "Request refused", value=size, rule=f"a request holds at most {most}", remedy="send it in parts"
-        )

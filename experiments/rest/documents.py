@@ -14,6 +14,7 @@ from experiments.layers import LayerSummary
 from experiments.lifecycle import Action, Outcome
 from experiments.metrics import MetricVersion
 from experiments.records import AuditEntry, ExperimentSummary, Scheduled, Transition, Version
+from experiments.refusals import refused
 from experiments.rest.problems import MEDIA_TYPE, Problem, ProblemDetails
 
 T = TypeVar("T")
@@ -82,6 +83,18 @@ class MetricsRequest(Reasoned, frozen=True, kw_only=True):
     metrics: list[dict[str, Any]]
 
 
+class TokenRequest(_Sent, frozen=True, kw_only=True):
+    """Users whose unit ids are asked for."""
+
+    users: list[str]
+
+
+class EraseRequest(Reasoned, frozen=True, kw_only=True):
+    """A user to be erased. `reason` names the request, never the user."""
+
+    user: str
+
+
 class DecisionRequest(_Sent, frozen=True, kw_only=True):
     """Whom to decide for. `unit` is text; anything else is answered as not enrolled, with a reason."""
 
@@ -136,6 +149,18 @@ class ExposuresAnswer(msgspec.Struct, frozen=True):
     """In the order of the request."""
 
     exposures: list[ExposureAnswer]
+
+
+class TokenAnswer(msgspec.Struct, frozen=True):
+    """In the order of the request."""
+
+    units: list[str]
+
+
+class ErasedAnswer(msgspec.Struct, frozen=True):
+    """Whether there was anything to erase."""
+
+    erased: bool
 
 
 class PublishedAnswer(msgspec.Struct, frozen=True):
@@ -233,13 +258,18 @@ def read(kind: type[T]) -> Callable[[Request], Awaitable[T]]:
     decoder = msgspec.json.Decoder(kind)
 
     async def body(request: Request) -> T:
+        sent = await request.body()
+        if not sent:
+            rule, remedy = "this request has a body of JSON, and it is empty", "send what /openapi.json describes"
+            raise Problem(400, "Not JSON", rule=rule, remedy=remedy)
         try:
-            return decoder.decode(await request.body())
+            return decoder.decode(sent)
         except msgspec.ValidationError as error:
             if isinstance(error.__cause__, ConfigError):
                 raise error.__cause__ from None
-            rule, remedy = str(error).removesuffix("."), "send what /openapi.json describes"
-            raise Problem(422, "Request refused", rule=rule, remedy=remedy) from None
+            place, value, rule = refused(msgspec.json.decode(sent), str(error))
+            rule, remedy = f"{place}: {rule}" if place else rule, "send what /openapi.json describes"
+            raise Problem(422, "Request refused", value=value, rule=rule, remedy=remedy) from None
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             rule = f"a request is JSON in UTF-8 ({error})"
             raise Problem(400, "Not JSON", rule=rule, remedy="send JSON") from None
@@ -283,5 +313,6 @@ _DOCUMENTS: Final = (
     *(DecisionRequest, DecisionsRequest, ExposuresRequest, DecisionAnswer, DecisionsAnswer, ExposuresAnswer),
     *(PublishedAnswer, ScheduledAnswer, ClearedAnswer, ExperimentAnswer, ExperimentsAnswer, VersionsAnswer),
     *(LayerRequest, LayersAnswer, LayerAnswer, MetricsRequest, MetricsAnswer, PublishedMetrics),
+    *(TokenRequest, TokenAnswer, EraseRequest, ErasedAnswer),
     *(AuditAnswer, Health, Readiness, ProblemDetails, Transition, Version, Scheduled, ExperimentConfig),
 )

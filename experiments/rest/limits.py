@@ -16,13 +16,21 @@ _REMEMBERED: Final = 10_000
 
 class Limits(msgspec.Struct, frozen=True):
     """`rate`: requests per second of one key, on average; `burst`: how many at once. `body`: bytes of one request;
-    `batch`: decisions or exposures in one.
+    `batch`: decisions, exposures or users in one.
     """
 
     rate: float = 1_000.0
     burst: int = 2_000
     body: int = 1_000_000
     batch: int = 1_000
+
+
+def check_batch(size: int, most: int) -> None:
+    """Raises Problem when a request holds more than it may."""
+    if size > most:
+        raise Problem(
+            422, "Request refused", value=size, rule=f"a request holds at most {most}", remedy="send it in parts"
+        )
 
 
 class RateLimiter:

@@ -78,7 +78,7 @@ def _add_reading(routes: APIRouter, store: ExperimentStore, auth: Auth) -> None:
     @routes.get("/audit", dependencies=[administers], **described(None, d.AuditAnswer))
     def audit(
         subject: Annotated[
-            str | None, Query(max_length=64, description="Of an experiment, layer, metric or API key.")
+            str | None, Query(max_length=64, description="Of an experiment, layer, metric or API key; or unit_token.")
         ] = None,
         before: Annotated[int | None, Query(ge=1, le=2**31 - 1)] = None,
         limit: Annotated[int, Query(ge=1, le=1000)] = 100,

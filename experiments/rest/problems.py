@@ -68,8 +68,8 @@ _KNOWN: Final[dict[type[errors.ExperimentsError], _Known]] = {
     errors.ConflictError: _Known(
         409,
         "Conflict",
-        "keys, salts and layer ranges belong to one experiment",
-        "read it again, then change your request",
+        "keys, salts and layer ranges belong to one experiment; holdouts and prerequisites agree among all",
+        "mend what the detail names",
     ),
     errors.TransitionError: _Known(
         409,
@@ -78,6 +78,12 @@ _KNOWN: Final[dict[type[errors.ExperimentsError], _Known]] = {
         "read its state with GET /v1/experiments/{key}",
     ),
     errors.ScheduleError: _Known(422, "Not schedulable", "a command is kept for a time to come", "give another time"),
+    errors.UserError: _Known(
+        422,
+        "User refused",
+        "a user's id is a short text, and stands nowhere but in `user`",
+        "mend what the detail names",
+    ),
     errors.UnknownKeyError: _Known(404, "Not found", "the id names a key in use", "list the keys"),
     errors.SchemaError: _Known(
         503, "Database not ready", "the database has this program's revision", "run `sagelift experiment migrate`"

@@ -21,6 +21,7 @@ from experiments.config import Arm, ExperimentConfig
 from experiments.events import EventRow
 from experiments.exposures import ExposureLogger
 from experiments.keys import ApiKeys, KeyRing
+from experiments.privacy import SqlNonces, Tokens
 from experiments.rest.app import create_app
 from experiments.rest.limits import Limits
 from experiments.roles import RIGHTS
@@ -125,7 +126,8 @@ class Api:
         self.keys = {role: self.api_keys.create(role, role, actor="ada")[1] for role in RIGHTS}
         self.ring = KeyRing(self.api_keys.all)
         self.ring.refresh()
-        self.app: FastAPI = create_app(store, self.assigner, self.ring, limits=limits)
+        self.tokens = Tokens(bytes(range(32)), SqlNonces(store.engine))
+        self.app: FastAPI = create_app(store, self.assigner, self.ring, tokens=self.tokens, limits=limits)
 
     def __call__(self, method: str, path: str, role: str | None = None, **arguments: Any) -> httpx.Response:
         headers = dict(arguments.pop("headers", {}))

@@ -120,18 +120,30 @@ def test_a_file_makes_the_same_config_as_the_code(tmp_path: Path) -> None:
     [
         ("weight: 5000}\ncontrol", "weight: 4000}\ncontrol", "sum to 9000"),
         ("control: control\n", "control: control\ncontrol: treatment\n", "'control' is given twice"),
-        ("control: control\n", "control: [control, treatment]\n", "Expected `str`, got `array` - at `$.control`"),
-        ("coverage: 2000", "coverage: 20.5", "Expected `int`, got `float` - at `$.coverage`"),
-        ("coverage: 2000", "coverage: yes", "Expected `int`, got `bool`"),
+        (
+            "control: control\n",
+            "control: [control, treatment]\n",
+            "control is ['control', 'treatment']: expected `str`, got `array`",
+        ),
+        (
+            "coverage: 2000",
+            "coverage: 20.5",
+            "coverage is 20.5: expected `int`, got `float`; shares are whole 1/10,000",
+        ),
+        (
+            "coverage: 2000",
+            "coverage: yes",
+            "coverage is True: expected `int`, got `bool`; `sagelift experiment schema` prints",
+        ),
         ("salt: ranking-1\n", "", "missing required field `salt`"),
         ("coverage: 2000", "coverage: 2000\ncolour: red", "unknown field `colour`"),
         ("role: primary", "role: northstar", "northstar"),
         ("coverage: 2000", "coverage: 2000\nramp: [{at: 2026-12-01T09:00:00, coverage: 3000}]", "has no time zone"),
-        ("coverage: 2000", "coverage: 2000\nramp: [{at: soon, coverage: 3000}]", "$.ramp[0].at"),
-        ("coverage: 2000", "coverage: 2000\nhash_version: md5", "Invalid enum value 'md5'"),
+        ("coverage: 2000", "coverage: 2000\nramp: [{at: soon, coverage: 3000}]", "ramp[0].at is 'soon': "),
+        ("coverage: 2000", "coverage: 2000\nhash_version: md5", "hash_version is 'md5': invalid enum value"),
         ("key: ranking", "key: [", "not YAML"),
         ("key: ranking", "key: !!python/name:os.system x", "not YAML"),
-        (YAML, "", "Expected `object`, got `null`"),
+        (YAML, "", "it is empty; docs/experiments.md shows an experiment"),
     ],
 )
 def test_a_bad_file_is_refused_under_its_name(old: str, new: str, message: str, tmp_path: Path) -> None:
@@ -234,7 +246,10 @@ def test_what_is_unknown_in_a_newer_schema_is_no_mistake_of_its_author() -> None
     [
         (Override("u", "blue", 11), r"arm 'blue' is not one of the arms \(control, treatment\)"),
         (Override("", "control", 11), "the unit id is unfit"),
-        (Override("u", "control", 10), r"expires_at 10 is past \(it is 10\)"),
+        (
+            Override("u", "control", 10),
+            r"expires_at 1970-01-01T00:00:00.000010Z is past \(it is 1970-01-01T00:00:00.000010Z\)",
+        ),
     ],
 )
 def test_an_override_that_could_never_hold_is_refused(override: Override, message: str) -> None:

@@ -45,6 +45,16 @@ def test_the_schema_takes_what_the_documentation_shows() -> None:
         validator.validate(json.loads(json.dumps(yaml.safe_load(block), default=str)))
 
 
+def test_a_config_written_as_yaml_is_read_as_the_same_config() -> None:
+    text = (REPOSITORY / "docs" / "experiments.md").read_text("utf-8")
+    (block,) = (block for block in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL) if block.startswith("key:"))
+    for shown in (block, yaml.safe_dump(GOOD | {"description": "größer: ja"})):
+        config = from_yaml(shown)
+        written = files.to_yaml(config)
+        assert from_yaml(written) == config
+    assert "prerequisites" not in written, "fields that are empty are left out"
+
+
 @pytest.mark.parametrize(
     "change",
     [

@@ -39,6 +39,7 @@ from experiments.events import EventRow
 from experiments.records import Scheduled
 from experiments.schedule import due
 from experiments.store import ExperimentStore
+from experiments.texts import time_text
 
 WHO: dict[str, str] = {"actor": "ada", "reason": "test"}
 NOW = 1_700_000_000_000_000
@@ -226,7 +227,7 @@ def test_a_phase_follows_one_that_ran(store: ExperimentStore, config: Experiment
     store.create_experiment("ranking", actor="ada")
     store.publish(config, actor="ada")
     if state == "archived":
-        store.transition("ranking", "archived", **WHO)
+        store.archive("ranking", **WHO)
     with pytest.raises(TransitionError, match=f"is {state}"):
         store.new_phase(changed(config, salt="ranking-2"), **WHO)
 
@@ -235,15 +236,15 @@ def test_a_review_is_of_what_was_published(store: ExperimentStore, config: Exper
     """Nothing changes below the reviewer's eyes; back in draft, the latest version counts."""
     store.create_experiment("ranking", actor="ada")
     with pytest.raises(UnknownExperimentError, match="nothing is published"):
-        store.transition("ranking", "in_review", **WHO)
+        store.submit("ranking", **WHO)
     store.publish(config, actor="ada")
-    assert store.transition("ranking", "in_review", **WHO).version == 1
+    assert store.submit("ranking", **WHO).version == 1
     assert store.load() == []
     with pytest.raises(TransitionError, match="take it back to draft"):
         store.publish(changed(config, coverage=7), actor="ada")
-    store.transition("ranking", "draft", **WHO)
+    store.revise("ranking", **WHO)
     assert store.publish(changed(config, coverage=7), actor="ada") == 2
-    store.transition("ranking", "in_review", **WHO)
+    store.submit("ranking", **WHO)
     assert store.start("ranking", **WHO).version == 2
 
 
@@ -251,7 +252,7 @@ def test_a_decided_experiment_is_archived_with_its_outcome(store: ExperimentStor
     live(store, config)
     store.stop("ranking", **WHO)
     store.decide("ranking", "ship", **WHO)
-    assert store.transition("ranking", "archived", **WHO).outcome == "ship"
+    assert store.archive("ranking", **WHO).outcome == "ship"
     with pytest.raises(TransitionError, match="nothing follows"):
         store.transition("ranking", "running", **WHO)
 
@@ -483,7 +484,7 @@ def test_a_command_is_taken_back_once(store: ExperimentStore, config: Experiment
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda s: s.schedule("ranking", "stop", NOW, **WHO), "lies in the past"),
+        (lambda s: s.schedule("ranking", "stop", NOW, **WHO), f"at {time_text(NOW)} lies in the past"),
         (lambda s: s.schedule("ranking", "stop", NOW + 1, coverage=5, **WHO), "a ramp has a coverage"),
         (lambda s: s.schedule("ranking", "ramp", NOW + 1, **WHO), "a ramp has a coverage"),
         (lambda s: s.schedule("ranking", "ramp", NOW + 1, coverage=10_001, **WHO), "1 to 10000"),
@@ -512,7 +513,7 @@ def test_prerequisites_that_go_in_a_circle_are_never_published(
     with pytest.raises(ConflictError, match="two -> ranking -> two"):
         store.publish(second, actor="ada")
     assert store.versions("two") == []
-    with pytest.raises(ConflictError, match="'two' is not there"):
+    with pytest.raises(ConflictError, match="'two' does not run"):
         store.start("ranking", **WHO)
 
 
@@ -543,7 +544,7 @@ def test_every_act_stands_in_the_audit_log_and_a_refused_one_does_not(
     acts: list[tuple[str, Callable[[], Any]]] = [
         ("create", lambda: store.create_experiment("ranking", **WHO)),
         ("publish", lambda: store.publish(narrow, **WHO)),
-        ("in_review", lambda: store.transition("ranking", "in_review", **WHO)),
+        ("in_review", lambda: store.submit("ranking", **WHO)),
         ("running", lambda: store.start("ranking", **WHO)),
         ("ramp", lambda: store.ramp("ranking", 200, **WHO)),
         ("schedule", lambda: store.schedule("ranking", "stop", NOW + 1, **WHO)),
@@ -555,7 +556,7 @@ def test_every_act_stands_in_the_audit_log_and_a_refused_one_does_not(
         ("paused", lambda: store.pause("ranking", **WHO)),
         ("stopped", lambda: store.stop("ranking", evidence={"p": 0.01}, **WHO)),
         ("decided", lambda: store.decide("ranking", "roll_back", **WHO)),
-        ("archived", lambda: store.transition("ranking", "archived", **WHO)),
+        ("archived", lambda: store.archive("ranking", **WHO)),
     ]
     for name, act in acts:
         before = store.audit()

@@ -29,7 +29,7 @@ def test_a_chain_of_prerequisites_is_fine() -> None:
 @pytest.mark.parametrize(
     ("config", "others", "message"),
     [
-        (experiment("a", ("b",)), [], "its prerequisite 'b' is not there"),
+        (experiment("a", ("b",)), [], "its prerequisite 'b' does not run; publish and start that one first"),
         (experiment("a", ("b",)), [experiment("b", ("a",))], r"lead back to it \(a -> b -> a\)"),
         (experiment("a", ("b",)), [experiment("b", ("c",)), experiment("c", ("a",))], "a -> b -> c -> a"),
         (experiment("a"), [experiment("b", (), (Holdout("q", 500, "global"),))], "names the global holdout 'q'"),

@@ -1,26 +1,28 @@
 """Tokens: stable, keyed, not reversible, and gone when erased."""
 
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
-from sqlalchemy import Engine, create_engine, select
+from sqlalchemy import Engine, select
 
-from experiments.errors import ConfigError
+from experiments.changes import ChangeListener
+from experiments.errors import ConfigError, TransitionError, UserError
 from experiments.kernel import unit_bytes
 from experiments.privacy import SqlNonces, Tokens
+from experiments.store import ExperimentStore
 from experiments.tables import unit_token
 
 KEY = bytes(range(32))
+WHO = {"actor": "ada", "reason": "request 4711"}
 
 
 @pytest.fixture
-def engine(tmp_path: Path) -> Iterator[Engine]:
-    engine = create_engine(f"sqlite:///{tmp_path / 'tokens.db'}")
-    unit_token.create(engine)
-    yield engine
-    engine.dispose()
+def engine(store: ExperimentStore) -> Engine:
+    return store.engine
 
 
 def test_a_token_is_the_same_for_every_service_that_has_the_key_and_the_table(engine: Engine) -> None:
@@ -46,8 +48,8 @@ def test_the_table_names_no_one_and_the_key_alone_gives_no_token(engine: Engine)
 def test_who_is_erased_has_no_way_back_to_the_token_and_returns_as_someone_else(engine: Engine) -> None:
     tokens = Tokens(KEY, SqlNonces(engine))
     before, other = tokens.token("ann"), tokens.token("bob")
-    assert tokens.erase("ann")
-    assert not tokens.erase("ann")
+    assert tokens.erase("ann", **WHO)
+    assert not tokens.erase("ann", **WHO)
     with engine.connect() as connection:
         assert len(connection.execute(select(unit_token)).all()) == 1
     assert tokens.token("ann") != before
@@ -57,7 +59,7 @@ def test_who_is_erased_has_no_way_back_to_the_token_and_returns_as_someone_else(
 def test_another_process_lets_go_of_an_erased_user_when_told(engine: Engine) -> None:
     here, there = (Tokens(KEY, SqlNonces(engine)) for _ in range(2))
     before = there.token("ann")
-    here.erase("ann")
+    here.erase("ann", **WHO)
     assert there.token("ann") == before, "from its memory"
     there.forget("ann")
     assert there.token("ann") == here.token("ann") != before
@@ -93,5 +95,104 @@ def test_a_short_key_and_what_is_no_id_are_refused(engine: Engine) -> None:
     with pytest.raises(ConfigError, match="has 5 bytes; give at least 32"):
         Tokens(b"short", SqlNonces(engine))
     for user in ("", "\ud800", "a\0"):
-        with pytest.raises(ConfigError, match="is no unit id"):
-            Tokens(KEY, SqlNonces(engine)).token(user)
+        for act in (Tokens.token, lambda tokens, user: tokens.erase(user, **WHO)):
+            with pytest.raises(UserError, match="is no user's id"):
+                act(Tokens(KEY, SqlNonces(engine)), user)
+
+
+def test_the_audit_log_says_who_erased_and_not_whom(store: ExperimentStore) -> None:
+    """Also when nothing was kept of the user: that someone asked is to be shown too."""
+    tokens = Tokens(KEY, SqlNonces(store.engine, clock=lambda: 7))
+    unit = tokens.token("ann@example.com")
+    with store.engine.connect() as connection:
+        (row,) = connection.execute(select(unit_token))
+    tokens.erase("ann@example.com", **WHO)
+    tokens.erase("ann@example.com", **WHO)
+    entries = store.audit("unit_token")
+    assert [(e.at, e.actor, e.action, e.reason, e.detail["found"]) for e in entries] == [
+        (7, "ada", "erase", "request 4711", found) for found in (False, True)
+    ]
+    for secret in ("ann", unit, row.lookup, row.nonce):
+        assert secret not in repr(store.audit())
+
+
+def test_a_reason_that_holds_the_user_is_refused_and_nothing_is_erased(store: ExperimentStore) -> None:
+    tokens = Tokens(KEY, SqlNonces(store.engine))
+    before = tokens.token("42"), tokens.token("ann@example.com")
+    for user, reason in (("42", "user 42 asked"), ("ann@example.com", "mail of <Ann@Example.com>")):
+        with pytest.raises(UserError, match="the reason holds the user's id"):
+            tokens.erase(user, actor="ada", reason=reason)
+    with pytest.raises(TransitionError, match="the actor is empty"):
+        tokens.erase("42", actor="", reason="request 1")
+    assert store.audit() == []
+    tokens.forget()
+    assert (tokens.token("42"), tokens.token("ann@example.com")) == before, "nothing was erased"
+    assert tokens.erase("42", actor="ada", reason="request 4242"), "another number is no user"
+
+
+def test_erasure_without_its_row_in_the_audit_log_does_not_happen(
+    store: ExperimentStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokens = Tokens(KEY, SqlNonces(store.engine))
+    before = tokens.token("ann")
+
+    def fail(*_: Any) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr("experiments.privacy.Registry.audit", fail)
+    with pytest.raises(OSError, match="disk full"):
+        tokens.erase("ann", **WHO)
+    tokens.forget()
+    assert tokens.token("ann") == before
+
+
+def test_what_is_erased_is_no_longer_in_the_file(store: ExperimentStore, tmp_path: Path) -> None:
+    """SQLite would leave it in the page until something else is written there."""
+    tokens = Tokens(KEY, SqlNonces(store.engine))
+    tokens.token("ann")
+    with store.engine.connect() as connection:
+        nonce = connection.execute(select(unit_token.c.nonce)).scalar_one().encode()
+
+    def bytes_of_all() -> bytes:
+        store.engine.dispose()  # the last connection moves the log into the file
+        return b"".join(path.read_bytes() for path in tmp_path.glob("experiments.db*"))
+
+    assert nonce in bytes_of_all()
+    tokens.erase("ann", **WHO)
+    assert nonce not in bytes_of_all()
+
+
+def test_a_token_that_is_erased_while_it_is_made_does_not_stay_in_memory(engine: Engine) -> None:
+    class Slow(SqlNonces):
+        then: Callable[[], object] = staticmethod(lambda: None)
+
+        def get_or_add(self, lookup: str, nonce: str) -> str:
+            found = super().get_or_add(lookup, nonce)
+            self.then()
+            return found
+
+    nonces = Slow(engine)
+    tokens = Tokens(KEY, nonces)
+    nonces.then = lambda: tokens.erase("ann", **WHO)
+    before = tokens.token("ann")
+    nonces.then = lambda: None
+    assert tokens.token("ann") != before
+
+
+def test_other_processes_let_go_as_soon_as_they_hear_of_a_change(engine: Engine) -> None:
+    here, there = (Tokens(KEY, SqlNonces(engine)) for _ in range(2))
+    heard = threading.Semaphore(0)
+
+    def changed() -> None:
+        there.forget()
+        heard.release()
+
+    listener = ChangeListener(engine, changed, poll_s=0.01)
+    try:
+        assert heard.acquire(timeout=10), "as it begins to listen"
+        before = there.token("ann")
+        here.erase("ann", **WHO)
+        assert heard.acquire(timeout=10)
+        assert there.token("ann") == here.token("ann") != before
+    finally:
+        listener.close()

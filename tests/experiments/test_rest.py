@@ -113,6 +113,39 @@ def test_layers_and_metrics_over_rest(api: Any, config: ExperimentConfig) -> Non
     ]  # fmt: skip
 
 
+def test_units_are_tokens_and_who_is_erased_returns_as_another(api: Any, config: ExperimentConfig) -> None:
+    """The token is decided for; no answer and no row of the audit log names the user or the token."""
+    live(api, config)
+
+    def units(*users: str) -> list[str]:
+        answer = api("POST", "/v1/units/token", "assign", json={"users": users})
+        assert answer.status_code == 200, answer.text
+        return list(answer.json()["units"])
+
+    ann, bob, again = units("ann@example.com", "bob", "ann@example.com")
+    assert ann == again != bob
+    assert api("POST", "/v1/decisions/ranking", "assign", json={"unit": ann}).json()["enrolled"] is True
+    sent = {"user": "ann@example.com", "reason": "request 4711"}
+    for erased in (True, False):
+        assert api("POST", "/v1/units/erase", "admin", json=sent).json() == {"erased": erased}
+    log = api("GET", "/v1/audit", "admin", params={"subject": "unit_token"})
+    assert [(e["actor"], e["action"], e["reason"], e["detail"]) for e in log.json()["entries"]] == [
+        ("admin", "erase", "request 4711", {"found": found}) for found in (False, True)
+    ]
+    everything = api("GET", "/v1/audit", "admin").text
+    assert all(name not in everything for name in ("ann", "bob", ann, bob))
+    assert units("bob") == [bob]
+    assert units("ann@example.com") != [ann]
+
+
+def test_an_installation_without_a_token_key_says_which_setting_it_needs(api: Any) -> None:
+    api.app = create_app(api.store, api.assigner, api.ring)
+    for act, role, sent in (("token", "assign", {"users": ["u"]}), ("erase", "admin", {"user": "u", **REASON})):
+        answer = api("POST", f"/v1/units/{act}", role, json=sent)
+        assert answer.status_code == 501
+        assert "experiments.token_key" in answer.json()["rule"]
+
+
 def test_decisions_of_several_experiments_and_of_unfit_units(api: Any, config: ExperimentConfig) -> None:
     live(api, config)
     live(api, msgspec.structs.replace(config, key="two", salt="two-1", targeting="country == 'DE'"))
@@ -171,6 +204,8 @@ ENDPOINTS = [
     ),
     ("POST", "/v1/experiments/ranking/clear-override", "edit"),
     ("POST", "/v1/experiments/ranking/schedule/1/cancel", "edit"),
+    ("POST", "/v1/units/token", "assign"),
+    ("POST", "/v1/units/erase", "admin"),
     ("POST", "/v1/decisions", "assign"),
     ("POST", "/v1/decisions/ranking", "assign"),
     ("POST", "/v1/exposures", "assign"),
@@ -245,6 +280,9 @@ def test_a_refused_request_names_value_rule_and_remedy(api: Any, config: Experim
             422,
             "at names its time zone",
         ),
+        ("POST", "/v1/units/token", {"users": ["ann", ""]}, 422, "'' is no user's id (unit_missing)"),
+        ("POST", "/v1/units/erase", {"user": "ann", "reason": "Ann asked"}, 422, "the reason holds the user's id"),
+        ("POST", "/v1/units/erase", {"user": 7, **REASON}, 422, "7: user: Expected `str`, got `int`; send what"),
         ("GET", "/v1/experiments/ranking/versions/0", None, 422, "greater than or equal to 1"),
         ("GET", "/v1/experiments/ranking/versions/9", None, 404, "has no version 9"),
         ("GET", "/v1/experiments/a%00b", None, 404, "a name is printable text"),
@@ -263,6 +301,8 @@ def test_a_refused_request_names_value_rule_and_remedy(api: Any, config: Experim
         assert told["remedy"]
     not_json = api("POST", publish, "edit", content=b"\xff{")
     assert (not_json.status_code, not_json.json()["title"]) == (400, "Not JSON")
+    nothing = api("POST", "/v1/experiments/ranking/stop", "edit")
+    assert (nothing.status_code, "it is empty; send what /openapi.json" in nothing.json()["detail"]) == (400, True)
     assert [v.version for v in api.store.versions("ranking")] == [1]
 
 

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from feature_repo.errors import HistoryError
-from feature_repo.history import History, schema
+from feature_repo.history import GROUP_ROWS, History, schema
 
 SCHEMA = schema({"title": pa.string()})
 
@@ -54,6 +54,13 @@ def test_a_batch_appended_twice_is_read_once_and_the_last_writing_counts(history
     history.append(rows(("a", 1, "first"), ("a", 2, "next"), created=1))
     history.append(rows(("a", 1, "first"), created=1))
     assert content(history) == [("a", 1, "corrected"), ("a", 2, "next")]
+
+
+def test_a_large_part_has_row_groups_of_a_size_that_can_be_read_one_by_one(history: History) -> None:
+    part = history.append(rows(*((f"p{i}", 1, "x") for i in range(2 * GROUP_ROWS + 1))))
+    groups = pq.read_metadata(part)
+    sizes = [groups.row_group(group).num_rows for group in range(groups.num_row_groups)]
+    assert sizes == [GROUP_ROWS, GROUP_ROWS, 1]
 
 
 def test_parts_in_the_making_are_not_read(history: History) -> None:

@@ -6,11 +6,14 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+import typer
 import yaml
 from typer.testing import CliRunner, Result
 
@@ -66,6 +69,47 @@ def test_a_life_by_commands(state: Path) -> None:
     assert [row["state"] for row in told("history", "ranking")][-3:] == ["stopped", "decided", "archived"]
     assert {row["actor"] for row in told("audit", "--subject", "ranking")} == {"ada"}
     assert run("decide", "ranking", "win", *WHO).exit_code == 2
+
+
+def test_a_draft_is_listed_and_what_was_ramped_is_shown_as_its_file_should_be(state: Path) -> None:
+    file = write(state / "e.yaml")
+    run("publish", file, *WHO)
+    assert [(row["state"], row["version"], row["arms"]) for row in told("list")] == [("draft", None, [])]
+    assert "draft" in run("list").stdout
+    run("start", "ranking", *WHO)
+    assert run("list").stdout.endswith("version 1  arms control, treatment\n")
+    run("ramp", "ranking", 500, *WHO)
+    assert run("diff", file).exit_code == 1
+    file.write_text(run("show", "ranking").stdout, encoding="utf-8")
+    assert run("diff", file).exit_code == 0
+    assert yaml.safe_load(file.read_text("utf-8"))["coverage"] == 500
+    assert yaml.safe_load(run("show", "ranking", "--version", 1).stdout)["coverage"] == 100
+    assert told("show", "ranking")["version"] == 2
+    assert run("show", "ranking", "--version", 3).exit_code == 1
+
+
+def test_an_arm_is_forced_upon_a_tester_until_a_time(state: Path) -> None:
+    from sagelift.assign_commands import assign
+
+    run("publish", write(state / "e.yaml"), *WHO)
+    run("start", "ranking", *WHO)
+    cli = typer.Typer()
+    cli.command()(assign)
+
+    def arm() -> Any:
+        done = CliRunner().invoke(cli, ["tester", "--experiment", "ranking", "--json"])
+        return json.loads(done.stdout)["reason"]
+
+    assert arm() == "outside_coverage"
+    done = run("override", "ranking", "tester", "treatment", "--until", "2999-01-01T00:00Z", *WHO)
+    assert done.stdout == "ranking serves treatment until 2999-01-01T00:00:00+00:00\n"
+    assert arm() == "override"
+    assert "tester" not in json.dumps([told("audit"), told("history", "ranking"), told("show", "ranking")])
+    assert run("clear-override", "ranking", "tester", *WHO).stdout == "cleared\n"
+    assert run("clear-override", "ranking", "tester", *WHO).stdout == "no arm was forced\n"
+    assert arm() == "outside_coverage"
+    for until, code in (("2001-01-01T00:00Z", 1), ("soon", 2)):
+        assert run("override", "ranking", "tester", "treatment", "--until", until, *WHO).exit_code == code
 
 
 def test_diff_names_the_command_that_takes_each_edit(state: Path) -> None:
@@ -194,6 +238,51 @@ def test_the_interface_is_served_on_loopback_and_ends_with_a_signal(state: Path)
         found = connection.execute(text("select unit_id, arm from first_exposure")).all()
     engine.dispose()
     assert found == [("u", arm)]
+
+
+def test_a_server_hears_of_keys_and_erasures_by_commands(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A key made while it serves is good; the token of a user who is erased elsewhere is let go of."""
+    monkeypatch.setenv("SAGELIFT_EXPERIMENTS__TOKEN_KEY", "0f" * 32)
+    with served() as client:
+        client.headers["X-API-Key"] = run("key", "create", "shop", "--role", "assign", "--actor", "ada").stdout.strip()
+
+        def unit() -> str | None:
+            answer = client.post("/v1/units/token", json={"users": ["ann"]})
+            return answer.json()["units"][0] if answer.status_code == 200 else None
+
+        before = wait_for(unit)
+        assert run("unit", "token", "ann").stdout.strip() == before
+        assert run("unit", "erase", "ann", *WHO).exit_code == 0
+        after = wait_for(lambda: (found := unit()) != before and found)
+        assert run("unit", "token", "ann").stdout.strip() == after
+
+
+@contextmanager
+def served() -> Iterator[httpx.Client]:
+    """A client of a server of our own, on a free port, until the block ends."""
+    command = [sys.executable, "-m", "sagelift", "serve", "experiments", "--port", "0", "--exposures", "off"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ.copy())
+    try:
+        assert process.stderr is not None
+        line = process.stderr.readline()
+        assert line.startswith("experiments on http://127.0.0.1:"), line
+        with httpx.Client(base_url=line.split()[2], timeout=20) as client:
+            yield client
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=60)
+
+
+def wait_for(found: Callable[[], Any]) -> Any:
+    """What is found in the end; a server that does not listen yet is waited for."""
+    deadline = time.monotonic() + 20
+    while True:
+        try:
+            if result := found():
+                return result
+        except httpx.ConnectError:
+            pass
+        assert time.monotonic() < deadline, "not found in time"
 
 
 def test_layers_and_metrics_by_commands(state: Path) -> None:

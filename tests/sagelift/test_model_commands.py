@@ -16,7 +16,7 @@ import msgspec
 import pytest
 
 from experiments.events import EventRow
-from feature_repo.rows import TEXT_FIELDS, ProductFeatures
+from feature_repo.rows import TEXT_FIELDS, Deletion, ProductFeatures
 from inference.dataset import Engagement, Pairs
 from inference.repository import live_version, load_release
 from inference.train import TrainConfig, TrainedModel, evaluate_run, train
@@ -24,6 +24,7 @@ from inference.train_config import as_table, as_toml, read_config
 from sagelift import cli
 from sagelift.services import Services
 from sagelift.settings import load_settings
+from sagelift.training import data_as_of
 from tests.inference.builders import catalogue, engagements
 
 PAGE = Path(__file__).parents[2] / "docs" / "model.md"
@@ -147,6 +148,30 @@ def test_the_file_is_the_configuration_and_options_go_before_it(shop: Installati
     assert TrainedModel.load(newest(shop)).config.seed == 11
 
 
+def test_a_run_as_of_a_moment_is_that_of_what_was_known_then(shop: Installation, trained: Done) -> None:
+    """A run without `--as-of` keeps its own moment; asked for that, training gives equal weights later too."""
+    small = ("--config", str(shop.state / "small.toml"), "--steps", "3", "--device", "cpu")
+    run = Path(trained.out.splitlines()[0].removeprefix("run "))
+    first, moment = TrainedModel.load(run), data_as_of(run)
+    assert moment is not None
+    with Services(load_settings(state_dir=shop.state)) as services:
+        late = ProductFeatures(id="late", version=1, event_time=datetime(2026, 3, 1, tzinfo=UTC))
+        services.features.write_features([late])
+    try:
+        done = shop.model("train", *small, "--as-of", moment, "--json")
+        assert done.code == 0, done.err
+        answer = json.loads(done.out)
+        again = TrainedModel.load(Path(answer["run"]))
+        assert answer["as_of"] == moment
+        assert again.result.loss == first.result.loss
+        weights = first.encoder.state_dict()
+        assert all(value.equal(weights[name]) for name, value in again.encoder.state_dict().items())
+    finally:
+        with Services(load_settings(state_dir=shop.state)) as services:
+            gone = Deletion(id="late", version=2, event_time=datetime(2026, 3, 1, tzinfo=UTC))
+            services.features.delete([gone])
+
+
 def test_an_unfinished_run_is_named_and_can_be_finished(shop: Installation, trained: Done) -> None:
     """By its name and by its folder; afterwards it is a run like others, and can be asked for once more."""
     small = ("--config", str(shop.state / "small.toml"))
@@ -207,6 +232,8 @@ def test_exporting_writes_a_release_that_is_not_live(shop: Installation, trained
     assert all(value.equal(run.model.state_dict()[name]) for name, value in model.state_dict().items())
     assert tokenizer.size == run.tokenizer.size
     assert config.metadata["run"] == newest(shop).name
+    assert config.metadata["data_as_of"] == data_as_of(newest(shop))
+    assert config.metadata["data_as_of"] is not None
     assert config.metadata["mean_recall_at_10"] == run.result.itemsage.mean_recall
     assert (Path(first["path"]) / "search.safetensors").is_file()
     assert live_version(tmp_path / "models") is None
@@ -233,6 +260,10 @@ def test_exporting_to_the_own_repository_says_how_to_make_it_live(shop: Installa
         (("train", "--device", "tpu"), 2, "tpu"),
         (("train", "--resume", "x", "--steps", "9"), 2, "leave out --config, --steps"),
         (("train", "--resume", "x", "--prepare-only"), 2, "leave out --config, --steps"),
+        (("train", "--resume", "x", "--as-of", "2026-03-01T12:00Z"), 2, "leave out --config, --steps"),
+        (("train", "--as-of", "yesterday"), 2, "'yesterday' is no time: write it as 2026-03-01T12:00:00Z"),
+        (("train", "--as-of", "2026-03-01T12:00"), 2, "'2026-03-01T12:00' has no time zone"),
+        (("train", "--as-of", "2026-03-01T12:00Z"), 3, "no product was known at 2026-03-01T12:00:00+00:00"),
         (("train", "--resume", "nothing"), 3, "there is no training run 'nothing' to go on with"),
         (("train", "--config", "missing.toml"), 3, "missing.toml: No such file"),
         (("evaluate", "--k", "0"), 2, "--k"),
