@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sagelift.console import AsJson, current_settings, print_json, say
 from sagelift.shard_engines import EngineName, EngineOption, MasterOption, spark_engine
+from sagelift.times import instant
 
 if TYPE_CHECKING:
     from feature_repo.materialize import Summary, ViewSummary
@@ -31,7 +31,7 @@ def features_materialize(
     Killed at any moment, the same call goes on where it stopped. Exit code 0: done, and both sides are equal; 1: they
     differ; 3: a view could not be done; 4: another run is at one of the views.
     """
-    first, last = moment(since), moment(until)
+    first, last = instant(since), instant(until)
 
     from feature_repo.materialize import Progress, materialize
     from sagelift.progress import Stages
@@ -82,16 +82,3 @@ def _told(view: ViewSummary) -> str:
         return told
     found = view.reconciliation
     return f"{told}; {view.rows_per_s:,.0f} rows/s; {found.equal:,} equal, {found.fresher:,} fresher online"
-
-
-def moment(text: str | None) -> datetime | None:
-    """The time that an option gives, with its zone; wrong ones are refused by name."""
-    if text is None:
-        return None
-    try:
-        found = datetime.fromisoformat(text)
-    except ValueError:
-        raise typer.BadParameter(f"{text!r} is no time: write it as 2026-03-01T12:00:00Z") from None
-    if found.utcoffset() is None:
-        raise typer.BadParameter(f"{text!r} has no time zone: add one, such as Z for UTC")
-    return found

@@ -10,8 +10,8 @@ import typer
 
 from sagelift import evidence_commands
 from sagelift.console import AsJson, current_settings, print_json, say
-from sagelift.materialize_command import moment
 from sagelift.shard_engines import EngineName, EngineOption, MasterOption, embedding_elsewhere
+from sagelift.times import instant
 
 if TYPE_CHECKING:
     from inference.evaluate import Evaluation
@@ -59,7 +59,7 @@ def train(
             "--resume goes on with the run's own configuration and data; leave out --config, --steps, --seed, --as-of "
             "and --prepare-only"
         )
-    at = moment(as_of)
+    at = instant(as_of)
     from inference.train import choose_device, continue_run
     from sagelift.progress import Stages
     from sagelift.services import Services

@@ -9,14 +9,23 @@ import typer
 _EPOCH = datetime.fromtimestamp(0, UTC)
 
 
-def moment(text: str | None, option: str = "--at") -> int:
-    """Microseconds UTC of a time that names its zone. Raises BadParameter, of the option that it came from."""
+def instant(text: str | None, option: str | None = None) -> datetime | None:
+    """The time that an option gives, with its zone; None if it is not given. Raises BadParameter, of that option."""
+    if text is None:
+        return None
     try:
-        at: datetime | None = datetime.fromisoformat(text or "")
+        found = datetime.fromisoformat(text)
     except ValueError:
-        at = None
-    if at is None or at.tzinfo is None:
-        raise typer.BadParameter(f"{text!r} must look like 2026-05-04T12:30Z, with its time zone.", param_hint=option)
+        raise typer.BadParameter(f"{text!r} is no time: write it as 2026-03-01T12:00:00Z", param_hint=option) from None
+    if found.utcoffset() is None:
+        raise typer.BadParameter(f"{text!r} has no time zone: add one, such as Z for UTC", param_hint=option)
+    return found
+
+
+def moment(text: str | None, option: str = "--at") -> int:
+    """Microseconds UTC of a time that must be given; see `instant`."""
+    at = instant(text or "", option)
+    assert at is not None
     return (at - _EPOCH) // timedelta(microseconds=1)
 
 
