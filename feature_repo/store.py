@@ -12,6 +12,8 @@ and `materialize`. Importing this module imports Feast, which takes seconds: imp
 from __future__ import annotations
 
 import warnings
+import random
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -40,6 +42,7 @@ from feature_repo.values import decode_key, decode_string, encode_key
 ALL_VIEWS: Final = ("text", "images", "offer")
 _VIEW_OF: Final = {"text": TEXT_VIEW, "images": IMAGES_VIEW, "offer": OFFER_VIEW}
 _PAGE: Final = 4096
+_PAUSE_S: Final = 0.01
 _TRIES: Final = 20  # times that others may change the same shoppers' lists first
 
 
@@ -260,9 +263,11 @@ class ProductFeatureStore:
         """
         pending = recent.by_user(engagements)
         changed = 0
-        for _ in range(_TRIES):
+        for attempt in range(_TRIES):
             if not pending:
                 return changed
+            if attempt:  # those that met part ways
+                time.sleep(_PAUSE_S * random.uniform(0, min(attempt, 10)))
             stored = self.read_recent(pending)
             lists = [recent.merged(stored.get(user_id), new) for user_id, new in pending.items()]
             newer = [row for row in lists if row is not None]

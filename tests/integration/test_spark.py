@@ -37,12 +37,10 @@ OFFERS = "product_offer"
 Open = Callable[[], ProductFeatureStore]
 
 
-@pytest.fixture(scope="module")
-def spark() -> Iterator[SparkEngine]:
+@pytest.fixture
+def engine(spark: Any) -> SparkEngine:
     """Two cores of this machine."""
-    pytest.importorskip("pyspark")
-    with spark_session("local[2]", {"spark.driver.memory": "512m"}) as session:
-        yield SparkEngine(session)
+    return SparkEngine(spark)
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
@@ -92,15 +90,15 @@ def told(summary: Summary) -> list[dict[str, Any]]:
     return [{k: v for k, v in view.items() if k not in ("seconds", "rows_per_s")} for view in views]
 
 
-def test_a_session_that_runs_already_is_used_and_left(spark: SparkEngine) -> None:
+def test_a_session_that_runs_already_is_used_and_left(engine: SparkEngine) -> None:
     with spark_session("local[2]") as session:
         assert list(SparkEngine(session).map(len, ["four"])) == [4]
     with pytest.raises(SparkError, match=r"on local\[2\] already, not on local\[7\]"), spark_session("local[7]"):
         raise AssertionError("another session")
-    assert list(spark.map(len, ["sixsix"])) == [6]
+    assert list(engine.map(len, ["sixsix"])) == [6]
 
 
-def test_spark_and_this_process_leave_the_same_rows(open_store: Open, spark: SparkEngine) -> None:
+def test_spark_and_this_process_leave_the_same_rows(open_store: Open, engine: SparkEngine) -> None:
     """Row for row, and the same counts and checksums; over several versions, a deletion, and parts of any size."""
     store = open_store()
     store.ensure_model_version("m1")
@@ -110,25 +108,25 @@ def test_spark_and_this_process_leave_the_same_rows(open_store: Open, spark: Spa
     store.write_embeddings("m1", [make_embedding(id, 2) for id in ids])
     store.delete([Deletion(id="p03", version=5, event_time=NOON)])
     left = {}
-    for engine in (None, spark):
+    for chosen in (None, engine):
         lose_online(store)
         assert not any(online_rows(store).values())
-        summary = materialize(store, shard_rows=16, engine=engine)
+        summary = materialize(store, shard_rows=16, engine=chosen)
         assert summary.exit_code == 0, summary
-        left[engine] = online_rows(store), told(summary)
-    assert left[spark] == left[None]
-    assert {name: len(rows) for name, rows in left[spark][0].items()}["product_text"] == 60
-    assert left[spark][0]["product_embedding_m1"]
+        left[chosen] = online_rows(store), told(summary)
+    assert left[engine] == left[None]
+    assert {name: len(rows) for name, rows in left[engine][0].items()}["product_text"] == 60
+    assert left[engine][0]["product_embedding_m1"]
 
 
-def test_what_is_fresher_online_stays(open_store: Open, spark: SparkEngine) -> None:
+def test_what_is_fresher_online_stays(open_store: Open, engine: SparkEngine) -> None:
     store = open_store()
     store.write_features([make_product(f"p{i:02}", 1, images=0) for i in range(40)])
     parts = store.history(OFFERS).parts()
     store.write_offers([OfferRow(id="p07", version=9, event_time=NOON, amount_minor=9)])
     for part in set(store.history(OFFERS).parts()) - set(parts):
         part.unlink()
-    (found,) = materialize(store, views=[OFFERS], full=True, shard_rows=16, engine=spark).views
+    (found,) = materialize(store, views=[OFFERS], full=True, shard_rows=16, engine=engine).views
     assert (found.outcome, found.written, found.kept) == ("done", 39, 1)
     assert found.reconciliation is not None
     assert (found.reconciliation.equal, found.reconciliation.fresher) == (39, 1)
@@ -140,7 +138,7 @@ class StopHere(Exception):
 
 
 def test_a_run_on_spark_is_alone_with_its_view_and_gone_on_with_by_either_engine(
-    open_store: Open, spark: SparkEngine
+    open_store: Open, engine: SparkEngine
 ) -> None:
     store = open_store()
     store.write_features([make_product(f"p{i:03}", 1, images=0) for i in range(200)])
@@ -153,7 +151,7 @@ def test_a_run_on_spark_is_alone_with_its_view_and_gone_on_with_by_either_engine
             raise StopHere
 
     with pytest.raises(StopHere):
-        materialize(store, views=[OFFERS], shard_rows=10, engine=spark, progress=stop)
+        materialize(store, views=[OFFERS], shard_rows=10, engine=engine, progress=stop)
     assert [summary.exit_code for summary in meanwhile] == [4, 4, 4]
     (found,) = materialize(store, views=[OFFERS], shard_rows=10).views
     assert (found.outcome, found.resumed) == ("done", 30)
@@ -163,7 +161,7 @@ def test_a_run_on_spark_is_alone_with_its_view_and_gone_on_with_by_either_engine
     assert found.reconciliation.equal == 200
 
 
-def test_an_executors_error_comes_back_in_its_own_words(open_store: Open, spark: SparkEngine) -> None:
+def test_an_executors_error_comes_back_in_its_own_words(open_store: Open, engine: SparkEngine) -> None:
     store = open_store()
     store.write_features([make_product(f"p{i:02}", 1, images=0) for i in range(20)])
     lose_online(store)
@@ -174,7 +172,7 @@ def test_an_executors_error_comes_back_in_its_own_words(open_store: Open, spark:
     size = amounts.total_compressed_size
     torn[amounts.data_page_offset : amounts.data_page_offset + size] = bytes(size)  # the plan does not read it
     whole.write_bytes(torn)
-    summary = materialize(store, views=[OFFERS], shard_rows=5, engine=spark)
+    summary = materialize(store, views=[OFFERS], shard_rows=5, engine=engine)
     assert summary.exit_code == 3
     assert str(whole) in summary.views[0].message
     assert "Move it away" in summary.views[0].message
@@ -194,7 +192,7 @@ def installation(state: Path, kafka: KafkaBroker, triton: TritonServer, models: 
 
 
 def test_a_catalogue_embedded_by_executors_is_the_one_embedded_here(
-    spark: SparkEngine, kafka: KafkaBroker, triton: TritonServer, model_repository: Path, tmp_path: Path
+    engine: SparkEngine, kafka: KafkaBroker, triton: TritonServer, model_repository: Path, tmp_path: Path
 ) -> None:
     """By the real Triton and Kafka: the same vectors, and a reconciliation without a difference."""
     from inference.client import ItemEmbedder
@@ -208,7 +206,7 @@ def test_a_catalogue_embedded_by_executors_is_the_one_embedded_here(
         store.write_features([make_product(id, 1, images=1) for id in ids])
         embedder = ItemEmbedder(services.triton, model_repository, version="1")
         publish = EmbeddingPublisher(services.producer())
-        elsewhere = Elsewhere(spark, partial(open_parts, services.settings))
+        elsewhere = Elsewhere(engine, partial(open_parts, services.settings))
         progress: list[int] = []
         counts, rejected = reembed(
             store, embedder, publish, shard_products=16, elsewhere=elsewhere, on_progress=progress.append
@@ -231,7 +229,7 @@ def _inputs(store: ProductFeatureStore, ids: list[str]) -> list[Any]:
 
 
 def test_the_commands_work_on_spark(
-    spark: SparkEngine,
+    engine: SparkEngine,
     kafka: KafkaBroker,
     triton: TritonServer,
     model_repository: Path,
