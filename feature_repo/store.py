@@ -11,9 +11,9 @@ and `materialize`. Importing this module imports Feast, which takes seconds: imp
 
 from __future__ import annotations
 
-import warnings
 import random
 import time
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
