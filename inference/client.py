@@ -315,15 +315,20 @@ class TritonClient:
         flying: deque[_Sent] = deque()
         try:
             for chunk in chunks:
+                while flying and len(flying) >= self._room:
+                    self._settle(job, flying)
                 if len(chunk.rows):
                     flying.append(self._send(job, chunk))
-                while len(flying) >= self._window:
-                    self._settle(job, flying)
             while flying:
                 self._settle(job, flying)
         finally:
             for sent in flying:
                 sent.call.cancel()
+
+    @property
+    def _room(self) -> int:
+        """Requests in flight at once: while it is not known whether the server is back, only the one that finds out."""
+        return self._window if self._breaker is None or self._breaker.closed else 1
 
     def _send(self, job: _Job, chunk: _Chunk, started: float | None = None, attempt: int = 0) -> _Sent:
         if self._breaker is not None and not self._breaker.allows():

@@ -435,8 +435,9 @@ def test_a_server_that_answers_nothing_is_let_alone_and_asked_again_later() -> N
     assert len(triton.requests) == 6, "one probe"
     down = False
     clock.now += 2
-    assert client.embed(*products(2), version="1").rejected == {}
-    assert client.embed(*products(300), version="1").rejected == {}
+    found = client.embed(*products(600), version="1")
+    assert found.rejected == {}, "what takes several requests gets through too: the first of them is the probe"
+    assert not np.isnan(found.vectors).any()
     assert triton.flying == 0
 
 
