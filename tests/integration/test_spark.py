@@ -37,6 +37,13 @@ OFFERS = "product_offer"
 Open = Callable[[], ProductFeatureStore]
 
 
+@pytest.fixture(scope="module")
+def kafka(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaBroker]:
+    """A broker of its own: other tests count the vectors on theirs."""
+    with KafkaBroker(tmp_path_factory.mktemp("kafka"), cache) as broker:
+        yield broker
+
+
 @pytest.fixture
 def engine(spark: Any) -> SparkEngine:
     """Two cores of this machine."""
