@@ -186,6 +186,7 @@ def test_a_master_that_spark_cannot_be_started_on_is_named_and_leaves_no_trace(m
         started_with["java"] = Path(started_with["JAVA_HOME"], "bin", "java").read_text()
         raise PySparkRuntimeError("Java gateway process exited before sending its port number.")
 
+    monkeypatch.setattr(SparkSession, "getActiveSession", lambda: None)  # other tests may have one
     monkeypatch.setattr(SparkSession.Builder, "getOrCreate", refuse)
     monkeypatch.delenv("JAVA_HOME", raising=False)
     with (
