@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 import typer
 
 from sagelift.console import AsJson, current_settings, print_json, say
+from sagelift.experiment_options import Actor, Reason, experiment_store
 from sagelift.key_commands import key_app
-from sagelift.layer_metric_commands import experiment_store as _store
 from sagelift.layer_metric_commands import layer_app, metric_app
 from sagelift.times import moment, time_text
 from sagelift.unit_commands import unit_app
@@ -29,8 +29,6 @@ app.add_typer(metric_app, name="metric")
 app.add_typer(unit_app, name="unit")
 
 Key = Annotated[str, typer.Argument(help="The experiment's key.")]
-Actor = Annotated[str, typer.Option(help="Who does this.", envvar="USER")]
-Reason = Annotated[str, typer.Option(help="Why.")]
 _File = Annotated[Path, typer.Argument(help="The experiment as YAML.")]
 _Paths = Annotated[list[Path], typer.Argument(help="YAML files, or folders of them.")]
 _Coverage = Annotated[int, typer.Argument(min=0, max=10_000, help="The enrolled share, in 1/10,000.")]
@@ -64,7 +62,7 @@ def diff(paths: _Paths, as_json: AsJson = False) -> None:
 
     configs = [load_yaml(path) for path in experiment_files(paths)]
     found: list[dict[str, Any]] = []
-    with _store() as store:
+    with experiment_store() as store:
         known = {summary.key: summary for summary in store.experiments()}
         for config in configs:
             summary = known.get(config.key)
@@ -97,7 +95,7 @@ def publish(file: _File, actor: Actor, reason: Reason = "") -> None:
     from experiments.config import load_yaml
 
     config = load_yaml(file)
-    with _store() as store:
+    with experiment_store() as store:
         version = store.publish(config, actor=actor, reason=reason, create=True)
     typer.echo(f"{config.key} version {version}")
 
@@ -108,7 +106,7 @@ def new_phase(file: _File, actor: Actor, reason: Reason) -> None:
     from experiments.config import load_yaml
 
     config = load_yaml(file)
-    with _store() as store:
+    with experiment_store() as store:
         version = store.new_phase(config, actor=actor, reason=reason)
     typer.echo(f"{config.key} version {version}, a new phase")
 
@@ -127,7 +125,7 @@ def schema() -> None:
 def _step(name: str, state: str, help: str) -> None:
     @app.command(name, help=help)
     def step(key: Key, actor: Actor, reason: Reason) -> None:
-        with _store() as store:
+        with experiment_store() as store:
             store.transition(key, cast(Any, state), actor=actor, reason=reason)
         typer.echo(f"{key} is {state}")
 
@@ -148,7 +146,7 @@ def decide(
     reason: Reason,
 ) -> None:
     """Say how a stopped experiment ended."""
-    with _store() as store:
+    with experiment_store() as store:
         store.decide(key, _outcome(outcome), actor=actor, reason=reason)
     typer.echo(f"{key} is decided: {outcome}")
 
@@ -168,7 +166,7 @@ def set_state(
 
     if state not in get_args(State):
         raise typer.BadParameter(f"{state!r} is none of {', '.join(get_args(State))}")
-    with _store() as store:
+    with experiment_store() as store:
         ending = None if outcome is None else _outcome(outcome)
         store.transition(key, cast(State, state), actor=actor, reason=reason, outcome=ending)
     typer.echo(f"{key} is {state}")
@@ -177,7 +175,7 @@ def set_state(
 @app.command()
 def ramp(key: Key, coverage: _Coverage, actor: Actor, reason: Reason) -> None:
     """Raise the coverage of a live experiment."""
-    with _store() as store:
+    with experiment_store() as store:
         version = store.ramp(key, coverage, actor=actor, reason=reason)
     typer.echo(f"{key} version {version}, coverage {coverage}")
 
@@ -185,7 +183,7 @@ def ramp(key: Key, coverage: _Coverage, actor: Actor, reason: Reason) -> None:
 @app.command()
 def hold(key: Key, actor: Actor, reason: Reason) -> None:
     """Stop a ramp where it stands: who is enrolled stays, nobody follows."""
-    with _store() as store:
+    with experiment_store() as store:
         version = store.hold(key, actor=actor, reason=reason)
     typer.echo(f"{key} version {version}")
 
@@ -203,7 +201,7 @@ def override(
     from experiments.config import Override
 
     end = moment(until, "--until")
-    with _store() as store:
+    with experiment_store() as store:
         store.force_arm(key, Override(unit, arm, end), actor=actor, reason=reason)
     typer.echo(f"{key} serves {arm} until {time_text(end)}")
 
@@ -213,7 +211,7 @@ def clear_override(
     key: Key, unit: Annotated[str, typer.Argument(help="The unit's id.")], actor: Actor, reason: Reason
 ) -> None:
     """Force no arm upon a unit any more."""
-    with _store() as store:
+    with experiment_store() as store:
         cleared = store.clear_arm(key, unit, actor=actor, reason=reason)
     typer.echo("cleared" if cleared else "no arm was forced")
 
@@ -221,7 +219,7 @@ def clear_override(
 @app.command("list")
 def list_experiments(as_json: AsJson = False) -> None:
     """List all experiments and where each stands."""
-    with _store() as store:
+    with experiment_store() as store:
         known = store.experiments()
         arms = {e.config.key: [arm.key for arm in e.config.arms] for e in store.load()}
     found = [
@@ -244,7 +242,7 @@ def show(
     """Print a published config as YAML, such as one that was ramped since, for the file that the team reviews."""
     from experiments.files import to_yaml
 
-    with _store() as store:
+    with experiment_store() as store:
         found = store.version(key, version)
     if as_json:
         return print_json(found)
@@ -254,7 +252,7 @@ def show(
 @app.command()
 def history(key: Key, as_json: AsJson = False) -> None:
     """List what happened to an experiment, oldest first."""
-    with _store() as store:
+    with experiment_store() as store:
         rows = store.history(key)
     if as_json:
         return print_json(rows)
@@ -271,7 +269,7 @@ def audit(
     as_json: AsJson = False,
 ) -> None:
     """List who did what, newest first."""
-    with _store() as store:
+    with experiment_store() as store:
         rows = store.audit(subject, limit=limit)
     if as_json:
         return print_json(rows)
@@ -299,7 +297,7 @@ def schedule(
 
     from experiments.lifecycle import Action
 
-    with _store() as store:
+    with experiment_store() as store:
         if key is not None and action is not None:
             if action not in get_args(Action):
                 raise typer.BadParameter(f"{action!r} is none of {', '.join(get_args(Action))}")
@@ -324,7 +322,7 @@ def cancel(
     reason: Reason = "",
 ) -> None:
     """Take a scheduled command back."""
-    with _store() as store:
+    with experiment_store() as store:
         store.cancel(number, actor=actor, reason=reason)
     typer.echo(f"{number} is cancelled")
 
@@ -352,7 +350,7 @@ def guard(
     as_json: AsJson = False,
 ) -> None:
     """Judge an experiment's guardrails by the sequential test, and act on a breach. Exit code 1 when there is one."""
-    with _store() as store:
+    with experiment_store() as store:
         found = _guard(store, [key], metrics, on_breach, planned_units, window_days)
     if as_json:
         print_json([each.evidence for each in found])
@@ -375,7 +373,7 @@ def tick(
     The guardrails come first, so that a ramp that was due is not made over a breach. Exit code 1 when a guardrail is
     breached or a command could not be carried out.
     """
-    with _store() as store:
+    with experiment_store() as store:
         found = _guard(store, None, metrics, on_breach, planned_units, window_days)
         ran = store.run_due()
     if as_json:

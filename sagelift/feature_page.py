@@ -12,6 +12,7 @@ from html import escape
 from pathlib import Path
 from typing import Final
 
+from analysis.render.page import template, write
 from feature_repo.canary import CanaryDrift
 from feature_repo.watch import AGE_EDGES, ViewStatus
 
@@ -24,29 +25,16 @@ def write_page(
     path: Path, statuses: Sequence[ViewStatus], findings: Sequence[str], canary: CanaryDrift | None, now: datetime
 ) -> None:
     """Write the page aside and rename it, so that nobody reads half of it."""
-    aside = path.with_name(f".{path.name}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        aside.write_text(page(statuses, findings, canary, now), encoding="utf-8")
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write(page(statuses, findings, canary, now), path)
 
 
 def page(statuses: Sequence[ViewStatus], findings: Sequence[str], canary: CanaryDrift | None, now: datetime) -> str:
     """The page as text. Everything that comes from data is escaped."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
     assert len(AGE_NAMES) == len(AGE_EDGES)
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("feature_page.html.j2").render(
+    text: str = template(Path(__file__).with_name("feature_page.html.j2")).render(
         now=now,
         statuses=statuses,
         findings=findings,
@@ -59,6 +47,7 @@ def page(statuses: Sequence[ViewStatus], findings: Sequence[str], canary: Canary
         pictures={name: Markup(text) for name, text in _canary_pictures(canary).items()} if canary else {},
         drift=[line for s in statuses for line in s.schema_drift],
     )
+    return text
 
 
 def age(seconds: float | None) -> str:

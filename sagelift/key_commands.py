@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from sagelift.console import AsJson, print_json, say
-from sagelift.layer_metric_commands import Actor, Reason
-from sagelift.layer_metric_commands import experiment_store as _store
+from sagelift.experiment_options import Actor, Reason, experiment_store
 from sagelift.times import time_text
 
 if TYPE_CHECKING:
@@ -27,7 +26,7 @@ def key_create(
     """Make a key and print it, this once: the database keeps its hash."""
     from experiments.keys import ApiKeys
 
-    with _store() as store:
+    with experiment_store() as store:
         key, text = ApiKeys(store.engine).create(name, cast("Role", role), actor=actor, reason=reason)
     say(f"key {key.id} for {name!r}, role {role}; it is shown this once:")
     typer.echo(text)
@@ -42,7 +41,7 @@ def key_revoke(
     """End a key, for good."""
     from experiments.keys import ApiKeys
 
-    with _store() as store:
+    with experiment_store() as store:
         ApiKeys(store.engine).revoke(id, actor=actor, reason=reason)
     typer.echo(f"{id} is revoked")
 
@@ -52,7 +51,7 @@ def key_list(as_json: AsJson = False) -> None:
     """List the keys, the revoked ones too."""
     from experiments.keys import ApiKeys
 
-    with _store() as store:
+    with experiment_store() as store:
         keys = ApiKeys(store.engine).all()
     if as_json:
         shown = ("id", "name", "role", "created_at", "created_by", "revoked_at")

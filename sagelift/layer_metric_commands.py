@@ -2,32 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from sagelift.console import AsJson, current_settings, print_json
-
-if TYPE_CHECKING:
-    from experiments.store import ExperimentStore
+from sagelift.console import AsJson, print_json
+from sagelift.experiment_options import Actor, Reason, experiment_store
 
 layer_app = typer.Typer(help="Layers: experiments that must not meet share one.", no_args_is_help=True)
 metric_app = typer.Typer(help="Metrics: reviewed as files, frozen as versions.", no_args_is_help=True)
-
-Actor = Annotated[str, typer.Option(help="Who does this.", envvar="USER")]
-Reason = Annotated[str, typer.Option(help="Why.")]
-
-
-@contextmanager
-def experiment_store() -> Iterator[ExperimentStore]:
-    """The store of the settings' database."""
-    from sagelift.services import Services
-
-    with Services(current_settings()) as services:
-        yield services.experiments
 
 
 @layer_app.command("create")

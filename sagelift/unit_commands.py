@@ -11,6 +11,7 @@ import typer
 
 from sagelift.console import AsJson, current_settings, print_json, say
 from sagelift.errors import SettingsError
+from sagelift.experiment_options import Actor
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -48,7 +49,7 @@ def unit_token(users: _Users, as_json: AsJson = False) -> None:
 @unit_app.command("erase")
 def unit_erase(
     users: _Users,
-    actor: Annotated[str, typer.Option(help="Who does this.", envvar="USER")],
+    actor: Actor,
     reason: Annotated[str, typer.Option(help="Why, such as the number of the request; never the user.")],
 ) -> None:
     """Delete what leads from users to their unit ids. What is logged stays, and nobody can say of whom."""

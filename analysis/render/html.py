@@ -4,7 +4,7 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from analysis.render import charts, words
+from analysis.render import charts, page, words
 from analysis.results import Report
 
 _MARKS = {"ok": "✓", "warn": "!", "fail": "✕"}
@@ -13,22 +13,13 @@ _TONES = {"ship": "good", "do not ship": "bad", "keep running": "open", "cannot 
 
 def to_html(report: Report) -> str:
     """The page as text. Everything that comes from data is escaped."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     axis = charts.lift_axis(report)
     metrics = words.in_order(report)
     pictures = [
         (r.label, Markup(picture)) for r in metrics if r.role == "goal" and (picture := charts.cumulative_chart(r))
     ]
     aged = [(r.label, Markup(picture)) for r in metrics if r.role == "goal" and (picture := charts.age_chart(r))]
-    return environment.get_template("report.html.j2").render(
+    text: str = page.template(Path(__file__).with_name("report.html.j2")).render(
         report=report,
         data=report.data,
         words=words,
@@ -47,13 +38,9 @@ def to_html(report: Report) -> str:
         checks=sorted(report.checks, key=lambda check: ("fail", "warn", "ok").index(check.status)),
         percent=f"{1 - report.alpha:.0%}",
     )
+    return text
 
 
 def write_html(report: Report, path: Path) -> Path:
     """Write the page aside and rename it, so that a reader never sees half of it."""
-    aside = path.with_name(path.name + ".part")
-    try:
-        aside.write_text(to_html(report), encoding="utf-8")
-        return aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
+    return page.write(to_html(report), path)

@@ -106,6 +106,11 @@ class GuardedOnlineStore(OnlineStore):
 
     # What Feast calls.
 
+    def teardown(self, config: Any, tables: Sequence[Any], entities: Sequence[Any]) -> None:
+        """Drop these views with their rows (`feast teardown`)."""
+        self.update(config, tables, [], [], [], partial=False)
+        self.disconnect()
+
     def plan(self, config: Any, desired_registry_proto: Any) -> list[Any]:
         """Nothing: `update` makes the tables; Feast's own infra objects would make tables of another shape."""
         return []

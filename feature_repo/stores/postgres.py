@@ -107,11 +107,6 @@ class GuardedPostgresOnlineStore(GuardedOnlineStore):
 
         self._transaction(config, work)
 
-    def teardown(self, config: Any, tables: Sequence[Any], entities: Sequence[Any]) -> None:
-        """Drop the tables of these views (`feast teardown`)."""
-        self.update(config, tables, [], [], [], partial=False)
-        self.disconnect()
-
     # What all guarded stores can do.
 
     def write(

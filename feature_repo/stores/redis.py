@@ -142,11 +142,6 @@ class GuardedRedisOnlineStore(GuardedOnlineStore):
             for view in tables_to_delete:
                 self._drop(redis, config, _View(config, view))
 
-    def teardown(self, config: Any, tables: Sequence[Any], entities: Sequence[Any]) -> None:
-        """Delete the rows of these views (`feast teardown`)."""
-        self.update(config, tables, [], [], [], partial=False)
-        self.disconnect()
-
     # What all guarded stores can do.
 
     def write(

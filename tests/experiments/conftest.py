@@ -152,3 +152,20 @@ def api(store: ExperimentStore) -> Iterator[Api]:
 def limited_api(store: ExperimentStore, request: pytest.FixtureRequest) -> Api:
     """With the limits that are the parameter."""
     return Api(store, request.param)
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.integration)])
+def connect(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[[], Engine]]:
+    """Makes engines of one database, SQLite's or PostgreSQL's, that is empty at first."""
+    if request.param == "postgresql":
+        yield request.getfixturevalue("postgresql")
+        return
+    engines: list[Engine] = []
+
+    def sqlite() -> Engine:
+        engines.append(create_engine(f"sqlite:///{tmp_path / 'experiments.db'}"))
+        return engines[-1]
+
+    yield sqlite
+    for engine in engines:
+        engine.dispose()

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,23 +16,6 @@ from experiments.store import ExperimentStore
 
 Connect = Callable[[], Engine]
 DEADLINE_S = 30.0
-
-
-@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.integration)])
-def connect(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Connect]:
-    """Makes engines of one database."""
-    if request.param == "postgresql":
-        yield request.getfixturevalue("postgresql")
-        return
-    engines: list[Engine] = []
-
-    def sqlite() -> Engine:
-        engines.append(create_engine(f"sqlite:///{tmp_path / 'changes.db'}"))
-        return engines[-1]
-
-    yield sqlite
-    for engine in engines:
-        engine.dispose()
 
 
 class Heard:

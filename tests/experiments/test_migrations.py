@@ -3,7 +3,7 @@
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,23 +25,6 @@ WHO: dict[str, str] = {"actor": "ada", "reason": "test"}
 Connect = Callable[[], Engine]
 REVISIONS = ("0001", "0002", "0003")
 NEWEST = REVISIONS[-1]
-
-
-@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.integration)])
-def connect(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Connect]:
-    """Makes engines of one database that is empty at first."""
-    if request.param == "postgresql":
-        yield request.getfixturevalue("postgresql")
-        return
-    engines: list[Engine] = []
-
-    def sqlite() -> Engine:
-        engines.append(create_engine(f"sqlite:///{tmp_path / 'migrated.db'}"))
-        return engines[-1]
-
-    yield sqlite
-    for engine in engines:
-        engine.dispose()
 
 
 def live(store: ExperimentStore, config: ExperimentConfig) -> None:
