@@ -1,7 +1,8 @@
 """The history of every view: append-only Parquet parts, `<home>/history/<view>/part-*.parquet`.
 
 A part is written aside under a name that readers do not match, synced, and renamed: after a crash at any moment a
-folder holds only whole parts. Parts are never changed; a batch that is delivered twice is there twice, and readers
+folder holds only whole parts. Its rows are in the order of their keys, so that many parts can be gone through by key in
+one pass (`feature_repo.parts`). Parts are never changed; a batch that is delivered twice is there twice, and readers
 take a (product, version) once. Times are microseconds in UTC: DuckDB cannot materialise nanoseconds.
 
 Feast's own writer is not used: it rewrites one whole file for every push, not atomically.
@@ -18,14 +19,16 @@ from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from feature_repo.errors import HistoryError
+from feature_repo.parts import KEY_ORDER, PartsReader, as_schema
 
 _TIME: Final = pa.timestamp("us", tz="UTC")
 _GUARD: Final = [("version", pa.int64()), ("deleted", pa.bool_())]
 _PARTIAL: Final = ".partial"  # suffix of a part that is being written: `*.parquet` does not match it
-GROUP_ROWS: Final = 8192  # of a row group: whoever wants a few rows, or little memory, need not read a large part whole
+GROUP_ROWS: Final = 2048  # of a row group: whoever wants a few rows, or little memory, need not read a large part whole
 
 
 def schema(features: dict[str, Any], key: str = "product_id") -> Any:
@@ -67,7 +70,7 @@ class History:
         """
         if table.schema != self.schema:
             raise HistoryError(f"A part for {self.folder} must have the schema {self.schema}, not {table.schema}.")
-        return self._write_part(iter([table]))
+        return self._write_part(iter([table.take(pc.sort_indices(table[self.schema.names[0]]))]))
 
     def parts(self) -> list[Path]:
         """Whole parts, oldest first."""
@@ -97,7 +100,7 @@ class History:
         ]
         gone = 0
         for group in _groups(small, rows_per_part):
-            self._write_part(self._stream(group))
+            self._write_part(self._merged(group))
             for merged in group:
                 merged.unlink(missing_ok=True)
             gone += len(group)
@@ -114,10 +117,21 @@ class History:
             known = set(file.schema_arrow.names) <= set(self.schema.names)
             return known and file.metadata.num_rows < rows_per_part
 
-    def _stream(self, parts: list[Path]) -> Iterator[Any]:
-        for part in parts:
-            for batch in pq.ParquetFile(part).iter_batches(GROUP_ROWS):
-                yield as_schema(pa.Table.from_batches([batch]), self.schema)
+    def _merged(self, parts: list[Path]) -> Iterator[Any]:
+        """The rows of all parts in the order of their keys, of equal keys as they came; a row group at a time."""
+        key = self.schema.names[0]
+        keys = [pq.read_table(part, columns=[key], partitioning=None)[key] for part in parts]
+        ends = np.cumsum([0, *map(len, keys)])
+        order = pc.sort_indices(pa.chunked_array([chunk for column in keys for chunk in column.chunks], pa.string()))
+        reader = PartsReader(GROUP_ROWS)
+        for start in range(0, len(order), GROUP_ROWS):
+            wanted = order[start : start + GROUP_ROWS].to_numpy().astype(np.int64)
+            rows = np.sort(wanted)
+            cuts = np.searchsorted(rows, ends)
+            pieces = [
+                (part, rows[cuts[i] : cuts[i + 1]] - ends[i]) for i, part in enumerate(parts) if cuts[i] < cuts[i + 1]
+            ]
+            yield reader.read(pieces, self.schema).take(pa.array(np.searchsorted(rows, wanted)))
 
     def _read_part(self, part: Path, names: list[str]) -> Any:
         try:
@@ -140,7 +154,9 @@ class History:
             self.folder.mkdir(parents=True, exist_ok=True)
             try:
                 with open(aside, "wb") as file:
-                    with pq.ParquetWriter(file, self.schema, compression="zstd", use_dictionary=False) as writer:
+                    with pq.ParquetWriter(
+                        file, self.schema, compression="zstd", use_dictionary=False, sorting_columns=KEY_ORDER
+                    ) as writer:
                         for table in tables:
                             writer.write_table(table, row_group_size=GROUP_ROWS)
                     file.flush()
@@ -159,15 +175,6 @@ class History:
         for aside in self.folder.glob(f"*{_PARTIAL}"):
             if aside.stat().st_mtime < time.time() - 3600:
                 aside.unlink(missing_ok=True)
-
-
-def as_schema(table: Any, schema: Any) -> Any:
-    """The columns of `schema`; null those of features that the view did not have when the part was written."""
-    columns = []
-    for field in schema:
-        there = field.name in table.schema.names
-        columns.append(table[field.name].cast(field.type) if there else pa.nulls(table.num_rows, field.type))
-    return pa.Table.from_arrays(columns, schema=schema)
 
 
 def _groups(parts: list[Path], rows_per_part: int) -> Iterator[list[Path]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -16,6 +17,7 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
+from feature_repo.parts import MERGED_PARTS, in_key_order
 from feature_repo.shards import DoneShard, Shard, WrittenShard
 
 _MEMORY: Final = "384MB"  # DuckDB goes to its file beyond that
@@ -57,15 +59,20 @@ class Journal:
     ) -> Plan:
         """Find the rows to write: of each `key` the newest version, of equal ones that written last.
 
+        A shard is a range of keys, so that it meets few pages of an online store's index: at a million rows, half
+        the time of a shard that meets them all.
+
         Raises:
-            duckdb.Error: a part cannot be read.
+            duckdb.Error, HistoryError: a part cannot be read.
         """
         self._parts = list(parts)
         names = [str(part) for part in parts]
+        runs, in_key_order = _runs(parts)
         run = self._connection.execute
         run(
-            "create or replace table part as select unnest(?) as filename, unnest(range(?)) as part",
-            [names, len(names)],
+            """create or replace table part as
+            select unnest(?) as filename, unnest(range(?)) as part, unnest(?) as run, unnest(?) as in_key_order""",
+            [names, len(names), runs, in_key_order],
         )
         rows = f"""
             select {key} as id, version, epoch_us(created_timestamp) as created_us, part.part, file_row_number as row
@@ -84,8 +91,12 @@ class Journal:
         first = self._value("select coalesce(max(shard) + 1, 0) from done")
         run(
             """create or replace table winner as
-            select part, row, ? + (row_number() over (order by part, row) - 1) // ? as shard
-            from newest anti join done using (id, version, created_us) order by part, row""",
+            with open as (from newest anti join done using (id, version, created_us)),
+                placed as (
+                    select part, row, row_number() over (order by run, if(in_key_order, id, ''), part, row) - 1 as place
+                    from open join part using (part)
+                )
+            select part, row, ? + place // ? as shard from placed order by place""",
             [first, shard_rows],
         )
         products = self._value("select count(*) from newest")
@@ -146,6 +157,16 @@ class Journal:
         # All rows are fetched: DuckDB refuses the next statement while a result is unfinished.
         rows = self._connection.execute(statement, list(parameters)).fetchall()
         return rows[0][0] if rows else None
+
+
+def _runs(parts: Sequence[Path]) -> tuple[list[int], list[bool]]:
+    """Which parts are gone through together by their keys, as one run; a part in another order is a run of its own."""
+    ordered = [in_key_order(part) for part in parts]
+    before = accumulate(ordered)  # such parts, the present one included
+    runs = [
+        n // MERGED_PARTS if yes else len(parts) + i for i, (yes, n) in enumerate(zip(ordered, before, strict=True))
+    ]
+    return runs, ordered
 
 
 def _connect(path: str) -> Any:

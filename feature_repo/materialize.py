@@ -44,7 +44,8 @@ from feature_repo.errors import (
 )
 from feature_repo.journal import Journal, Plan
 from feature_repo.locks import run_lock
-from feature_repo.shards import KINDS, Engine, InProcess, PartGoneError, ShardJob, WrittenShard
+from feature_repo.parts import PartGoneError
+from feature_repo.shards import KINDS, Engine, InProcess, ShardJob, WrittenShard
 from feature_repo.stores.base import GuardedOnlineStore, from_microseconds, microseconds, payload_columns
 from feature_repo.values import encode_key
 

@@ -12,33 +12,27 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Protocol, TypeVar, cast
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from feast.infra.online_stores.helpers import get_online_store_from_config
-from numpy.typing import NDArray
 
 from feature_repo.arrow_rows import content_checksum, online_rows
 from feature_repo.definitions import CREATED_TIME, VERSION
-from feature_repo.errors import HistoryError
-from feature_repo.history import as_schema
+from feature_repo.parts import PartsReader, Pieces
 from feature_repo.stores.base import GuardedOnlineStore, payload_columns
 from feature_repo.values import encode_key
 
 KINDS: Final = ("equal", "fresher", "missing", "older", "different")
 """What a row of the history is online; see `feature_repo.materialize.Reconciliation`."""
 
-_READ_BUFFER: Final = 1 << 20  # bytes of a column chunk held while it is read: row groups may be large
-
 _Task = TypeVar("_Task")
 _Result = TypeVar("_Result")
 
 
 class Shard(NamedTuple):
-    """Rows to write: of each part the row numbers, ascending."""
+    """Rows to write."""
 
     number: int
-    pieces: list[tuple[Path, NDArray[np.int64]]]
+    pieces: Pieces
 
 
 class WrittenShard(NamedTuple):
@@ -69,10 +63,6 @@ class ComparedShard(NamedTuple):
     found: dict[str, int]
     history: int
     online: int
-
-
-class PartGoneError(HistoryError):
-    """Compaction has merged a part into another since it was listed."""
 
 
 class Engine(Protocol):
@@ -124,7 +114,7 @@ class ShardJob:
         self._given = (config, view, schema, equal, batch_rows)
         self._config, self._view, self._schema, self._equal, self._batch_rows = self._given
         self._online = online or _opened(pickle.dumps(config.online_store))
-        self._open: _OpenPart | None = None
+        self._parts = PartsReader(batch_rows)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _remade, self._given
@@ -192,66 +182,9 @@ class ShardJob:
         """The shard's rows as a table of these columns.
 
         Raises:
-            PartGoneError, HistoryError: as `write`.
+            PartGoneError, HistoryError: as `PartsReader.read`.
         """
-        schema = pa.schema([self._schema.field(name) for name in columns])
-        return pa.concat_tables([self._piece(part, rows, schema) for part, rows in shard.pieces])
-
-    def _piece(self, part: Path, rows: NDArray[np.int64], schema: Any) -> Any:
-        try:
-            if self._open is None or not self._open.leads_to(part, schema.names, int(rows[0])):
-                self._open = _OpenPart(part, schema.names, self._batch_rows)
-            return as_schema(pa.Table.from_batches(self._open.take(rows)), schema)
-        except FileNotFoundError as error:
-            raise PartGoneError(f"The history was compacted meanwhile ({part} is gone): call again.") from error
-        except (pa.ArrowException, OSError, StopIteration) as error:  # the last: fewer rows than its footer says
-            raise HistoryError(f"{part} cannot be read ({error}). Move it away.") from error
-
-
-class _OpenPart:
-    """A part that is read forwards, a batch at a time; row groups without a wanted row are not read.
-
-    Shards that follow each other in one row group find it where the one before has left it.
-    """
-
-    def __init__(self, part: Path, names: Sequence[str], batch_rows: int) -> None:
-        self._part, self._names, self._batch_rows = part, list(names), batch_rows
-        self._file = pq.ParquetFile(part, buffer_size=_READ_BUFFER, pre_buffer=False)
-        self._there = [name for name in names if name in self._file.schema_arrow.names]
-        sizes = [self._file.metadata.row_group(group).num_rows for group in range(self._file.num_row_groups)]
-        self._starts = np.cumsum([0, *sizes])
-        self._group = -1
-        self._batches: Iterator[Any] = iter(())
-        self._batch: Any = None
-        self._first = self._after = 0  # row numbers of the present batch
-
-    def leads_to(self, part: Path, names: Sequence[str], row: int) -> bool:
-        """Whether this row is still ahead."""
-        return self._part == part and self._names == list(names) and row >= self._first
-
-    def take(self, rows: NDArray[np.int64]) -> list[Any]:
-        """Batches with just these rows, ascending row numbers."""
-        taken = []
-        while len(rows):
-            if rows[0] >= self._after:
-                self._go_to(int(rows[0]))
-            here = int(np.searchsorted(rows, self._after))
-            first, last = int(rows[0]) - self._first, int(rows[here - 1]) - self._first
-            if last - first + 1 == here:
-                taken.append(self._batch.slice(first, here))
-            else:
-                taken.append(self._batch.take(pa.array(rows[:here] - self._first)))
-            rows = rows[here:]
-        return taken
-
-    def _go_to(self, row: int) -> None:
-        group = int(np.searchsorted(self._starts, row, "right")) - 1
-        if group != self._group:
-            self._group, self._after = group, int(self._starts[group])
-            self._batches = self._file.iter_batches(self._batch_rows, row_groups=[group], columns=self._there)
-        while row >= self._after:
-            self._batch = next(self._batches)
-            self._first, self._after = self._after, self._after + self._batch.num_rows
+        return self._parts.read(shard.pieces, pa.schema([self._schema.field(name) for name in columns]))
 
 
 def _remade(config: Any, view: Any, schema: Any, equal: bool, batch_rows: int) -> ShardJob:

@@ -11,6 +11,7 @@ import pytest
 
 from feature_repo.errors import HistoryError
 from feature_repo.history import GROUP_ROWS, History, schema
+from feature_repo.parts import in_key_order
 
 SCHEMA = schema({"title": pa.string()})
 
@@ -61,6 +62,30 @@ def test_a_large_part_has_row_groups_of_a_size_that_can_be_read_one_by_one(histo
     groups = pq.read_metadata(part)
     sizes = [groups.row_group(group).num_rows for group in range(groups.num_row_groups)]
     assert sizes == [GROUP_ROWS, GROUP_ROWS, 1]
+
+
+def test_the_rows_of_a_part_are_in_the_order_of_their_keys_and_equal_keys_as_they_came(history: History) -> None:
+    part = history.append(rows(("b", 1, "x"), ("a", 2, "first"), ("c", 1, "x"), ("a", 1, "second"), ("a", 2, "third")))
+    assert pq.read_table(part)["title"].to_pylist() == ["first", "second", "third", "x", "x"]
+    assert in_key_order(part)
+
+
+def test_compaction_merges_by_key_and_keeps_the_order_of_writing(
+    history: History, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("feature_repo.history.GROUP_ROWS", 4)
+    for i in range(5):
+        history.append(rows(("again", 1, str(i)), (f"p{9 - i}", 1, "x"), (f"b{i}", 1, "x")))
+    assert history.compact(grace_s=0) == 5
+    (part,) = history.parts()
+    merged = pq.read_table(part)
+    assert merged["product_id"].to_pylist() == [
+        *["again"] * 5,
+        *(f"b{i}" for i in range(5)),
+        *(f"p{i}" for i in range(5, 10)),
+    ]
+    assert merged["title"].to_pylist()[:5] == ["0", "1", "2", "3", "4"]
+    assert in_key_order(part)
 
 
 def test_parts_in_the_making_are_not_read(history: History) -> None:
