@@ -30,13 +30,15 @@ from feature_repo.errors import InvalidFeatureError
 from feature_repo.recent import MAX_RECENT
 from feature_repo.rows import EMBEDDING_DIM, MAX_IMAGES, TEXT_FIELDS
 
-DEFINITIONS_VERSION: Final = 2  # 1: products alone
+DEFINITIONS_VERSION: Final = 3  # 1: products alone; 2: what shoppers looked at lately; 3: views that follow the offer
 
 PROJECT: Final = "sagelift"
 OWNER: Final = "catalogue"
 USER_OWNER: Final = "recommendations"
 JOIN_KEY: Final = "product_id"
 USER_KEY: Final = "user_id"
+FOLLOWS: Final = "follows"
+"""Tag of a view whose rows are as new as the same product's row of the view that it names."""
 EVENT_TIME: Final = "event_timestamp"
 CREATED_TIME: Final = "created_timestamp"
 VERSION: Final = "version"
@@ -99,6 +101,7 @@ def product_views(home: Path) -> list[FeatureView]:
             TEXT_VIEW,
             "Text attributes of a product; '' where the catalogue says nothing.",
             [Field(name=name, dtype=String) for name in TEXT_FIELDS],
+            follows=OFFER_VIEW,
         ),
         _view(
             home,
@@ -118,6 +121,7 @@ def product_views(home: Path) -> list[FeatureView]:
                 ),
                 Field(name="visual_version", dtype=String, description="Version of the visual encoder."),
             ],
+            follows=OFFER_VIEW,
         ),
         _view(
             home,

@@ -20,7 +20,7 @@ import pyarrow as pa
 from feature_repo.parts import MERGED_PARTS, in_key_order
 from feature_repo.shards import DoneShard, Shard, WrittenShard
 
-_MEMORY: Final = "384MB"  # DuckDB goes to its file beyond that
+_MEMORY: Final = "256MB"  # DuckDB goes to its file beyond that
 _DONE: Final = pa.schema(
     [
         ("shard", pa.int64()),

@@ -11,8 +11,9 @@ view, so that a single statement both compares the versions and writes all featu
   is written again: the same message delivered twice changes nothing, and a correction under the same version passes.
 * A row whose `deleted` feature is true is a tombstone: it keeps its version, so that an older upsert cannot pass, its
   features are emptied, and Feast's readers see nothing.
-* A view that only follows another in version (`write`'s `advance`) has that in a small table beside its own: to rewrite
-  rows full of vectors for a new price would cost more than all the rest. Whoever reads or writes minds both.
+* A row that only follows others in version (`write`'s `advance`) has that in columns of its own. A view whose tag
+  `follows` names another view leaves that to it: its rows are as new as that view's row of the same product. So a new
+  price writes one small row, and the rows full of texts and vectors are not touched.
 * WAL, one connection per thread, and none shared with a forked child. A commit is on the disk when it returns: a loss
   of power takes nothing with it.
 """
@@ -35,7 +36,7 @@ from feast.infra.online_stores.vector_store import VectorStoreConfig
 from feast.repo_config import FeastConfigBaseModel
 from pydantic import StrictStr, field_validator
 
-from feature_repo.definitions import DELETED, VERSION
+from feature_repo.definitions import DELETED, FOLLOWS, VERSION
 from feature_repo.errors import InvalidFeatureError, StoreBusyError, StoreStateError
 from feature_repo.stores.base import (
     SCAN_PAGE,
@@ -43,6 +44,7 @@ from feature_repo.stores.base import (
     OnlineRow,
     from_microseconds,
     microseconds,
+    newest_of_each_key,
     payload_columns,
 )
 
@@ -60,7 +62,9 @@ _MAX_VARIABLES: Final = 32_766
 # Rows of one insert: longer statements are parsed and planned anew for no gain.
 _ROWS_PER_INSERT: Final = 128
 _GUARD_COLUMNS: Final = ("entity_key", "event_us", VERSION, DELETED)
-_FOLLOWED: Final = "followed_"
+_FOLLOWED: Final = ("followed", "followed_us")  # the version that a row has followed to, and its event time
+_NEVER: Final = -(2**62)  # a version below every other, as of a row that has followed none
+_FOLLOWED_COLUMNS: Final = (f"followed integer not null default {_NEVER}", "followed_us integer not null default 0")
 _IDENTITIES: Final = "table_identity"
 
 
@@ -109,8 +113,7 @@ class GuardedSqliteOnlineStore(GuardedOnlineStore):
                 self._make_table(connection, _Table.of(config, view))
             for view in tables_to_delete:
                 table = _Table.of(config, view)
-                for name in (table.name, table.followed):
-                    connection.execute(f"drop table if exists {name}")
+                connection.execute(f"drop table if exists {table.name}")
                 self._make_identities(connection)
                 connection.execute(f"delete from {_IDENTITIES} where name = ?", (table.name,))
 
@@ -138,9 +141,10 @@ class GuardedSqliteOnlineStore(GuardedOnlineStore):
                 table = self._table(config, view)
                 written = table.insert(connection, rows, equal)
                 stale.append({row.key for row in rows} - written)
-                moved = [row for row in rows if row.key in written]
-                for other in advance:
-                    self._table(config, other).advance(connection, moved)
+                moved = newest_of_each_key([row for row in rows if row.key in written]) if advance else []
+                for leader in dict.fromkeys(self._table(config, other).leader for other in advance):
+                    if leader != table.name:  # else they follow by that very row
+                        _advance(connection, leader, moved)
         return stale
 
     def read(
@@ -172,16 +176,16 @@ class GuardedSqliteOnlineStore(GuardedOnlineStore):
             return self._table(config, view).select(
                 connection,
                 columns,
-                f"kept.entity_key > ? and not {DELETED} order by kept.entity_key limit ?",
+                f"kept.entity_key > ? and not kept.{DELETED} order by kept.entity_key limit ?",
                 (after, limit),
             )
 
     def tables(self, config: Any, prefix: str) -> list[str]:
         start = f"{config.project}_"
+        of_ours = "select m.name from sqlite_master as m join pragma_table_info(m.name) as c where c.name = ?"
         with self._snapshot(config) as connection:
-            names = {name for (name,) in connection.execute("select name from sqlite_master where type = 'table'")}
-        wanted = (name for name in names if name.startswith(start + prefix) and _FOLLOWED + name in names)
-        return sorted(name.removeprefix(start) for name in wanted)
+            names = [name for (name,) in connection.execute(of_ours, _FOLLOWED[:1])]
+        return sorted(name.removeprefix(start) for name in names if name.startswith(start + prefix))
 
     def count(self, config: Any, view: Any) -> int:
         with self._snapshot(config) as connection:
@@ -280,15 +284,14 @@ class GuardedSqliteOnlineStore(GuardedOnlineStore):
             )
         connection.execute(
             f"create table if not exists {table.name} (entity_key blob primary key, event_us integer not null, "
-            f"{VERSION} integer not null, {DELETED} integer not null)"
+            f"{VERSION} integer not null, {DELETED} integer not null, {_FOLLOWED_COLUMNS[0]}, {_FOLLOWED_COLUMNS[1]})"
         )
+        for column, definition in zip(_FOLLOWED, _FOLLOWED_COLUMNS, strict=True):
+            if there and column not in there:
+                connection.execute(f"alter table {table.name} add column {definition}")
         for column in table.columns:
             if column not in there:
                 connection.execute(f"alter table {table.name} add column {_quoted(column)} blob")
-        connection.execute(
-            f"create table if not exists {table.followed} (entity_key blob primary key, {VERSION} integer not null, "
-            "event_us integer not null) without rowid"
-        )
 
 
 @dataclass(frozen=True)
@@ -296,33 +299,31 @@ class _Table:
     """A view's table and the statements over it."""
 
     name: str  # quoted
-    followed: str  # quoted: of rows that follow other views in version, how far; no row is rewritten for that
+    leader: str  # quoted: the table whose rows say how far these have followed; this one itself unless tagged
     columns: tuple[str, ...]
 
     @classmethod
     def of(cls, config: Any, view: Any) -> _Table:
         columns = payload_columns(view)
-        if clash := {"entity_key", "event_us"}.intersection(columns):
+        if clash := {"entity_key", "event_us", *_FOLLOWED}.intersection(columns):
             raise InvalidFeatureError(f"View {view.name} may not name a feature {clash.pop()!r}: the store uses it.")
         versioned = config.registry.enable_online_feature_view_versioning
         name = compute_table_id(config.project, view, versioned)
-        return cls(_quoted(name), _quoted(_FOLLOWED + name), columns)
+        leader = view.tags.get(FOLLOWS, view.name)
+        of_project = f"{config.project}_"
+        return cls(
+            _quoted(name), _quoted(of_project + name.removeprefix(of_project).replace(view.name, leader, 1)), columns
+        )
 
-    def advance(self, connection: _Connection, rows: Sequence[OnlineRow]) -> None:
-        """The rows of these keys, where there are some, follow to these versions."""
-        for start in range(0, len(rows), _ROWS_PER_INSERT):
-            some = rows[start : start + _ROWS_PER_INSERT]
-            parameters: list[Any] = []
-            for row in some:
-                parameters += (row.version, row.event_us, row.key)
-            connection.execute(
-                f"insert into {self.followed} as kept ({VERSION}, event_us, entity_key) "
-                f"select column1, column2, column3 from (values {','.join(['(?,?,?)'] * len(some))}) "
-                f"where exists (select 1 from {self.name} where entity_key = column3) "
-                f"on conflict (entity_key) do update set {VERSION}=excluded.{VERSION}, event_us=excluded.event_us "
-                f"where excluded.{VERSION} >= kept.{VERSION}",
-                parameters,
-            )
+    @property
+    def _newest_elsewhere(self) -> str:
+        """Of the row `kept`: the version that it has followed to."""
+        if self.leader == self.name:
+            return "kept.followed"
+        return (
+            f"ifnull((select max(head.{VERSION}, head.followed) from {self.leader} as head "
+            f"where head.entity_key = kept.entity_key), {_NEVER})"
+        )
 
     def insert(self, connection: _Connection, rows: Sequence[OnlineRow], equal: bool) -> set[bytes]:
         """Write the rows that are newer than what is there, or `equal` to it; the keys of those."""
@@ -342,9 +343,7 @@ class _Table:
                     f"insert into {self.name} as kept ({','.join(names)}) values {','.join([one] * len(some))} "
                     f"on conflict (entity_key) do update set {','.join(f'{n}=excluded.{n}' for n in names[1:])} "
                     f"where excluded.{VERSION} {passes} kept.{VERSION} "
-                    f"and not exists (select 1 from {self.followed} as other "
-                    f"where other.entity_key = kept.entity_key and other.{VERSION} > excluded.{VERSION}) "
-                    "returning entity_key",
+                    f"and excluded.{VERSION} >= {self._newest_elsewhere} returning entity_key",
                     parameters,
                 )
             )
@@ -359,18 +358,38 @@ class _Table:
         own_versions: bool = False,
     ) -> list[OnlineRow]:
         """Rows of the table `kept`, with the versions that they have followed to or were written under."""
-        version, event_us = (f"kept.{c}" if own_versions else _later(c) for c in (VERSION, "event_us"))
-        names = ",".join(("kept.entity_key", version, DELETED, event_us, *map(_quoted, columns)))
-        rows = connection.execute(
-            f"select {names} from {self.name} as kept left join {self.followed} as other "
-            f"on other.entity_key = kept.entity_key where {where}",
-            parameters,
+        version, event_us, source = f"kept.{VERSION}", "kept.event_us", f"{self.name} as kept"
+        if not own_versions:
+            head = "kept"
+            if self.leader != self.name:
+                head = "head"
+                source += f" left join {self.leader} as head on head.entity_key = kept.entity_key"
+            reached = f"ifnull(max({head}.{VERSION}, {head}.followed), {_NEVER})"
+            event_us = (
+                f"case when {reached} < kept.{VERSION} then kept.event_us "
+                f"when {head}.followed >= {head}.{VERSION} then {head}.followed_us else {head}.event_us end"
+            )
+            version = f"max(kept.{VERSION}, {reached})"
+        names = ",".join(
+            ("kept.entity_key", version, f"kept.{DELETED}", event_us, *(f"kept.{_quoted(c)}" for c in columns))
         )
+        rows = connection.execute(f"select {names} from {source} where {where}", parameters)
         return [OnlineRow(row[0], row[1], bool(row[2]), row[3], row[4:]) for row in rows]
 
 
-def _later(column: str) -> str:
-    return f"case when other.{VERSION} >= kept.{VERSION} then other.{column} else kept.{column} end"
+def _advance(connection: _Connection, table: str, rows: Sequence[OnlineRow]) -> None:
+    """The rows of these keys, where there are some, follow to these versions."""
+    for start in range(0, len(rows), _ROWS_PER_INSERT):
+        some = rows[start : start + _ROWS_PER_INSERT]
+        parameters: list[Any] = []
+        for row in some:
+            parameters += (row.version, row.event_us, row.key)
+        connection.execute(
+            f"update {table} as kept set followed = column1, followed_us = column2 "
+            f"from (values {','.join(['(?,?,?)'] * len(some))}) "
+            "where kept.entity_key = column3 and column1 >= kept.followed",
+            parameters,
+        )
 
 
 class _Connection(sqlite3.Connection):

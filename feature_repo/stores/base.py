@@ -7,7 +7,8 @@ A store implements `GuardedOnlineStore`'s abstract methods. Whatever the databas
   and a correction under the same version passes.
 * A row whose `deleted` feature is true is a tombstone: it keeps its version, so that an older upsert cannot pass, its
   features are emptied, and Feast's readers see nothing.
-* A row may follow the other views of its product in version (`write`'s `advance`) without being rewritten.
+* A row may follow the other views of its product in version (`write`'s `advance`) without being rewritten. The tag
+  `follows` names the view that a view always follows, for stores that make use of it.
 * All rows of one `write` are there or, on any error, none.
 
 One conformance suite holds all of them to this (tests/integration/test_feature_stores.py).

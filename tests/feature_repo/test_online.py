@@ -249,6 +249,18 @@ def test_a_feature_added_later_is_null_in_old_rows(online: Online) -> None:
     assert payload_columns(wider) == ("title", "size")
 
 
+def test_a_table_of_an_older_program_is_widened_and_keeps_its_rows(online: Online) -> None:
+    online.put("x", 3)
+    with online.store._transaction(online.config) as connection:
+        for column in ("followed", "followed_us"):
+            connection.execute(f"alter table test_titles drop column {column}")
+    online.make(TITLES)
+    assert online.get("a") == [("x", 3)]
+    row = OnlineRow(encode_key("a"), 5, False, 0, [b""])
+    online.store.write(online.config, [(POINTS, [row._replace(values=[b"", b""])])], advance=[TITLES])
+    assert online.get("a") == [("x", 5)]
+
+
 def test_views_that_are_dropped_lose_their_table(online: Online) -> None:
     online.store.update(online.config, [TITLES], [], [], [], partial=False)
     assert online.store.tables(online.config, "") == ["points", "timed"]

@@ -153,19 +153,21 @@ def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
 # The views.
 
 
-def view(name: str, *features: Field) -> FeatureView:
+def view(name: str, *features: Field, **tags: str) -> FeatureView:
     product = Entity(name="product", join_keys=["product_id"], value_type=ValueType.STRING)
     return FeatureView(
         name=name,
         entities=[product],
         schema=[Field(name="product_id", dtype=String), *features],
         source=FileSource(name=name, path="/nowhere/*.parquet", timestamp_field="event_timestamp"),
+        tags=tags,
     )
 
 
 GUARD = (Field(name="version", dtype=Int64), Field(name="deleted", dtype=Bool))
 TITLES = view("titles", Field(name="title", dtype=String), *GUARD)
 PRICES = view("prices", Field(name="price", dtype=Int64), *GUARD)
+DETAILS = view("details", Field(name="title", dtype=String), *GUARD, follows="prices")
 TIMED = view("timed", Field(name="title", dtype=String))  # orders by event time
 POINTS = view(
     "points",
@@ -222,7 +224,7 @@ def title(id: str, version: int, text: str = "x", deleted: bool = False, event_u
 @pytest.fixture(params=["sqlite", "postgres", "redis"])
 def online(request: pytest.FixtureRequest, settings: Settings, tmp_path: Path) -> Iterator[Online]:
     online = Online(settings(request.param), tmp_path)
-    online.make(TITLES, PRICES, TIMED, POINTS)
+    online.make(TITLES, PRICES, DETAILS, TIMED, POINTS)
     yield online
     online.store.disconnect()
 
@@ -309,6 +311,27 @@ def test_a_view_follows_in_version_and_refuses_what_is_older_without_losing_its_
     assert online.row("a").version == 9
     assert online.write((TITLES, [title("a", 9, "new")])) == [set()]
     assert online.get("a") == [("new", 9)]
+
+
+def test_a_view_that_always_follows_another_does_so_whichever_of_the_two_is_written(online: Online) -> None:
+    def detail(version: int, text: str) -> list[OnlineRow]:
+        return [title("a", version, text, event_us=10 * version)]
+
+    def price(version: int) -> list[OnlineRow]:
+        return [OnlineRow(encode_key("a"), version, False, 10 * version, [NULL])]
+
+    online.write((DETAILS, detail(1, "first")), (PRICES, price(1)))
+    online.write((PRICES, price(5)), advance=[DETAILS])
+    row, own = online.row("a", DETAILS), online.row("a", DETAILS, own_versions=True)
+    assert (row.version, row.event_us, own.version, own.event_us) == (5, 50, 1, 10)
+    assert online.write((DETAILS, detail(4, "late"))) == [{"a"}]
+    assert online.write((DETAILS, detail(7, "next")), advance=[PRICES]) == [set()]
+    row, own = online.row("a", PRICES), online.row("a", PRICES, own_versions=True)
+    assert (row.version, row.event_us, own.version, own.event_us) == (7, 70, 5, 50)
+    assert online.write((PRICES, price(6)), advance=[DETAILS]) == [{"a"}]
+    assert online.get("a", table=DETAILS) == [("next", 7)]
+    assert online.write((PRICES, price(8)), advance=[DETAILS]) == [set()]
+    assert online.get("a", table=DETAILS) == [("next", 8)]
 
 
 def test_a_refused_row_advances_nothing(online: Online) -> None:
@@ -410,7 +433,7 @@ def test_several_views_are_written_all_or_none(online: Online) -> None:
 
 
 def test_views_come_and_go_with_their_rows(online: Online) -> None:
-    assert online.store.tables(online.config, "") == ["points", "prices", "timed", "titles"]
+    assert online.store.tables(online.config, "") == ["details", "points", "prices", "timed", "titles"]
     assert online.store.tables(online.config, "ti") == ["timed", "titles"]
     online.write((TITLES, [title("a", 1)]), (PRICES, [OnlineRow(encode_key("a"), 1, False, 0, [NULL])]))
     online.store.update(online.config, [TITLES], [], [], [], partial=False)
