@@ -39,6 +39,10 @@ log = logging.getLogger(__name__)
 Applied = Callable[[str, float], None]
 
 _FOLLOWED = (PRODUCT_EMBEDDINGS, PRODUCT_OFFERS)
+_POLL_MS = 100
+# What is new is found at once and put into the graph between the polls: vectors that wait for that cost a search 0.2 us
+# each, so they may not become too many, even if then what comes has to wait instead.
+_LINK_S, _MOST_WAITING = 0.02, 4096
 _LOOK_S = 15.0  # how often a follower that is not asked looks whether it has read everything
 
 
@@ -200,7 +204,9 @@ class IndexFollower:
         try:
             while not self._stop.is_set():
                 try:
-                    self._follow(self._consumer.poll(100))
+                    self._follow(self._consumer.poll(0 if self._index.waiting else _POLL_MS))
+                    self._index.link(_LINK_S)
+                    self._index.link(keep=_MOST_WAITING)
                 except CorruptRecordError as error:
                     self._pass_damaged(error)
                 except RegistryError as error:
@@ -310,6 +316,7 @@ class IndexFollower:
             np.stack([message.unpack() for message in messages]),
             model_version=messages[0].model_version,
             threads=1 if self._current else 0,  # the other cores are for requests, once there are some
+            link=not self._current,  # after the catch-up they are to be found at once, and linked when there is time
         )
         if self._on_applied is not None:
             now = self._clock() * 1000

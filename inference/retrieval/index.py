@@ -1,6 +1,8 @@
 """The candidates index: approximate nearest neighbours in memory, changed in place, of one model version only.
 
-HNSW from usearch (`graph.py`). `exact` search over the same vectors is the judge of its recall.
+HNSW from usearch (`graph.py`). `exact` search over the same vectors is the judge of its recall. To link a vector into
+the graph takes up to a millisecond; who follows a stream of changes lets vectors wait for that (`upsert_many` with
+`link=False`, then `link`): searches compare those one by one, so that they are found at once.
 
 Memory: about 2.0 kB per product of 256 dimensions (measured as resident memory, 60,000 products). Of these the vector
 in float16 takes 0.5 kB here and 0.5 kB in the graph, the links 0.4 kB (8 bytes x connectivity), id, version
@@ -11,6 +13,7 @@ from __future__ import annotations
 
 import math
 import threading
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -75,6 +78,8 @@ class RetrievalIndex:
         self.position: dict[str, int] = {}  # how far its source is applied, where it was loaded with one
         self._rows = ProductRows(dim)
         self._graph = new_graph(self.dim, self.settings)
+        self._waiting: dict[int, None] = {}  # rows that are held but not in the graph, in the order of their coming
+        self._waiting_vectors: tuple[IntArray, Float16Array] | None = None  # of those, once a search has asked
         self._taken_out = 0  # nodes, since the graph was built
         self._journal: set[int] | None = None  # rows changed while the graph is rebuilt
         # Changes take both locks, in this order. Who must only see that nothing changes (saving, the judge of recall)
@@ -85,7 +90,7 @@ class RetrievalIndex:
         self._compacting = threading.Lock()
 
     def __len__(self) -> int:
-        return len(self._graph)
+        return len(self._graph) + len(self._waiting)
 
     def __contains__(self, product_id: str) -> bool:
         with self._lock:
@@ -102,7 +107,7 @@ class RetrievalIndex:
         self._check_model(model_version)
         if vector.shape != (self.dim,):
             raise self._misplaced(product_id, vector.shape)
-        return self._upsert([product_id], [version], vector[None], threads=1)[0]
+        return self._upsert([product_id], [version], vector[None], threads=1, link=True)[0]
 
     def upsert_many(
         self,
@@ -112,6 +117,7 @@ class RetrievalIndex:
         *,
         model_version: str | None = None,
         threads: int = 0,
+        link: bool = True,
     ) -> list[bool]:
         """Add or replace many products on several threads (0: all cores).
 
@@ -120,6 +126,7 @@ class RetrievalIndex:
 
         Args:
             vectors: `[N, dim]`.
+            link: false: they are found at once, but only `link` puts them into the graph.
 
         Returns:
             For each whether it was taken: not when the index holds a newer version, or this call brings one.
@@ -140,9 +147,26 @@ class RetrievalIndex:
         chosen = list(newest.values())
         if len(newest) < len(product_ids):
             vectors = vectors[chosen]
-        newer = self._upsert(list(newest), [versions[at] for at in chosen], vectors, threads)
+        newer = self._upsert(list(newest), [versions[at] for at in chosen], vectors, threads, link)
         taken = dict(zip(chosen, newer, strict=True))
         return [taken.get(at, False) for at in range(len(product_ids))]
+
+    @property
+    def waiting(self) -> int:
+        """Vectors that are compared one by one because they are not in the graph yet."""
+        return len(self._waiting)
+
+    def link(self, seconds: float = math.inf, keep: int = 0) -> None:
+        """Put waiting vectors into the graph, those first that came first, until `keep` are left or the time is up.
+
+        On one thread; searches wait for a few vectors at most.
+        """
+        end = time.monotonic() + seconds
+        while len(self._waiting) > keep and time.monotonic() < end:
+            with self._changing, self._lock:
+                rows = list(islice(self._waiting, _CHUNK_OF_ONE_THREAD))
+                self._graph.add(np.array(rows), self._rows.vectors[rows], threads=1)
+                self._wait_no_longer(rows)
 
     def extend(
         self,
@@ -175,8 +199,7 @@ class RetrievalIndex:
                 return False
             self._rows.versions[row] = version
             if self._rows.held[row]:
-                self._graph.remove(row)
-                self._taken_out += 1
+                self._take_out([row])
                 self._rows.held[row] = False
                 self._note([row])
             self._rows.mark_removed(row)
@@ -204,6 +227,7 @@ class RetrievalIndex:
         with self._compacting, self._changing, self._lock:
             self._rows, self._graph = ProductRows(self.dim), new_graph(self.dim, self.settings)
             self._taken_out, self.position = 0, {}
+            self._wait_no_longer(list(self._waiting))
 
     def vectors(self, product_ids: Sequence[str]) -> dict[str, Float32Array]:
         """The stored vectors `[256]` of those of the products that the index holds."""
@@ -279,16 +303,18 @@ class RetrievalIndex:
             return []
         threads = 1 if len(queries) == 1 else threads
         with self._lock:
-            size = len(self._graph)
+            exact = exact or len(self) <= self.settings.exact_up_to
             if where is None:
-                if not size:
-                    return [Candidates([], []) for _ in queries]
-                exact = exact or size <= self.settings.exact_up_to
-                found = Matches(self._graph.search(queries, min(k, size), exact=exact, threads=threads))
-                return [self._named(found.keys[at, :n], found.distances[at, :n]) for at, n in enumerate(found.counts)]
+                answers = [Candidates([], []) for _ in queries]
+                if size := len(self._graph):
+                    found = Matches(self._graph.search(queries, min(k, size), exact=exact, threads=threads))
+                    answers = [
+                        self._named(found.keys[at, :n], found.distances[at, :n]) for at, n in enumerate(found.counts)
+                    ]
+                return self._with_waiting(queries, k, answers) if self._waiting else answers
             passing = self._passing(where)
             pool = np.flatnonzero(passing)
-            if exact or size <= self.settings.exact_up_to or len(pool) <= k:
+            if exact or len(pool) <= k:
                 return self._compare(queries, k, pool, self._rows.vectors[pool], threads)
             return self._walk(queries, k, pool, passing, threads)
 
@@ -305,17 +331,18 @@ class RetrievalIndex:
         Where that costs more than comparing with all that pass, they are compared: at a low selectivity from the start
         (at 100,000 products and k = 10 up to 13 %), else where a query lies far from everything that passes.
         """
-        size = len(self._graph)
+        size = len(self)
         answers: list[Candidates | None] = [None] * len(queries)
         pending = np.arange(len(queries))
         fetch = math.ceil(_OVERSAMPLING * k * size / len(pool)) + k
         while len(pending) and fetch * _VECTORS_PER_NEIGHBOUR < len(pool):
-            found = Matches(self._graph.search(queries[pending], min(fetch, size), threads=threads))
+            found = Matches(self._graph.search(queries[pending], min(fetch, len(self._graph)), threads=threads))
             for at, query in enumerate(pending):
                 keys = found.keys[at, : found.counts[at]]
                 good = np.flatnonzero(passing[keys])[:k]
                 if len(good) == k:
-                    answers[query] = self._named(keys[good], found.distances[at, good])
+                    named = self._named(keys[good], found.distances[at, good])
+                    (answers[query],) = self._with_waiting(queries[query][None], k, [named], passing)
             pending = np.array([query for query in pending if answers[query] is None], np.int64)
             fetch *= 4
         if len(pending):
@@ -340,6 +367,23 @@ class RetrievalIndex:
                 self._named(rows[found.keys[at, :n]], found.distances[at, :n]) for at, n in enumerate(found.counts)
             ]
         return answers
+
+    def _with_waiting(
+        self, queries: Float32Array, k: int, found: Sequence[Candidates], passing: BoolArray | None = None
+    ) -> list[Candidates]:
+        """The `k` best of what the graph has found and of the vectors that wait for it."""
+        if not self._waiting:
+            return list(found)
+        if self._waiting_vectors is None:
+            rows = np.fromiter(self._waiting, np.int64, len(self._waiting))
+            self._waiting_vectors = rows, self._rows.vectors[rows]
+        rows, vectors = self._waiting_vectors
+        if passing is not None:
+            rows, vectors = rows[passing[rows]], vectors[passing[rows]]
+        return [
+            _best(k, mine, theirs)
+            for mine, theirs in zip(found, self._compare(queries, k, rows, vectors, threads=1), strict=True)
+        ]
 
     def _named(self, rows: Any, distances: Any) -> Candidates:
         return Candidates(self._rows.names(rows.tolist()), (1.0 - distances).tolist())
@@ -376,6 +420,7 @@ class RetrievalIndex:
                     self._relink(graph, changed | self._take_journal(), threads)
                     with self._lock:
                         self._graph, self._taken_out = graph, 0
+                        self._wait_no_longer(list(self._waiting))  # whatever is held is in the new graph
             finally:
                 self._journal = None
 
@@ -413,6 +458,7 @@ class RetrievalIndex:
 
         def take_down(graph_file: Path) -> Saved:
             with self._changing:
+                self.link()
                 self._graph.save(str(graph_file))
                 return Saved(
                     self.model_version, self.settings, dict(position or {}), self._taken_out, self._rows.snapshot()
@@ -436,18 +482,18 @@ class RetrievalIndex:
     # ------------------------------------------------------------------------------------------------- inside
 
     def _upsert(
-        self, product_ids: Sequence[str], versions: Sequence[int], vectors: Float32Array, threads: int
+        self, product_ids: Sequence[str], versions: Sequence[int], vectors: Float32Array, threads: int, link: bool
     ) -> list[bool]:
         units, bad = unit_rows(vectors)
         if bad.any():
             raise self._misplaced(product_ids[int(bad.argmax())], vectors.shape[1:])
         taken: list[bool] = []
-        for chunk in _chunks(len(product_ids), _CHUNK if threads != 1 else _CHUNK_OF_ONE_THREAD):
-            taken += self._upsert_chunk(product_ids[chunk], versions[chunk], units[chunk], threads)
+        for chunk in _chunks(len(product_ids), _CHUNK_OF_ONE_THREAD if threads == 1 and link else _CHUNK):
+            taken += self._upsert_chunk(product_ids[chunk], versions[chunk], units[chunk], threads, link)
         return taken
 
     def _upsert_chunk(
-        self, ids: Sequence[str], versions: Sequence[int], units: Float16Array, threads: int
+        self, ids: Sequence[str], versions: Sequence[int], units: Float16Array, threads: int, link: bool
     ) -> list[bool]:
         """Distinct products under one hold of the locks; which were not older than what is held."""
         with self._changing, self._lock:
@@ -459,16 +505,32 @@ class RetrievalIndex:
             held = table.held[rows]
             # The same vector again (a replay, a change of text that says the same) leaves the graph as it is.
             moved = ~held | (table.vectors[rows] != units).any(1)
-            old, new = rows[moved & held], rows[moved]
-            if len(old):
-                self._graph.remove(old)
-                self._taken_out += len(old)
+            new = rows[moved]
             if len(new):
+                self._take_out(rows[moved & held].tolist())
                 table.vectors[new] = units[moved]
-                self._graph.add(new, units[moved], threads=threads)
+                if link:
+                    self._graph.add(new, units[moved], threads=threads)
+                else:
+                    self._waiting.update(dict.fromkeys(new.tolist()))
+                    self._waiting_vectors = None
                 table.held[new] = True
                 self._note(new.tolist())
             return newer.tolist()  # type: ignore[no-any-return]
+
+    def _take_out(self, rows: Sequence[int]) -> None:
+        """Rows that are held, out of the graph or of those that wait for it."""
+        linked = [row for row in rows if row not in self._waiting]
+        if linked:
+            self._graph.remove(np.array(linked))
+            self._taken_out += len(linked)
+        if len(linked) < len(rows):
+            self._wait_no_longer(rows)
+
+    def _wait_no_longer(self, rows: Iterable[int]) -> None:
+        for row in rows:
+            self._waiting.pop(row, None)
+        self._waiting_vectors = None
 
     def _note(self, rows: Iterable[int]) -> None:
         if self._journal is not None:
@@ -485,6 +547,14 @@ class RetrievalIndex:
         return InputError(
             f"the vector of product {product_id!r} must be {self.dim} finite numbers, not all zero; has shape {shape}"
         )
+
+
+def _best(k: int, mine: Candidates, theirs: Candidates) -> Candidates:
+    """The `k` best of two answers to one query, in order; no product is in both."""
+    scores = np.array(mine.scores + theirs.scores)
+    ids = mine.ids + theirs.ids
+    order = np.argsort(-scores, kind="stable")[:k].tolist()
+    return Candidates([ids[at] for at in order], scores[order].tolist())
 
 
 def _chunks(number: int, size: int) -> Iterator[slice]:
