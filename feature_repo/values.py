@@ -26,7 +26,8 @@ _FLOAT_BYTES = 4
 _KEYS_REMEMBERED = 16_384  # a product's key is asked for with each of its reads and writes, some within a moment
 _EMPTY: bytes = Value(string_val="").SerializeToString()  # as most texts of a product are
 _TEXT = _EMPTY[:1]  # then the text's size and its UTF-8
-_ONE_BYTE, _TWO_BYTES = 1 << 7, 1 << 14  # sizes from which on the size itself takes a byte more
+_INT = Value(int64_val=0).SerializeToString()[:1]  # then the number, as a size is written
+_ONE_BYTE, _TWO_BYTES, _THREE_BYTES = 1 << 7, 1 << 14, 1 << 21  # from which on a size or number takes a byte more
 _SIZES = [bytes((size,)) for size in range(_ONE_BYTE)]
 
 
@@ -55,7 +56,15 @@ def encode_optional_string(text: str | None) -> bytes:
 
 
 def encode_optional_int(number: int | None) -> bytes:
-    return NULL if number is None else bytes(Value(int64_val=number).SerializeToString())
+    if number is None:
+        return NULL
+    if 0 <= number < _ONE_BYTE:
+        return _INT + _SIZES[number]
+    if 0 <= number < _TWO_BYTES:
+        return _INT + bytes((number & 0x7F | 0x80, number >> 7))
+    if 0 <= number < _THREE_BYTES:
+        return _INT + bytes((number & 0x7F | 0x80, number >> 7 & 0x7F | 0x80, number >> 14))
+    return bytes(Value(int64_val=number).SerializeToString())
 
 
 def decode_string(blob: bytes | None) -> str:
@@ -79,6 +88,11 @@ def decode_optional_string(blob: bytes | None) -> str | None:
 
 
 def decode_optional_int(blob: bytes | None) -> int | None:
+    if blob and blob[0] == _INT[0]:
+        if len(blob) == 3 and blob[1] & 0x80 and not blob[2] & 0x80:
+            return blob[1] & 0x7F | blob[2] << 7
+        if len(blob) == 4 and blob[1] & 0x80 and blob[2] & 0x80 and not blob[3] & 0x80:
+            return blob[1] & 0x7F | (blob[2] & 0x7F) << 7 | blob[3] << 14
     value = Value.FromString(blob or NULL)
     return value.int64_val if value.HasField("int64_val") else None
 

@@ -58,7 +58,7 @@ def test_lists_of_text_equal_those_of_feasts_converter() -> None:
     assert values.decode_strings(values.encode_strings(["a", "", "ü"])) == ["a", "", "ü"]
 
 
-@pytest.mark.parametrize("number", [0, 1, -5, 2**62])
+@pytest.mark.parametrize("number", [0, 1, 127, 128, 16_383, 16_384, 2_097_151, 2_097_152, -5, 2**62])
 def test_numbers_equal_those_of_feasts_converter(number: int) -> None:
     (expected,) = python_values_to_proto_values([number], Int64.to_value_type())
     assert values.encode_optional_int(number) == expected.SerializeToString()
