@@ -111,7 +111,7 @@ def test_the_live_release_and_the_new_one_are_served_even_after_a_rollback(
 def test_an_operators_changes_to_the_configuration_survive_an_export(tmp_path: Path, tokenizer: Tokenizer) -> None:
     export_release(tmp_path, small_model(tokenizer), tokenizer)
     config = tmp_path / "itemsage" / "config.pbtxt"
-    config.write_text(config.read_text().replace("count: 1 kind: KIND_AUTO", "count: 4 kind: KIND_CPU"))
+    config.write_text(config.read_text().replace("count: 2 kind: KIND_AUTO", "count: 4 kind: KIND_CPU"))
     export_release(tmp_path, small_model(tokenizer), tokenizer)
     assert "count: 4 kind: KIND_CPU" in config.read_text()
     assert served_versions(tmp_path) == ["1", "2"]

@@ -7,7 +7,6 @@ numpy 2. A request that is wrong in itself is answered INVALID_ARG and fails alo
 import copy
 import json
 import os
-import time
 from pathlib import Path
 
 # Before torch is imported: a thread that waits for another sleeps instead of spinning. On a machine that is busy with
@@ -26,10 +25,12 @@ INPUTS = ("images", "image_counts", "token_ids", "field_lengths")
 class TritonPythonModel:
     def initialize(self, args):
         """Load the release beside this file, check it against its known answers, choose the precision."""
-        parameters = {k: v["string_value"] for k, v in json.loads(args["model_config"])["parameters"].items()}
+        served = json.loads(args["model_config"])
+        parameters = {k: v["string_value"] for k, v in served["parameters"].items()}
         on_gpu = args["model_instance_kind"] == "GPU" and torch.cuda.is_available()
         self.device = torch.device("cuda", int(args["model_instance_device_id"])) if on_gpu else torch.device("cpu")
-        torch.set_num_threads(int(parameters["threads"]) or len(os.sched_getaffinity(0)))
+        instances = sum(group["count"] for group in served["instance_group"])
+        torch.set_num_threads(int(parameters["threads"]) or max(1, len(os.sched_getaffinity(0)) // instances))
 
         folder = Path(__file__).parent
         config = ItemSageConfig(**json.loads((folder / "config.json").read_text())["model"])
@@ -42,17 +43,16 @@ class TritonPythonModel:
 
     @torch.inference_mode()
     def _with_precision(self, model, compute, probe):
-        """The model in float32, or in bfloat16 (the hash embedding's long sums are kept in float32 all the same)."""
+        """The model in float32, or in bfloat16 (the hash embedding's long sums are kept in float32 all the same).
+
+        Not chosen by a stopwatch: all instances must choose the same, however busy the machine is.
+        """
         if compute not in ("auto", "fp32", "bf16"):
             raise pb_utils.TritonModelException(f"parameter compute is {compute!r}, must be auto, fp32 or bf16")
         inputs = [probe[name].to(self.device) for name in INPUTS]
 
         def cosine(candidate):
             return F.cosine_similarity(candidate(*inputs).cpu(), probe["item_embedding"]).min().item()
-
-        def seconds(candidate):  # the best of three, on a batch of the usual size
-            batch = [tensor.repeat(8, *[1] * (tensor.dim() - 1)) for tensor in inputs]
-            return min(_seconds(lambda: candidate(*batch).cpu()) for _ in range(3))
 
         if not (exact := cosine(model)) >= 0.999:  # also when it is NaN
             raise pb_utils.TritonModelException(
@@ -61,9 +61,7 @@ class TritonPythonModel:
         if compute == "fp32" or (compute == "auto" and not _has_bfloat16(self.device)):
             return model
         half = copy.deepcopy(model).to(torch.bfloat16)
-        if compute == "bf16" or (cosine(half) >= 0.9999 and seconds(half) < seconds(model)):
-            return half
-        return model
+        return half if compute == "bf16" or cosine(half) >= 0.9999 else model
 
     @torch.inference_mode()
     def execute(self, requests):
@@ -132,12 +130,6 @@ def _join(parts):
 
 def _failed(message, code):
     return pb_utils.InferenceResponse(error=pb_utils.TritonError(message, code))
-
-
-def _seconds(work):
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
 
 
 def _has_bfloat16(device):
