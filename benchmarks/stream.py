@@ -64,6 +64,7 @@ from streaming.topics import CATALOG_UPDATES, ensure_topics
 PRODUCTS = 16_384
 BATCH = 256  # of the bare pipeline: the model's own best
 RUNS = 5
+OFFER_PASSES = 6  # about as long as one of full updates: filling and draining the stages weighs as much on both
 FRESHNESS_S = 15.0
 UPDATES = 60_000
 
@@ -85,7 +86,7 @@ def rows(say: Callable[[str], None], updates: int = UPDATES) -> list[Row]:
 def _rates(rig: Rig, say: Callable[[str], None]) -> list[Row]:
     taken: dict[str, list[float]] = {name: [] for name in ("floor", "full", "offers", "floor_cpu", "full_cpu")}
     for run in range(RUNS):
-        full, offers = rig.catalogue.full(1), rig.catalogue.offers(2)
+        full, offers = rig.catalogue.full(1), rig.catalogue.offers(OFFER_PASSES)
         cpu = time.process_time()
         taken["floor"].append(len(full) / rig.floor(full))
         taken["floor_cpu"].append(1e6 * (time.process_time() - cpu) / len(full))

@@ -26,7 +26,7 @@ _FLOAT_BYTES = 4
 _KEYS_REMEMBERED = 16_384  # a product's key is asked for with each of its reads and writes, some within a moment
 _EMPTY: bytes = Value(string_val="").SerializeToString()  # as most texts of a product are
 _TEXT = _EMPTY[:1]  # then the text's size and its UTF-8
-_INT = Value(int64_val=0).SerializeToString()[:1]  # then the number, as a size is written
+_INT: bytes = Value(int64_val=0).SerializeToString()[:1]  # then the number, as a size is written
 _ONE_BYTE, _TWO_BYTES, _THREE_BYTES = 1 << 7, 1 << 14, 1 << 21  # from which on a size or number takes a byte more
 _SIZES = [bytes((size,)) for size in range(_ONE_BYTE)]
 

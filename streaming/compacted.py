@@ -37,16 +37,7 @@ def publish(
         return
     try:
         sent = [
-            producer.send(
-                topic,
-                key=key.encode(),
-                value=value,
-                headers=[
-                    (SCHEMA_HEADER, SCHEMA_VERSION),
-                    (_VERSION_HEADER, str(version).encode()),
-                    *([(TRACEPARENT, traces[key])] if key in traces else ()),
-                ],
-            )
+            producer.send(topic, key=key.encode(), value=value, headers=_headers(key, version, value, traces))
             for key, version, value in rows
         ]
         producer.flush(30)
@@ -54,6 +45,15 @@ def publish(
             future.get(30)
     except KafkaError as error:
         raise BrokerError(f"{len(rows)} records of {topic} were not taken: {explained(error)}") from error
+
+
+def _headers(key: str, version: int, value: bytes | None, traces: Mapping[str, bytes]) -> list[tuple[str, bytes]]:
+    headers = [(SCHEMA_HEADER, SCHEMA_VERSION)]
+    if value is None:  # else it says the version itself; a header costs kafka-python some 2 us
+        headers.append((_VERSION_HEADER, str(version).encode()))
+    if key in traces:
+        headers.append((TRACEPARENT, traces[key]))
+    return headers
 
 
 def deleted_version(record: Any) -> int:

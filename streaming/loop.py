@@ -67,7 +67,7 @@ Stage = Callable[[Any], Any]
 
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 5.0
 _KEEP_ALIVE_S = 1.0  # between the polls that only keep the membership; a batch that is done sooner needs none
-_GATHER_S = 0.05  # how long records wait for others while a batch is under way: far less than a batch takes under load
+_GATHER_S = 0.15  # how long records wait for others while a batch is under way: far less than a batch takes under load
 _GATHER_POLL_MS = 20  # so that a batch that is done meanwhile is noticed
 _BROKER_MS = 3_000  # a broker that is away must not hold up a commit for longer, nor the end of the process
 _LOOK_S = 0.1  # how long the loop waits at most before it looks whether it is to stop
