@@ -292,6 +292,17 @@ class GuardedSqliteOnlineStore(GuardedOnlineStore):
         for column in table.columns:
             if column not in there:
                 connection.execute(f"alter table {table.name} add column {_quoted(column)} blob")
+        self._take_over(connection, table)
+
+    def _take_over(self, connection: _Connection, table: _Table) -> None:
+        """What older programs kept beside the table; without it they stop instead of writing past us."""
+        beside = f"followed_{table.name[1:-1]}"
+        if connection.execute("select 1 from sqlite_master where name = ?", (beside,)).fetchone():
+            connection.execute(
+                f"update {table.name} as kept set followed = other.{VERSION}, followed_us = other.event_us "
+                f"from {_quoted(beside)} as other where other.entity_key = kept.entity_key"
+            )
+            connection.execute(f"drop table {_quoted(beside)}")
 
 
 @dataclass(frozen=True)

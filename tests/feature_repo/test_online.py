@@ -249,16 +249,23 @@ def test_a_feature_added_later_is_null_in_old_rows(online: Online) -> None:
     assert payload_columns(wider) == ("title", "size")
 
 
-def test_a_table_of_an_older_program_is_widened_and_keeps_its_rows(online: Online) -> None:
+def test_a_table_of_an_older_program_is_widened_and_keeps_its_rows_and_versions(online: Online) -> None:
     online.put("x", 3)
+    online.put("y", 3, "b")
     with online.store._transaction(online.config) as connection:
         for column in ("followed", "followed_us"):
             connection.execute(f"alter table test_titles drop column {column}")
-    online.make(TITLES)
-    assert online.get("a") == [("x", 3)]
-    row = OnlineRow(encode_key("a"), 5, False, 0, [b""])
-    online.store.write(online.config, [(POINTS, [row._replace(values=[b"", b""])])], advance=[TITLES])
+        connection.execute(
+            "create table followed_test_titles (entity_key blob primary key, version integer, event_us integer)"
+        )
+        connection.execute("insert into followed_test_titles values (?, 7, 70)", (encode_key("b"),))
+    for _ in range(2):
+        online.make(TITLES)
+        assert online.get("a", "b") == [("x", 3), ("y", 7)]
+    row = OnlineRow(encode_key("a"), 5, False, 0, [b"", b""])
+    online.store.write(online.config, [(POINTS, [row])], advance=[TITLES])
     assert online.get("a") == [("x", 5)]
+    assert sorted(online.store.tables(online.config, "")) == ["points", "timed", "titles"]
 
 
 def test_views_that_are_dropped_lose_their_table(online: Online) -> None:
