@@ -71,9 +71,7 @@ class ItemSageGraph(nn.Module):
             ],
             dim=1,
         )
-        for depth, layer in enumerate(model.layers):
-            sequence = layer(sequence, present, first_only=depth == len(model.layers) - 1)
-        return F.normalize(model.head(sequence[:, 0]), dim=1)
+        return F.normalize(model.head(model.encoded(sequence, present)), dim=1)
 
     def _fields(self, ids: Tensor, lengths: Tensor) -> Tensor:
         """`HashEmbedding.fields` for rectangular ids `[B, T]`: `[B, 12, T]` says which token is in which bag."""

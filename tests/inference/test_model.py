@@ -125,6 +125,8 @@ def test_the_last_layer_for_cls_only_equals_the_first_row_of_the_full_layer() ->
     present = torch.rand(5, 9) < 0.5
     present[:, 0] = True
     torch.testing.assert_close(layer(x, present, first_only=True), layer(x, present)[:, :1])
+    x[:, 0] = x[0, 0]
+    torch.testing.assert_close(layer(x, present, first_only=True, first_alike=True), layer(x, present)[:, :1])
 
 
 def test_the_layer_is_a_textbook_pre_norm_layer() -> None:
