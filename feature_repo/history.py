@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from feature_repo.errors import HistoryError
-from feature_repo.parts import KEY_ORDER, PartsReader, as_schema
+from feature_repo.parts import KEY_ORDER, MERGED_PARTS, PartsReader, as_schema
 
 _TIME: Final = pa.timestamp("us", tz="UTC")
 _GUARD: Final = [("version", pa.int64()), ("deleted", pa.bool_())]
@@ -178,13 +178,13 @@ class History:
 
 
 def _groups(parts: list[Path], rows_per_part: int) -> Iterator[list[Path]]:
-    """Runs of at least two parts that together just reach `rows_per_part` rows; the last may stay below."""
+    """Runs of at least two parts that together just reach `rows_per_part` rows, or are as many as can be open."""
     group: list[Path] = []
     rows = 0
     for part in parts:
         group.append(part)
         rows += pq.read_metadata(part).num_rows
-        if rows >= rows_per_part:
+        if rows >= rows_per_part or len(group) == MERGED_PARTS:
             if len(group) > 1:
                 yield group
             group, rows = [], 0

@@ -114,6 +114,7 @@ class GuardedSqliteOnlineStore(GuardedOnlineStore):
             for view in tables_to_delete:
                 table = _Table.of(config, view)
                 connection.execute(f"drop table if exists {table.name}")
+                connection.execute(f"drop view if exists {table.beside}")
                 self._make_identities(connection)
                 connection.execute(f"delete from {_IDENTITIES} where name = ?", (table.name,))
 
@@ -133,18 +134,17 @@ class GuardedSqliteOnlineStore(GuardedOnlineStore):
         advance: Sequence[Any] = (),
         *,
         equal: bool = True,
+        repair: bool = False,
     ) -> list[set[bytes]]:
         stale = []
         self._after_fork()
         with self._writing, self._transaction(config) as connection:
             for view, rows in batches:
                 table = self._table(config, view)
-                written = table.insert(connection, rows, equal)
+                written = table.insert(connection, rows, equal, repair)
                 stale.append({row.key for row in rows} - written)
                 moved = newest_of_each_key([row for row in rows if row.key in written]) if advance else []
-                for leader in dict.fromkeys(self._table(config, other).leader for other in advance):
-                    if leader != table.name:  # else they follow by that very row
-                        _advance(connection, leader, moved)
+                _advance_all(connection, table, [self._table(config, other) for other in advance], moved)
         return stale
 
     def read(
@@ -295,14 +295,20 @@ class GuardedSqliteOnlineStore(GuardedOnlineStore):
         self._take_over(connection, table)
 
     def _take_over(self, connection: _Connection, table: _Table) -> None:
-        """What older programs kept beside the table; without it they stop instead of writing past us."""
-        beside = f"followed_{table.name[1:-1]}"
-        if connection.execute("select 1 from sqlite_master where name = ?", (beside,)).fetchone():
+        """What older programs kept in a table beside; a view in its place stops those that still run or come back.
+
+        Without the view one that is started again would make its table anew, and write past us.
+        """
+        there = connection.execute("select type from sqlite_master where name = ?", (table.beside[1:-1],)).fetchone()
+        if there == ("table",):
             connection.execute(
                 f"update {table.name} as kept set followed = other.{VERSION}, followed_us = other.event_us "
-                f"from {_quoted(beside)} as other where other.entity_key = kept.entity_key"
+                f"from {table.beside} as other where other.entity_key = kept.entity_key "
+                f"and other.{VERSION} > kept.followed"
             )
-            connection.execute(f"drop table {_quoted(beside)}")
+            connection.execute(f"drop table {table.beside}")
+        if there != ("view",):
+            connection.execute(f"create view {table.beside} as select 'of an older program' as taken_over")
 
 
 @dataclass(frozen=True)
@@ -327,18 +333,24 @@ class _Table:
         )
 
     @property
+    def beside(self) -> str:
+        """Quoted: where older programs kept how far this table's rows have followed."""
+        return _quoted(f"followed_{self.name[1:-1]}")
+
+    @property
     def _newest_elsewhere(self) -> str:
         """Of the row `kept`: the version that it has followed to."""
         if self.leader == self.name:
             return "kept.followed"
         return (
-            f"ifnull((select max(head.{VERSION}, head.followed) from {self.leader} as head "
-            f"where head.entity_key = kept.entity_key), {_NEVER})"
+            f"max(kept.followed, ifnull((select max(head.{VERSION}, head.followed) from {self.leader} as head "
+            f"where head.entity_key = kept.entity_key), {_NEVER}))"
         )
 
-    def insert(self, connection: _Connection, rows: Sequence[OnlineRow], equal: bool) -> set[bytes]:
+    def insert(self, connection: _Connection, rows: Sequence[OnlineRow], equal: bool, repair: bool) -> set[bytes]:
         """Write the rows that are newer than what is there, or `equal` to it; the keys of those."""
         passes = ">=" if equal else ">"
+        not_followed_past = "" if repair else f"and excluded.{VERSION} >= {self._newest_elsewhere} "
         names = [*_GUARD_COLUMNS, *map(_quoted, self.columns)]
         one = f"({','.join('?' * len(names))})"
         step = min(_ROWS_PER_INSERT, _MAX_VARIABLES // len(names))
@@ -353,8 +365,7 @@ class _Table:
                 for (key,) in connection.execute(
                     f"insert into {self.name} as kept ({','.join(names)}) values {','.join([one] * len(some))} "
                     f"on conflict (entity_key) do update set {','.join(f'{n}=excluded.{n}' for n in names[1:])} "
-                    f"where excluded.{VERSION} {passes} kept.{VERSION} "
-                    f"and excluded.{VERSION} >= {self._newest_elsewhere} returning entity_key",
+                    f"where excluded.{VERSION} {passes} kept.{VERSION} {not_followed_past}returning entity_key",
                     parameters,
                 )
             )
@@ -377,10 +388,11 @@ class _Table:
                 source += f" left join {self.leader} as head on head.entity_key = kept.entity_key"
             reached = f"ifnull(max({head}.{VERSION}, {head}.followed), {_NEVER})"
             event_us = (
-                f"case when {reached} < kept.{VERSION} then kept.event_us "
+                f"case when max({reached}, kept.followed) < kept.{VERSION} then kept.event_us "
+                f"when kept.followed > {reached} then kept.followed_us "
                 f"when {head}.followed >= {head}.{VERSION} then {head}.followed_us else {head}.event_us end"
             )
-            version = f"max(kept.{VERSION}, {reached})"
+            version = f"max(kept.{VERSION}, kept.followed, {reached})"
         names = ",".join(
             ("kept.entity_key", version, f"kept.{DELETED}", event_us, *(f"kept.{_quoted(c)}" for c in columns))
         )
@@ -388,19 +400,32 @@ class _Table:
         return [OnlineRow(row[0], row[1], bool(row[2]), row[3], row[4:]) for row in rows]
 
 
-def _advance(connection: _Connection, table: str, rows: Sequence[OnlineRow]) -> None:
-    """The rows of these keys, where there are some, follow to these versions."""
+def _advance_all(connection: _Connection, written: _Table, others: Sequence[_Table], rows: Sequence[OnlineRow]) -> None:
+    """Let other views' rows of these keys follow: by their leader's rows, or by their own where that has none."""
+    for leader in dict.fromkeys(table.leader for table in others):
+        if leader == written.name:  # they follow by those very rows
+            continue
+        if _advance(connection, leader, rows) < len(rows):
+            for table in others:
+                if table.leader == leader != table.name:
+                    _advance(connection, table.name, rows)
+
+
+def _advance(connection: _Connection, table: str, rows: Sequence[OnlineRow]) -> int:
+    """The rows of these keys, where there are some, follow to these versions; how many did."""
+    moved = 0
     for start in range(0, len(rows), _ROWS_PER_INSERT):
         some = rows[start : start + _ROWS_PER_INSERT]
         parameters: list[Any] = []
         for row in some:
             parameters += (row.version, row.event_us, row.key)
-        connection.execute(
+        moved += connection.execute(
             f"update {table} as kept set followed = column1, followed_us = column2 "
             f"from (values {','.join(['(?,?,?)'] * len(some))}) "
             "where kept.entity_key = column3 and column1 >= kept.followed",
             parameters,
-        )
+        ).rowcount
+    return moved
 
 
 class _Connection(sqlite3.Connection):

@@ -35,11 +35,12 @@ class PartsReader:
     """Takes rows out of parts; a part stays open where the last rows were found, so that the next go on there.
 
     Args:
-        batch_rows: rows that are held at a time, of all open parts together.
+        batch_rows: rows that are held at a time, of all open parts together: up to twice as many between two reads.
     """
 
     def __init__(self, batch_rows: int) -> None:
         self._batch_rows = batch_rows
+        self._most_held = max(2 * batch_rows, MERGED_PARTS * _LEAST_BATCH)
         self._open: dict[Path, _OpenPart] = {}  # those used last stand last
         self._names: list[str] = []
 
@@ -53,7 +54,11 @@ class PartsReader:
         if self._names != schema.names:
             self._open, self._names = {}, list(schema.names)
         batch_rows = max(self._batch_rows // len(pieces), _LEAST_BATCH)
-        return pa.concat_tables([self._piece(part, rows, schema, batch_rows) for part, rows in pieces])
+        table = pa.concat_tables([self._piece(part, rows, schema, batch_rows) for part, rows in pieces])
+        held = sum(part.held for part in self._open.values())
+        while held > self._most_held and len(self._open) > 1:
+            held -= self._open.pop(next(iter(self._open))).held
+        return table
 
     def _piece(self, part: Path, rows: NDArray[np.int64], schema: Any, batch_rows: int) -> Any:
         opened = self._open.pop(part, None)
@@ -108,6 +113,11 @@ class _OpenPart:
         self._batches: Iterator[Any] = iter(())
         self._batch: Any = None
         self._first = self._after = 0  # row numbers of the present batch
+
+    @property
+    def held(self) -> int:
+        """Rows of the present batch."""
+        return 0 if self._batch is None else int(self._batch.num_rows)
 
     def leads_to(self, row: int) -> bool:
         """Whether this row is still ahead."""

@@ -129,7 +129,7 @@ class ShardJob:
         """
         table = self.read(shard, self._schema.names)
         rows = online_rows(table, self._view)
-        (stale,) = self._online.write(self._config, [(self._view, rows)], equal=self._equal)
+        (stale,) = self._online.write(self._config, [(self._view, rows)], equal=self._equal, repair=self._equal)
         times = [row.event_us for row in rows]
         ids, versions, created = table[self.key], table[VERSION], table[CREATED_TIME].cast(pa.int64())
         return WrittenShard(

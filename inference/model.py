@@ -68,7 +68,7 @@ class HashEmbedding(nn.Module):
         return F.embedding_bag(rows, self.table, 2 * offsets, mode="sum", per_sample_weights=weights)
 
     def fields(self, token_ids: Tensor, field_lengths: Tensor) -> Tensor:
-        """The normalised bags of each field `[B, fields, dim]` from `[B, T]` and `[B, fields]`; an empty one is zero."""
+        """The normalised bags of each field `[B, fields, dim]` from `[B, T]`, `[B, fields]`; an empty one is zero."""
         lengths = field_lengths.to(torch.int64)
         used = torch.arange(token_ids.shape[1], device=token_ids.device) < lengths.sum(1, keepdim=True)
         ends = lengths.flatten().cumsum(0)

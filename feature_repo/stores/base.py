@@ -58,12 +58,14 @@ class GuardedOnlineStore(OnlineStore):
         advance: Sequence[Any] = (),
         *,
         equal: bool = True,
+        repair: bool = False,
     ) -> list[set[bytes]]:
         """Write rows of several views in one transaction: all of them or, on any error, none.
 
         Rows of one batch that share a key are taken in their order. For every accepted key, the version and event
         time of its row in the views `advance` follow, tombstone or not, with their features untouched. With `equal`
-        False a row of the version that is there already is refused too.
+        False a row of the version that is there already is refused too. With `repair` a row is refused only for one
+        that was written under a newer version, not for one that has followed to it.
 
         Returns:
             for each batch the keys whose rows were refused, because the store holds a newer version.

@@ -116,6 +116,7 @@ class GuardedPostgresOnlineStore(GuardedOnlineStore):
         advance: Sequence[Any] = (),
         *,
         equal: bool = True,
+        repair: bool = False,
     ) -> list[set[bytes]]:
         tables = [(_Table.of(config, view), newest_of_each_key(rows), rows) for view, rows in batches]
         others = [_Table.of(config, view) for view in advance]
@@ -123,7 +124,7 @@ class GuardedPostgresOnlineStore(GuardedOnlineStore):
         def work(connection: Any) -> list[set[bytes]]:
             stale = []
             for table, newest, rows in tables:
-                written = table.insert(connection, newest, equal)
+                written = table.insert(connection, newest, equal, repair)
                 stale.append({row.key for row in rows} - written)
                 moved = [row for row in newest if row.key in written]
                 for other in others:
@@ -278,7 +279,7 @@ class _Table:
                 )
         return cls(sql.Identifier(config.online_store.db_schema, name), columns)
 
-    def insert(self, connection: Any, rows: Sequence[OnlineRow], equal: bool) -> set[bytes]:
+    def insert(self, connection: Any, rows: Sequence[OnlineRow], equal: bool, repair: bool) -> set[bytes]:
         """Write the rows, of different keys, that are newer than what is there, or `equal` to it; the keys of those."""
         if not rows:
             return set()
@@ -287,7 +288,7 @@ class _Table:
         types = [*(kind for _, kind in _GUARD), *["bytea"] * len(self.columns)]
         statement = sql.SQL(
             "insert into {table} as kept ({names}) select * from unnest({arrays}) on conflict (entity_key) do update "
-            "set {sets} where excluded.{version} {passes} greatest(kept.{version}, kept.followed) returning entity_key"
+            "set {sets} where excluded.{version} {passes} {there} returning entity_key"
         ).format(
             table=self.name,
             names=_identifiers(names),
@@ -297,6 +298,9 @@ class _Table:
             ),
             version=sql.Identifier(VERSION),
             passes=sql.SQL(">=" if equal else ">"),
+            there=sql.SQL("kept.{0}" if repair else "greatest(kept.{0}, kept.followed)").format(
+                sql.Identifier(VERSION)
+            ),
         )
         parameters = [(row.key, row.event_us, row.version, row.deleted, *row.values) for row in rows]
         arrays = [list(column) for column in zip(*parameters, strict=True)]

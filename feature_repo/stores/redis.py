@@ -50,11 +50,13 @@ _LOWEST: Final = -(2**63)
 _DIGITS: Final = 20
 _SECOND_US: Final = 1_000_000
 
-# KEYS: the view's sorted set, then a hash per row. ARGV: view, '1' if an equal version passes, length of the project's
-# name, number of fields, the fields, number of views to advance, those; then per row: version, event time, '1' if
-# deleted, Feast's timestamp, a value per field. Answers the numbers of the rows that were refused.
+# KEYS: the view's sorted set, then a hash per row. ARGV: view, '1' if an equal version passes, followed by 'r' if only
+# versions that rows were written under count, length of the project's name, number of fields, the fields, number of
+# views to advance, those; then per row: version, event time, '1' if deleted, Feast's timestamp, a value per field.
+# Answers the numbers of the rows that were refused.
 _WRITE: Final = """
-local view, equal, tail = ARGV[1], ARGV[2] == '1', tonumber(ARGV[3])
+local view, equal, tail = ARGV[1], string.sub(ARGV[2], 1, 1) == '1', tonumber(ARGV[3])
+local repair = string.sub(ARGV[2], 2) == 'r'
 local count = tonumber(ARGV[4])
 local at = 4 + count + 1
 local others = tonumber(ARGV[at])
@@ -66,7 +68,7 @@ for i = 2, #KEYS do
   local version, time, deleted = ARGV[row], ARGV[row + 1], ARGV[row + 2] == '1'
   local kept = redis.call('HMGET', key, v, '_f:' .. view)
   local top = kept[1]
-  if top and kept[2] and kept[2] > top then top = kept[2] end
+  if top and kept[2] and kept[2] > top and not repair then top = kept[2] end
   if top and (top > version or (top == version and not equal)) then
     stale[#stale + 1] = i - 2
   else
@@ -151,6 +153,7 @@ class GuardedRedisOnlineStore(GuardedOnlineStore):
         advance: Sequence[Any] = (),
         *,
         equal: bool = True,
+        repair: bool = False,
     ) -> list[set[bytes]]:
         others = [_View(config, view) for view in advance]
         calls = [
@@ -166,7 +169,7 @@ class GuardedRedisOnlineStore(GuardedOnlineStore):
             script = redis.register_script(_WRITE)
             with redis.pipeline(transaction=True) as pipe:
                 for _, view, rows in calls:
-                    script(keys=view.keys(rows), args=view.arguments(rows, others, equal), client=pipe)
+                    script(keys=view.keys(rows), args=view.arguments(rows, others, equal, repair), client=pipe)
                 answers = pipe.execute() if calls else []
         for (number, _, rows), refused in zip(calls, answers, strict=True):
             stale[number].update(rows[i].key for i in refused)
@@ -294,9 +297,15 @@ class _View:
     def keys(self, rows: Sequence[OnlineRow]) -> list[Any]:
         return [self.index, *(row.key + self._project for row in rows)]
 
-    def arguments(self, rows: Sequence[OnlineRow], others: Sequence[_View], equal: bool) -> list[Any]:
+    def arguments(self, rows: Sequence[OnlineRow], others: Sequence[_View], equal: bool, repair: bool) -> list[Any]:
         fields = [_field(self.name, name) for name in (*self._own, *self._columns)]
-        told: list[Any] = [self.name, "1" if equal else "0", len(self._project), len(fields), *fields]
+        told: list[Any] = [
+            self.name,
+            ("1" if equal else "0") + ("r" if repair else ""),
+            len(self._project),
+            len(fields),
+            *fields,
+        ]
         told += [len(others), *(other.name for other in others)]
         for row in rows:
             told += [_digits(row.version), row.event_us, "1" if row.deleted else "0", _feast_time(row.event_us)]

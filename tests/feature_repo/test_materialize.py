@@ -125,6 +125,23 @@ def test_a_view_that_has_followed_another_is_equal_not_fresher(store: ProductFea
     assert found.reconciliation.equal == 1
 
 
+def test_what_was_lost_comes_back_though_the_offer_has_moved_on(store: ProductFeatureStore) -> None:
+    store.write_features([make_product("a", 1)])
+    store.write_features([make_product("a", 5)], ["text"])
+    for part in store.history("product_text").parts():
+        part.rename(part.with_name(part.name + ".away"))
+    with sqlite3.connect(store.home / "online.db") as connection:
+        connection.execute("update sagelift_product_text set version = 1, title = x''")
+    connection.close()
+    store.write_offers([OfferRow(id="a", version=10, event_time=NOON)])
+    for part in store.history("product_text").folder.glob("*.away"):
+        part.rename(part.with_name(part.name.removesuffix(".away")))
+    found = only(materialize(store, views=["product_text"], full=True))
+    assert (found.outcome, found.written, found.kept) == ("done", 1, 0)
+    product = store.read_features("a")["a"]
+    assert (product.text["title"], product.version) == ("title of a at 5", 10)
+
+
 @pytest.mark.parametrize("shard_rows", [1, 7, 50, 1000])
 def test_shards_do_not_depend_on_the_size_of_parts_and_row_groups(store: ProductFeatureStore, shard_rows: int) -> None:
     """Parts of 1, 99 and 33 products, the second in row groups of 10; one row of each product is overtaken."""

@@ -249,15 +249,17 @@ def test_a_feature_added_later_is_null_in_old_rows(online: Online) -> None:
     assert payload_columns(wider) == ("title", "size")
 
 
+OLDER = "create table if not exists followed_{} (entity_key blob primary key, version integer, event_us integer)"
+
+
 def test_a_table_of_an_older_program_is_widened_and_keeps_its_rows_and_versions(online: Online) -> None:
     online.put("x", 3)
     online.put("y", 3, "b")
     with online.store._transaction(online.config) as connection:
         for column in ("followed", "followed_us"):
             connection.execute(f"alter table test_titles drop column {column}")
-        connection.execute(
-            "create table followed_test_titles (entity_key blob primary key, version integer, event_us integer)"
-        )
+        connection.execute("drop view followed_test_titles")
+        connection.execute(OLDER.format("test_titles"))
         connection.execute("insert into followed_test_titles values (?, 7, 70)", (encode_key("b"),))
     for _ in range(2):
         online.make(TITLES)
@@ -265,6 +267,11 @@ def test_a_table_of_an_older_program_is_widened_and_keeps_its_rows_and_versions(
     row = OnlineRow(encode_key("a"), 5, False, 0, [b"", b""])
     online.store.write(online.config, [(POINTS, [row])], advance=[TITLES])
     assert online.get("a") == [("x", 5)]
+    for table in ("test_titles", "test_points"):  # an older program that is started again, on a table made anew too
+        with online.store._transaction(online.config) as connection:
+            connection.execute(OLDER.format(table))
+            with pytest.raises(sqlite3.OperationalError, match="view"):
+                connection.execute(f"insert into followed_{table} values (?, 7, 70)", (encode_key("b"),))
     assert sorted(online.store.tables(online.config, "")) == ["points", "timed", "titles"]
 
 

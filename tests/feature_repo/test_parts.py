@@ -63,6 +63,29 @@ def test_many_parts_are_gone_through_in_runs_of_bounded_size(history: History, m
     assert shards(history, 2) == [["a0", "b0"], ["a1", "a2"], ["b1", "b2"], ["a3", "a4"], ["b3", "b4"]]
 
 
+def test_parts_that_stay_open_hold_no_more_rows_than_a_few_reads(
+    history: History, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parts, "MERGED_PARTS", 8)
+    monkeypatch.setattr(parts, "_LEAST_BATCH", 1)
+    for i in range(6):
+        history.append(rows(*((f"p{i}{j}", 1, "x") for j in range(10))))
+    reader = PartsReader(10)
+    for part in history.parts():
+        reader.read([(part, np.array([0]))], SCHEMA)
+        assert sum(one.held for one in reader._open.values()) <= 20
+
+
+def test_hundreds_of_small_parts_are_merged_some_at_a_time(history: History, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("feature_repo.history.MERGED_PARTS", 3)
+    for i in range(8):
+        history.append(rows((f"p{i}", 1, "x")))
+    assert history.compact(grace_s=-1) == 8
+    assert len(history.parts()) == 3
+    assert history.compact(grace_s=-1) == 3
+    assert shards(history, 8) == [[f"p{i}" for i in range(8)]]
+
+
 def test_a_part_in_another_order_is_read_as_it_stands(history: History) -> None:
     history.append(rows(("c", 1, "x"), ("a", 1, "x")))
     part = older_part(history, rows(("z", 1, "x"), ("b", 1, "x"), ("y", 1, "x")))

@@ -120,6 +120,15 @@ def test_a_version_that_a_view_only_followed_to_keeps_older_rows_out_and_is_told
     assert [answer[f"{view}__version"] for view in ("product_text", "product_images", "product_offer")] == [[6]] * 3
 
 
+def test_a_view_follows_another_also_while_the_product_has_no_offer_yet(store: Any) -> None:
+    """As when a store is filled anew, view after view, while updates stream in."""
+    store.write_features([make_product("a", 5)], ["text", "images"])
+    store.write_features([make_product("a", 10)], ["images"])
+    assert store.write_features([make_product("a", 7)], ["text"]) == {"a"}
+    (page,) = store.scan_features()
+    assert (page[0].version, page[0].event_time) == (10, make_product("a", 10).event_time)
+
+
 def test_what_an_embedding_is_of_is_read_without_its_vector(store: Any) -> None:
     store.ensure_model_version("m1")
     embedding = make_embedding("a", 3)
