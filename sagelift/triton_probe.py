@@ -9,7 +9,11 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+
+_GOOD_ANSWERS = 8  # in a row, after one of a model's processes was found dead
 
 
 class KnownAnswerProbe:
@@ -52,21 +56,36 @@ class KnownAnswerProbe:
         from inference.errors import ArtifactError, ServingError
         from inference.repository import ITEMSAGE, VISUAL_ENCODER, live_version
 
-        def leave_it(model: str) -> None:
-            """Healing is the consumers' and the supervisor's part."""
-
+        dead: list[str] = []  # healing is the consumers' and the supervisor's part
         live = live_version(self._repository)
         folders = [(self._repository / VISUAL_ENCODER / "1", "")]
         if live is not None:
             folders.append((self._repository / ITEMSAGE / live, live))
         patience = self._patience_s
         try:
-            with TritonClient(address, deadline_s=patience, max_elapsed_s=patience, heal=leave_it) as client:
+            with TritonClient(address, deadline_s=patience, max_elapsed_s=patience, heal=dead.append) as client:
                 for folder, version in folders:
                     if folder.is_dir():
                         client.probe(folder, version)
+                        if dead and not self._recovers(partial(client.probe, folder, version), dead):
+                            return False
         except ServingError:
             return False
         except ArtifactError:  # a release in the making is no fault of the server
             return True
+        return True
+
+    def _recovers(self, ask: Callable[[], object], dead: list[str]) -> bool:
+        """Whether a model that answered though one of its processes did not has them all again before long.
+
+        Triton asks whichever instance is free, so one good answer says nothing of the others.
+        """
+        end = time.monotonic() + self._patience_s
+        good = 0
+        while good < _GOOD_ANSWERS:
+            if time.monotonic() > end:
+                return False
+            dead.clear()
+            ask()
+            good = 0 if dead else good + 1
         return True

@@ -205,8 +205,6 @@ class IndexFollower:
             while not self._stop.is_set():
                 try:
                     self._follow(self._consumer.poll(0 if self._index.waiting else _POLL_MS))
-                    self._index.link(_LINK_S)
-                    self._index.link(keep=_MOST_WAITING)
                 except CorruptRecordError as error:
                     self._pass_damaged(error)
                 except RegistryError as error:
@@ -217,6 +215,8 @@ class IndexFollower:
                 except (KafkaError, BrokerError) as error:
                     log.warning("%s: %s; trying again", PRODUCT_EMBEDDINGS, type(error).__name__)
                     self._stop.wait(0.2)
+                self._index.link(_LINK_S)
+                self._index.link(keep=_MOST_WAITING)
         except Exception:
             log.exception("%s: the index no longer follows", PRODUCT_EMBEDDINGS)
         finally:

@@ -165,6 +165,8 @@ class RetrievalIndex:
         while len(self._waiting) > keep and time.monotonic() < end:
             with self._changing, self._lock:
                 rows = list(islice(self._waiting, _CHUNK_OF_ONE_THREAD))
+                if not rows:  # a `save` linked them meanwhile
+                    return
                 self._graph.add(np.array(rows), self._rows.vectors[rows], threads=1)
                 self._wait_no_longer(rows)
 
@@ -265,13 +267,15 @@ class RetrievalIndex:
             raise InputError(f"k ({k}) must be at least 1")
         # Aligned too: usearch refuses arrays such as those that look into the bytes of a stored feature.
         queries = np.require(queries, np.float32, ["C", "A"])
-        speaking = np.flatnonzero(queries.any(1))
-        if len(speaking) < len(queries):
-            answers = [Candidates([], []) for _ in range(len(queries))]
-            for row, answer in zip(speaking, self._search(queries[speaking], k, exact, where, threads), strict=True):
-                answers[row] = answer
-            return answers
-        return self._search(queries, k, exact, where, threads)
+        largest = np.abs(queries).max(1, keepdims=True)
+        speaking = np.flatnonzero(largest)
+        # Of unit length: they are compared as float16, which holds neither very long nor very short ones.
+        units = queries[speaking] / largest[speaking]
+        units /= np.linalg.norm(units, axis=1, keepdims=True)
+        answers = [Candidates([], []) for _ in range(len(queries))]
+        for row, answer in zip(speaking, self._search(units, k, exact, where, threads), strict=True):
+            answers[row] = answer
+        return answers
 
     def agreement(self, query: Float32Array, k: int, where: Filter | None = None) -> tuple[int, int]:
         """Of one query's `k` nearest products by exact search, how many the approximate finds, and how many there are.
@@ -335,7 +339,7 @@ class RetrievalIndex:
         answers: list[Candidates | None] = [None] * len(queries)
         pending = np.arange(len(queries))
         fetch = math.ceil(_OVERSAMPLING * k * size / len(pool)) + k
-        while len(pending) and fetch * _VECTORS_PER_NEIGHBOUR < len(pool):
+        while len(pending) and len(self._graph) and fetch * _VECTORS_PER_NEIGHBOUR < len(pool):
             found = Matches(self._graph.search(queries[pending], min(fetch, len(self._graph)), threads=threads))
             for at, query in enumerate(pending):
                 keys = found.keys[at, : found.counts[at]]
@@ -457,6 +461,7 @@ class RetrievalIndex:
         """
 
         def take_down(graph_file: Path) -> Saved:
+            self.link()  # most of them before changes have to wait
             with self._changing:
                 self.link()
                 self._graph.save(str(graph_file))

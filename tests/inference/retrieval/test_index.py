@@ -154,6 +154,15 @@ def test_queries_that_are_no_queries_are_refused(queries: np.ndarray) -> None:
         filled(clustered(np.random.default_rng(13), 2)).search(queries.astype(np.float32))
 
 
+@pytest.mark.parametrize("length", [1e-30, 1e-6, 1e6, 1e30])
+def test_the_length_of_a_query_does_not_matter(length: float) -> None:
+    vectors = clustered(np.random.default_rng(4), 200)
+    index = filled(vectors)
+    (unit_found,), (found,) = index.search(vectors[:1]), index.search(vectors[:1] * np.float32(length))
+    assert found.ids == unit_found.ids
+    np.testing.assert_allclose(found.scores, unit_found.scores, atol=2e-3)
+
+
 def test_k_is_at_least_one() -> None:
     with pytest.raises(InputError, match=r"k \(0\) must be at least 1"):
         empty().search(np.ones((1, DIM), np.float32), 0)

@@ -118,3 +118,16 @@ def test_compaction_and_saving_link_what_waits(world: World, tmp_path: Path) -> 
     index.compact()
     assert index.waiting == 0
     is_right(index, named, rng)
+
+
+def test_a_filter_finds_what_waits_before_anything_is_in_the_graph() -> None:
+    rng = np.random.default_rng(9)
+    vectors = clustered(rng, 400)
+    index = empty()
+    ids = [f"p{i}" for i in range(400)]
+    index.upsert_many(ids, [1] * 400, vectors, link=False)
+    for product_id in ids:
+        index.set_attributes(product_id, 1, Attributes(availability="in_stock"))
+    (found,) = index.search(vectors[:1], 5, where=Filter(in_stock=True))
+    assert found.ids[0] == "p0"
+    assert recall([found], [best(dict(zip(ids, vectors, strict=True)), vectors[0], 5)]) >= 0.8
