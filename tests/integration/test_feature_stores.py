@@ -335,6 +335,17 @@ def test_a_view_that_always_follows_another_does_so_whichever_of_the_two_is_writ
     assert online.get("a", table=DETAILS) == [("next", 8)]
 
 
+@pytest.mark.parametrize("table", [TITLES, DETAILS], ids=lambda view: view.name)
+def test_a_repair_heeds_only_the_versions_that_rows_were_written_under(online: Online, table: FeatureView) -> None:
+    online.write((table, [title("a", 3, "damaged")]))
+    online.write((PRICES, [OnlineRow(encode_key("a"), 9, False, 0, [NULL])]), advance=[table])
+    lost = [title("a", 5, "lost")]
+    assert online.write((table, lost)) == [{"a"}]
+    assert online.write((table, lost), repair=True) == [set()]
+    assert online.get("a", table=table) == [("lost", 9)]
+    assert online.write((table, [title("a", 4)]), repair=True) == [{"a"}]
+
+
 def test_a_refused_row_advances_nothing(online: Online) -> None:
     online.write((TITLES, [title("a", 1)]), (PRICES, [OnlineRow(encode_key("a"), 8, False, 0, [NULL])]))
     online.write((PRICES, [OnlineRow(encode_key("a"), 7, False, 0, [NULL])]), advance=[TITLES])
