@@ -469,10 +469,9 @@ def _product_chunk(
     """The request for some products; those whose vectors float16 cannot hold are rejected here."""
     counts = np.array([len(images[row]) for row in rows], np.int32)
     stacked = np.zeros((len(rows), max(1, int(counts.max(initial=0))), VECTOR_DIM), np.float16)
-    if len(rows):
-        with np.errstate(over="ignore", invalid="ignore"):  # found below
-            given = np.concatenate([images[row] for row in rows], dtype=np.float16, casting="same_kind")
-        stacked[np.arange(stacked.shape[1]) < counts[:, None]] = given
+    with np.errstate(over="ignore", invalid="ignore"):  # found below
+        given = np.concatenate([images[row] for row in rows], dtype=np.float16, casting="same_kind")
+    stacked[np.arange(stacked.shape[1]) < counts[:, None]] = given
     # NaN and infinity have all five exponent bits set (many times faster than isfinite, which float16 lacks in SIMD).
     magnitudes = stacked.view(np.uint16) & 0x7FFF
     if magnitudes.max() >= 0x7C00:

@@ -25,7 +25,7 @@ from inference.errors import InputError
 from inference.inputs import VECTOR_DIM, Float32Array
 from inference.retrieval.filters import Attributes, BoolArray, Filter
 from inference.retrieval.graph import HnswSettings, Matches, nearest_rows, new_graph
-from inference.retrieval.rows import Float16Array, IntArray, ProductRows, unit_rows
+from inference.retrieval.rows import Float16Array, IntArray, ProductRows, unit_queries, unit_rows
 from inference.retrieval.storage import Saved, load, save
 
 # Writers of many products let searches in after so many; each costs about a third of a millisecond and thread. On one
@@ -267,11 +267,8 @@ class RetrievalIndex:
             raise InputError(f"k ({k}) must be at least 1")
         # Aligned too: usearch refuses arrays such as those that look into the bytes of a stored feature.
         queries = np.require(queries, np.float32, ["C", "A"])
-        largest = np.abs(queries).max(1, keepdims=True)
-        speaking = np.flatnonzero(largest)
-        # Of unit length: they are compared as float16, which holds neither very long nor very short ones.
-        units = queries[speaking] / largest[speaking]
-        units /= np.linalg.norm(units, axis=1, keepdims=True)
+        speaking = np.flatnonzero(queries.any(1))
+        units = unit_queries(queries[speaking])
         answers = [Candidates([], []) for _ in range(len(queries))]
         for row, answer in zip(speaking, self._search(units, k, exact, where, threads), strict=True):
             answers[row] = answer
@@ -286,7 +283,7 @@ class RetrievalIndex:
         with self._changing:
             rows = np.flatnonzero(self._passing(where))
             vectors = self._rows.vectors[: len(rows)] if len(rows) == len(self._rows) else self._rows.vectors[rows]
-            (true,) = self._compare(query[None], k, rows, vectors, threads=1)
+            (true,) = self._compare(unit_queries(query[None]), k, rows, vectors, threads=1)
             (found,) = self.search(query[None], k, where=where)
         bound = true.scores[-1] - 1e-5 if true.scores else 0.0
         return sum(score >= bound for score in found.scores), len(true.ids)

@@ -104,3 +104,12 @@ def unit_rows(vectors: Float32Array) -> tuple[Float16Array, BoolArray]:
         norms = np.linalg.norm(vectors, axis=1, keepdims=True)
         bad = ~np.isfinite(norms[:, 0]) | (norms[:, 0] == 0)
         return (vectors / norms).astype(np.float16), bad
+
+
+def unit_queries(queries: Float32Array) -> Float32Array:
+    """Finite vectors `[N, dim]` -> unit length; zero stays. They are compared in float16, which holds few lengths."""
+    largest = np.abs(queries).max(1, keepdims=True)
+    largest[largest == 0] = 1
+    units: Float32Array = queries / largest  # so that no square overflows or vanishes
+    units /= np.maximum(np.linalg.norm(units, axis=1, keepdims=True), 1)  # only that of zero is below 1
+    return units

@@ -161,6 +161,7 @@ def test_the_length_of_a_query_does_not_matter(length: float) -> None:
     (unit_found,), (found,) = index.search(vectors[:1]), index.search(vectors[:1] * np.float32(length))
     assert found.ids == unit_found.ids
     np.testing.assert_allclose(found.scores, unit_found.scores, atol=2e-3)
+    assert index.agreement(vectors[0] * np.float32(length), 10) == (10, 10)
 
 
 def test_k_is_at_least_one() -> None:
