@@ -13,7 +13,7 @@ from sqlalchemy import text
 
 from sagelift.services import Services
 from streaming.contracts import Event, Price, ProductUpdate, encode
-from streaming.topics import CATALOG_UPDATES
+from streaming.kafka.topics import CATALOG_UPDATES
 
 WORDS = "red blue green oak pine table chair lamp wool coat summer dress".split()
 _NOW = datetime.now(UTC).replace(microsecond=0)

@@ -43,15 +43,14 @@ from sagelift.stack.components import fetch_all
 from sagelift.stack.kafka import KafkaBroker
 from sagelift.stack.triton import TritonServer
 from sagelift.workers import CATALOG_GROUP, EVENTS_GROUP
-from streaming.catalog import CatalogPipeline
+from streaming.catalogue.images.fetch import ImageFetcher
+from streaming.catalogue.images.vectors import CachedImageVectors
+from streaming.catalogue.pipeline import CatalogPipeline
 from streaming.contracts import ProductVector, decode_vector
 from streaming.errors import BrokerError
-from streaming.image_vectors import CachedImageVectors
-from streaming.images import ImageFetcher
-from streaming.kafka import KafkaError, TopicPartition
-from streaming.lag import LagMeter
-from streaming.offer_topic import ProductOffer, decode_offer
-from streaming.topics import (
+from streaming.kafka.connection import KafkaError, TopicPartition
+from streaming.kafka.lag import LagMeter
+from streaming.kafka.topics import (
     CATALOG_UPDATES,
     EVENTS,
     PRODUCT_EMBEDDINGS,
@@ -59,6 +58,7 @@ from streaming.topics import (
     dead_letter_topic,
     ensure_topics,
 )
+from streaming.vectors.offer_topic import ProductOffer, decode_offer
 
 UPDATES = 6_000
 

@@ -139,7 +139,7 @@ def _online_rows(state: Path, kind: str) -> int:
 
 def _killed_at_half(state: Path, rows: int) -> tuple[int, int]:
     """Rows of a shard, and rows that the second run wrote although the killed one had."""
-    from feature_repo.materialize import SHARD_ROWS, materialize
+    from feature_repo.jobs.materialize import SHARD_ROWS, materialize
     from feature_repo.store import ProductFeatureStore
 
     _empty(state)
@@ -178,7 +178,7 @@ def _peak_mb() -> float:
 
 
 def _ours(store: Any) -> tuple[float, int]:
-    from feature_repo.materialize import materialize
+    from feature_repo.jobs.materialize import materialize
 
     started = time.perf_counter()
     summary = materialize(store, views=[VIEW])
@@ -189,7 +189,7 @@ def _ours(store: Any) -> tuple[float, int]:
 
 
 def _killed(store: Any) -> tuple[float, int]:
-    from feature_repo.materialize import Progress, materialize
+    from feature_repo.jobs.materialize import Progress, materialize
 
     def tell(progress: Progress) -> None:
         if progress.done >= progress.total // 2:
@@ -218,8 +218,8 @@ def _bare(store: Any) -> tuple[float, int]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from feature_repo.arrow_rows import online_rows
-    from feature_repo.materialize import SHARD_ROWS
+    from feature_repo.history.arrow_rows import online_rows
+    from feature_repo.jobs.materialize import SHARD_ROWS
 
     connection = sqlite3.connect(store.home / "bare.db", isolation_level=None)
     connection.execute("pragma journal_mode = wal")

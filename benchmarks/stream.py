@@ -56,10 +56,10 @@ from sagelift.stack.kafka import KafkaBroker
 from sagelift.stack.triton import TritonServer
 from sagelift.workers import CATALOG_GROUP
 from streaming.contracts import Price, ProductUpdate, decode_update, encode
-from streaming.embedding_topic import IndexFollower
-from streaming.kafka import KafkaError
-from streaming.lag import LagMeter
-from streaming.topics import CATALOG_UPDATES, ensure_topics
+from streaming.kafka.connection import KafkaError
+from streaming.kafka.lag import LagMeter
+from streaming.kafka.topics import CATALOG_UPDATES, ensure_topics
+from streaming.vectors.embedding_topic import IndexFollower
 
 PRODUCTS = 16_384
 BATCH = 256  # of the bare pipeline: the model's own best

@@ -135,7 +135,7 @@ def _fields(row: Mapping[str, object]) -> Fields:
 
 
 def _sample(say: Callable[[str], None]) -> list[Fields]:
-    from sagelift.samples import write_sample
+    from sagelift.demo.samples import write_sample
 
     say("generated descriptions: ../shared/data is not there")
     with tempfile.TemporaryDirectory() as folder:

@@ -21,8 +21,7 @@ from typing import Any, Final, Self
 
 from feast import FeatureStore
 
-from feature_repo import definitions, history, recent, repository, rows, views
-from feature_repo.as_of import known_rows
+from feature_repo import definitions, recent, repository, rows, views
 from feature_repo.definitions import (
     FIXED_VIEWS,
     IMAGES_VIEW,
@@ -33,9 +32,11 @@ from feature_repo.definitions import (
     USER_VIEW,
 )
 from feature_repo.errors import InvalidFeatureError, StoreBusyError, StoreStateError, UnknownModelVersionError
+from feature_repo.history import writer as history
+from feature_repo.history.as_of import known_rows
+from feature_repo.jobs.shards import ShardJob
 from feature_repo.recent import Engagement, UserRecent
 from feature_repo.rows import Deletion, EmbeddingState, OfferRow, ProductEmbedding, ProductFeatures
-from feature_repo.shards import ShardJob
 from feature_repo.stores.base import GuardedOnlineStore, OnlineRow, microseconds, payload_columns
 from feature_repo.values import decode_key, decode_string, encode_key
 

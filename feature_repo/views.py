@@ -11,9 +11,9 @@ import pyarrow as pa
 
 from feature_repo import values
 from feature_repo.definitions import IMAGES_VIEW, JOIN_KEY, OFFER_VIEW, TEXT_VIEW, USER_KEY, USER_VIEW
-from feature_repo.online import OnlineRow, from_microseconds, microseconds
 from feature_repo.recent import UserRecent
 from feature_repo.rows import EMBEDDING_DIM, TEXT_FIELDS, Deletion, OfferRow, ProductEmbedding, ProductFeatures
+from feature_repo.stores.sqlite import OnlineRow, from_microseconds, microseconds
 
 _FLOATS: Final = pa.list_(pa.float32())
 _NO_TEXT: Final = dict.fromkeys(TEXT_FIELDS, "")

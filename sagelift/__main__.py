@@ -1,5 +1,5 @@
 """`python -m sagelift` is the `sagelift` command."""
 
-from sagelift.cli import main
+from sagelift.commands.cli import main
 
 main()

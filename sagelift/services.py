@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from inference.client import ItemEmbedder, TritonClient
     from inference.failures import CircuitBreaker
     from inference.visual_cache import VisualCache
-    from streaming.catalog import CatalogPipeline
-    from streaming.kafka import Connection
-    from streaming.wire import RegistryWire
+    from streaming.catalogue.pipeline import CatalogPipeline
+    from streaming.kafka.connection import Connection
+    from streaming.kafka.schema_registry.codec import RegistryWire
 
 
 class Services:
@@ -55,7 +55,7 @@ class Services:
     @cached_property
     def kafka(self) -> Connection:
         """The Kafka cluster of the settings, or the local stack's broker."""
-        from streaming.kafka import Connection
+        from streaming.kafka.connection import Connection
 
         settings = self.settings.kafka
         address = settings.bootstrap_servers or self._local("kafka_bootstrap", "Kafka")
@@ -67,8 +67,8 @@ class Services:
         settings = self.settings.schema_registry
         if not settings.url:
             return None
-        from streaming.registry import SchemaRegistry
-        from streaming.wire import RegistryWire
+        from streaming.kafka.schema_registry.client import SchemaRegistry
+        from streaming.kafka.schema_registry.codec import RegistryWire
 
         registry = SchemaRegistry(
             settings.url,
@@ -175,11 +175,11 @@ class Services:
 
     def catalog_pipeline(self) -> CatalogPipeline:
         """The catalogue consumer's pipeline on the real parts."""
-        from streaming.catalog import CatalogPipeline
-        from streaming.embedding_topic import EmbeddingPublisher
-        from streaming.image_vectors import CachedImageVectors
-        from streaming.images import ImageFetcher
-        from streaming.offer_topic import OfferPublisher
+        from streaming.catalogue.images.fetch import ImageFetcher
+        from streaming.catalogue.images.vectors import CachedImageVectors
+        from streaming.catalogue.pipeline import CatalogPipeline
+        from streaming.vectors.embedding_topic import EmbeddingPublisher
+        from streaming.vectors.offer_topic import OfferPublisher
 
         wanted = self.settings.images
         fetcher = self._open.enter_context(

@@ -24,11 +24,11 @@ from inference.train import (
     work_folder,
 )
 from sagelift.services import Services
-from streaming.embedding_topic import EmbeddingPublisher
-from streaming.offer_topic import OfferPublisher
-from streaming.reembed import Elsewhere
-from streaming.release import Released, make_live, release_model
-from streaming.release_check import ReleaseCheck
+from streaming.release.check import ReleaseCheck
+from streaming.release.reembed import Elsewhere
+from streaming.release.release import Released, make_live, release_model
+from streaming.vectors.embedding_topic import EmbeddingPublisher
+from streaming.vectors.offer_topic import OfferPublisher
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -41,8 +41,8 @@ def read_products(services: Services, as_of: datetime) -> list[ProductInput]:
     Raises:
         HistoryError: a part of the history cannot be read.
     """
-    from feature_repo.as_of import matrices
     from feature_repo.definitions import IMAGES_VIEW, JOIN_KEY, TEXT_VIEW
+    from feature_repo.history.as_of import matrices
 
     store = services.features
     texts: dict[str, dict[str, str]] = {}
@@ -123,7 +123,7 @@ def release_run(
     on_export: Callable[[str], None] = lambda version: None,
     elsewhere: Elsewhere | None = None,
 ) -> Released:
-    """Release a run folder: see `streaming.release`."""
+    """Release a run folder: see `streaming.release.release`."""
     services.prepare_visual_encoder()
     trained, rest = _release_of(run)
     producer = services.producer()
@@ -165,7 +165,7 @@ def make_release_live(
     checked: bool = False,
     elsewhere: Elsewhere | None = None,
 ) -> Released:
-    """Put an exported release into service, whether older or broken off: see `streaming.release`.
+    """Put an exported release into service, whether older or broken off: see `streaming.release.release`.
 
     `checked`: only if it is not too much worse than the live one, as `release_run` does.
     """

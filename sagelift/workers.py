@@ -18,18 +18,18 @@ import msgspec
 
 from sagelift.observability.logs import configure
 from sagelift.observability.monitor import Monitor
-from sagelift.observability.records import announced, folder_of, write_record
 from sagelift.observability.server import serving
+from sagelift.observability.triton_probe import KnownAnswerProbe
 from sagelift.services import Services
 from sagelift.settings import Settings
 from sagelift.stack.stack import LocalStack, StackOptions, WorkerSpec
-from sagelift.triton_probe import KnownAnswerProbe
+from sagelift.stack.worker_records import announced, folder_of, write_record
 
 if TYPE_CHECKING:
-    from streaming.dead_letters import DeadLetters
-    from streaming.kafka import TopicPartition
-    from streaming.lag import LagMeter
-    from streaming.loop import ConsumerLoop
+    from streaming.consumer.loop import ConsumerLoop
+    from streaming.dead_letters.writer import DeadLetters
+    from streaming.kafka.connection import TopicPartition
+    from streaming.kafka.lag import LagMeter
 
 log = logging.getLogger(__name__)
 
@@ -48,19 +48,19 @@ def catalog_worker(
     monitor: Monitor | None = None,
     after_first_batch: Callable[[], object] = lambda: None,
 ) -> None:
-    """Consume `catalog.updates` until stopped; see `streaming.catalog`."""
+    """Consume `catalog.updates` until stopped; see `streaming.catalogue.pipeline`."""
     from sqlite3 import OperationalError
 
     from feature_repo.errors import HistoryError, StoreBusyError, StoreStateError
     from inference.errors import ArtifactError, ServingError
     from inference.failures import CircuitBreaker
-    from streaming.catalog import CatalogPipeline, Prepared
-    from streaming.dead_letters import DeadLetters
+    from streaming.catalogue.pipeline import CatalogPipeline, Prepared
+    from streaming.consumer.loop import ConsumerLoop, Records
+    from streaming.consumer.poison import PoisonGuard, PoisonLimit
+    from streaming.dead_letters.writer import DeadLetters
     from streaming.errors import BrokerError, RegistryError
-    from streaming.lag import LagMeter
-    from streaming.loop import ConsumerLoop, Records
-    from streaming.poison import PoisonGuard, PoisonLimit
-    from streaming.topics import CATALOG_UPDATES, ensure_topics
+    from streaming.kafka.lag import LagMeter
+    from streaming.kafka.topics import CATALOG_UPDATES, ensure_topics
 
     monitor = monitor or Monitor("catalog", stop)
     with Services(settings) as services:
@@ -109,17 +109,17 @@ def catalog_worker(
 
 
 def events_worker(settings: Settings, stop: threading.Event, monitor: Monitor | None = None) -> None:
-    """Consume `events` into the experiment database until stopped; see `streaming.event_sink`."""
+    """Consume `events` into the experiment database until stopped; see `streaming.events.sink`."""
     from sqlalchemy.exc import DBAPIError, TimeoutError
 
     from feature_repo.errors import HistoryError, StoreBusyError, StoreStateError
-    from streaming.dead_letters import DeadLetters
+    from streaming.consumer.loop import ConsumerLoop, Records
+    from streaming.consumer.poison import PoisonGuard, PoisonLimit
+    from streaming.dead_letters.writer import DeadLetters
     from streaming.errors import BrokerError, RegistryError
-    from streaming.event_sink import EventSink
-    from streaming.lag import LagMeter
-    from streaming.loop import ConsumerLoop, Records
-    from streaming.poison import PoisonGuard, PoisonLimit
-    from streaming.topics import EVENTS, ensure_topics, log_id
+    from streaming.events.sink import EventSink
+    from streaming.kafka.lag import LagMeter
+    from streaming.kafka.topics import EVENTS, ensure_topics, log_id
 
     monitor = monitor or Monitor("events", stop)
     with Services(settings) as services:
@@ -155,7 +155,7 @@ def events_worker(settings: Settings, stop: threading.Event, monitor: Monitor | 
 
 
 def _run(loop: ConsumerLoop, stop: threading.Event, monitor: Monitor, lag: Callable[[], LagMeter]) -> None:
-    from streaming.loop import end_process, watch
+    from streaming.consumer.loop import end_process, watch
 
     monitor.loop = loop
     ended = threading.Event()

@@ -10,7 +10,7 @@ import pytest
 def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """The one Spark session of all tests: a process can have no more."""
     pytest.importorskip("pyspark.sql", reason="pyspark is not installed")
-    from feature_repo.spark import spark_session
+    from feature_repo.jobs.spark import spark_session
 
     home = tmp_path_factory.mktemp("spark")
     settings = {

@@ -30,7 +30,7 @@ from pydantic import SecretStr
 
 from feature_repo.definitions import DELETED, VERSION
 from feature_repo.errors import InvalidFeatureError
-from feature_repo.vector_search import VectorSearch
+from feature_repo.stores.vector_search import VectorSearch
 
 SCAN_PAGE: Final = 4096
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -177,7 +177,7 @@ class GuardedOnlineStore(OnlineStore):
         filters: Any = None,
         include_feature_view_version_metadata: bool = False,
     ) -> list[tuple[datetime | None, Any, dict[str, Any] | None]]:
-        """The `top_k` live rows nearest to `embedding`, with exact distances; see `feature_repo.vector_search`.
+        """The `top_k` live rows nearest to `embedding`, with exact distances; see `feature_repo.stores.vector_search`.
 
         Rows are ordered by their id, not by distance: `FeatureStore` 0.67 zips them with the *sorted* entity keys,
         so that rows in any other order come back under wrong ids. Sort by the `distance` that comes with each.

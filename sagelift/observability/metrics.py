@@ -44,7 +44,8 @@ class Live(NamedTuple):
 
 
 class WorkerMetrics:
-    """An observer (`streaming.observer`) that counts. `registry` holds what it counts, and `live` when asked."""
+    """An observer (`streaming.consumer.observer`) that counts. `registry` holds what it counts, and `live` when
+    asked."""
 
     def __init__(self, consumer: str, version: str, live: Callable[[], Live]) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]  # a series more for each counter, which nobody asks for

@@ -15,9 +15,9 @@ from sagelift.observability.metrics import Live, WorkerMetrics
 
 if TYPE_CHECKING:
     from inference.failures import CircuitBreaker
-    from streaming.lag import LagMeter
-    from streaming.loop import ConsumerLoop
-    from streaming.poison import PoisonGuard
+    from streaming.consumer.loop import ConsumerLoop
+    from streaming.consumer.poison import PoisonGuard
+    from streaming.kafka.lag import LagMeter
 
 log = logging.getLogger(__name__)
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
-from sagelift.observability.records import WorkerRecord, read_record
 from sagelift.stack.process import ManagedProcess
 from sagelift.stack.server import ManagedServer
+from sagelift.stack.worker_records import WorkerRecord, read_record
 
 _LAST_WORDS = 1_000
 

@@ -13,8 +13,8 @@ from feast import Entity, FeatureService, FeatureView, OnDemandFeatureView, Proj
 from feature_repo import definitions, views
 from feature_repo.derived import derive_offer
 from feature_repo.errors import InvalidFeatureError
-from feature_repo.online import payload_columns
 from feature_repo.rows import TEXT_FIELDS
+from feature_repo.stores.sqlite import payload_columns
 
 HOME = Path("/somewhere/feast")
 

@@ -20,7 +20,7 @@ from feast.types import String
 from feature_repo import definitions, repository, values, views
 from feature_repo.definitions import OFFER_VIEW
 from feature_repo.errors import StoreStateError
-from feature_repo.materialize import materialize
+from feature_repo.jobs.materialize import materialize
 from tests.feature_repo.builders import NOON, make_embedding, make_product, same
 
 # Feast reads Parquet through ibis, which calls what DuckDB 2.0 deprecates.

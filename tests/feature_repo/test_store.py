@@ -251,7 +251,7 @@ def test_nothing_is_online_that_history_does_not_hold(store: Any, monkeypatch: p
     def fail(*_: object) -> None:
         raise HistoryError("disk full")
 
-    monkeypatch.setattr("feature_repo.history.History.append", fail)
+    monkeypatch.setattr("feature_repo.history.writer.History.append", fail)
     with pytest.raises(HistoryError):
         store.write_features([make_product("a")])
     assert store.read_features("a") == {}

@@ -14,9 +14,9 @@ from kafka.admin import ConfigResource, ConfigResourceType
 from inference.retrieval import RetrievalIndex
 from sagelift.stack.kafka import KafkaBroker
 from streaming.contracts import ProductVector
-from streaming.embedding_topic import EmbeddingPublisher, IndexFollower
-from streaming.kafka import Connection, KafkaConsumer, TopicPartition
-from streaming.topics import PRODUCT_EMBEDDINGS, ensure_topics
+from streaming.kafka.connection import Connection, KafkaConsumer, TopicPartition
+from streaming.kafka.topics import PRODUCT_EMBEDDINGS, ensure_topics
+from streaming.vectors.embedding_topic import EmbeddingPublisher, IndexFollower
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
 

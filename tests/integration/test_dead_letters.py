@@ -25,21 +25,22 @@ from sqlalchemy import text
 from typer.testing import CliRunner
 
 from experiments.config import Arm, ExperimentConfig
-from sagelift.dlq_commands import app
+from sagelift.commands.dlq import app
 from sagelift.services import Services
 from sagelift.settings import load_settings
 from sagelift.stack.kafka import KafkaBroker
 from sagelift.workers import events_worker
-from streaming import dead_letter_reader, replay
 from streaming.contracts import Event
-from streaming.dead_letter_reader import DeadLetterReader, LetterId, readable
-from streaming.dead_letters import DeadLetter, DeadLetters
+from streaming.dead_letters import reader as dead_letter_reader
+from streaming.dead_letters import replay
+from streaming.dead_letters.reader import DeadLetterReader, LetterId, readable
+from streaming.dead_letters.replay import Ledger, plan, replaying
+from streaming.dead_letters.writer import DeadLetter, DeadLetters
 from streaming.errors import DeadLetterError, TopicError
-from streaming.kafka import KafkaConsumer, TopicPartition
-from streaming.lag import LagMeter
-from streaming.producers import EventPublisher
-from streaming.replay import Ledger, plan, replaying
-from streaming.topics import CATALOG_UPDATES, EVENTS, REPLAYED, ensure_topics
+from streaming.kafka.connection import KafkaConsumer, TopicPartition
+from streaming.kafka.lag import LagMeter
+from streaming.kafka.producers import EventPublisher
+from streaming.kafka.topics import CATALOG_UPDATES, EVENTS, REPLAYED, ensure_topics
 from tests.streaming.fakes import Record
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]

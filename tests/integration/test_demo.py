@@ -6,7 +6,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from sagelift.demo import Demo, DemoConfig
+from sagelift.demo.demo import Demo, DemoConfig
 from sagelift.settings import load_settings
 
 pytestmark = [

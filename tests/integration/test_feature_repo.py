@@ -24,11 +24,11 @@ from typer.testing import CliRunner
 import feature_repo
 from feature_repo.definitions import FIXED_VIEWS, OFFER_VIEW
 from feature_repo.errors import InvalidFeatureError
-from feature_repo.materialize import Progress, materialize
+from feature_repo.jobs.materialize import Progress, materialize
 from feature_repo.rows import Deletion, OfferRow
 from feature_repo.store import ProductFeatureStore
 from feature_repo.views import PRODUCT_FORMATS, online_row
-from sagelift.cli import app
+from sagelift.commands.cli import app
 from tests.feature_repo.builders import NOON, make_embedding, make_product, same
 
 _OFFER = PRODUCT_FORMATS[OFFER_VIEW]

@@ -1,6 +1,6 @@
 """One conformance suite for the guarded online stores, on real servers: SQLite, PostgreSQL, Redis.
 
-What only one of them can do wrong is at the end, and for SQLite in tests/feature_repo/test_online.py.
+What only one of them can do wrong is at the end, and for SQLite in tests/feature_repo/stores/test_sqlite.py.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from feast.types import Array, Bool, Float32, Int64, String
 
 from benchmarks.featurewrite import redis_server
 from feature_repo.errors import InvalidFeatureError, StoreBusyError, StoreStateError
-from feature_repo.materialize import materialize
+from feature_repo.jobs.materialize import materialize
 from feature_repo.recent import Engagement
 from feature_repo.repository import write_repository
 from feature_repo.rows import Deletion, OfferRow
@@ -146,7 +146,7 @@ def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
             return {"type": POSTGRES, "conninfo": request.getfixturevalue("postgres").conninfo}
         if kind == "redis":
             return {"type": REDIS, "url": request.getfixturevalue("redis").url}
-        return {"type": "feature_repo.online.GuardedSqliteOnlineStore", "path": str(tmp_path / "online.db")}
+        return {"type": "feature_repo.stores.sqlite.GuardedSqliteOnlineStore", "path": str(tmp_path / "online.db")}
 
     return of
 

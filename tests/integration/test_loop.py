@@ -11,8 +11,8 @@ import pytest
 from kafka.admin import NewTopic
 
 from sagelift.stack.kafka import KafkaBroker
-from streaming.kafka import Connection
-from streaming.loop import ConsumerLoop
+from streaming.consumer.loop import ConsumerLoop
+from streaming.kafka.connection import Connection
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(150)]
 

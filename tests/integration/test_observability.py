@@ -14,17 +14,17 @@ from pathlib import Path
 
 import pytest
 
-from sagelift.observability.records import read_records
+from sagelift.observability.stream_status import Samples, StreamStatus, ask_broker, fetch, look, parse, status
 from sagelift.services import Services
 from sagelift.settings import PoisonSettings, Settings, load_settings
 from sagelift.stack.kafka import KafkaBroker
 from sagelift.stack.triton import TritonServer
-from sagelift.stream_status import Samples, StreamStatus, ask_broker, fetch, look, parse, status
+from sagelift.stack.worker_records import read_records
 from sagelift.workers import CATALOG_GROUP, POISONED, catalog_worker
 from streaming.contracts import encode
-from streaming.kafka import TopicPartition
-from streaming.lag import LagMeter
-from streaming.topics import CATALOG_UPDATES, PRODUCT_EMBEDDINGS, dead_letter_topic, ensure_topics
+from streaming.kafka.connection import TopicPartition
+from streaming.kafka.lag import LagMeter
+from streaming.kafka.topics import CATALOG_UPDATES, PRODUCT_EMBEDDINGS, dead_letter_topic, ensure_topics
 from streaming.tracing import TRACEPARENT
 from tests.streaming.fakes import update
 

@@ -22,13 +22,13 @@ from inference.retrieval import Filter, RetrievalIndex
 from inference.tokenizer import Tokenizer
 from sagelift.stack.kafka import KafkaBroker
 from streaming.contracts import ProductVector
-from streaming.embedding_topic import EmbeddingPublisher, end_position
-from streaming.followed_index import FollowedIndex, index_from_features, index_from_topics
-from streaming.kafka import Connection
-from streaming.offer_topic import OfferPublisher, attributes_of
-from streaming.topics import PRODUCT_OFFERS, ensure_topics
+from streaming.kafka.connection import Connection
+from streaming.kafka.topics import PRODUCT_OFFERS, ensure_topics
+from streaming.vectors.embedding_topic import EmbeddingPublisher, end_position
+from streaming.vectors.followed_index import FollowedIndex, index_from_features, index_from_topics
+from streaming.vectors.offer_topic import OfferPublisher, attributes_of
 from tests.streaming.fakes import NOW, vector_of
-from tests.streaming.test_followed_index import until
+from tests.streaming.vectors.test_followed_index import until
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 

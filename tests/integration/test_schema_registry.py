@@ -18,7 +18,7 @@ from sqlalchemy import text
 from typer.testing import CliRunner
 
 from inference.retrieval import RetrievalIndex
-from sagelift.cli import app
+from sagelift.commands.cli import app
 from sagelift.observability.health import State
 from sagelift.observability.monitor import Monitor
 from sagelift.services import Services
@@ -27,12 +27,12 @@ from sagelift.stack.kafka import KafkaBroker
 from sagelift.stack.triton import TritonServer
 from sagelift.workers import catalog_worker, events_worker
 from streaming.contracts import Event, ProductUpdate
-from streaming.embedding_topic import IndexFollower
-from streaming.kafka import TopicPartition
-from streaming.producers import EventPublisher
-from streaming.schemas import avro_schema
-from streaming.topics import CATALOG_UPDATES, EVENTS, PRODUCT_EMBEDDINGS, PRODUCT_OFFERS, ensure_topics
-from streaming.wire import framed_id
+from streaming.kafka.connection import TopicPartition
+from streaming.kafka.producers import EventPublisher
+from streaming.kafka.schema_registry.codec import framed_id
+from streaming.kafka.schema_registry.schemas import avro_schema
+from streaming.kafka.topics import CATALOG_UPDATES, EVENTS, PRODUCT_EMBEDDINGS, PRODUCT_OFFERS, ensure_topics
+from streaming.vectors.embedding_topic import IndexFollower
 from tests.integration.test_streaming import EVENTS_GROUP, NOW, Shop, consuming, until, upsert
 from tests.streaming.schema_registry import Registry
 

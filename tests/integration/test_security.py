@@ -37,14 +37,14 @@ from sagelift.stack.ports import LOOPBACK, pick_ports
 from sagelift.stack.stack import LocalStack, StackOptions
 from sagelift.stack.triton import TritonServer
 from sagelift.workers import CATALOG_GROUP, EVENTS_GROUP, catalog_worker, events_worker
-from streaming.dead_letter_reader import DeadLetterReader
-from streaming.dead_letters import DeadLetter, DeadLetters
-from streaming.embedding_topic import EmbeddingPublisher
+from streaming.dead_letters.reader import DeadLetterReader
+from streaming.dead_letters.replay import plan, replaying
+from streaming.dead_letters.writer import DeadLetter, DeadLetters
 from streaming.errors import BrokerError, TopicError
-from streaming.kafka import Connection, TopicPartition, explained
-from streaming.lag import LagMeter
-from streaming.replay import plan, replaying
-from streaming.topics import CATALOG_UPDATES, EVENTS, TOPICS, dead_letter_topic, ensure_topics
+from streaming.kafka.connection import Connection, TopicPartition, explained
+from streaming.kafka.lag import LagMeter
+from streaming.kafka.topics import CATALOG_UPDATES, EVENTS, TOPICS, dead_letter_topic, ensure_topics
+from streaming.vectors.embedding_topic import EmbeddingPublisher
 from tests.streaming.fakes import Record
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
@@ -438,7 +438,7 @@ def test_the_documented_rights_suffice_to_publish(kafka_settings: dict[str, Any]
 
 
 def test_the_documented_rights_suffice_for_a_search_service(kafka_settings: dict[str, Any]) -> None:
-    from streaming.topics import log_id, tombstones_kept_ms
+    from streaming.kafka.topics import log_id, tombstones_kept_ms
 
     kafka = connection(as_user(kafka_settings, "search service"))
     topics = ("product.embeddings", "product.offers")

@@ -15,19 +15,19 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from feature_repo.materialize import Progress, Summary, materialize
+from feature_repo.jobs.materialize import Progress, Summary, materialize
+from feature_repo.jobs.spark import SparkEngine, SparkError, spark_session
 from feature_repo.rows import Deletion, OfferRow
-from feature_repo.spark import SparkEngine, SparkError, spark_session
 from feature_repo.store import ProductFeatureStore
 from feature_repo.stores.base import OnlineRow, payload_columns
 from feature_repo.values import encode_key
-from sagelift.cli import app
+from sagelift.commands.cli import app
+from sagelift.commands.engines import open_parts
 from sagelift.settings import load_settings
-from sagelift.shard_engines import open_parts
 from sagelift.stack.kafka import KafkaBroker
 from sagelift.stack.triton import TritonServer
-from streaming.embedding_topic import EmbeddingPublisher
-from streaming.reembed import Elsewhere, reconcile, reembed
+from streaming.release.reembed import Elsewhere, reconcile, reembed
+from streaming.vectors.embedding_topic import EmbeddingPublisher
 from tests.feature_repo.builders import NOON, make_embedding, make_product
 from tests.integration.test_feature_stores import POSTGRES, PostgresServer, postgres  # noqa: F401
 
@@ -203,7 +203,7 @@ def test_a_catalogue_embedded_by_executors_is_the_one_embedded_here(
 ) -> None:
     """By the real Triton and Kafka: the same vectors, and a reconciliation without a difference."""
     from inference.client import ItemEmbedder
-    from streaming.topics import ensure_topics
+    from streaming.kafka.topics import ensure_topics
 
     with installation(tmp_path, kafka, triton, model_repository) as services:
         ensure_topics(services.kafka)

@@ -36,13 +36,13 @@ from sagelift.stack.kafka import KafkaBroker
 from sagelift.stack.triton import TritonServer
 from sagelift.workers import CATALOG_GROUP, EVENTS_GROUP, catalog_worker, events_worker
 from streaming.contracts import Event, Price, ProductUpdate
-from streaming.embedding_topic import IndexFollower
 from streaming.errors import TopicError
-from streaming.event_sink import to_row
-from streaming.kafka import TopicPartition
-from streaming.lag import LagMeter
-from streaming.producers import CatalogPublisher, EventPublisher
-from streaming.topics import CATALOG_UPDATES, EVENTS, dead_letter_topic, ensure_topics, log_id
+from streaming.events.sink import to_row
+from streaming.kafka.connection import TopicPartition
+from streaming.kafka.lag import LagMeter
+from streaming.kafka.producers import CatalogPublisher, EventPublisher
+from streaming.kafka.topics import CATALOG_UPDATES, EVENTS, dead_letter_topic, ensure_topics, log_id
+from streaming.vectors.embedding_topic import IndexFollower
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from sagelift.shoppers import Market, ShopProduct
+from sagelift.demo.shoppers import Market, ShopProduct
 
 KINDS = ("chair", "lamp", "mug", "boot", "rug", "watch")
 BRANDS = ("Aro", "Bel", "Cor", "Dun")

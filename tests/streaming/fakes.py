@@ -14,10 +14,10 @@ from feature_repo.rows import Deletion, EmbeddingState, OfferRow, ProductEmbeddi
 from inference.client import Embedded
 from inference.inputs import Float32Array, ProductInput
 from inference.retrieval import Attributes
-from streaming.compacted import NO_TRACES
 from streaming.contracts import Price, ProductUpdate, ProductVector, encode
 from streaming.errors import ImageError
-from streaming.offer_topic import OutgoingOffer
+from streaming.kafka.compacted import NO_TRACES
+from streaming.vectors.offer_topic import OutgoingOffer
 
 NOW = datetime(2026, 5, 4, 12, tzinfo=UTC)
 VIEWS = ("text", "images", "offer")

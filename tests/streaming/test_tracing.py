@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from streaming.dead_letters import DeadLetter, DeadLetters, whereabouts
-from streaming.embedding_topic import EmbeddingPublisher
+from streaming.dead_letters.writer import DeadLetter, DeadLetters, whereabouts
 from streaming.tracing import TRACEPARENT, trace_id, traceparent
+from streaming.vectors.embedding_topic import EmbeddingPublisher
+from tests.streaming.catalogue.test_pipeline import World
 from tests.streaming.fakes import NOW, Record, record, update
-from tests.streaming.test_catalog import World
-from tests.streaming.test_embedding_topic import FakeProducer
+from tests.streaming.vectors.test_embedding_topic import FakeProducer
 
 ID = "4bf92f3577b34da6a3ce929d0e0e4736"
 HEADER = f"00-{ID}-00f067aa0ba902b7-01".encode()

@@ -8,22 +8,22 @@ import pytest
 
 from inference.retrieval import Filter, RetrievalIndex
 from streaming.contracts import Event, decode_update
-from streaming.embedding_topic import EmbeddingPublisher
 from streaming.errors import ContractError, RegistryError
-from streaming.event_sink import EventSink
-from streaming.kafka import TopicPartition
-from streaming.offer_topic import OfferPublisher, attributes_of
-from streaming.producers import CatalogPublisher, EventPublisher
-from streaming.registry import SchemaRegistry
-from streaming.wire import RegistryWire, framed_id
+from streaming.events.sink import EventSink
+from streaming.kafka.connection import TopicPartition
+from streaming.kafka.producers import CatalogPublisher, EventPublisher
+from streaming.kafka.schema_registry.client import SchemaRegistry
+from streaming.kafka.schema_registry.codec import RegistryWire, framed_id
+from streaming.vectors.embedding_topic import EmbeddingPublisher
+from streaming.vectors.offer_topic import OfferPublisher, attributes_of
+from tests.streaming.catalogue.test_pipeline import World
+from tests.streaming.events.test_sink import FakeDatabase
 from tests.streaming.fakes import NOW, Record, price, record, update, vector_of
+from tests.streaming.kafka.test_producers import FakeProducer
 from tests.streaming.schema_registry import Registry
-from tests.streaming.test_catalog import World
-from tests.streaming.test_embedding_topic import FakeBroker, follower_of, message
-from tests.streaming.test_embedding_topic import FakeProducer as CompactedProducer
-from tests.streaming.test_event_sink import FakeDatabase
-from tests.streaming.test_offer_topic import LAMP
-from tests.streaming.test_producers import FakeProducer
+from tests.streaming.vectors.test_embedding_topic import FakeBroker, follower_of, message
+from tests.streaming.vectors.test_embedding_topic import FakeProducer as CompactedProducer
+from tests.streaming.vectors.test_offer_topic import LAMP
 
 EVENT = Event(event_id="e", kind="click", unit_id="u7", event_time=NOW, product_id="p", surface="user")
 

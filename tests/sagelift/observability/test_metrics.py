@@ -14,7 +14,7 @@ from prometheus_client.exposition import generate_latest
 from inference.failures import Circuit
 from sagelift.observability.health import State
 from sagelift.observability.metrics import Live, WorkerMetrics, quantile
-from sagelift.stream_status import parse
+from sagelift.observability.stream_status import parse
 
 LIVE = Live(State.RUNNING, 2, {0: 5, 1: 7}, 12, 0.25, 1_000.0, Circuit.CLOSED)
 

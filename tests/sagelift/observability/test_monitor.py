@@ -12,9 +12,9 @@ from prometheus_client.exposition import generate_latest
 from sagelift.observability import monitor as module
 from sagelift.observability.health import State
 from sagelift.observability.monitor import Monitor
-from sagelift.stream_status import parse
+from sagelift.observability.stream_status import parse
+from streaming.consumer.poison import PoisonGuard, PoisonLimit
 from streaming.errors import BrokerError, PoisonRateError
-from streaming.poison import PoisonGuard, PoisonLimit
 
 
 class Loop:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from sagelift.observability.records import WorkerRecord, write_record
 from sagelift.stack.worker import Worker, WorkerSpec
+from sagelift.stack.worker_records import WorkerRecord, write_record
 
 
 @pytest.mark.parametrize("name", ["", "a b", "../up", "a/b"])

@@ -1,0 +1,119 @@
+"""Rows of parts by their numbers, whatever the order of the parts' rows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from feature_repo.errors import HistoryError
+from feature_repo.history import parts
+from feature_repo.history.parts import PartGoneError, PartsReader, in_key_order
+from feature_repo.jobs.journal import Journal
+from tests.feature_repo.history.test_writer import SCHEMA, History, rows
+
+
+@pytest.fixture
+def history(tmp_path: Path) -> History:
+    return History(tmp_path / "view", SCHEMA)
+
+
+def older_part(history: History, table: Any) -> Path:
+    """As programs wrote it that did not order rows by key."""
+    part = history.folder / "part-00000000000000009-older.parquet"
+    pq.write_table(table, part)
+    return part
+
+
+def ids(table: Any) -> list[str]:
+    found: list[str] = table["product_id"].to_pylist()
+    return found
+
+
+def shards(history: History, shard_rows: int) -> list[list[str]]:
+    """The ids of each shard that a journal makes of all parts."""
+    journal = Journal(None, "")
+    try:
+        plan = journal.plan(history.parts(), "product_id", None, None, shard_rows)
+        reader = PartsReader(64)
+        return [ids(reader.read(journal.shard(number).pieces, SCHEMA)) for number in plan.shards]
+    finally:
+        journal.close()
+
+
+def test_a_shard_is_a_range_of_keys_over_all_parts(history: History) -> None:
+    names = np.random.default_rng(3).permutation([f"p{i:03}" for i in range(300)]).tolist()
+    for start in range(0, 300, 100):
+        history.append(rows(*((name, 1, "x") for name in names[start : start + 100])))
+    found = shards(history, 64)
+    assert [sorted(shard) for shard in found] == [
+        [f"p{i:03}" for i in range(a, min(a + 64, 300))] for a in range(0, 300, 64)
+    ]
+
+
+def test_many_parts_are_gone_through_in_runs_of_bounded_size(history: History, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("feature_repo.jobs.journal.MERGED_PARTS", 2)
+    monkeypatch.setattr(parts, "MERGED_PARTS", 2)
+    for i in range(5):
+        history.append(rows((f"a{i}", 1, "x"), (f"b{i}", 1, "x")))
+    assert shards(history, 2) == [["a0", "b0"], ["a1", "a2"], ["b1", "b2"], ["a3", "a4"], ["b3", "b4"]]
+
+
+def test_parts_that_stay_open_hold_no_more_rows_than_a_few_reads(
+    history: History, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parts, "MERGED_PARTS", 8)
+    monkeypatch.setattr(parts, "_LEAST_BATCH", 1)
+    for i in range(6):
+        history.append(rows(*((f"p{i}{j}", 1, "x") for j in range(10))))
+    reader = PartsReader(10)
+    for part in history.parts():
+        reader.read([(part, np.array([0]))], SCHEMA)
+        assert sum(one.held for one in reader._open.values()) <= 20
+
+
+def test_hundreds_of_small_parts_are_merged_some_at_a_time(history: History, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("feature_repo.history.writer.MERGED_PARTS", 3)
+    for i in range(8):
+        history.append(rows((f"p{i}", 1, "x")))
+    assert history.compact(grace_s=-1) == 8
+    assert len(history.parts()) == 3
+    assert history.compact(grace_s=-1) == 3
+    assert shards(history, 8) == [[f"p{i}" for i in range(8)]]
+
+
+def test_a_part_in_another_order_is_read_as_it_stands(history: History) -> None:
+    history.append(rows(("c", 1, "x"), ("a", 1, "x")))
+    part = older_part(history, rows(("z", 1, "x"), ("b", 1, "x"), ("y", 1, "x")))
+    assert not in_key_order(part)
+    assert shards(history, 2) == [["a", "c"], ["z", "b"], ["y"]]
+    assert history.compact(grace_s=-1) == 2
+    assert shards(history, 2) == [["a", "b"], ["c", "y"], ["z"]]
+
+
+def test_rows_behind_those_read_last_are_found(history: History) -> None:
+    part = history.append(rows(*((f"p{i:04}", 1, "x") for i in range(5000))))
+    reader = PartsReader(64)
+    for wanted in ([0, 4999], [17, 18, 3000], [16]):
+        table = reader.read([(part, np.array(wanted))], SCHEMA)
+        assert ids(table) == [f"p{i:04}" for i in wanted]
+    assert reader.read([(part, np.array([1, 2]))], pa.schema([SCHEMA.field("version")])).to_pydict() == {
+        "version": [1, 1]
+    }
+
+
+def test_a_part_that_is_gone_or_torn_is_named(history: History) -> None:
+    part = history.append(rows(("a", 1, "x")))
+    wanted = [(part, np.array([0]))]
+    part.write_bytes(b"torn")
+    for read in (lambda: PartsReader(64).read(wanted, SCHEMA), lambda: in_key_order(part)):
+        with pytest.raises(HistoryError, match=f"{part.name} cannot be read .* Move it away"):
+            read()
+    part.unlink()
+    for read in (lambda: PartsReader(64).read(wanted, SCHEMA), lambda: in_key_order(part)):
+        with pytest.raises(PartGoneError, match=part.name):
+            read()

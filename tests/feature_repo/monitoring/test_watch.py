@@ -1,0 +1,193 @@
+"""What `features status` says of a feed that is late, thin, or wrong."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from feature_repo import views
+from feature_repo.definitions import FIXED_VIEWS
+from feature_repo.errors import HistoryError, InvalidFeatureError
+from feature_repo.monitoring.watch import Norms, Thresholds, ViewStatus, findings, to_prometheus, watch
+from feature_repo.recent import Engagement
+from feature_repo.rows import TEXT_FIELDS, Deletion
+from feature_repo.store import ProductFeatureStore
+from feature_repo.stores.base import microseconds
+from tests.feature_repo.builders import NOON, make_embedding, make_product
+
+NOW = NOON + timedelta(hours=1)
+
+
+def status(store: ProductFeatureStore, view: str, **options: Any) -> ViewStatus:
+    (found,) = watch(store, now=NOW, views=[view], **options)
+    return found
+
+
+def test_an_empty_store_has_no_ages_and_passes_every_limit(store: ProductFeatureStore) -> None:
+    statuses = watch(store, now=NOW)
+    assert [s.view for s in statuses] == list(FIXED_VIEWS)
+    assert all((s.products, s.online_rows, s.age_s, s.age_p50_s, s.sampled) == (0, 0, None, None, 0) for s in statuses)
+    assert findings(statuses, Thresholds(max_age=timedelta(0), max_empty={"title": 0.0}, norm_tolerance=0.0)) == []
+
+
+def test_ages_are_of_event_times_of_the_newest_version(store: ProductFeatureStore) -> None:
+    """10 products, changed 1 to 10 minutes ago; older versions and a late old event count for nothing."""
+    store.write_features([make_product(f"p{i}", 1, event_time=NOW - timedelta(days=9)) for i in range(1, 11)])
+    store.write_features([make_product(f"p{i}", 3, event_time=NOW - timedelta(minutes=i)) for i in range(1, 11)])
+    store.write_features([make_product("p1", 2, event_time=NOW)])
+    found = status(store, "product_offer")
+    assert (found.products, found.deleted, found.history_rows, found.parts) == (10, 0, 21, 4)
+    assert found.newest_event == NOW - timedelta(minutes=1)
+    assert (found.age_s, found.age_p50_s, found.age_p90_s) == (60.0, 360.0, 600.0)
+    assert found.online_rows == 10
+
+
+def test_a_deletion_is_news_but_no_live_product(store: ProductFeatureStore) -> None:
+    store.write_features([make_product(id, event_time=NOW - timedelta(hours=2)) for id in "ab"])
+    store.delete([Deletion(id="a", version=2, event_time=NOW - timedelta(seconds=30))])
+    found = status(store, "product_text")
+    assert (found.products, found.deleted, found.online_rows) == (1, 1, 2)
+    assert (found.age_s, found.age_p50_s) == (30.0, 7200.0)
+
+
+def test_empty_features_are_counted_over_live_products(store: ProductFeatureStore) -> None:
+    texts = dict.fromkeys(TEXT_FIELDS, "x")
+    store.write_features([make_product(id, 1, text=texts | {"brand": ""}, images=0) for id in "abc"])
+    store.write_features([make_product("d", 1, text=texts, currency=None)])
+    store.delete([Deletion(id="a", version=2, event_time=NOON)])
+    text, images, offer, _ = watch(store, now=NOW)
+    assert text.empty_rates == {name: 2 / 3 if name == "brand" else 0.0 for name in TEXT_FIELDS}
+    assert images.empty_rates == {"urls": 2 / 3, "hashes": 2 / 3, "vectors": 2 / 3, "visual_version": 0.0}
+    assert offer.empty_rates["currency"] == 1 / 3
+    limits = Thresholds(max_empty={"brand": 0.5, "title": 0.0})
+    assert findings([text, offer], limits) == ["product_text: brand is empty in 66.7% of the products, over 50.0%"]
+
+
+def test_lengths_of_vectors_are_measured(store: ProductFeatureStore) -> None:
+    store.ensure_model_version("m1")
+    unit = make_embedding("a").vector
+    rows = [make_embedding("a"), make_embedding("b", vector=unit * np.float32(0.5)), make_embedding("c", 2)]
+    store.write_embeddings("m1", rows)
+    store.delete([Deletion(id="c", version=3, event_time=NOON)])
+    norms = status(store, "product_embedding_m1").norms
+    assert norms is not None
+    assert (norms.smallest, norms.mean, norms.largest) == pytest.approx((0.5, 0.75, 1.0), abs=1e-6)
+    found = findings([status(store, "product_embedding_m1")], Thresholds(norm_tolerance=0.01))
+    assert found == ["product_embedding_m1: a vector's length is off 1 by 0.5, over 0.01"]
+    assert status(store, "product_text").norms is None
+
+
+def test_a_sample_is_about_as_large_as_asked_for(store: ProductFeatureStore) -> None:
+    store.write_features([make_product(f"p{i}", images=0) for i in range(400)])
+    found = status(store, "product_offer", sample=100)
+    assert found.products == 400
+    assert 60 <= found.sampled <= 140
+
+
+def test_parts_with_other_columns_are_named(store: ProductFeatureStore) -> None:
+    store.write_features([make_product("a")])
+    part = store.history("product_offer").parts()[-1]
+    table = pq.read_table(part, partitioning=None)
+    narrower = table.drop_columns(["currency"]).append_column("color", pa.array(["red"]))
+    pq.write_table(narrower.set_column(3, "amount_minor", table["amount_minor"].cast(pa.float64())), part)
+    found = status(store, "product_offer")
+    assert [line.removeprefix(f"product_offer: {part.name} ") for line in found.schema_drift] == [
+        "lacks currency",
+        "has color, which the view has not",
+        "has amount_minor as double, the view as int64",
+    ]
+    assert findings([found], Thresholds()) == found.schema_drift
+
+
+def test_products_are_counted_by_the_age_of_their_last_change(store: ProductFeatureStore) -> None:
+    ages = [timedelta(seconds=59), timedelta(seconds=60), timedelta(hours=5), timedelta(days=40), timedelta(days=50)]
+    store.write_features([make_product(f"p{i}", event_time=NOW - age) for i, age in enumerate(ages)])
+    store.delete([Deletion(id="p4", version=2, event_time=NOW)])
+    assert status(store, "product_text").age_counts == [1, 1, 0, 1, 0, 0, 0, 1]
+
+
+def test_shoppers_lists_are_watched_by_their_last_event(store: ProductFeatureStore) -> None:
+    us = microseconds(NOW)
+    store.add_engagements([Engagement("u", "a", us - 5_000_000), Engagement("v", "b", us - 9_000_000)])
+    store.add_engagements([Engagement("u", "b", us - 1_000_000)])
+    found = status(store, "user_recent")
+    assert (found.products, found.history_rows, found.age_s, found.age_p99_s) == (2, 3, 1.0, 9.0)
+    assert found.empty_rates == {"product_ids": 0.0, "event_times": 0.0}
+
+
+def test_a_feature_that_no_part_has_yet_is_empty_everywhere(
+    store: ProductFeatureStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after the view was widened, before the products are written again."""
+    store.write_features([make_product("a")])
+    form = views.PRODUCT_FORMATS["product_offer"]
+    monkeypatch.setitem(
+        views.FIXED_FORMATS, "product_offer", form._replace(types={**form.types, "condition": pa.string()})
+    )
+    found = status(store, "product_offer")
+    assert found.empty_rates["condition"] == 1.0
+    assert found.empty_rates["currency"] == 0.0
+    assert all(line.endswith("lacks condition") for line in found.schema_drift)
+
+
+def test_a_view_that_there_is_not_is_named(store: ProductFeatureStore) -> None:
+    with pytest.raises(InvalidFeatureError, match=r"Unknown views \['offers'\]: there are product_text"):
+        watch(store, now=NOW, views=["offers"])
+
+
+def test_a_half_written_part_is_named(store: ProductFeatureStore) -> None:
+    (store.history("product_offer").folder / "part-x.parquet").write_bytes(b"PAR1")
+    with pytest.raises(HistoryError, match=r"part-x\.parquet cannot be read"):
+        status(store, "product_offer")
+
+
+STATUS = ViewStatus(
+    view="v",
+    parts=3,
+    bytes=99,
+    history_rows=7,
+    products=5,
+    deleted=1,
+    online_rows=6,
+    newest_event=NOON,
+    age_s=3600.0,
+    age_p50_s=None,
+    age_p90_s=None,
+    age_p99_s=None,
+    sampled=5,
+    empty_rates={"title": 0.25},
+    norms=Norms(smallest=0.99, mean=1.0, largest=1.002, not_finite=2),
+    schema_drift=[],
+)
+
+
+@pytest.mark.parametrize(
+    ("limits", "found"),
+    [
+        (Thresholds(), []),
+        (Thresholds(max_age=timedelta(hours=1)), []),
+        (Thresholds(max_age=timedelta(minutes=59)), ["v: the newest event is 1:00:00 old, over 0:59:00"]),
+        (Thresholds(max_empty={"title": 0.25, "brand": 0.0}), []),
+        (Thresholds(max_empty={"title": 0.2}), ["v: title is empty in 25.0% of the products, over 20.0%"]),
+        (Thresholds(norm_tolerance=0.02), ["v: 2 vectors hold NaN or infinity"]),
+    ],
+)
+def test_limits_are_passed_only_beyond_them(limits: Thresholds, found: list[str]) -> None:
+    assert findings([STATUS], limits) == found
+
+
+def test_prometheus_text_has_each_figure_once_per_view_and_leaves_out_what_is_unknown() -> None:
+    text = to_prometheus([STATUS])
+    assert 'sagelift_features_age_s{view="v"} 3600.0\n' in text
+    assert 'sagelift_features_empty_rate{view="v",feature="title"} 0.25\n' in text
+    assert "age_p50_s{" not in text
+    assert 'sagelift_features_vector_length{view="v",of="largest"} 1.002\n' in text
+    assert 'sagelift_features_vectors_not_finite{view="v"} 2\n' in text
+    assert 'sagelift_features_schema_drift{view="v"} 0\n' in text
+    for line in text.splitlines():
+        assert line.startswith(("# HELP sagelift_features_", "# TYPE sagelift_features_", "sagelift_features_"))

@@ -1,0 +1,51 @@
+"""`sagelift stream schema` and `register`: the contracts for others."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from sagelift.commands.cli import app
+from sagelift.errors import SettingsError
+from tests.streaming.schema_registry import Registry
+
+
+@pytest.fixture
+def registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[Registry]:
+    with Registry() as server:
+        monkeypatch.setenv("SAGELIFT_SCHEMA_REGISTRY__URL", server.url)
+        yield server
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(app, ["stream", *arguments])
+
+
+def test_the_contracts_are_listed_and_printed() -> None:
+    assert "product-update      catalog.updates\n" in run("schema").output
+    assert json.loads(run("schema", "event").output)["title"] == "Event"
+    assert json.loads(run("schema", "event", "--format", "avro").output)["type"] == "record"
+
+
+def test_a_contract_that_does_not_exist_is_answered_with_those_that_do() -> None:
+    result = run("schema", "dead-letter", "--format", "avro")
+    assert result.exit_code == 2
+    assert "has no avro" in result.output
+    assert "product-update" in result.output
+
+
+def test_all_schemas_are_registered(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SAGELIFT_SCHEMA_REGISTRY__FORMAT", "avro")
+    result = run("register")
+    assert result.exit_code == 0, result.output
+    assert len(result.output.splitlines()) == len(registry.subjects) == 4
+    assert "     1  catalog.updates-value\n" in result.output
+    assert {schema.kind for schema in registry.schemas} == {"AVRO"}
+
+
+def test_without_a_registry_there_is_nothing_to_register_with() -> None:
+    with pytest.raises(SettingsError, match="SAGELIFT_SCHEMA_REGISTRY__URL"):
+        CliRunner().invoke(app, ["stream", "register"], catch_exceptions=False)

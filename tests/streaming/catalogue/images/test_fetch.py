@@ -1,0 +1,536 @@
+"""Fetching and decoding product images: limits, and no way into private networks."""
+
+import contextlib
+import hashlib
+import io
+import os
+import socket
+import ssl
+import struct
+import threading
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from streaming.catalogue.images import fetch as images
+from streaming.catalogue.images.fetch import FetchedImage, ImageFetcher, decode, is_public
+from streaming.errors import ImageError
+
+RED, WHITE = (220, 30, 30), (255, 255, 255)
+Answer = Callable[[BaseHTTPRequestHandler], None]
+
+
+def picture(size: tuple[int, int] = (300, 200), format: str = "JPEG", mode: str = "RGB", color: object = RED) -> bytes:
+    file = io.BytesIO()
+    Image.new(mode, size, color).save(file, format)  # type: ignore[arg-type]
+    return file.getvalue()
+
+
+PICTURE = picture()
+
+
+def send(
+    status: int = 200, body: bytes = PICTURE, kind: str | None = "image/jpeg", *, sized: bool = True, **headers: str
+) -> Answer:
+    def answer(request: BaseHTTPRequestHandler) -> None:
+        request.send_response(status)
+        if kind is not None:
+            request.send_header("Content-Type", kind)
+        if sized:
+            request.send_header("Content-Length", str(len(body)))
+        for name, value in headers.items():
+            request.send_header(name.replace("_", "-"), value)
+        request.end_headers()
+        request.wfile.write(body)
+
+    return answer
+
+
+class Server:
+    """A web server on loopback; `answers` says what a path gets, `hosts` what was asked for."""
+
+    def __init__(self) -> None:
+        self.answers: dict[str, Answer] = {}
+        self.hosts: list[str] = []
+        self.hang_up = threading.Event()
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self) -> None:
+                outer.hosts.append(self.headers["Host"])
+                try:
+                    outer.answers[self.path](self)
+                except (ConnectionError, TimeoutError):
+                    self.close_connection = True
+
+            def log_message(self, format: str, *args: object) -> None:
+                pass
+
+        class QuietServer(ThreadingHTTPServer):
+            def handle_error(self, *_: object) -> None:  # clients that hang up are what these tests are about
+                pass
+
+        self.http = QuietServer(("127.0.0.1", 0), Handler)
+        self.port = self.http.server_address[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.thread = threading.Thread(target=self.http.serve_forever, kwargs={"poll_interval": 0.02})
+        self.thread.start()
+
+    def close(self) -> None:
+        self.hang_up.set()
+        self.http.shutdown()
+        self.http.server_close()
+        self.thread.join()
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    server = Server()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def fetcher() -> Iterator[ImageFetcher]:
+    with ImageFetcher(allow_private=True, timeout=5, max_bytes=100_000) as fetcher:
+        yield fetcher
+
+
+def refused(fetcher: ImageFetcher, link: str, reason: str, *, retryable: bool = False) -> None:
+    with pytest.raises(ImageError, match=reason) as caught:
+        fetcher.fetch(link)
+    assert caught.value.retryable is retryable
+
+
+# --- Decoding ---
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "GIF"])
+def test_each_format_becomes_224_x_224_rgb(format: str) -> None:
+    pixels = decode(picture(format=format), max_pixels=10**6)
+    assert (pixels.shape, pixels.dtype) == ((224, 224, 3), np.uint8)
+    assert np.abs(pixels[112, 112].astype(int) - RED).max() < 12
+
+
+@pytest.mark.parametrize("size", [(300, 200), (200, 300), (50, 40), (3000, 2000), (1, 1), (2000, 1)])
+def test_the_whole_image_is_kept_and_padded_with_white(size: tuple[int, int]) -> None:
+    pixels = decode(picture(size, "PNG"), max_pixels=10**7)
+    red = (pixels[..., 0] > 200) & (pixels[..., 1] < 60)
+    wide, high = max(1, round(224 * size[0] / max(size))), max(1, round(224 * size[1] / max(size)))
+    assert (red.any(axis=0).sum(), red.any(axis=1).sum()) == (wide, high)
+    assert (pixels[~red] == 255).all()
+
+
+def test_a_photo_taken_sideways_is_turned_upright() -> None:
+    image = Image.new("RGB", (200, 100), WHITE)
+    image.paste(RED, (0, 0, 100, 100))  # red is left; orientation 6 means: turn clockwise, so red comes up
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    file = io.BytesIO()
+    image.save(file, "JPEG", exif=exif, quality=95)
+    pixels = decode(file.getvalue(), max_pixels=10**6)
+    assert pixels[50, 112, 1] < 60
+    assert pixels[170, 112, 1] > 240
+
+
+@pytest.mark.parametrize(("mode", "color"), [("RGBA", (220, 30, 30, 0)), ("LA", (10, 0))])
+def test_transparent_pixels_are_white(mode: str, color: tuple[int, ...]) -> None:
+    assert (decode(picture(format="PNG", mode=mode, color=color), max_pixels=10**6) == 255).all()
+
+
+def test_a_transparent_palette_is_white_too() -> None:
+    file = io.BytesIO()
+    Image.new("P", (20, 20), 0).save(file, "GIF", transparency=0)
+    assert (decode(file.getvalue(), max_pixels=10**6) == 255).all()
+
+
+@pytest.mark.parametrize(
+    ("format", "mode", "color", "expected"),
+    [("PNG", "I;16", 32_768, 128), ("PNG", "L", 77, 77), ("PNG", "1", 1, 255), ("JPEG", "CMYK", (0, 0, 0, 128), 127)],
+)
+def test_unusual_pixel_formats_keep_their_brightness(format: str, mode: str, color: object, expected: int) -> None:
+    pixels = decode(picture((224, 224), format, mode, color), max_pixels=10**6)
+    assert np.abs(pixels.astype(int) - expected).max() <= 3
+
+
+def test_the_first_frame_of_an_animation_is_taken() -> None:
+    frames = [Image.new("RGB", (20, 20), color) for color in (RED, (0, 0, 255))]
+    file = io.BytesIO()
+    frames[0].save(file, "GIF", save_all=True, append_images=frames[1:])
+    assert decode(file.getvalue(), max_pixels=10**6)[112, 112, 0] > 200
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
+def test_broken_exif_does_not_lose_the_picture() -> None:
+    start = PICTURE[:2] + b"\xff\xe1\x00\x10Exif\x00\x00MM\x00\x2a\xff\xff\xff\xff" + PICTURE[2:]
+    assert decode(start, max_pixels=10**6).shape == (224, 224, 3)
+
+
+def test_a_truncated_jpeg_is_refused() -> None:
+    large = io.BytesIO()
+    Image.effect_noise((300, 300), 80).save(large, "JPEG")
+    with pytest.raises(ImageError, match=r"is damaged: .*truncated"):
+        decode(large.getvalue()[:5_000], max_pixels=10**6)
+
+
+@pytest.mark.parametrize("raw", [b"<svg xmlns='http://www.w3.org/2000/svg'/>", b"\x00" * 100, b"BM" + b"\x00" * 60])
+def test_what_is_no_image_of_a_known_format_is_refused(raw: bytes) -> None:
+    with pytest.raises(ImageError, match="is not a JPEG, PNG, WebP or GIF image"):
+        decode(raw, max_pixels=10**6)
+
+
+def test_no_bytes_are_refused() -> None:
+    with pytest.raises(ImageError, match="is empty"):
+        decode(b"", max_pixels=10**6)
+
+
+def png_header(width: int, height: int) -> bytes:
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+@pytest.mark.parametrize("side", [7_000, 10_000, 60_000])
+def test_a_decompression_bomb_is_refused_by_its_header(side: int) -> None:
+    """7,000: our own limit; 10,000: Pillow warns; 60,000: Pillow refuses. None makes the pixels (10 GB)."""
+    with pytest.raises(ImageError, match="pixels"):
+        decode(png_header(side, side), max_pixels=40_000_000)
+
+
+# --- Files ---
+
+
+def test_a_file_is_read_by_path_and_by_file_link_with_the_hash_of_its_bytes(
+    fetcher: ImageFetcher, tmp_path: Path
+) -> None:
+    path = tmp_path / "a picture.jpg"
+    path.write_bytes(PICTURE)
+    by_path, by_link = fetcher.fetch(str(path)), fetcher.fetch(path.as_uri())
+    assert by_path.content_hash == by_link.content_hash == hashlib.sha256(PICTURE).hexdigest()
+    assert (by_path.pixels == by_link.pixels).all()
+
+
+def test_only_files_below_the_roots_are_read_whatever_links_say(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "out.jpg").write_bytes(PICTURE)
+    (tmp_path / "in" / "in.jpg").write_bytes(PICTURE)
+    (tmp_path / "in" / "link.jpg").symlink_to(tmp_path / "out.jpg")
+    with ImageFetcher(root=tmp_path / "in") as fetcher:
+        assert fetcher.fetch(str(tmp_path / "in" / "in.jpg"))
+        for name in ("out.jpg", "in/../out.jpg", "in/link.jpg"):
+            refused(fetcher, f"{tmp_path}/{name}", "outside the folders")
+        refused(fetcher, f"file://{tmp_path}/in/%2e%2e/out.jpg", "outside the folders")
+
+
+def test_what_is_no_readable_file_is_refused_without_waiting(fetcher: ImageFetcher, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    refused(fetcher, str(tmp_path / "none.jpg"), "there is no such file")
+    refused(fetcher, str(tmp_path), "directory")
+    refused(fetcher, str(tmp_path / "pipe"), "not an ordinary file")
+    refused(fetcher, str(tmp_path / "loop"), "cannot be read")
+    refused(fetcher, "/dev/zero", "not an ordinary file")
+    refused(fetcher, "/a\x00b", "cannot be read")
+    refused(fetcher, "file://server/share.jpg", "on another machine")
+    refused(fetcher, "ftp://shop.example/a.jpg", "scheme 'ftp'")
+    refused(fetcher, "http://[broken/a.jpg", "is no link")
+
+
+def test_a_file_larger_than_the_limit_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(PICTURE)
+    with ImageFetcher(max_bytes=len(PICTURE)) as exact, ImageFetcher(max_bytes=len(PICTURE) - 1) as less:
+        assert exact.fetch(str(tmp_path / "a.jpg"))
+        refused(less, str(tmp_path / "a.jpg"), "is larger than")
+
+
+# --- http ---
+
+
+def test_an_image_is_fetched_over_http(fetcher: ImageFetcher, server: Server) -> None:
+    server.answers["/a%20b.jpg?v=1"] = send()
+    assert fetcher.fetch(f"{server.url}/a b.jpg?v=1").content_hash == hashlib.sha256(PICTURE).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason", "retryable"),
+    [
+        (send(404), "answered 404", False),
+        (send(410), "answered 410", False),
+        (send(429), "answered 429", True),
+        (send(500), "answered 500", True),
+        (send(503), "answered 503", True),
+        (send(kind="text/html"), "calls it 'text/html'", False),
+        (send(kind=None), "calls it 'nothing'", False),
+        (send(body=b"<html>"), "is not a JPEG", False),
+        (send(body=b"x" * 100_001), "is larger than 100000 bytes", False),
+        (send(body=b"x" * 100_001, sized=False, Connection="close"), "is larger than 100000 bytes", False),
+        (send(Content_Encoding="gzip"), "compressed it", False),
+        (send(302, Location="ftp://shop.example/a.jpg"), "neither http nor https", False),
+        (send(302, Location="file:///etc/passwd"), "neither http nor https", False),
+        (send(302, Location="/a.jpg"), "redirects more than 3 times", False),
+    ],
+)
+def test_a_bad_answer_is_refused_with_its_reason(
+    fetcher: ImageFetcher, server: Server, answer: Answer, reason: str, retryable: bool
+) -> None:
+    server.answers["/a.jpg"] = answer
+    refused(fetcher, f"{server.url}/a.jpg", reason, retryable=retryable)
+
+
+def test_a_body_shorter_than_announced_is_worth_another_try(fetcher: ImageFetcher, server: Server) -> None:
+    def cut_off(request: BaseHTTPRequestHandler) -> None:
+        send(body=b"", sized=False, Content_Length="5000")(request)
+        request.wfile.write(PICTURE[:50])
+        request.close_connection = True
+
+    server.answers["/a.jpg"] = cut_off
+    refused(fetcher, f"{server.url}/a.jpg", "the connection failed", retryable=True)
+
+
+def test_three_redirects_are_followed(fetcher: ImageFetcher, server: Server) -> None:
+    server.answers.update({f"/{n}": send(302, b"", Location=f"/{n - 1}") for n in (1, 2, 3, 4)})
+    server.answers["/0"] = send()
+    assert fetcher.fetch(f"{server.url}/3")
+    refused(fetcher, f"{server.url}/4", "redirects more than 3 times")
+
+
+def test_a_refused_connection_is_worth_another_try(fetcher: ImageFetcher) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    refused(fetcher, f"http://127.0.0.1:{port}/a.jpg", "the connection failed", retryable=True)
+
+
+@pytest.mark.parametrize("part", ["head", "body"])
+def test_a_server_that_drips_bytes_is_left_at_the_deadline(server: Server, part: str) -> None:
+    """Each single read is quick: only a deadline for the whole ends it."""
+
+    def drip(request: BaseHTTPRequestHandler) -> None:
+        if part == "body":
+            send(body=b"", sized=False, Content_Length="5000")(request)
+        else:
+            request.wfile.write(b"HTTP/1.1 200 OK\r\nX-Long: ")
+        while not server.hang_up.wait(0.05):
+            request.wfile.write(b"x")
+            request.wfile.flush()
+
+    server.answers["/a.jpg"] = drip
+    began = time.monotonic()
+    with ImageFetcher(allow_private=True, timeout=0.5) as fetcher:
+        refused(fetcher, f"{server.url}/a.jpg", "was not there after 0.5 s", retryable=True)
+    assert time.monotonic() - began < 3
+
+
+# --- Private addresses ---
+
+
+def test_a_private_address_is_refused_unless_allowed(server: Server) -> None:
+    server.answers["/a.jpg"] = send()
+    with ImageFetcher() as careful, ImageFetcher(allow_private=True) as trusting:
+        refused(careful, f"{server.url}/a.jpg", "is not on the public internet")
+        assert server.hosts == [], "not even a connection was made"
+        assert trusting.fetch(f"{server.url}/a.jpg")
+
+
+@pytest.mark.parametrize(
+    "host", ["localhost", "127.1", "2130706433", "0x7f000001", "0.0.0.0", "[::1]", "[::ffff:7f00:1]"]
+)
+def test_loopback_is_recognised_however_it_is_written(server: Server, host: str) -> None:
+    server.answers["/a.jpg"] = send()
+    with ImageFetcher() as fetcher, pytest.raises(ImageError, match=r"not on the public internet|has no address"):
+        fetcher.fetch(f"http://{host}:{server.port}/a.jpg")
+    assert server.hosts == []
+
+
+@pytest.fixture
+def public_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
+    """127.0.0.1 stands for a public address; 127.0.0.2 stays private."""
+    monkeypatch.setattr(images, "is_public", lambda address: address == "127.0.0.1")
+
+
+@pytest.mark.usefixtures("public_loopback")
+def test_a_redirect_from_a_public_to_a_private_address_is_refused(server: Server) -> None:
+    names = {"shop.example": ["127.0.0.1"], "inside.example": ["127.0.0.2"]}
+    server.answers["/ok.jpg"] = send()
+    server.answers["/a.jpg"] = send(302, b"", Location=f"http://inside.example:{server.port}/ok.jpg")
+    server.answers["/b.jpg"] = send(302, b"", Location=f"http://127.0.0.2:{server.port}/ok.jpg")
+    resolve = lambda host, port: names.get(host, [host])  # noqa: E731
+    with ImageFetcher(resolve=resolve) as fetcher:
+        assert fetcher.fetch(f"http://shop.example:{server.port}/ok.jpg")
+        for path in ("a.jpg", "b.jpg"):
+            refused(fetcher, f"http://shop.example:{server.port}/{path}", "is not on the public internet")
+    assert set(server.hosts) == {f"shop.example:{server.port}"}
+
+
+@pytest.mark.usefixtures("public_loopback")
+def test_the_address_that_was_checked_is_the_one_connected_to(server: Server) -> None:
+    """DNS rebinding: a name that is public when checked and private a moment later."""
+    asked: list[str] = []
+
+    def rebind(host: str, port: int) -> list[str]:
+        asked.append(host)
+        return ["127.0.0.1"] if len(asked) == 1 else ["127.0.0.2"]
+
+    server.answers["/a.jpg"] = send()
+    with ImageFetcher(resolve=rebind) as fetcher:
+        assert fetcher.fetch(f"http://shop.example:{server.port}/a.jpg")
+        assert asked == ["shop.example"]
+        assert fetcher.fetch(f"http://shop.example:{server.port}/a.jpg"), "over the same, checked connection"
+
+
+@pytest.mark.usefixtures("public_loopback")
+def test_of_several_addresses_only_the_public_ones_are_tried(server: Server) -> None:
+    server.answers["/a.jpg"] = send()
+    with ImageFetcher(resolve=lambda host, port: ["127.0.0.2", "127.0.0.1"]) as fetcher:
+        assert fetcher.fetch(f"http://shop.example:{server.port}/a.jpg")
+    with ImageFetcher(resolve=lambda host, port: ["127.0.0.2", "10.0.0.1"]) as fetcher:
+        refused(fetcher, f"http://shop.example:{server.port}/a.jpg", "127.0.0.2, 10.0.0.1")
+
+
+def test_an_address_that_does_not_answer_leaves_time_for_the_next(server: Server) -> None:
+    """127.0.0.3 refuses; the full backlog of a socket on 127.0.0.2 swallows the attempt without an answer."""
+    server.answers["/a.jpg"] = send()
+    with socket.socket() as deaf, contextlib.ExitStack() as stack:
+        deaf.bind(("127.0.0.2", server.port))
+        deaf.listen(0)
+        for _ in range(2):
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(("127.0.0.2", server.port))
+        addresses = ["127.0.0.3", "127.0.0.2", "127.0.0.1"]
+        with ImageFetcher(allow_private=True, timeout=1, resolve=lambda host, port: addresses) as fetcher:
+            assert fetcher.fetch(f"http://shop.example:{server.port}/a.jpg")
+
+
+def test_a_name_server_that_is_down_is_worth_another_try_an_unknown_name_is_not() -> None:
+    def fail(code: int) -> Callable[[str, int], list[str]]:
+        def resolve(host: str, port: int) -> list[str]:
+            raise socket.gaierror(code, "no answer")
+
+        return resolve
+
+    with ImageFetcher(resolve=fail(socket.EAI_AGAIN)) as fetcher:
+        refused(fetcher, "http://shop.example/a.jpg", "has no address", retryable=True)
+    with ImageFetcher(resolve=fail(socket.EAI_NONAME)) as fetcher:
+        refused(fetcher, "http://shop.example/a.jpg", "has no address")
+
+
+@pytest.mark.parametrize(
+    "address", ["8.8.8.8", "93.184.216.34", "2606:4700:4700::1111", "::ffff:8.8.8.8", "64:ff9b::808:808"]
+)
+def test_public_addresses(address: str) -> None:
+    assert is_public(address)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "127.0.0.1", "127.8.8.8", "0.0.0.0", "10.1.2.3", "172.16.0.1", "192.168.1.1", "169.254.169.254", "100.64.0.1",
+        "192.0.0.1", "198.18.0.1", "192.0.2.1", "203.0.113.9", "224.0.0.1", "239.1.1.1", "240.0.0.1", "255.255.255.255",
+        "::", "::1", "fe80::1", "fe80::1%eth0", "fc00::1", "fec0::1", "ff02::1", "2001:db8::1", "::ffff:127.0.0.1",
+        "::ffff:169.254.169.254", "64:ff9b::7f00:1", "2002:7f00:1::", "2002:a9fe:a9fe::",
+    ],
+)  # fmt: skip
+def test_addresses_that_are_not_public(address: str) -> None:
+    assert not is_public(address)
+
+
+# --- https ---
+
+# Self-signed for shop.example, until 2126; of no use outside these tests.
+SHOP_EXAMPLE = """\
+-----BEGIN PRIVATE KEY-----
+MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQgOUf6/1LW4zPaYhcX
++tgHJtArXhT0XpVG2M384uQ3UTWhRANCAAS6TKhJ3VOjVt5rQUUHE/hXlwcXLOkE
+jWJvpipRp4bekY7b9uq4HHhG5LTbQoGgkIp+Xn0R4dp89GnrYU34To/6
+-----END PRIVATE KEY-----
+-----BEGIN CERTIFICATE-----
+MIIBnjCCAUSgAwIBAgIUbe+7uDvWiFwS9ksEW+COxDO8Bz0wCgYIKoZIzj0EAwIw
+FzEVMBMGA1UEAwwMc2hvcC5leGFtcGxlMCAXDTI2MTEyMjExNTE1MFoYDzIxMjYx
+MDI5MTE1MTUwWjAXMRUwEwYDVQQDDAxzaG9wLmV4YW1wbGUwWTATBgcqhkjOPQIB
+BggqhkjOPQMBBwNCAAS6TKhJ3VOjVt5rQUUHE/hXlwcXLOkEjWJvpipRp4bekY7b
+9uq4HHhG5LTbQoGgkIp+Xn0R4dp89GnrYU34To/6o2wwajAdBgNVHQ4EFgQUtCNc
+tX+X8Q5RTuE/d3yOEpndwLgwHwYDVR0jBBgwFoAUtCNctX+X8Q5RTuE/d3yOEpnd
+wLgwFwYDVR0RBBAwDoIMc2hvcC5leGFtcGxlMA8GA1UdEwEB/wQFMAMBAf8wCgYI
+KoZIzj0EAwIDSAAwRQIgA0URvPgesy2L8lUZKdJ9TGcShJWSpyexDPiwLyiYtzMC
+IQDa5JpQmx6F3nnfJmPT8e+l08h3RbdMvPu0ofgVXvgIIA==
+-----END CERTIFICATE-----
+"""
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> Path:
+    path = tmp_path / "shop.example.pem"
+    path.write_text(SHOP_EXAMPLE)
+    return path
+
+
+@pytest.fixture
+def tls_server(certificate: Path) -> Iterator[Server]:
+    server = Server()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    server.http.socket = context.wrap_socket(server.http.socket, server_side=True)
+    server.answers["/a.jpg"] = send()
+    yield server
+    server.close()
+
+
+def to_loopback(host: str, port: int) -> list[str]:
+    return ["127.0.0.1"]
+
+
+def test_https_checks_the_certificate_against_the_name_not_the_address(
+    tls_server: Server, certificate: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    with ImageFetcher(allow_private=True, resolve=to_loopback) as fetcher:
+        assert fetcher.fetch(f"https://shop.example:{tls_server.port}/a.jpg")
+        refused(fetcher, f"https://other.example:{tls_server.port}/a.jpg", "CERTIFICATE_VERIFY_FAILED")
+
+
+def test_an_untrusted_certificate_is_refused_for_good(tls_server: Server) -> None:
+    with ImageFetcher(allow_private=True, resolve=to_loopback) as fetcher:
+        refused(fetcher, f"https://shop.example:{tls_server.port}/a.jpg", "CERTIFICATE_VERIFY_FAILED")
+
+
+# --- Many; messages ---
+
+
+def test_many_are_fetched_in_order_with_errors_in_their_places(
+    fetcher: ImageFetcher, server: Server, tmp_path: Path
+) -> None:
+    (tmp_path / "a.png").write_bytes(picture(format="PNG"))
+    server.answers["/b.jpg"] = send()
+    server.answers["/c.jpg"] = send(503)
+    found = fetcher.fetch_many(
+        [str(tmp_path / "a.png"), "/none.jpg", f"{server.url}/b.jpg", f"{server.url}/c.jpg"]
+        + [str(tmp_path / "a.png")] * 20
+    )
+    assert [type(item) for item in found] == [FetchedImage, ImageError, FetchedImage, ImageError] + [FetchedImage] * 20
+    assert isinstance(found[2], FetchedImage)
+    assert found[2].content_hash == hashlib.sha256(PICTURE).hexdigest()
+
+
+def test_a_message_names_the_link_without_its_secrets(fetcher: ImageFetcher, server: Server) -> None:
+    server.answers["/a.jpg?signature=secret"] = send(404)
+    with pytest.raises(ImageError) as caught:
+        fetcher.fetch(f"http://user:secret@127.0.0.1:{server.port}/a.jpg?signature=secret")
+    assert str(caught.value) == f"http://127.0.0.1:{server.port}/a.jpg?…: the server answered 404"
+
+
+@pytest.mark.parametrize("name", ["max_bytes", "timeout", "max_pixels"])
+def test_a_limit_of_nothing_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=f"{name} must be > 0"):
+        ImageFetcher(**{name: 0})

@@ -1,0 +1,129 @@
+"""An image that changed behind its link: fetched again when someone says so, embedded again only if it did change."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import pytest
+
+from inference.inputs import Float32Array
+from streaming.catalogue.images.refresh import chosen, refreshes
+from streaming.errors import ContractError, ImageError
+from tests.streaming.catalogue.test_pipeline import World, counts, stages
+from tests.streaming.fakes import FakeImages, price, update, vector_of
+
+
+class ChangingImages(FakeImages):
+    """What is behind a link may change."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.content: dict[str, str] = {}
+
+    def vectors(self, links: Sequence[str]) -> Mapping[str, tuple[str, Float32Array] | ImageError]:
+        found = super().vectors(links)
+        now = {link: self.content.get(link, link) for link in links}
+        return {
+            link: error if isinstance(error, ImageError) else (f"hash of {now[link]}", vector_of("v1", now[link]))
+            for link, error in found.items()
+        }
+
+
+@pytest.fixture
+def world() -> World:
+    it = World()
+    it.images = ChangingImages()
+    it.restart()
+    it.process(update("p1", 5, image_link="a", additional_image_link=["b"]), update("p2", 5))
+    it.images.asked.clear()
+    return it
+
+
+def hashes(world: World) -> list[str]:
+    return world.store.read_features(["p1"])["p1"].image_hashes
+
+
+def change(world: World, link: str = "a") -> None:
+    assert isinstance(world.images, ChangingImages)
+    world.images.content[link] = "another picture"
+
+
+def refresh(world: World, id: str = "p1") -> None:
+    (message,) = refreshes(chosen([id], world.store))
+    world.process(message)
+
+
+def test_a_link_that_is_known_is_not_fetched_again_by_itself(world: World) -> None:
+    change(world)
+    world.process(update("p1", 6, image_link="a", additional_image_link=["b"]))
+    assert world.images.asked == []
+    assert hashes(world) == ["hash of a", "hash of b"]
+
+
+def test_asked_for_all_images_are_fetched_and_the_embedding_follows(world: World) -> None:
+    before = world.topic.compacted()["p1"]
+    change(world)
+    refresh(world)
+    assert world.images.asked == ["a", "b"]
+    assert hashes(world) == ["hash of another picture", "hash of b"]
+    assert world.topic.compacted()["p1"] != before
+    assert world.store.read_features(["p1"])["p1"].version == 5, "the source's own next version passes"
+    world.process(update("p1", 6, "patch", brand="Acme"))
+    assert world.store.read_features(["p1"])["p1"].text["brand"] == "Acme"
+
+
+def test_images_that_did_not_change_cost_no_inference(world: World) -> None:
+    assert world.embedder is not None
+    world.embedder.embedded.clear()
+    refresh(world)
+    assert world.images.asked == ["a", "b"]
+    assert world.embedder.embedded == []
+
+
+def test_a_newer_update_that_passes_first_does_not_undo_it(world: World) -> None:
+    """What is behind a link has no version."""
+    change(world)
+    (late,) = refreshes(chosen(["p1"], world.store))
+    world.process(update("p1", 6, "patch", price=price("5")))
+    outcome = world.process(late)
+    assert counts(outcome)["stale"] == 1
+    assert hashes(world)[0] == "hash of another picture"
+    assert world.topic.compacted()["p1"] == world.state()["topic"]["p1"]
+    assert world.store.read_features(["p1"])["p1"].version == 6
+
+
+def test_a_sender_may_say_it_with_any_update(world: World) -> None:
+    change(world, "b")
+    world.process(update("p1", 6, "patch", price=price("5"), refresh_images=True))
+    assert hashes(world) == ["hash of a", "hash of another picture"]
+    assert world.store.read_features(["p1"])["p1"].amount_minor == 500
+
+
+def test_an_image_that_cannot_be_had_again_keeps_its_old_vector_and_is_a_dead_letter(world: World) -> None:
+    change(world, "b")
+    world.images.broken.add("a")
+    (message,) = refreshes(chosen(["p1"], world.store))
+    outcome = world.process(message)
+    assert stages(outcome) == ["image"]
+    assert hashes(world) == ["hash of a", "hash of another picture"]
+    world.images.broken.clear()
+    change(world)
+    world.process(message)  # replayed
+    assert hashes(world) == ["hash of another picture"] * 2
+
+
+def test_a_deleted_product_stays_deleted(world: World) -> None:
+    (late,) = refreshes(chosen(["p1"], world.store))
+    world.process(update("p1", 6, "delete"))
+    world.images.asked.clear()
+    assert stages(world.process(late)) == []
+    assert world.images.asked == []
+    assert world.store.read_features(["p1"])["p1"].deleted
+
+
+def test_products_that_cannot_be_refreshed_are_named(world: World) -> None:
+    with pytest.raises(ContractError, match="no product 'p9'; publish it first"):
+        chosen(["p1", "p9"], world.store)
+    with pytest.raises(ContractError, match="'p2' has no images"):
+        chosen(["p2"], world.store)
+    assert list(refreshes(world.store.read_features(["p2"]).values())) == []

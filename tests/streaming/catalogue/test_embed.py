@@ -1,0 +1,114 @@
+"""Two who embed and publish at once: the topic's last record of a product is what the store holds."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+from inference.client import Embedded
+from inference.errors import InputError
+from inference.inputs import ProductInput
+from streaming.catalogue.embed import Outgoing, embed, publish_newest
+from streaming.release.reembed import reembed
+from tests.streaming.catalogue.test_pipeline import World
+from tests.streaming.fakes import FakeEmbedder, FakeStore, update
+
+
+def held(world: World) -> dict[str, str]:
+    """By product the content hash of the stored embedding."""
+    return {i: e.content_hash for i, e in world.store.embeddings["1"].items() if not e.deleted}
+
+
+def on_topic(world: World) -> dict[str, str]:
+    """By product the content hash of the topic's last record."""
+    last = {i: vector for model, i, _, vector in world.topic.log if model == "1"}
+    return {i: vector.content_hash for i, vector in last.items() if vector is not None}
+
+
+def overtaken(world: World, *others: Callable[[], object]) -> Callable[[Sequence[Outgoing]], None]:
+    """A publisher that is overtaken: before each of its first records reach the topic, others write and publish."""
+    waiting = list(others)
+
+    def publish(vectors: Sequence[Outgoing]) -> None:
+        if waiting:
+            waiting.pop(0)()
+        world.topic(vectors)
+
+    return publish
+
+
+def reembedded_while(world: World, *others: Callable[[], object]) -> None:
+    """A re-embedding whose vectors are written, but reach the topic only after what others do."""
+    world.store.embeddings["1"].clear()
+    reembed(world.store, FakeEmbedder("1"), overtaken(world, *others))
+
+
+def test_an_older_vector_that_reaches_the_topic_late_is_followed_by_the_newer_one() -> None:
+    world = World()
+    world.process(update("p1", 1), update("p2", 1))
+    reembedded_while(world, lambda: world.process(update("p1", 2, title="new")))
+    assert on_topic(world) == held(world)
+    assert world.topic.log[-1][:3] == ("1", "p1", 2)
+
+
+def test_a_product_deleted_meanwhile_does_not_come_back() -> None:
+    world = World()
+    world.process(update("p1", 1))
+    reembedded_while(world, lambda: world.process(update("p1", 2, "delete")))
+    assert on_topic(world) == held(world) == {}
+
+
+def test_what_is_published_again_may_itself_be_overtaken() -> None:
+    world = World()
+    world.process(update("p1", 1))
+    reembedded_while(
+        world,
+        lambda: world.process(update("p1", 2, title="new")),
+        lambda: world.process(update("p1", 3, "delete")),
+        lambda: world.process(update("p1", 4, title="back")),
+    )
+    assert on_topic(world) == held(world)
+    assert world.topic.log[-1][:3] == ("1", "p1", 4)
+
+
+def test_a_deletion_that_reaches_the_topic_late_does_not_hide_a_product_that_is_back() -> None:
+    world = World()
+    world.process(update("p1", 1), update("p1", 2, "delete"))
+    publish_newest(
+        [("1", "p1", 2, None)], world.store, overtaken(world, lambda: world.process(update("p1", 3, title="back")))
+    )
+    assert on_topic(world) == held(world)
+    assert list(on_topic(world)) == ["p1"]
+
+
+def test_what_was_not_overtaken_is_published_once() -> None:
+    world = World()
+    world.process(update("p1", 1), update("p2", 1), update("p3", 1, "delete"))
+    assert len(world.topic.log) == 3
+
+
+class Picky(FakeEmbedder):
+    """Refuses a whole batch for one product in it."""
+
+    def embed_products(self, products: Sequence[ProductInput]) -> Embedded:
+        if any(p.text["title"] in self.poison for p in products):
+            raise InputError("token_ids")
+        return super().embed_products(products)
+
+
+def test_a_batch_that_the_model_refuses_as_a_whole_is_halved_until_the_guilty_product_is_alone() -> None:
+    world = World()
+    world.embedder = None
+    world.store.embeddings.clear()
+    world.process(*(update(f"p{n}", 1) for n in range(9)))
+    store: FakeStore = world.store
+    store.ensure_model_version("1")
+    model, counts = Picky(), Counter[str]()
+    model.poison = {"p5 1"}
+    products = list(store.read_features([f"p{n}" for n in range(9)]).values())
+    vectors, rejected = embed(
+        products, store, model, source_time=lambda _: 0, republish=lambda *_: False, counts=counts
+    )
+    assert rejected == {"p5": "token_ids"}
+    assert sorted(vector[1] for vector in vectors) == [f"p{n}" for n in range(9) if n != 5]
+    assert counts["embedded"] == 8

@@ -1,0 +1,683 @@
+"""The consumer loop on a stand-in of kafka-python: nothing is committed before it is handled, nothing is skipped."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pytest
+from kafka.errors import (
+    CommitFailedError,
+    CorruptRecordError,
+    KafkaConnectionError,
+    RebalanceInProgressError,
+    TopicAuthorizationFailedError,
+)
+
+from streaming.consumer import loop as loop_module
+from streaming.consumer.loop import ConsumerLoop, Records, watch
+from streaming.consumer.observer import NOBODY
+from streaming.errors import BrokerError
+from streaming.kafka.connection import TopicPartition
+from tests.streaming.fakes import Record
+
+P0, P1 = TopicPartition("t", 0), TopicPartition("t", 1)
+
+
+class Away(Exception):
+    """What the handler needs is not there at the moment."""
+
+
+class FakeConsumer:
+    """Kafka-python as the loop sees it: positions advance by polling, a rebalance forgets them, corruption sticks.
+
+    `script` holds what happens at the beginning of the next polls; the loop is stopped when it is used up and all is
+    read, or, if `patient`, committed.
+    """
+
+    def __init__(self, stop: threading.Event, **logs: int) -> None:
+        self.stop = stop
+        self.logs = {TopicPartition("t", int(p[1:])): count for p, count in logs.items()}
+        self.damaged: set[tuple[TopicPartition, int]] = set()
+        self.committed: dict[TopicPartition, int] = {}
+        self.commits: list[dict[TopicPartition, int]] = []
+        self.commit_errors: deque[Exception] = deque()
+        self.script: deque[Callable[[], None]] = deque()
+        self.positions: dict[TopicPartition, int] = {}
+        self.pauses: set[TopicPartition] = set()
+        self.polls = 0
+        self.deferred: TopicPartition | None = None  # an error that the next poll raises
+        self.spinning: TopicPartition | None = None
+        self.closed = False
+        self.batch = 2
+        self.patient = False
+
+    def subscribe(self, topics: list[str], listener: Any) -> None:
+        self.listener = listener
+        self.script.appendleft(lambda: self.assign(*self.logs))
+
+    def assign(self, *partitions: TopicPartition) -> None:
+        for tp in partitions:
+            self.positions[tp] = self.committed.get(tp, 0)
+        self.listener.on_partitions_assigned(list(partitions))
+
+    def revoke(self, tp: TopicPartition, *, lost: bool = False) -> None:
+        del self.positions[tp]
+        self.pauses.discard(tp)
+        (self.listener.on_partitions_lost if lost else self.listener.on_partitions_revoked)([tp])
+
+    def poll(self, timeout_ms: int) -> dict[TopicPartition, list[Record]]:
+        assert not self.closed
+        self.polls += 1
+        if self.script:
+            self.script.popleft()()
+        elif not self.unread() and (not self.patient or self.all_committed()):
+            self.stop.set()
+        deferred, self.deferred = self.deferred, None
+        if deferred is not None:
+            self.spinning = deferred
+            if deferred not in self.pauses:
+                raise self.corrupt(deferred)
+        found: dict[TopicPartition, list[Record]] = {}
+        for tp, position in self.positions.items():
+            if tp in self.pauses:
+                continue
+            assert self.spinning != tp, "kafka-python would spin for ever now"
+            if (tp, position) in self.damaged:
+                if not found:
+                    self.spinning = tp
+                    raise self.corrupt(tp)
+                self.deferred = tp
+                break
+            if found:
+                continue
+            end = min(self.logs[tp], position + self.batch)
+            end = min([end, *(offset for p, offset in self.damaged if p == tp and offset > position)])
+            if end > position:
+                self.positions[tp] = end
+                found = {tp: [Record("t", tp.partition, offset) for offset in range(position, end)]}
+        return found
+
+    def corrupt(self, tp: TopicPartition) -> CorruptRecordError:
+        return CorruptRecordError(f"Record batch for partition {tp} at offset {self.positions[tp]} failed crc check")
+
+    def unread(self) -> bool:
+        return any(position < self.logs[tp] for tp, position in self.positions.items())
+
+    def all_committed(self) -> bool:
+        return all(self.committed.get(tp, 0) >= self.logs[tp] for tp in self.positions)
+
+    def assignment(self) -> set[TopicPartition]:
+        return set(self.positions)
+
+    def pause(self, *partitions: TopicPartition) -> None:
+        self.pauses |= set(partitions)
+
+    def paused(self) -> set[TopicPartition]:
+        return set(self.pauses)
+
+    def resume(self, *partitions: TopicPartition) -> None:
+        self.pauses -= set(partitions)
+
+    def position(self, tp: TopicPartition, timeout_ms: int | None = None) -> int:
+        return self.positions[tp]
+
+    def seek(self, tp: TopicPartition, offset: int) -> None:
+        if self.spinning == tp and self.positions[tp] != offset:
+            self.spinning = None
+        self.positions[tp] = offset
+
+    def seek_to_beginning(self, tp: TopicPartition) -> None:
+        self.seek(tp, 0)
+
+    def commit(self, offsets: Mapping[TopicPartition, Any], timeout_ms: int) -> None:
+        if self.commit_errors:
+            raise self.commit_errors.popleft()
+        plain = {tp: o.offset for tp, o in offsets.items()}
+        self.commits.append(plain)
+        self.committed |= plain
+
+    def close(self, timeout_ms: int) -> None:
+        self.closed = True
+
+
+class Handler:
+    """Keeps what it was given; fails where it is told to."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[int, int]] = []
+        self.failures: deque[Exception] = deque()
+        self.meanwhile: Callable[[], None] = lambda: None
+        self.threads: set[str] = set()
+
+    def __call__(self, records: Records) -> None:
+        self.threads.add(threading.current_thread().name)
+        self.meanwhile()
+        if self.failures:
+            raise self.failures.popleft()
+        self.seen += [(tp.partition, r.offset) for tp, rows in records.items() for r in rows]
+
+
+@pytest.fixture
+def stop() -> threading.Event:
+    return threading.Event()
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop_module, "_FIRST_PAUSE_S", 0.002)
+    monkeypatch.setattr(loop_module, "_LONGEST_PAUSE_S", 0.01)
+    monkeypatch.setattr(loop_module, "_KEEP_ALIVE_S", 0.005)
+
+
+def make(consumer: FakeConsumer, handle: Callable[[Records], None], **options: Any) -> ConsumerLoop:
+    options.setdefault("unreadable", lambda tp, offset, error: None)
+    return ConsumerLoop(consumer, "t", {"work": handle}, transient=(Away, BrokerError), **options)
+
+
+def test_each_batch_is_handled_and_then_committed(stop: threading.Event) -> None:
+    consumer, handler = FakeConsumer(stop, p0=5, p1=1), Handler()
+    order: list[tuple[str, int]] = []
+    handler.meanwhile = lambda: order.append(("handle", len(consumer.commits)))
+    make(consumer, handler).run(stop)
+    assert handler.seen == [(0, 0), (0, 1), (0, 2), (0, 3), (0, 4), (1, 0)]
+    assert consumer.commits == [{P0: 2}, {P0: 4}, {P0: 5}, {P1: 1}]
+    assert order == [("handle", n) for n in range(4)], "each batch begins after the commit of the one before"
+    assert consumer.closed
+    assert handler.threads == {"consumer-work"}, "stores keep a connection per thread"
+
+
+def test_what_fails_for_a_while_is_tried_again_with_the_same_records(stop: threading.Event) -> None:
+    consumer, handler = FakeConsumer(stop, p0=4), Handler()
+    errors = itertools.cycle([Away("triton"), BrokerError("dlq")])
+
+    def away_until_polled_again() -> None:
+        if consumer.polls < 5:  # the first read the records, the others only keep the membership
+            raise next(errors)
+
+    handler.meanwhile = away_until_polled_again
+    make(consumer, handler).run(stop)
+    assert handler.seen == [(0, 0), (0, 1), (0, 2), (0, 3)]
+    assert consumer.committed == {P0: 4}
+    assert consumer.pauses == set()
+
+
+def test_what_will_never_work_ends_the_loop_and_is_not_committed(stop: threading.Event) -> None:
+    consumer, handler = FakeConsumer(stop, p0=4), Handler()
+    consumer.script.append(lambda: handler.failures.append(ZeroDivisionError("a bug")))
+    with pytest.raises(ZeroDivisionError):
+        make(consumer, handler).run(stop)
+    assert consumer.committed == {P0: 2}
+    assert consumer.closed
+
+
+def test_a_stop_during_the_back_off_ends_it_and_commits_nothing_of_the_batch(stop: threading.Event) -> None:
+    consumer, handler = FakeConsumer(stop, p0=4), Handler()
+    handler.failures.extend([Away()] * 1000)
+    consumer.script.extend([lambda: None, stop.set])
+    make(consumer, handler).run(stop)
+    assert handler.seen == []
+    assert consumer.committed == {}
+    assert len(handler.failures) > 900
+
+
+def test_a_stop_lets_work_under_way_finish_and_commits_it(stop: threading.Event) -> None:
+    consumer, handler = FakeConsumer(stop, p0=4), Handler()
+
+    def long_work() -> None:
+        stop.set()
+        assert not threading.Event().wait(0.3)
+
+    handler.meanwhile = long_work
+    make(consumer, handler).run(stop)
+    assert handler.seen == [(0, 0), (0, 1)]
+    assert consumer.committed == {P0: 2}
+
+
+def test_a_stop_abandons_work_that_is_not_done_within_the_deadline(stop: threading.Event) -> None:
+    consumer, handler = FakeConsumer(stop, p0=4), Handler()
+    release = threading.Event()
+
+    def hang() -> None:
+        stop.set()
+        release.wait(30)
+
+    handler.meanwhile = hang
+    started = time.monotonic()
+    make(consumer, handler, stop_within_s=0.2).run(stop)
+    assert time.monotonic() - started < 5
+    assert consumer.committed == {}
+    assert consumer.closed
+    release.set()
+
+
+def test_long_work_keeps_the_membership(stop: threading.Event) -> None:
+    consumer, handler = FakeConsumer(stop, p0=2), Handler()
+
+    def until_polled() -> None:
+        deadline = time.monotonic() + 10
+        while consumer.polls < 4 and time.monotonic() < deadline:
+            time.sleep(0.001)
+
+    handler.meanwhile = until_polled
+    make(consumer, handler).run(stop)
+    assert consumer.polls >= 4
+    assert handler.seen == [(0, 0), (0, 1)]
+
+
+def test_records_of_a_partition_assigned_during_a_back_off_are_given_back(stop: threading.Event) -> None:
+    """`poll` returns them though everything else is paused; naive keep-alive would lose them."""
+    consumer, handler = FakeConsumer(stop, p0=2, p1=3), Handler()
+    handler.failures.extend([Away()] * 3)
+    consumer.subscribe = lambda topics, listener: (  # type: ignore[method-assign]
+        setattr(consumer, "listener", listener),
+        consumer.script.extend([lambda: consumer.assign(P0), lambda: consumer.assign(P1)]),
+    )
+    make(consumer, handler).run(stop)
+    assert sorted(handler.seen) == [(0, 0), (0, 1), (1, 0), (1, 1), (1, 2)]
+    assert consumer.committed == {P0: 2, P1: 3}
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_a_partition_that_goes_away_during_a_back_off_is_not_committed(stop: threading.Event, lost: bool) -> None:
+    consumer, handler = FakeConsumer(stop, p0=2, p1=1), Handler()
+    consumer.script.append(lambda: consumer.revoke(P0, lost=lost))
+
+    def away() -> None:
+        if consumer.script:
+            raise Away
+
+    handler.meanwhile = away
+    make(consumer, handler).run(stop)
+    assert consumer.committed == {P1: 1}
+    assert (1, 0) in handler.seen
+
+
+def test_a_partition_that_goes_away_while_its_records_are_handled_is_not_committed(stop: threading.Event) -> None:
+    consumer, handler = FakeConsumer(stop, p0=2, p1=1), Handler()
+    consumer.script.append(lambda: consumer.revoke(P0))
+
+    def until_revoked() -> None:
+        deadline = time.monotonic() + 10
+        while consumer.script and time.monotonic() < deadline:
+            time.sleep(0.001)
+
+    handler.meanwhile = until_revoked
+    make(consumer, handler).run(stop)
+    assert handler.seen == [(0, 0), (0, 1), (1, 0)]
+    assert consumer.committed == {P1: 1}
+
+
+def test_a_commit_that_fails_is_made_again_though_nothing_new_arrives(stop: threading.Event) -> None:
+    consumer, handler = FakeConsumer(stop, p0=2), Handler()
+    consumer.commit_errors.extend([KafkaConnectionError(), RebalanceInProgressError()])
+    consumer.script.extend([lambda: None] * 4)
+    make(consumer, handler).run(stop)
+    assert consumer.committed == {P0: 2}
+    assert handler.seen == [(0, 0), (0, 1)]
+
+
+def test_a_commit_that_is_refused_is_forgotten_for_a_new_owner_reads_again(stop: threading.Event) -> None:
+    consumer, handler = FakeConsumer(stop, p0=2), Handler()
+    consumer.commit_errors.append(CommitFailedError())
+    consumer.script.extend([lambda: None] * 3)
+    make(consumer, handler).run(stop)
+    assert consumer.commits == []
+
+
+def test_a_commit_that_failed_is_not_made_again_for_a_partition_that_went_away(stop: threading.Event) -> None:
+    """Its new owner may be further on by now."""
+    consumer, handler = FakeConsumer(stop, p0=2), Handler()
+    consumer.commit_errors.append(KafkaConnectionError())
+    consumer.script.extend([lambda: consumer.revoke(P0), lambda: None])
+    make(consumer, handler).run(stop)
+    assert handler.seen == [(0, 0), (0, 1)]
+    assert consumer.commits == []
+
+
+def test_a_poll_that_fails_is_made_again_and_one_that_is_forbidden_is_not(stop: threading.Event) -> None:
+    def fail(error: Exception) -> Callable[[], None]:
+        def raise_it() -> None:
+            raise error
+
+        return raise_it
+
+    consumer, handler = FakeConsumer(stop, p0=2), Handler()
+    consumer.script.extend([fail(KafkaConnectionError("away")), fail(TopicAuthorizationFailedError("t"))])
+    with pytest.raises(BrokerError, match="refuses us: this user has no right to the topic t "):
+        make(consumer, handler).run(stop)
+    assert consumer.committed == {P0: 2}, "the first failure was got over"
+
+
+def test_a_last_commit_that_is_forbidden_leaves_neither_the_consumer_nor_the_work_thread_open(
+    stop: threading.Event,
+) -> None:
+    consumer, handler = FakeConsumer(stop, p0=2), Handler()
+    consumer.commit_errors.extend([TopicAuthorizationFailedError("t")] * 2)
+    loop = make(consumer, handler)
+    with pytest.raises(BrokerError, match="refuses us: this user has no right to the topic t "):
+        loop.run(stop)
+    assert consumer.closed
+    for thread in loop._line.threads:
+        thread.join(10)
+        assert not thread.is_alive()
+
+
+def test_offsets_that_cannot_be_read_are_dead_letters_and_passed(stop: threading.Event) -> None:
+    consumer, handler = FakeConsumer(stop, p0=6, p1=2), Handler()
+    consumer.damaged = {(P0, 2), (P0, 3), (P1, 1)}
+    letters: list[tuple[int, int]] = []
+    failures = deque([Away("the dead-letter topic")])
+
+    def unreadable(tp: TopicPartition, offset: int, error: Exception) -> None:
+        if failures:
+            raise failures.popleft()
+        assert "crc" in str(error)
+        letters.append((tp.partition, offset))
+
+    make(consumer, handler, unreadable=unreadable).run(stop)
+    assert letters == [(0, 2), (0, 3), (1, 1)]
+    assert handler.seen == [(0, 0), (0, 1), (0, 4), (0, 5), (1, 0)]
+    assert consumer.committed == {P0: 6, P1: 2}
+
+
+def test_damage_found_while_another_partition_is_in_work_is_not_forgotten(stop: threading.Event) -> None:
+    """kafka-python keeps the error for the next poll, and drops it, half-read batch and all, if that finds a pause."""
+    consumer, handler = FakeConsumer(stop, p0=2, p1=2), Handler()
+    consumer.damaged = {(P1, 0)}
+    letters: list[tuple[int, int]] = []
+
+    def until_polled() -> None:
+        deadline = time.monotonic() + 10
+        while consumer.polls < 3 and time.monotonic() < deadline:
+            time.sleep(0.001)
+
+    handler.meanwhile = until_polled
+    make(consumer, handler, unreadable=lambda tp, offset, _: letters.append((tp.partition, offset))).run(stop)
+    assert letters == [(1, 0)]
+    assert handler.seen == [(0, 0), (0, 1), (1, 1)]
+    assert consumer.committed == {P0: 2, P1: 2}
+
+
+def test_a_damaged_batch_that_is_not_told_from_others_ends_the_loop(stop: threading.Event) -> None:
+    consumer = FakeConsumer(stop, p0=1)
+
+    def damaged() -> None:
+        raise CorruptRecordError("Found invalid number of records")
+
+    consumer.script.append(lambda: None)
+    consumer.script.append(damaged)
+    with pytest.raises(CorruptRecordError):
+        make(consumer, Handler()).run(stop)
+
+
+def test_reading_begins_where_the_database_says_not_where_kafka_does(stop: threading.Event) -> None:
+    consumer, handler = FakeConsumer(stop, p0=4, p1=2), Handler()
+    consumer.committed = {P0: 1, P1: 2}
+    answers: deque[Any] = deque([Away("locked"), {0: 3}])
+
+    def offsets() -> Mapping[int, int]:
+        answer = answers.popleft()
+        if isinstance(answer, Exception):
+            raise answer
+        return answer  # type: ignore[no-any-return]
+
+    make(consumer, handler, start_offsets=offsets).run(stop)
+    assert sorted(handler.seen) == [(0, 3), (1, 0), (1, 1)], "of partition 1 the database knows nothing"
+
+
+# Several stages.
+
+
+class Gate:
+    """A stage that keeps the order of what went through; holds batches up, or fails, as it is told to."""
+
+    def __init__(self, log: list[tuple[str, list[int]]], name: str) -> None:
+        self.log, self.name = log, name
+        self.open = threading.Event()
+        self.open.set()
+        self.failures: deque[Exception] = deque()
+        self.breaks_at: int | None = None
+
+    def __call__(self, records: Records) -> Records:
+        assert self.open.wait(30)
+        if any(r.offset == self.breaks_at for rows in records.values() for r in rows):
+            raise ZeroDivisionError("a bug")
+        if self.failures:
+            raise self.failures.popleft()
+        self.log.append((self.name, [r.offset for rows in records.values() for r in rows]))
+        return records
+
+
+STAGES = ("read", "think", "write")
+
+
+def line(
+    consumer: FakeConsumer, log: list[tuple[str, list[int]]], **options: Any
+) -> tuple[ConsumerLoop, dict[str, Gate]]:
+    consumer.patient = True
+    stages = {name: Gate(log, name) for name in STAGES}
+    options.setdefault("unreadable", lambda tp, offset, error: None)
+    return ConsumerLoop(consumer, "t", stages, transient=(Away, BrokerError), **options), stages
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+def offsets(log: list[tuple[str, list[int]]], stage: str) -> list[int]:
+    return [offset for name, some in log if name == stage for offset in some]
+
+
+def test_a_batch_is_read_while_the_one_before_is_still_written_and_every_stage_keeps_the_order(
+    stop: threading.Event,
+) -> None:
+    consumer, log = FakeConsumer(stop, p0=12), []
+    loop, stages = line(consumer, log, batch=1)
+    stages["write"].open.clear()
+    consumer.script.extend([lambda: None] * 3)
+
+    def open_later() -> None:
+        wait_for(lambda: len(offsets(log, "read")) > 2)
+        assert offsets(log, "write") == []
+        assert consumer.commits == []
+        stages["write"].open.set()
+
+    opener = threading.Thread(target=open_later)
+    opener.start()
+    loop.run(stop)
+    opener.join(10)
+    for name in STAGES:
+        assert offsets(log, name) == list(range(12))
+    assert consumer.committed == {P0: 12}
+    assert [commit[P0] for commit in consumer.commits] == sorted(commit[P0] for commit in consumer.commits)
+
+
+def test_no_more_is_read_than_a_few_batches_however_long_a_stage_takes(stop: threading.Event) -> None:
+    consumer, log = FakeConsumer(stop, p0=1000), []
+    loop, stages = line(consumer, log, batch=4, in_flight=3)
+    stages["write"].open.clear()
+    at: list[int] = []
+
+    def open_later() -> None:
+        wait_for(lambda: len(offsets(log, "read")) > 4)
+        polls = consumer.polls
+        wait_for(lambda: consumer.polls > polls + 20)
+        at.append(consumer.positions[P0])
+        stages["write"].open.set()
+        stop.set()
+
+    opener = threading.Thread(target=open_later)
+    opener.start()
+    loop.run(stop)
+    opener.join(10)
+    # Three batches of at most 4 + 2 under way, and as many gathered for the next.
+    assert at[0] <= 4 * 6
+
+
+def test_a_failing_stage_tries_the_same_batch_again_and_nothing_overtakes_it(stop: threading.Event) -> None:
+    consumer, log = FakeConsumer(stop, p0=10), []
+    loop, stages = line(consumer, log, batch=1)
+    stages["think"].failures.extend([Away("triton")] * 4)
+    loop.run(stop)
+    for name in STAGES:
+        assert offsets(log, name) == list(range(10)), name
+    assert consumer.committed == {P0: 10}
+    assert loop.failing is None
+
+
+def test_an_error_that_waiting_does_not_mend_lets_the_batches_before_it_finish_and_commits_them(
+    stop: threading.Event,
+) -> None:
+    consumer, log = FakeConsumer(stop, p0=10), []
+    loop, stages = line(consumer, log, batch=1)
+    stages["write"].open.clear()
+
+    stages["read"].breaks_at = 4
+
+    def open_later() -> None:
+        wait_for(lambda: loop._line.error is not None)
+        stages["write"].open.set()
+
+    failing = threading.Thread(target=open_later)
+    failing.start()
+    with pytest.raises(ZeroDivisionError):
+        loop.run(stop)
+    failing.join(10)
+    assert offsets(log, "write") == [0, 1, 2, 3]
+    assert consumer.committed == {P0: 4}
+    assert consumer.closed
+
+
+def test_a_partition_that_goes_away_and_comes_back_is_read_again_from_its_last_commit(stop: threading.Event) -> None:
+    """What was under way when it went is not committed, even though it is ours again."""
+    consumer, log = FakeConsumer(stop, p0=6, p1=1), []
+    loop, stages = line(consumer, log, batch=1)
+    stages["write"].open.clear()
+
+    def go() -> None:
+        consumer.revoke(P0)
+
+    def come() -> None:
+        consumer.assign(P0)
+        stages["write"].open.set()
+
+    consumer.script.extend([lambda: None, go, come])
+    loop.run(stop)
+    assert consumer.committed == {P0: 6, P1: 1}
+    assert sorted(set(offsets(log, "write"))) == list(range(6))
+    first = consumer.commits[0]
+    assert first.get(P0, 2) <= 6
+
+
+def test_while_a_stage_fails_a_rebalance_drops_all_that_is_under_way_and_what_is_still_ours_is_read_again(
+    stop: threading.Event,
+) -> None:
+    consumer, log = FakeConsumer(stop, p0=4, p1=4), []
+    loop, stages = line(consumer, log, batch=1)
+    gone = threading.Event()
+
+    def away() -> None:
+        if not gone.is_set():
+            raise Away("triton")
+
+    think = stages["think"]
+    loop_stage = think.__call__
+
+    def failing(records: Records) -> Records:
+        away()
+        return loop_stage(records)
+
+    loop = ConsumerLoop(
+        consumer,
+        "t",
+        {"read": stages["read"], "think": failing, "write": stages["write"]},
+        transient=(Away,),
+        unreadable=lambda tp, offset, error: None,
+        batch=1,
+    )
+
+    def revoke() -> None:
+        consumer.revoke(P0)
+        threading.Timer(0.05, gone.set).start()
+
+    consumer.script.extend([lambda: None, lambda: None, revoke, *[lambda: time.sleep(0.005)] * 30])
+    loop.run(stop)
+    assert consumer.committed == {P1: 4}
+
+
+def test_an_offset_that_cannot_be_read_is_passed_only_after_what_lies_before_it_is_written(
+    stop: threading.Event,
+) -> None:
+    consumer, log = FakeConsumer(stop, p0=6), []
+    consumer.damaged = {(P0, 3)}
+    written_before: list[list[int]] = []
+
+    def unreadable(tp: TopicPartition, offset: int, error: Exception) -> None:
+        written_before.append(offsets(log, "write"))
+
+    loop, _ = line(consumer, log, batch=1, unreadable=unreadable)
+    loop.run(stop)
+    assert written_before == [[0, 1, 2]]
+    assert offsets(log, "write") == [0, 1, 2, 4, 5]
+    assert consumer.committed == {P0: 6}
+
+
+def test_records_that_arrive_while_others_are_under_way_go_on_together(stop: threading.Event) -> None:
+    consumer, log = FakeConsumer(stop, p0=9), []
+    consumer.batch = 1
+    loop, stages = line(consumer, log, batch=100)
+    stages["read"].open.clear()
+    opener = threading.Timer(0.02, stages["read"].open.set)
+    opener.start()
+    loop.run(stop)
+    sizes = [len(some) for name, some in log if name == "write"]
+    assert sizes[0] == 1, "a lone record waits for nobody"
+    assert max(sizes) > 1
+    assert offsets(log, "write") == list(range(9))
+
+
+def test_an_observer_hears_of_stages_retries_and_finished_batches(stop: threading.Event) -> None:
+    class Ears(type(NOBODY)):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self.done: dict[str, int] = {}
+            self.failed: list[str] = []
+            self.finished_records = 0
+
+        def stage_done(self, stage: str, records: int, seconds: float) -> None:
+            assert seconds >= 0
+            self.done[stage] = self.done.get(stage, 0) + records
+
+        def stage_failed(self, stage: str, error: Exception) -> None:
+            self.failed.append(f"{stage}: {error}")
+
+        def finished(self, records: int, in_flight: int) -> None:
+            self.finished_records += records
+
+    ears = Ears()
+    consumer, log = FakeConsumer(stop, p0=6), []
+    loop, stages = line(consumer, log, observer=ears)
+    stages["think"].failures.append(Away("triton"))
+    loop.run(stop)
+    assert ears.done == dict.fromkeys(STAGES, 6)
+    assert ears.failed == ["think: triton"]
+    assert ears.finished_records == loop.handled == 6
+
+
+def test_the_watchdog_bites_when_no_poll_comes_back_and_only_then(stop: threading.Event) -> None:
+    loop = make(FakeConsumer(stop, p0=0), Handler())
+    bitten: list[str] = []
+    loop.last_poll = time.monotonic() - 100
+    watch(loop, stop, limit_s=0.2, end=lambda: bitten.append("x"))
+    assert bitten == ["x"]
+    loop.last_poll = time.monotonic()
+    stop.set()
+    watch(loop, stop, limit_s=0.2, end=lambda: bitten.append("y"))
+    assert bitten == ["x"]

@@ -1,0 +1,315 @@
+"""Replaying: what is sent, what is not and why, how fast, and what is remembered when the broker fails in between."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import pytest
+from kafka.errors import KafkaTimeoutError, MessageSizeTooLargeError, ProducerFencedError
+
+from streaming.dead_letters.reader import Letter, LetterId
+from streaming.dead_letters.replay import (
+    ALREADY,
+    CUT,
+    MAX_BATCH,
+    TOO_LARGE,
+    UNREADABLE,
+    Message,
+    Pace,
+    Replayer,
+    Result,
+    message_of,
+    plan,
+    rehearse,
+)
+from streaming.dead_letters.writer import DeadLetter, DeadLetters
+from streaming.errors import BrokerError, DeadLetterError
+from tests.streaming.fakes import NOW, Record
+
+ERRORS = "__connect.errors."
+
+
+class Future:
+    def __init__(self, outcome: Any) -> None:
+        self.outcome = outcome
+
+    def get(self, timeout: float) -> Any:
+        if isinstance(self.outcome, Exception):
+            raise self.outcome
+        return self.outcome
+
+
+class Place(NamedTuple):
+    partition: int
+    offset: int
+
+
+class FakeProducer:
+    """Takes everything but the keys that it was told to refuse."""
+
+    def __init__(self) -> None:
+        self.sent: list[dict[str, Any]] = []
+        self.refuse: dict[bytes, Exception] = {}
+        self.refuse_at_once: dict[bytes, Exception] = {}
+
+    def send(self, topic: str, **message: Any) -> Future:
+        key = message["key"]
+        if error := self.refuse_at_once.get(key):
+            raise error
+        if key in self.refuse:
+            return Future(self.refuse[key])
+        self.sent.append({"topic": topic, **message})
+        return Future(Place(3, len(self.sent) - 1))
+
+    def flush(self, timeout: float) -> None: ...
+
+
+class FakeMemory(FakeProducer):
+    """The transactional producer: what was not committed is not there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.committed: list[list[dict[str, Any]]] = []
+        self.fail: Exception | None = None
+
+    def begin_transaction(self) -> None:
+        self.sent = []
+
+    def commit_transaction(self) -> None:
+        if self.fail:
+            raise self.fail
+        self.committed.append(self.sent)
+
+
+class FakeLedger:
+    def __init__(self, done: Sequence[LetterId] = ()) -> None:
+        self.done = set(done)
+        self.gone: list[bytes] = []
+
+    def __contains__(self, id: LetterId) -> bool:
+        return id in self.done
+
+    def key(self, id: LetterId) -> bytes:
+        return str(id).encode()
+
+    def add(self, id: LetterId) -> None:
+        self.done.add(id)
+
+    def forgotten(self) -> list[bytes]:
+        gone, self.gone = self.gone, []
+        return gone
+
+
+class Clock:
+    """Time that passes only by sleeping."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        assert seconds > 0
+        self.now += seconds
+
+
+class Bench:
+    """A replayer whose broker is made of fakes."""
+
+    def __init__(self, rate: float = 1000) -> None:
+        self.producer, self.memory, self.ledger, self.clock = FakeProducer(), FakeMemory(), FakeLedger(), Clock()
+        self.replayer = Replayer(
+            self.producer, self.memory, self.ledger, rate=rate, clock=self.clock, sleep=self.clock.sleep
+        )
+        self.skipped: list[tuple[int, str]] = []
+
+    def run(self, letters: Sequence[Letter]) -> Result:
+        return self.replayer.run(
+            plan(letters, lambda letter: None, self.ledger),
+            on_skipped=lambda letter, reason: self.skipped.append((letter.id.offset, reason)),
+        )
+
+    @property
+    def remembered(self) -> list[bytes]:
+        return [message["key"] for batch in self.memory.committed for message in batch if message["value"] is not None]
+
+
+@pytest.fixture
+def bench() -> Bench:
+    return Bench()
+
+
+def letter(offset: int, *, stage: str = "decode", value: bytes | None = b"{", **headers: bytes) -> Letter:
+    named = [(ERRORS + "stage", stage.encode()), *headers.items()]
+    return Letter(LetterId("events.dlq", 0, offset), NOW, f"k{offset}".encode(), value, named)
+
+
+def no_original(letter: Letter) -> bytes | None:
+    raise AssertionError("only a letter that was cut needs its original")
+
+
+# What is sent.
+
+
+def test_the_message_of_a_letter_is_the_original_and_its_next_failure_counts_on() -> None:
+    """Through the real writer of dead letters: there and back, twice."""
+
+    producer = FakeProducer()
+    own = [("traceparent", b"00-1"), ("empty", None)]
+    record = Record(partition=2, offset=7, key=b"k\xff", value=b"{", headers=own)  # type: ignore[arg-type]
+    for attempt in (1, 2):
+        DeadLetters(producer, "g", lambda: NOW).send_all([DeadLetter(record, "decode", "E", "m")])
+        sent = producer.sent[-1]
+        found = Letter(LetterId(sent["topic"], 0, attempt), NOW, sent["key"], sent["value"], sent["headers"])
+        assert found.attempts == attempt
+        message = message_of(found, no_original)
+        assert isinstance(message, Message)
+        assert message[:3] == ("catalog.updates", b"k\xff", b"{")
+        living = [(ERRORS + "attempts", str(attempt).encode()), (ERRORS + "first.time", NOW.isoformat().encode())]
+        assert message.headers == own + living
+        record = Record(offset=20 + attempt, key=message.key, value=message.value, headers=message.headers)  # type: ignore[arg-type]
+
+
+def test_a_header_cannot_send_a_letter_elsewhere() -> None:
+    message = message_of(letter(1, **{ERRORS + "topic": b"payments"}), no_original)
+    assert isinstance(message, Message)
+    assert message.topic == "events"
+
+
+def test_a_letter_that_was_cut_is_sent_whole_without_the_mark_or_not_at_all() -> None:
+    cut = letter(1, **{"sagelift-truncated-from": b"9"})
+    message = message_of(cut, lambda letter: b"{original")
+    assert isinstance(message, Message)
+    assert (message.value, message.headers) == (b"{original", [])
+    assert message_of(cut, lambda letter: None) == CUT
+
+
+def test_what_cannot_be_read_is_not_sent_and_a_deletion_stays_one() -> None:
+    assert message_of(letter(1, stage="fetch", value=b""), no_original) == UNREADABLE
+    deletion = message_of(letter(1, value=None), no_original)
+    assert isinstance(deletion, Message)
+    assert deletion.value is None
+    nothing = message_of(Letter(LetterId("events.dlq", 0, 1), NOW, None, None, ()), no_original)
+    assert isinstance(nothing, Message)
+    assert nothing.value == b"", "kafka-python sends no record of nothing at all"
+
+
+def test_a_limit_counts_what_is_sent_and_no_letter_is_read_after_it() -> None:
+    def letters() -> Any:
+        yield from (letter(0), letter(1, stage="fetch"), letter(2), letter(3))
+        raise AssertionError("read too far")
+
+    ledger = FakeLedger([letter(0).id])
+    planned = [(at.id.offset, isinstance(m, Message)) for at, m in plan(letters(), no_original, ledger, limit=2)]
+    assert planned == [(0, False), (1, False), (2, True), (3, True)]
+
+
+def test_a_rehearsal_counts_what_a_replay_would_do() -> None:
+    letters = [letter(0), letter(1), letter(2, stage="fetch")]
+    told: list[str] = []
+    planned = plan(letters, no_original, FakeLedger([letters[0].id]))
+    assert rehearse(planned, lambda letter, reason: told.append(reason)) == (1, {ALREADY: 1, UNREADABLE: 1})
+    assert told == [ALREADY, UNREADABLE]
+    assert rehearse(plan(letters, no_original, FakeLedger([letters[0].id]), again=True)).replayed == 2
+
+
+# What is remembered.
+
+
+def test_each_letter_is_sent_once_in_its_order_and_remembered_with_its_place(bench: Bench) -> None:
+    letters = [letter(n) for n in range(2 * MAX_BATCH + 50)]
+    bench.ledger.gone = [b"old"]
+    assert bench.run(letters) == (250, {})
+    assert [m["key"] for m in bench.producer.sent] == [found.key for found in letters]
+    assert [len([m for m in batch if m["value"]]) for batch in bench.memory.committed] == [100, 100, 50]
+    first, tombstone = bench.memory.committed[0][0], bench.memory.committed[0][-1]
+    assert first == {"topic": "dlq.replayed", "key": b"events.dlq/0:0", "value": b"events/3:0"}
+    assert tombstone == {"topic": "dlq.replayed", "key": b"old", "value": None}
+    assert bench.run(letters) == (250, {ALREADY: 250}), "the second time nothing is sent"
+    assert len(bench.producer.sent) == 250
+
+
+def test_nothing_is_remembered_before_it_is_sent(bench: Bench) -> None:
+    """What a kill leaves at any moment: sent and not remembered is at most one batch."""
+    most = 0
+
+    class Watched(list[Any]):
+        def append(self, item: Any) -> None:
+            nonlocal most
+            super().append(item)
+            most = max(most, len(self) - len(bench.remembered))
+
+    bench.producer.sent = Watched()
+    bench.run([letter(n) for n in range(350)])
+    assert most == MAX_BATCH
+
+
+def test_large_messages_make_small_batches(bench: Bench) -> None:
+    bench.run([letter(n, value=b"x" * 9_000_000) for n in range(4)])
+    assert [len(batch) for batch in bench.memory.committed] == [2, 2]
+
+
+@pytest.mark.parametrize("when", ["refuse", "refuse_at_once"])
+def test_a_message_too_large_for_its_topic_is_skipped_and_the_others_go(bench: Bench, when: str) -> None:
+    getattr(bench.producer, when)[b"k1"] = MessageSizeTooLargeError()
+    assert bench.run([letter(n) for n in range(3)]) == (2, {TOO_LARGE: 1})
+    assert bench.skipped == [(1, TOO_LARGE)]
+    assert bench.remembered == [b"events.dlq/0:0", b"events.dlq/0:2"]
+
+
+@pytest.mark.parametrize("when", ["refuse", "refuse_at_once"])
+def test_a_broker_that_fails_is_told_and_what_it_took_is_remembered(bench: Bench, when: str) -> None:
+    getattr(bench.producer, when)[b"k2"] = KafkaTimeoutError()
+    with pytest.raises(BrokerError, match=r"KafkaTimeoutError\): 2 letters were replayed; the same command goes on"):
+        bench.run([letter(n) for n in range(3)])
+    assert bench.remembered == [b"events.dlq/0:0", b"events.dlq/0:1"]
+
+
+def test_one_that_another_replay_overtook_stops_and_says_what_may_be_doubled(bench: Bench) -> None:
+    bench.memory.fail = ProducerFencedError()
+    with pytest.raises(DeadLetterError, match=r"stopped after 0 letters \(the last 100 may be sent twice\)"):
+        bench.run([letter(n) for n in range(300)])
+    assert len(bench.producer.sent) == MAX_BATCH
+    assert bench.ledger.done == set()
+
+
+def test_ctrl_c_remembers_what_was_sent(bench: Bench) -> None:
+    def letters() -> Any:
+        yield from (letter(n) for n in range(7))
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        bench.run(letters())
+    assert len(bench.remembered) == 7
+
+
+# How fast.
+
+
+@pytest.mark.parametrize("rate", [0.5, 1, 7, 100, 2000])
+def test_it_goes_as_fast_as_told_and_no_faster(rate: float) -> None:
+    bench = Bench(rate)
+    count = int(5 * rate) + 1
+    bench.run([letter(n) for n in range(count)])
+    assert bench.clock.now - 100 == pytest.approx((count - 1) / rate)
+    assert max(len(batch) for batch in bench.memory.committed) == max(1, min(MAX_BATCH, int(rate)))
+
+
+def test_after_a_pause_there_is_no_burst() -> None:
+    clock = Clock()
+    pace = Pace(10, clock, clock.sleep)
+    pace.wait()
+    clock.now += 60
+    times = []
+    for _ in range(3):
+        pace.wait()
+        times.append(round(clock.now - 160, 6))
+    assert times == [0, 0.1, 0.2]
+
+
+@pytest.mark.parametrize("rate", [0, -1, float("nan")])
+def test_a_rate_that_is_none_is_refused(rate: float) -> None:
+    with pytest.raises(ValueError, match=f"rate {rate} must be above 0"):
+        Replayer(FakeProducer(), FakeMemory(), FakeLedger(), rate=rate)

@@ -1,0 +1,24 @@
+"""What failures of Kafka are called."""
+
+import pytest
+from kafka.errors import GroupAuthorizationFailedError, KafkaTimeoutError, TopicAuthorizationFailedError
+
+from streaming.kafka.connection import Connection, explained
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (TopicAuthorizationFailedError({"b", "a"}), "this user has no right to the topic a b ("),
+        (TopicAuthorizationFailedError("Request 'X(topics=[..])' failed"), "this user has no right to the topic ("),
+        (GroupAuthorizationFailedError("sink"), "this user has no right to the consumer group sink ("),
+        (KafkaTimeoutError("after 3 s"), "KafkaTimeoutError: "),
+    ],
+)
+def test_a_refusal_names_what_was_refused_and_where_the_rights_are_listed(error: Exception, said: str) -> None:
+    assert explained(error).startswith(said)
+    assert ("docs/security.md" in explained(error)) == ("right" in said)
+
+
+def test_a_connection_does_not_show_its_credentials() -> None:
+    assert "hunter2" not in f"{Connection('kafka:9092', {'sasl_plain_password': 'hunter2'})!r}"

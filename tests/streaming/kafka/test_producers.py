@@ -1,0 +1,133 @@
+"""Publishing: what can never arrive is refused at once, what did not arrive is not forgotten."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from kafka.errors import KafkaTimeoutError, MessageSizeTooLargeError
+
+from streaming.contracts import Event, decode_update
+from streaming.errors import BrokerError, ContractError
+from streaming.kafka.producers import CatalogPublisher, EventPublisher
+from tests.streaming.fakes import NOW, update
+
+
+class FakeProducer:
+    """Both the connection and its producer; acknowledges, or fails, at the flush."""
+
+    wire = None
+
+    def __init__(self) -> None:
+        self.sent: list[tuple[str, bytes, bytes, Any]] = []
+        self.refuse: Exception | None = None
+        self.slow = False
+        self.errbacks: list[Callable[[Exception], Any]] = []
+        self.callbacks: list[Callable[[Any], Any]] = []
+        self.closed = False
+
+    def producer(self) -> FakeProducer:
+        return self
+
+    def send(self, topic: str, *, key: bytes, value: bytes, headers: Any) -> FakeProducer:
+        self.sent.append((topic, key, value, headers))
+        return self
+
+    def add_errback(self, errback: Callable[[Exception], Any]) -> None:
+        self.errbacks.append(errback)
+
+    def add_callback(self, callback: Callable[[Any], Any]) -> None:
+        self.callbacks.append(callback)
+
+    def flush(self, timeout: float) -> None:
+        if self.slow:
+            raise KafkaTimeoutError()
+        for callback in [] if self.refuse else self.callbacks:
+            callback("metadata")
+        for errback in self.errbacks if self.refuse else []:
+            errback(self.refuse)  # type: ignore[arg-type]
+        self.errbacks, self.callbacks = [], []
+
+    def close(self, timeout: float) -> None:
+        self.closed = True
+
+
+def test_updates_go_under_their_product_with_the_version_of_the_contract() -> None:
+    producer = FakeProducer()
+    with CatalogPublisher(producer) as publisher:  # type: ignore[arg-type]
+        assert publisher.send_all([update("Größe", 1), update("p2", 1)]) == 2
+    topic, key, value, headers = producer.sent[0]
+    assert (topic, key, headers) == ("catalog.updates", "Größe".encode(), [("sagelift-schema", b"1")])
+    assert decode_update(value, now=NOW) == update("Größe", 1)
+    assert producer.closed
+
+
+def test_events_go_under_their_unit() -> None:
+    producer = FakeProducer()
+    with EventPublisher(producer) as publisher:  # type: ignore[arg-type]
+        publisher.send(Event(event_id="e", kind="click", unit_id="u7", event_time=NOW, product_id="p", surface="user"))
+    assert producer.sent[0][:2] == ("events", b"u7")
+
+
+@pytest.mark.parametrize(
+    ("bad", "rule"),
+    [
+        (update("p\udc80", 1), "lone surrogate"),
+        (update("p", 1, brand="\ud800"), "lone surrogate"),
+        (update("p", 1, description="x" * 1_000_000), "at most 1000000"),
+    ],
+)
+def test_what_the_consumer_would_refuse_is_not_sent_and_harms_nothing_else(bad: Any, rule: str) -> None:
+    producer = FakeProducer()
+    with CatalogPublisher(producer) as publisher:  # type: ignore[arg-type]
+        with pytest.raises(ContractError, match=rule):
+            publisher.send(bad)
+        publisher.send(update("good", 1))
+    assert [key for _, key, *_ in producer.sent] == [b"good"]
+
+
+def test_a_message_that_the_broker_refused_is_an_error_at_the_latest_when_closed() -> None:
+    producer = FakeProducer()
+    producer.refuse = MessageSizeTooLargeError()
+    with pytest.raises(BrokerError, match="refused: MessageSizeTooLargeError"), CatalogPublisher(producer) as publisher:  # type: ignore[arg-type]
+        publisher.send(update("p", 1))
+    assert producer.closed
+
+
+def test_a_broker_that_does_not_acknowledge_in_time_is_an_error() -> None:
+    producer = FakeProducer()
+    producer.slow = True
+    publisher = CatalogPublisher(producer)  # type: ignore[arg-type]
+    publisher.send(update("p", 1))
+    with pytest.raises(BrokerError, match="not acknowledged within 3 s"):
+        publisher.flush(3)
+
+
+def test_one_failure_is_raised_once_and_the_next_messages_go() -> None:
+    producer = FakeProducer()
+    publisher = CatalogPublisher(producer)  # type: ignore[arg-type]
+    publisher.send(update("p1", 1))
+    producer.refuse = KafkaTimeoutError()
+    with pytest.raises(BrokerError, match="refused: KafkaTimeoutError"):
+        publisher.flush()
+    producer.refuse = None
+    publisher.send(update("p1", 1))
+    publisher.close()
+    assert [key for _, key, *_ in producer.sent] == [b"p1", b"p1"]
+
+
+def test_who_asks_for_a_delivery_learns_of_its_failure_alone() -> None:
+    """Its message can be sent again; nobody else is told, and nobody else's failure is told to it."""
+    producer = FakeProducer()
+    click = Event(event_id="e", kind="click", unit_id="u7", event_time=NOW, product_id="p", surface="user")
+    with EventPublisher(producer) as publisher:  # type: ignore[arg-type]
+        producer.refuse = KafkaTimeoutError()
+        lost = publisher.deliver(click)
+        assert not lost.done()
+        publisher.flush()
+        assert isinstance(lost.exception(0), BrokerError)
+        producer.refuse = None
+        kept = publisher.deliver(click)
+        publisher.flush()
+        assert kept.result(0) is None
