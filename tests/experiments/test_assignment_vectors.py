@@ -14,7 +14,7 @@ from experiments.decision import Reason
 from experiments.errors import ConfigError
 
 VECTORS = vectors.load()
-SPEC = (Path(__file__).parents[2] / "docs" / "assignment-spec.md").read_text("utf-8")
+SPEC = (Path(__file__).parents[2] / "docs" / "reference" / "assignment-spec.md").read_text("utf-8")
 
 
 @pytest.mark.parametrize("implementation", [*vectors.DRAWS, "GrowthBook's SDK"])
@@ -106,7 +106,7 @@ def test_a_quote_in_a_salt_stays_inside_the_literal() -> None:
 
 
 def test_the_documented_sql_is_the_sql_that_runs() -> None:
-    """docs/assignment-spec.md shows, character for character, what `bucket_sql` writes."""
+    """docs/reference/assignment-spec.md shows, character for character, what `bucket_sql` writes."""
     for dialect in sql._SHA256:
         for draw in ("gate", "split"):
             expression = sql.bucket_sql(dialect, draw, salt="SALT", unit="unit_id")  # type: ignore[arg-type]

@@ -36,7 +36,7 @@ def test_the_json_schema_in_docs_is_current() -> None:
 
 
 def test_the_schema_takes_what_the_documentation_shows() -> None:
-    text = (REPOSITORY / "docs" / "experiments.md").read_text("utf-8")
+    text = (REPOSITORY / "docs" / "analysts" / "experiments.md").read_text("utf-8")
     shown = [block for block in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL) if block.startswith("key:")]
     validator = jsonschema_rs.validator_for(files.json_schema())
     assert shown
@@ -46,7 +46,7 @@ def test_the_schema_takes_what_the_documentation_shows() -> None:
 
 
 def test_a_config_written_as_yaml_is_read_as_the_same_config() -> None:
-    text = (REPOSITORY / "docs" / "experiments.md").read_text("utf-8")
+    text = (REPOSITORY / "docs" / "analysts" / "experiments.md").read_text("utf-8")
     (block,) = (block for block in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL) if block.startswith("key:"))
     for shown in (block, yaml.safe_dump(GOOD | {"description": "größer: ja"})):
         config = from_yaml(shown)

@@ -231,7 +231,7 @@ def test_the_examples_of_the_documentation_run(
     monkeypatch.setenv("SAGELIFT_STATE_DIR", str(tmp_path / "state"))
     monkeypatch.setenv("SAGELIFT_KAFKA__BOOTSTRAP_SERVERS", kafka.bootstrap)
     monkeypatch.setenv("SAGELIFT_TRITON__MODEL_REPOSITORY", str(models))
-    page = Path(__file__).parents[2] / "docs" / "retrieval.md"
+    page = Path(__file__).parents[2] / "docs" / "shops" / "retrieval.md"
     names: dict[str, Any] = {}
     blocks = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.S)
     assert len(blocks) == 2

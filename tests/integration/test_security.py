@@ -173,7 +173,7 @@ class SecureBroker(KafkaBroker):
 
 
 def documented_rights() -> dict[str, list[tuple[ResourceType, str, ACLOperation]]]:
-    """By who: the table of docs/security.md."""
+    """By who: the table of docs/operators/security.md."""
     kinds = {
         "topic": ResourceType.TOPIC,
         "group": ResourceType.GROUP,
@@ -185,7 +185,7 @@ def documented_rights() -> dict[str, list[tuple[ResourceType, str, ACLOperation]
         "Describe": ACLOperation.DESCRIBE,
         "DescribeConfigs": ACLOperation.DESCRIBE_CONFIGS,
     }
-    page = (Path(__file__).parents[2] / "docs" / "security.md").read_text()
+    page = (Path(__file__).parents[2] / "docs" / "operators" / "security.md").read_text()
     table = page.partition("| who | on | names | operations |")[2].partition("\n\n")[0]
     rights: dict[str, list[tuple[ResourceType, str, ACLOperation]]] = {}
     for line in table.splitlines()[2:]:
@@ -203,7 +203,7 @@ USERS = {who: who.replace(" ", "-") for who in RIGHTS if who != "every worker"}
 
 @pytest.fixture(scope="module")
 def broker(cache: Path, ours: Authority, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecureBroker]:
-    """Its topics are there; users have the rights that docs/security.md lists, or less."""
+    """Its topics are there; users have the rights that docs/operators/security.md lists, or less."""
     with SecureBroker(tmp_path_factory.mktemp("kafka"), cache, ours) as broker:
         ensure_topics(Connection(broker.bootstrap))
         everywhere = RIGHTS["every worker"]
@@ -479,7 +479,7 @@ def test_a_topic_that_may_not_be_written_to_is_named(kafka_settings: dict[str, A
         with pytest.raises(Exception, match="TopicAuthorizationFailed") as raised:
             producer.send(CATALOG_UPDATES, b"{}").get(10)
     assert explained(raised.value) == (
-        "this user has no right to the topic catalog.updates (TopicAuthorizationFailedError); docs/security.md lists "
+        "this user has no right to the topic catalog.updates (TopicAuthorizationFailedError); docs/operators/security.md lists "
         "the rights it needs"
     )
 

@@ -19,7 +19,7 @@ from feature_repo.store import ProductFeatureStore
 from feature_repo.stores.base import microseconds
 from tests.feature_repo.builders import NOON, make_product
 
-PAGE = Path(__file__).parents[3] / "docs" / "features.md"
+PAGE = Path(__file__).parents[3] / "docs" / "jobs" / "features.md"
 HOUR = timedelta(hours=1)
 pytestmark = pytest.mark.filterwarnings("ignore:fetch_:DeprecationWarning")
 

@@ -304,7 +304,7 @@ def test_every_option_that_the_documentation_names_is_there() -> None:
     commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
     known = {name: {opt for parameter in c.params for opt in parameter.opts} for name, c in commands.items()}
     found = set()
-    for page in (Path(__file__).parents[3] / "docs" / "analysis").glob("*.md"):
+    for page in (Path(__file__).parents[3] / "docs" / "analysts").glob("*.md"):
         for block in re.findall(r"```sh\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.S):
             for call in re.split(r"^sagelift ", block, flags=re.M)[1:]:
                 name = call.split()[0]

@@ -113,7 +113,7 @@ def test_check_lists_refused_rows_and_exits_1(tmp_path: Path) -> None:
 
 def test_the_page_of_settings_is_current(tmp_path: Path) -> None:
     done = sagelift("settings", "--markdown", state=tmp_path)
-    assert done.stdout == (REPOSITORY / "docs" / "settings.md").read_text()
+    assert done.stdout == (REPOSITORY / "docs" / "reference" / "settings.md").read_text()
 
 
 def test_a_sample_catalogue_is_a_valid_feed(tmp_path: Path) -> None:
@@ -151,7 +151,7 @@ def test_a_database_that_cannot_be_opened_is_one_sentence(tmp_path: Path) -> Non
 
 
 def test_the_documented_experiment_can_be_published(tmp_path: Path) -> None:
-    page = (REPOSITORY / "docs" / "experiments.md").read_text()
+    page = (REPOSITORY / "docs" / "analysts" / "experiments.md").read_text()
     (tmp_path / "e.yaml").write_text(page.split("```yaml\n", 1)[1].split("```", 1)[0])
     assert sagelift("experiment", "layer", "create", "product-page", "--actor", "me", state=tmp_path).returncode == 0
     done = sagelift("experiment", "publish", "e.yaml", "--actor", "me", state=tmp_path)

@@ -27,7 +27,7 @@ from sagelift.settings import load_settings
 from sagelift.training import data_as_of
 from tests.inference.builders import catalogue, engagements
 
-PAGE = Path(__file__).parents[3] / "docs" / "model.md"
+PAGE = Path(__file__).parents[3] / "docs" / "operators" / "models.md"
 SMALL = """
 steps = 5
 batch = 32

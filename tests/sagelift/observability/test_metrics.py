@@ -104,7 +104,7 @@ def test_the_documented_metrics_are_the_exported_ones_with_their_labels() -> Non
         if name.startswith("sagelift_"):
             family = re.sub(r"_(bucket|sum|count)$", "", name)
             exported.setdefault(family, set()).update(*(labels for labels, _ in samples))
-    page = (Path(__file__).parents[3] / "docs" / "operations.md").read_text()
+    page = (Path(__file__).parents[3] / "docs" / "operators" / "consumers.md").read_text()
     rows = re.findall(r"^\| `(sagelift_\w+)` \| \w+ \|([^|]*)\|", page, re.M)
     documented = {name: set(re.findall(r"`(\w+)`", labels)) for name, labels in rows}
     assert {name: labels - {"consumer", "le"} for name, labels in exported.items()} == documented
@@ -113,7 +113,7 @@ def test_the_documented_metrics_are_the_exported_ones_with_their_labels() -> Non
 
 
 def test_every_state_is_explained() -> None:
-    page = (Path(__file__).parents[3] / "docs" / "operations.md").read_text()
+    page = (Path(__file__).parents[3] / "docs" / "operators" / "consumers.md").read_text()
     assert set(re.findall(r"^\| `(\w+)` \| (?:yes|no) \|", page, re.M)) == set(State)
 
 
