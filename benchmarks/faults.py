@@ -37,12 +37,11 @@ from PIL import Image
 
 from benchmarks._fault_stories import WORDS, EventStory, Story, differing_events
 from benchmarks.harness import Row, figure
-from sagelift.services import Services
+from sagelift.services import CATALOG_GROUP, EVENTS_GROUP, Services
 from sagelift.settings import load_settings
 from sagelift.stack.components import fetch_all
 from sagelift.stack.kafka import KafkaBroker
 from sagelift.stack.triton import TritonServer
-from sagelift.workers import CATALOG_GROUP, EVENTS_GROUP
 from streaming.catalogue.images.fetch import ImageFetcher
 from streaming.catalogue.images.vectors import CachedImageVectors
 from streaming.catalogue.pipeline import CatalogPipeline

@@ -49,12 +49,11 @@ from inference.repository import export_release, export_visual_encoder, set_live
 from inference.retrieval import RetrievalIndex
 from inference.tokenizer import Tokenizer
 from inference.visual import VISUAL_VERSION
-from sagelift.services import Services
+from sagelift.services import CATALOG_GROUP, Services
 from sagelift.settings import load_settings
 from sagelift.stack.components import fetch_all
 from sagelift.stack.kafka import KafkaBroker
 from sagelift.stack.triton import TritonServer
-from sagelift.workers import CATALOG_GROUP
 from streaming.contracts import Price, ProductUpdate, decode_update, encode
 from streaming.kafka.connection import KafkaError
 from streaming.kafka.lag import LagMeter

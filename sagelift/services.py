@@ -28,6 +28,11 @@ if TYPE_CHECKING:
     from streaming.kafka.connection import Connection
     from streaming.kafka.schema_registry.codec import RegistryWire
 
+CATALOG_GROUP = "sagelift-catalog"
+"""Consumer group of `sagelift stream catalog`."""
+EVENTS_GROUP = "sagelift-events"
+"""Consumer group of `sagelift stream events`."""
+
 
 class Services:
     """The parts of one installation. A context manager.

@@ -20,7 +20,7 @@ from sagelift.observability.logs import configure
 from sagelift.observability.monitor import Monitor
 from sagelift.observability.server import serving
 from sagelift.observability.triton_probe import KnownAnswerProbe
-from sagelift.services import Services
+from sagelift.services import CATALOG_GROUP, EVENTS_GROUP, Services
 from sagelift.settings import Settings
 from sagelift.stack.stack import LocalStack, StackOptions, WorkerSpec
 from sagelift.stack.worker_records import announced, folder_of, write_record
@@ -32,10 +32,6 @@ if TYPE_CHECKING:
     from streaming.kafka.lag import LagMeter
 
 log = logging.getLogger(__name__)
-
-CATALOG_GROUP = "sagelift-catalog"
-EVENTS_GROUP = "sagelift-events"
-
 
 POISONED = 4
 """Exit code of a consumer that stopped because most messages cannot be used: starting it again would not help."""

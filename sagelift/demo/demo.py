@@ -24,9 +24,9 @@ import numpy as np
 from sagelift.demo.shoppers import Market, Shoppers, ShopProduct
 from sagelift.errors import DemoError
 from sagelift.progress import Stage, Stages
-from sagelift.services import Services, wait_for
+from sagelift.services import CATALOG_GROUP, EVENTS_GROUP, Services, wait_for
 from sagelift.settings import ExperimentSettings, KafkaSettings, Settings, TritonSettings
-from sagelift.workers import CATALOG_GROUP, EVENTS_GROUP, stack_options, worker_specs
+from sagelift.workers import stack_options, worker_specs
 
 if TYPE_CHECKING:
     from concurrent.futures import Future

@@ -140,7 +140,7 @@ def _ask(name: str, url: str, fetch: Callable[[str], tuple[dict[str, Any], str]]
 def ask_broker(settings: Settings) -> list[TopicRow]:
     """How far each consumer group is behind."""
     from sagelift.errors import SageliftError
-    from sagelift.workers import CATALOG_GROUP, EVENTS_GROUP
+    from sagelift.services import CATALOG_GROUP, EVENTS_GROUP
     from streaming.errors import StreamingError
     from streaming.kafka.lag import LagMeter
     from streaming.kafka.topics import CATALOG_UPDATES, EVENTS

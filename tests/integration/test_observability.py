@@ -15,12 +15,12 @@ from pathlib import Path
 import pytest
 
 from sagelift.observability.stream_status import Samples, StreamStatus, ask_broker, fetch, look, parse, status
-from sagelift.services import Services
+from sagelift.services import CATALOG_GROUP, Services
 from sagelift.settings import PoisonSettings, Settings, load_settings
 from sagelift.stack.kafka import KafkaBroker
 from sagelift.stack.triton import TritonServer
 from sagelift.stack.worker_records import read_records
-from sagelift.workers import CATALOG_GROUP, POISONED, catalog_worker
+from sagelift.workers import POISONED, catalog_worker
 from streaming.contracts import encode
 from streaming.kafka.connection import TopicPartition
 from streaming.kafka.lag import LagMeter

@@ -29,14 +29,14 @@ from kafka.admin import (
 from inference.client import TritonClient
 from inference.errors import ServingError
 from sagelift.errors import SettingsError
-from sagelift.services import Services
+from sagelift.services import CATALOG_GROUP, EVENTS_GROUP, Services
 from sagelift.settings import Settings, load_settings
 from sagelift.stack.errors import UnreachableError
 from sagelift.stack.kafka import KafkaBroker
 from sagelift.stack.ports import LOOPBACK, pick_ports
 from sagelift.stack.stack import LocalStack, StackOptions
 from sagelift.stack.triton import TritonServer
-from sagelift.workers import CATALOG_GROUP, EVENTS_GROUP, catalog_worker, events_worker
+from sagelift.workers import catalog_worker, events_worker
 from streaming.dead_letters.reader import DeadLetterReader
 from streaming.dead_letters.replay import plan, replaying
 from streaming.dead_letters.writer import DeadLetter, DeadLetters

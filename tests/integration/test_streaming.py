@@ -30,11 +30,11 @@ from feature_repo.recent import Engagement, by_user, merged
 from inference.client import ItemEmbedder
 from inference.inputs import ProductInput
 from inference.retrieval import Filter, RetrievalIndex
-from sagelift.services import Services
+from sagelift.services import CATALOG_GROUP, EVENTS_GROUP, Services
 from sagelift.settings import load_settings
 from sagelift.stack.kafka import KafkaBroker
 from sagelift.stack.triton import TritonServer
-from sagelift.workers import CATALOG_GROUP, EVENTS_GROUP, catalog_worker, events_worker
+from sagelift.workers import catalog_worker, events_worker
 from streaming.contracts import Event, Price, ProductUpdate
 from streaming.errors import TopicError
 from streaming.events.sink import to_row
