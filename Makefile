@@ -1,21 +1,23 @@
-# make install | demo | test | check: each sets .venv up by itself when it is missing or stale.
+# make install | demo | test | check | docs: each creates or updates .venv when it is missing or stale.
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 PYTHON ?= python3
 UV_VERSION := 0.13.9
 VENV := .venv
 BIN := $(VENV)/bin
-# The environment is current when this file is there: its name holds the hash of everything that it was made from.
+# This file exists when the environment is current: its name holds the hash of all inputs of the environment.
 STAMP := $(VENV)/.installed-$(shell cat requirements.txt pyproject.toml Makefile | sha256sum | cut -c1-16)
 DEMO := $(if $(CATALOG),--catalog "$(CATALOG)") $(ARGS)
 
-.PHONY: help install demo test check lock clean
+.PHONY: help install demo test check docs lock hooks clean
 help:
 	@echo "make demo     the whole loop on real components (CATALOG=folder-or-feed for your own products)"
 	@echo "make test     all tests, with the real servers"
 	@echo "make check    lint, types, import contracts"
+	@echo "make docs     the documentation as a site in site/; open site/index.html"
 	@echo "make install  the environment in $(VENV) and the servers in the cache"
-	@echo "make lock     resolve requirements.txt anew from pyproject.toml"
+	@echo "make hooks    run 'make check' before each commit (pre-commit)"
+	@echo "make lock     resolve requirements.txt from pyproject.toml"
 
 install: $(STAMP)
 
@@ -24,7 +26,7 @@ $(STAMP): requirements.txt pyproject.toml Makefile
 	@rm -f $(VENV)/.installed-*
 	@$(BIN)/python -m uv --version 2>/dev/null | grep -qF "uv $(UV_VERSION)" || \
 		{ rm -rf $(VENV) && $(PYTHON) -m venv $(VENV) && $(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION); }
-	@# Compiled once here, not by each of the many processes that tests and stack start.
+	@# Compile once here, not in each of the many processes that tests and the stack start.
 	$(BIN)/python -m uv pip sync --quiet --compile-bytecode --python $(BIN)/python --require-hashes requirements.txt
 	$(BIN)/python -m uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	$(BIN)/sagelift fetch
@@ -42,8 +44,17 @@ check: $(STAMP)
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
+docs: $(STAMP)
+	@$(BIN)/python docs/generate.py
+	@# The theme announces its own successor on every build; this build is pinned.
+	@DISABLE_MKDOCS_2_WARNING=true $(BIN)/mkdocs build --quiet --strict
+	@echo "The documentation is in site/index.html."
+
+hooks: $(STAMP)
+	@$(BIN)/pre-commit install
+
 lock: $(STAMP)
 	$(BIN)/python -m uv pip compile --quiet --universal --generate-hashes --no-header --extra dev --python-version 3.11 pyproject.toml -o requirements.txt
 
 clean:
-	rm -rf $(VENV) .sagelift
+	rm -rf $(VENV) .sagelift site
