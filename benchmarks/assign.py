@@ -20,9 +20,9 @@ import pyarrow as pa
 
 from benchmarks import ofrep
 from benchmarks.harness import Row, compared, figure, in_turn
-from experiments.bulk import assign_column
+from experiments.bulk_assignment import assign_column
 from experiments.config import Arm, ExperimentConfig, PublishedExperiment
-from experiments.evaluator import PreparedExperiment, decide_all, prepare
+from experiments.evaluator import PreparedExperiment, assign_all, prepare
 from experiments.exposures import ExposureLogger
 
 RUNS = 15
@@ -72,7 +72,7 @@ def _one_by_one(say: Callable[[str], None]) -> list[Row]:
     their_targeted = _theirs(condition={"country": {"$in": ["DE", "AT"]}, "age": {"$gte": 18}})
 
     def decide() -> None:
-        decide_one = ours.decide
+        decide_one = ours.assign
         for unit in UNITS:
             decide_one(unit)
 
@@ -88,7 +88,7 @@ def _one_by_one(say: Callable[[str], None]) -> list[Row]:
 
     def decide_twenty() -> None:
         for unit in few:
-            decide_all(twenty, unit)
+            assign_all(twenty, unit)
 
     def run_twenty() -> None:
         for unit in few:
@@ -98,7 +98,7 @@ def _one_by_one(say: Callable[[str], None]) -> list[Row]:
 
     def decide_targeted() -> None:
         for unit in UNITS:
-            targeted.decide(unit, ATTRIBUTES)
+            targeted.assign(unit, ATTRIBUTES)
 
     def run_targeted() -> None:
         attributes.update(ATTRIBUTES)
@@ -125,7 +125,7 @@ def _one_by_one(say: Callable[[str], None]) -> list[Row]:
 
 def _same_arms(ours: PreparedExperiment, say: Callable[[str], None]) -> None:
     """A fast assignment that is uneven would be no assignment: stop here if it is."""
-    arms = [ours.decide(unit).arm for unit in UNITS]
+    arms = [ours.assign(unit).arm for unit in UNITS]
     share = arms.count("treatment") / len(arms)
     say(f"share of treatment: {share:.3f}")
     if abs(share - 0.5) > 0.03:
@@ -141,7 +141,7 @@ def _logged(say: Callable[[str], None]) -> list[Row]:
 
     def decide_and_log() -> None:
         logger = ExposureLogger(lambda row: None, queue_limit=2 * len(UNITS))
-        decide, log = ours.decide, logger.log
+        decide, log = ours.assign, logger.log
         whole, own = time.process_time(), time.thread_time()
         for unit in UNITS:
             log(decide(unit))

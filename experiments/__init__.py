@@ -6,7 +6,7 @@ In the order data passes:
                             `layers`, `metrics`
     how it lives            `lifecycle`, `neighbours`, `schedule` (rules, pure) -> `registry` (acts) -> `store`
                             (`tables`, `migrations`, `schema`, `engine`, `records`), `keys` and `roles`
-    who gets which arm      `kernel` (a hash to buckets) -> `evaluator` (buckets to a `decision`), `bulk` (a column),
+    who gets which arm      `kernel` (a hash to buckets) -> `evaluator` (buckets to a `assignment`), `bulk` (a column),
                             `sql` (a warehouse), `vectors` (that all of them agree)
     in a service            `client` (configs in memory), `refresh` and `changes` (poll and push), `rest` (over HTTP),
                             `openfeature_provider`
@@ -14,5 +14,5 @@ In the order data passes:
     beside A/B              `interleaving` (two rankings in one list)
     privacy                 `privacy` (tokens in place of unit ids, and their erasure)
 
-The rules of assignment are numbered in docs/assignment-spec.md. Nothing is imported here.
+The rules of assignment are numbered in docs/reference/assignment-spec.md. Nothing is imported here.
 """

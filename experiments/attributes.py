@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, Final
 
-from experiments.texts import text_fault
+from experiments.text_rules import text_fault
 
 Attribute = str | int | float | bool
 

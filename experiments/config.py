@@ -16,16 +16,16 @@ import msgspec
 import yaml
 
 from experiments import targeting
+from experiments.assignment import Reason
 from experiments.attributes import MAX_RECORDED
-from experiments.decision import Reason
 from experiments.errors import ConfigError
 from experiments.kernel import BUCKETS, HashVersion, unit_bytes
-from experiments.refusals import refused
-from experiments.texts import time_text
+from experiments.text_rules import time_text
+from experiments.validation_errors import refused
 
 CONFIG_SCHEMA: Final = 1
 
-State = Literal["draft", "in_review", "running", "paused", "stopped", "decided", "archived"]
+ExperimentState = Literal["draft", "in_review", "running", "paused", "stopped", "decided", "archived"]
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _KEY: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
@@ -104,7 +104,7 @@ class RampStep(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class MetricRole(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The part a metric plays in the decision."""
+    """The part a metric plays in the assignment."""
 
     key: str
     role: Literal["primary", "secondary", "guardrail"]
@@ -181,7 +181,7 @@ class PublishedExperiment(msgspec.Struct, frozen=True):
 
     config: ExperimentConfig
     version: int
-    state: State = "running"
+    state: ExperimentState = "running"
     overrides: tuple[Override, ...] = ()
 
 
@@ -336,7 +336,7 @@ def from_yaml(text: str, *, name: str = "experiment config") -> ExperimentConfig
             raise ConfigError(f"{name}: line {line}: {key!r} is given twice; give it once.")
         document = yaml.safe_load(text)
         if document is None:
-            raise ConfigError(f"{name}: it is empty; docs/experiments.md shows an experiment.")
+            raise ConfigError(f"{name}: it is empty; docs/analysts/experiments.md shows an experiment.")
         return msgspec.convert(document, ExperimentConfig)
     except yaml.YAMLError as error:
         raise ConfigError(f"{name}: not YAML: {' '.join(str(error).split())}.") from error

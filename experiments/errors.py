@@ -10,7 +10,7 @@
     ├── UserError(ValueError)                a user's id that none can have, or that would be kept where it must not
     └── SchemaError(RuntimeError)            a database whose tables are missing or of another schema version
 
-Assignment raises none of them: in the hot path an error is a value, `Decision.reason`.
+Assignment raises none of them: in the hot path an error is a value, `Assignment.reason`.
 """
 
 

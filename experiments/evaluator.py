@@ -1,7 +1,7 @@
-"""From published experiments and a unit id to decisions. Pure; reads like sections 3 to 11 of docs/assignment-spec.md.
+"""From published experiments and a unit id to assignments. Pure; reads like sections 3 to 11 of docs/reference/assignment-spec.md.
 
 `prepare` does once what does not depend on the unit (the hash of the salt, ranges, the compiled condition), so that
-`decide` is a digest or two and a comparison. The hash and the clock are injected: a test states the bucket instead of
+`assign` is a digest or two and a comparison. The hash and the clock are injected: a test states the bucket instead of
 searching an id for it.
 """
 
@@ -15,14 +15,14 @@ from typing import Any, Final, Protocol
 import msgspec
 
 from experiments import kernel
+from experiments.assignment import Assignment, Reason
 from experiments.attributes import recorded
-from experiments.config import ExperimentConfig, PublishedExperiment, State
-from experiments.decision import Decision, Reason
+from experiments.config import ExperimentConfig, ExperimentState, PublishedExperiment
 from experiments.errors import ConfigError
 from experiments.kernel import BUCKETS, MAX_UNIT_BYTES, digest_after, gate_bucket
 from experiments.targeting import Condition
 
-SERVED: Final[tuple[State, ...]] = ("running", "paused", "stopped")
+SERVED: Final[tuple[ExperimentState, ...]] = ("running", "paused", "stopped")
 
 Clock = Callable[[], int]
 Attributes = Mapping[str, Any]
@@ -46,7 +46,7 @@ class Step(msgspec.Struct, frozen=True):
     passed: bool
 
 
-class Decide(Protocol):
+class Assign(Protocol):
     """The unit's assignment. Never raises: what cannot be enrolled says why.
 
     encoded: what `kernel.unit_bytes` said of the unit, a `str`, where it was asked already: once for many experiments.
@@ -54,7 +54,7 @@ class Decide(Protocol):
 
     def __call__(
         self, unit: object, attributes: Attributes | None = None, encoded: bytes | None = None
-    ) -> Decision: ...
+    ) -> Assignment: ...
 
 
 class PreparedExperiment:
@@ -84,9 +84,9 @@ class PreparedExperiment:
         self.arms = tuple(arm.key for arm in config.arms)
         self.arm_ends, self._first_gates = _ranges(config, config.coverage)
         self._ramp = [(step.at_us, _ranges(config, step.coverage)[1]) for step in config.ramp]
-        self.decide: Decide = self._decider()
+        self.assign: Assign = self._assign_function()
 
-    def _decider(self) -> Decide:
+    def _assign_function(self) -> Assign:
         """Sections 1 to 10 as one function. What it needs of `self` are its local names: a call looks nothing up, and
         the arithmetic of the kernel stands in it, since calls would cost as much as the digest.
         """
@@ -99,7 +99,7 @@ class PreparedExperiment:
         unit_bytes, two_integers = kernel.unit_bytes, kernel.TWO_INTEGERS
         running, gb2, record = self.state == "running", self.config.hash_version == "gb2", self.config.record
 
-        def decide(unit: object, attributes: Attributes | None = None, encoded: bytes | None = None) -> Decision:
+        def assign(unit: object, attributes: Attributes | None = None, encoded: bytes | None = None) -> Assignment:
             if encoded is not None:
                 name: str = unit  # type: ignore[assignment]
             # U1-U5; the plain case first
@@ -122,21 +122,21 @@ class PreparedExperiment:
                 split = ((high & 15) << 56 | low >> 8) % BUCKETS  # K5
             arm = arm_of[split]  # A2
             if gate >= (gates if ramp is None else ramp())[arm]:  # G1, R1
-                return Decision(key, name, control, False, _OUTSIDE_COVERAGE, version, gate)
+                return Assignment(key, name, control, False, _OUTSIDE_COVERAGE, version, gate)
             if running:  # E1
                 kept = recorded(record, attributes) if record else None
-                return Decision(key, name, arms[arm], True, _ASSIGNED, version, gate, split, kept)
-            return Decision(key, name, arms[arm], False, _PAUSED, version, gate, split)  # E3
+                return Assignment(key, name, arms[arm], True, _ASSIGNED, version, gate, split, kept)
+            return Assignment(key, name, arms[arm], False, _PAUSED, version, gate, split)  # E3
 
-        return decide
+        return assign
 
     def _has_rules(self) -> bool:
         return bool(self.overrides or self._holdouts or self._layer or self.prerequisites or self.condition is not None)
 
-    def _first_rule(self, unit: str, encoded: bytes, attributes: Attributes | None) -> Decision | None:
-        """The decision of the first rule before the gate that ends it, in the order of E4."""
+    def _first_rule(self, unit: str, encoded: bytes, attributes: Attributes | None) -> Assignment | None:
+        """The assignment of the first rule before the gate that ends it, in the order of E4."""
         if (forced := self.forced_arm(unit)) is not None:  # O1
-            return Decision(self.config.key, unit, forced, False, _OVERRIDE, self.version)
+            return Assignment(self.config.key, unit, forced, False, _OVERRIDE, self.version)
         for start, holdout in self._holdouts:  # H1
             if gate_bucket(digest_after(start, encoded)) < holdout.size:
                 return self._not_enrolled(unit, _IN_HOLDOUT)
@@ -145,15 +145,15 @@ class PreparedExperiment:
             if not layer.start <= gate_bucket(digest_after(start, encoded)) < layer.end:
                 return self._not_enrolled(unit, _OUTSIDE_LAYER_RANGE)
         for other, needed in self.prerequisites:  # P1
-            if other is None or not _is_in(other.decide(unit, attributes, encoded), needed.arms):
+            if other is None or not _is_in(other.assign(unit, attributes, encoded), needed.arms):
                 return self._not_enrolled(unit, _PREREQUISITE_NOT_MET)
         if self.condition is not None and (reason := self.condition.judge(attributes)) is not None:  # T1-T4
             return self._not_enrolled(unit, reason)
         return None
 
-    def _not_enrolled(self, unit: object, reason: Reason) -> Decision:
+    def _not_enrolled(self, unit: object, reason: Reason) -> Assignment:
         name = unit if isinstance(unit, str) else None
-        return Decision(self.config.key, name, self.config.control, False, reason, self.version)
+        return Assignment(self.config.key, name, self.config.control, False, reason, self.version)
 
     def forced_arm(self, unit: str) -> str | None:
         """O1: the arm that an override in force gives the unit."""
@@ -169,14 +169,14 @@ class PreparedExperiment:
             gates = following
         return gates
 
-    def explain(self, unit: object, attributes: Attributes | None = None) -> tuple[Decision, tuple[Step, ...]]:
-        """The decision, and each step on the way to it for a person to read."""
+    def explain(self, unit: object, attributes: Attributes | None = None) -> tuple[Assignment, tuple[Step, ...]]:
+        """The assignment, and each step on the way to it for a person to read."""
         steps: list[Step] = []
         for step in self._steps(unit, attributes):
             steps.append(step)
             if not step.passed:
                 break
-        return self.decide(unit, attributes), tuple(steps)
+        return self.assign(unit, attributes), tuple(steps)
 
     def _steps(self, unit: object, attributes: Attributes | None) -> Iterator[Step]:
         """Every rule in turn, however the ones before it ended; `explain` stops at the first that did."""
@@ -200,10 +200,10 @@ class PreparedExperiment:
             found = f"{layer.key}: bucket {bucket}, range [{layer.start}, {layer.end})"
             yield Step("layer", found, layer.start <= bucket < layer.end)
         for other, needed in self.prerequisites:
-            decision = None if other is None else other.decide(name, attributes)
-            found = "not served" if decision is None else f"{decision.arm} ({decision.reason})"
+            assignment = None if other is None else other.assign(name, attributes)
+            found = "not served" if assignment is None else f"{assignment.arm} ({assignment.reason})"
             found = f"{needed.experiment}: {found}, needs {' or '.join(needed.arms)}"
-            yield Step("prerequisite", found, decision is not None and _is_in(decision, needed.arms))
+            yield Step("prerequisite", found, assignment is not None and _is_in(assignment, needed.arms))
         if self.condition is not None:
             reason = self.condition.judge(attributes)
             found = f"{self.condition.source}: {'true' if reason is None else reason.value}"
@@ -221,20 +221,20 @@ class PreparedExperiment:
         yield Step("split", f"bucket {split}, {self.arms[index]} owns [{start}, {self.arm_ends[index]})", True)
 
 
-def _is_in(decision: Decision, arms: tuple[str, ...]) -> bool:
+def _is_in(assignment: Assignment, arms: tuple[str, ...]) -> bool:
     """P1: assigned (or kept while paused), not forced and not by default."""
-    return decision.arm in arms and decision.reason in (_ASSIGNED, _PAUSED)
+    return assignment.arm in arms and assignment.reason in (_ASSIGNED, _PAUSED)
 
 
-def decide_all(
+def assign_all(
     experiments: Iterable[PreparedExperiment], unit: object, attributes: Attributes | None = None
-) -> dict[str, Decision]:
-    """One unit's decision in each experiment, by key. Never raises."""
+) -> dict[str, Assignment]:
+    """One unit's assignment in each experiment, by key. Never raises."""
     encoded = kernel.unit_bytes(unit)  # once for all of them
     if isinstance(encoded, Reason):
-        return {experiment.key: experiment.decide(unit, attributes) for experiment in experiments}
+        return {experiment.key: experiment.assign(unit, attributes) for experiment in experiments}
     text = unit if type(unit) is str else encoded.decode()
-    return {experiment.key: experiment.decide(text, attributes, encoded) for experiment in experiments}
+    return {experiment.key: experiment.assign(text, attributes, encoded) for experiment in experiments}
 
 
 def prepare(
@@ -244,7 +244,7 @@ def prepare(
     clock: Clock = now_us,
     others: Mapping[str, PreparedExperiment] | None = None,
 ) -> PreparedExperiment:
-    """Makes a published experiment ready for `decide`.
+    """Makes a published experiment ready for `assign`.
 
     clock: microseconds UTC, asked when a ramp or an override depends on it. others: prepared experiments that are
     prerequisites; one that is missing is not met. Raises ConfigError for a state that is not served.

@@ -1,4 +1,4 @@
-"""Exposures: written where a decision is used, at least once, under an id that retries and replays cannot change.
+"""Exposures: written where an assignment is used, at least once, under an id that retries and replays cannot change.
 
 A caller only appends to a queue in memory; a thread of the logger's own hands rows to `send`. When the queue is full,
 whole units are dropped by hash and counted, never simply the newest exposures: who is dropped then depends neither on
@@ -16,9 +16,9 @@ from zlib import crc32
 
 import msgspec
 
-from experiments.decision import Decision
+from experiments.assignment import Assignment
 from experiments.evaluator import now_us
-from experiments.events import EventRow
+from experiments.event_rows import EventRow
 from experiments.kernel import DELIMITER
 
 DAY_US: Final = 86_400_000_000
@@ -41,7 +41,7 @@ def exposure_id(experiment: str, version: int, unit: str, arm: str, window: int)
 class ExposureStats(msgspec.Struct, frozen=True):
     """Counts since the start; `queued` and `kept_share` (of the units) are those of now.
 
-    Every enrolled decision given to `log` is logged, a duplicate or dropped; what is logged is sent, failed or queued.
+    Every enrolled assignment given to `log` is logged, a duplicate or dropped; what is logged is sent, failed or queued.
     """
 
     logged: int
@@ -91,7 +91,7 @@ class _Recent:
 class _Waiting(msgspec.Struct, frozen=True, gc=False):
     """An exposure in the queue: `at` is its time."""
 
-    decision: Decision
+    assignment: Assignment
     at: int
 
 
@@ -140,13 +140,13 @@ class ExposureLogger:
         self._closed = False
         self._thread: threading.Thread | None = None
 
-    def log(self, decision: Decision) -> bool:
-        """Queues the exposure of an enrolled decision; False when it is none, known already, or dropped."""
-        unit, arm = decision.unit, decision.arm
-        if not decision.enrolled or unit is None or arm is None:
+    def log(self, assignment: Assignment) -> bool:
+        """Queues the exposure of an enrolled assignment; False when it is none, known already, or dropped."""
+        unit, arm = assignment.unit, assignment.arm
+        if not assignment.enrolled or unit is None or arm is None:
             return False
         now = self._clock()
-        group = (decision.experiment, decision.config_version, arm, now // self._window_us)
+        group = (assignment.experiment, assignment.config_version, arm, now // self._window_us)
         self._lock.acquire()  # `with` would cost as much again as the lock itself
         try:
             if self._closed:
@@ -161,7 +161,7 @@ class ExposureLogger:
                 self._seen.forget(group, unit)
                 return self._drop(unit)
             # The row is made by the thread: its id is a digest, for which no caller should wait.
-            self._shards[shard].append(_Waiting(decision, now))
+            self._shards[shard].append(_Waiting(assignment, now))
             self._queued += 1
             if self._idle:
                 self._idle = False
@@ -212,10 +212,10 @@ class ExposureLogger:
             self._kept -= 1
             shard = self._shards[self._kept]
             for waiting in shard:
-                decision, unit = waiting.decision, waiting.decision.unit or ""
+                assignment, unit = waiting.assignment, waiting.assignment.unit or ""
                 # Forgotten, so that the unit is logged again once there is room.
                 window = waiting.at // self._window_us
-                self._seen.forget((decision.experiment, decision.config_version, decision.arm, window), unit)
+                self._seen.forget((assignment.experiment, assignment.config_version, assignment.arm, window), unit)
                 self._drop(unit)
             self._queued -= len(shard)
             shard.clear()
@@ -242,7 +242,7 @@ class ExposureLogger:
             self._taken = len(taken)
             self._queued -= len(taken)
             self._cursor = (self._cursor + 1) % _SHARDS
-        self._in_hand = {i: _row(each.decision, each.at, self._window_us) for i, each in enumerate(taken)}
+        self._in_hand = {i: _row(each.assignment, each.at, self._window_us) for i, each in enumerate(taken)}
         return True
 
     def _send_until_done(self) -> bool:
@@ -311,15 +311,15 @@ def _is_at_fault(error: BaseException) -> bool:
     return isinstance(error, (ValueError, TypeError))
 
 
-def _row(decision: Decision, at: int, window_us: int) -> EventRow:
-    unit, arm = decision.unit or "", decision.arm or ""  # `log` let neither be missing
+def _row(assignment: Assignment, at: int, window_us: int) -> EventRow:
+    unit, arm = assignment.unit or "", assignment.arm or ""  # `log` let neither be missing
     return EventRow(
-        event_id=exposure_id(decision.experiment, decision.config_version, unit, arm, at // window_us),
+        event_id=exposure_id(assignment.experiment, assignment.config_version, unit, arm, at // window_us),
         kind="exposure",
         unit_id=unit,
         event_time=at,
-        experiment=decision.experiment,
+        experiment=assignment.experiment,
         arm=arm,
-        config_version=decision.config_version,
-        attributes=decision.attributes,
+        config_version=assignment.config_version,
+        attributes=assignment.attributes,
     )

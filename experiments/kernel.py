@@ -1,5 +1,5 @@
 """From a salt and a unit id to two buckets in 0..9,999. The rules (K1, U1, ...) are those of
-docs/assignment-spec.md.
+docs/reference/assignment-spec.md.
 
 `sha256`, the kernel of new experiments:
 
@@ -24,7 +24,7 @@ from typing import Any, Final, Literal, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from experiments.decision import Reason
+from experiments.assignment import Reason
 
 BUCKETS: Final = 10_000
 DELIMITER: Final = "\x1f"

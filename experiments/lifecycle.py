@@ -14,14 +14,14 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from experiments.config import ExperimentConfig, LayerRange, State
+from experiments.config import ExperimentConfig, ExperimentState, LayerRange
 from experiments.errors import ConfigError, ConflictError, TransitionError
 
-Outcome = Literal["ship", "roll_back", "inconclusive"]
+Decision = Literal["ship", "roll_back", "inconclusive"]
 Action = Literal["start", "pause", "ramp", "stop"]
 """What can be scheduled."""
 
-FOLLOWERS: Final[dict[State, tuple[State, ...]]] = {
+FOLLOWERS: Final[dict[ExperimentState, tuple[ExperimentState, ...]]] = {
     "draft": ("in_review", "running", "archived"),
     "in_review": ("draft", "running", "archived"),
     "running": ("paused", "stopped"),
@@ -30,10 +30,10 @@ FOLLOWERS: Final[dict[State, tuple[State, ...]]] = {
     "decided": ("archived",),
     "archived": (),
 }
-LIVE: Final[tuple[State, ...]] = ("running", "paused")
+LIVE: Final[tuple[ExperimentState, ...]] = ("running", "paused")
 """States that serve arms: they hold their layer range, and their config only takes safe edits."""
 
-SERVED: Final[tuple[State, ...]] = (*LIVE, "stopped")
+SERVED: Final[tuple[ExperimentState, ...]] = (*LIVE, "stopped")
 """States that a service must know of: a stopped experiment serves control."""
 
 # Fields that change no decision of anyone. What is not named in this module is unsafe: a field that is added later is
@@ -50,7 +50,7 @@ class Change(msgspec.Struct, frozen=True):
     unsafe: str | None
 
 
-def check_transition(key: str, current: State, following: State, outcome: Outcome | None) -> None:
+def check_transition(key: str, current: ExperimentState, following: ExperimentState, outcome: Decision | None) -> None:
     """Raises TransitionError unless `following` may come after `current`, with an outcome exactly when
     decided.
     """
@@ -137,7 +137,7 @@ def check_edit(old: ExperimentConfig, new: ExperimentConfig, now_us: int) -> Non
         )
 
 
-def check_new_phase(key: str, state: State, phase: int, old: ExperimentConfig, new: ExperimentConfig) -> None:
+def check_new_phase(key: str, state: ExperimentState, phase: int, old: ExperimentConfig, new: ExperimentConfig) -> None:
     """Raises unless `new` may begin the phase after `phase`. TransitionError: only what is live or stopped has phases;
     ConfigError: the salt is the old one.
     """

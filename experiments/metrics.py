@@ -4,7 +4,7 @@
       - name: gmv_per_user       # its key in a config's `metrics`
         owner: pricing           # whom to ask
         tier: 1                  # 1 the company's, 2 a team's, 3 for diagnosis
-        kind: mean               # from here on: what analysis/ computes (docs/analysis/which-interval.md)
+        kind: mean               # from here on: what analysis/ computes (docs/analysts/which-interval.md)
         column: gmv_net
         direction: increase
 
@@ -20,7 +20,7 @@ import msgspec
 import yaml
 
 from experiments.errors import ConfigError
-from experiments.texts import text_fault
+from experiments.text_rules import text_fault
 
 Tier = Literal[1, 2, 3]
 _KEY: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")

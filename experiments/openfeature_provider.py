@@ -17,8 +17,8 @@ from openfeature.flag_evaluation import Reason as Why
 from openfeature.provider import AbstractProvider, Metadata
 from openfeature.track import TrackingEventDetails
 
-from experiments.client import Assigner
-from experiments.decision import Reason
+from experiments.assigner import Assigner
+from experiments.assignment import Reason
 
 T = TypeVar("T")
 EXPOSURE: Final = "exposure"
@@ -58,21 +58,21 @@ class SageliftProvider(AbstractProvider):
         self, flag_key: str, default_value: str, evaluation_context: EvaluationContext | None = None
     ) -> FlagResolutionDetails[str]:
         unit, attributes = _unit(evaluation_context)
-        decision = self._assigner.assign(unit, flag_key, attributes)
-        if decision.reason is Reason.UNKNOWN_EXPERIMENT or decision.arm is None:
+        assignment = self._assigner.assign(unit, flag_key, attributes)
+        if assignment.reason is Reason.UNKNOWN_EXPERIMENT or assignment.arm is None:
             return _failed(default_value, ErrorCode.FLAG_NOT_FOUND, f"no experiment {flag_key!r} is served")
-        if (code := _UNIT_ERRORS.get(decision.reason)) is not None:
-            return _failed(default_value, code, f"targeting key: {decision.reason.value}")
+        if (code := _UNIT_ERRORS.get(assignment.reason)) is not None:
+            return _failed(default_value, code, f"targeting key: {assignment.reason.value}")
         if self._expose_at_once:
-            self._assigner.expose(decision)
+            self._assigner.expose(assignment)
         return FlagResolutionDetails(
-            value=decision.arm,
-            variant=decision.arm,
-            reason=_WHY.get(decision.reason, Why.DEFAULT),
+            value=assignment.arm,
+            variant=assignment.arm,
+            reason=_WHY.get(assignment.reason, Why.DEFAULT),
             flag_metadata={
-                "enrolled": decision.enrolled,
-                "reason": decision.reason.value,
-                "configVersion": decision.config_version,
+                "enrolled": assignment.enrolled,
+                "reason": assignment.reason.value,
+                "configVersion": assignment.config_version,
             },
         )
 

@@ -19,12 +19,12 @@ from typing import Final, Protocol
 from sqlalchemy import Engine, delete, insert, select
 from sqlalchemy.exc import IntegrityError
 
-from experiments.decision import Reason
+from experiments.assignment import Reason
+from experiments.editor import Registry
 from experiments.engine import exclusive
 from experiments.errors import ConfigError, UserError
 from experiments.evaluator import now_us
 from experiments.kernel import MAX_UNIT_BYTES, unit_bytes
-from experiments.registry import Registry
 from experiments.tables import unit_token
 
 KEY_BYTES: Final = 32

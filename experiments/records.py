@@ -8,10 +8,10 @@ import msgspec
 from sqlalchemy import Connection, RowMapping, func, select
 
 from experiments import tables
-from experiments.config import ExperimentConfig, Override, PublishedExperiment, State, from_json
+from experiments.config import ExperimentConfig, ExperimentState, Override, PublishedExperiment, from_json
 from experiments.errors import ConfigError, UnknownExperimentError
 from experiments.layers import Held, LayerSummary, free_parts
-from experiments.lifecycle import LIVE, Action, Outcome
+from experiments.lifecycle import LIVE, Action, Decision
 from experiments.metrics import MetricVersion
 
 
@@ -21,9 +21,9 @@ class Transition(msgspec.Struct, frozen=True):
     """
 
     sequence: int
-    state: State
+    state: ExperimentState
     version: int | None
-    outcome: Outcome | None
+    outcome: Decision | None
     at: int
     actor: str
     reason: str
@@ -45,7 +45,7 @@ class ExperimentSummary(msgspec.Struct, frozen=True):
     """An experiment in a list. `version` is the one in force, None for a draft."""
 
     key: str
-    state: State
+    state: ExperimentState
     version: int | None
     phase: int
     since: int
@@ -151,7 +151,7 @@ def latest_configs(connection: Connection) -> dict[str, ExperimentConfig]:
     return {row["experiment"]: _checked_config(row) for row in connection.execute(query).mappings()}
 
 
-def load(connection: Connection, states: Sequence[State], now: int) -> list[PublishedExperiment]:
+def load(connection: Connection, states: Sequence[ExperimentState], now: int) -> list[PublishedExperiment]:
     """The experiments in these states with the version in force and the arms forced at `now`, by key."""
     forced = overrides(connection, now)
     version = tables.experiment_version

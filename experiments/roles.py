@@ -6,7 +6,7 @@ Role = Literal["read", "assign", "edit", "admin"]
 
 RIGHTS: Final[dict[Role, frozenset[Role]]] = {
     "read": frozenset({"read"}),
-    "assign": frozenset({"assign"}),  # a service: decisions and exposures, nothing of how experiments are made
+    "assign": frozenset({"assign"}),  # a service: assignments and exposures, nothing of how experiments are made
     "edit": frozenset({"read", "assign", "edit"}),
     "admin": frozenset({"read", "assign", "edit", "admin"}),
 }

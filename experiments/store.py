@@ -11,16 +11,16 @@ from typing import Any
 
 from sqlalchemy import Engine, delete, select
 
-from experiments import lifecycle, records, schema, sink, tables
-from experiments.config import ExperimentConfig, Override, PublishedExperiment, State
+from experiments import database_schema, event_writer, lifecycle, records, tables
+from experiments.config import ExperimentConfig, ExperimentState, Override, PublishedExperiment
+from experiments.editor import Registry
 from experiments.engine import exclusive, prepare_engine, writing
 from experiments.errors import ExperimentsError, UnknownExperimentError
-from experiments.events import EventRow
+from experiments.event_rows import EventRow
 from experiments.layers import LayerSummary
-from experiments.lifecycle import Action, Outcome
+from experiments.lifecycle import Action, Decision
 from experiments.metrics import MetricDefinition, MetricVersion
 from experiments.records import AuditEntry, ExperimentSummary, Scheduled, Transition, Version
-from experiments.registry import Registry
 from experiments.schedule import Ran, due
 
 __all__ = ["ExperimentStore", "Transition", "now_us"]
@@ -43,7 +43,7 @@ class ExperimentStore:
         prepare_engine(engine)
         self._engine = engine
         self._clock = clock
-        self._versions = sink.KnownVersions()
+        self._versions = event_writer.KnownVersions()
 
     # --- schema ---
 
@@ -57,24 +57,24 @@ class ExperimentStore:
         nothing then.
         """
         with exclusive(self._engine) as connection:
-            if schema.revision(connection) is None:
-                schema.migrate(connection)
+            if database_schema.revision(connection) is None:
+                database_schema.migrate(connection)
             else:
-                schema.check(connection)
+                database_schema.check(connection)
 
     def migrate(self, revision: str = "head") -> tuple[str | None, str | None]:
         """Brings the database to a revision, up or down, in one transaction; from which and to which it went. Raises
         SchemaError.
         """
         with exclusive(self._engine) as connection:
-            before = schema.revision(connection)
-            schema.migrate(connection, revision)
-            return before, schema.revision(connection)
+            before = database_schema.revision(connection)
+            database_schema.migrate(connection, revision)
+            return before, database_schema.revision(connection)
 
     def check_schema(self) -> None:
         """Raises SchemaError unless the database is of this program's revision."""
         with self._engine.connect() as connection:
-            schema.check(connection)
+            database_schema.check(connection)
 
     # --- life cycle ---
 
@@ -134,11 +134,11 @@ class ExperimentStore:
     def transition(
         self,
         key: str,
-        state: State,
+        state: ExperimentState,
         *,
         actor: str,
         reason: str,
-        outcome: Outcome | None = None,
+        outcome: Decision | None = None,
         evidence: dict[str, Any] | None = None,
     ) -> Transition:
         """Moves an experiment to a state (`lifecycle` draws which may follow which) and returns the row that
@@ -170,7 +170,7 @@ class ExperimentStore:
         """Serves control to everyone, and cancels what was scheduled. Raises as `transition`."""
         return self.transition(key, "stopped", actor=actor, reason=reason, evidence=evidence)
 
-    def decide(self, key: str, outcome: Outcome, *, actor: str, reason: str) -> Transition:
+    def decide(self, key: str, outcome: Decision, *, actor: str, reason: str) -> Transition:
         """Closes what was stopped. Raises as `transition`."""
         return self.transition(key, "decided", actor=actor, reason=reason, outcome=outcome)
 
@@ -286,26 +286,26 @@ class ExperimentStore:
         with self._engine.connect() as connection:
             return records.audit(connection, subject, before, limit)
 
-    def load(self, states: Sequence[State] = lifecycle.SERVED) -> list[PublishedExperiment]:
+    def load(self, states: Sequence[ExperimentState] = lifecycle.SERVED) -> list[PublishedExperiment]:
         """The experiments in these states with the version in force, by key: what a service keeps in memory.
 
-        Raises ConfigError when a stored config is not the text that was published, or is of a newer schema.
+        Raises ConfigError when a stored config is not the text that was published, or is of a newer database_schema.
         """
         with self._engine.connect() as connection:
             return records.load(connection, states, self._clock())
 
     # --- event sink ---
 
-    def rejected(self, rows: Sequence[EventRow]) -> tuple[sink.Rejected, ...]:
+    def rejected(self, rows: Sequence[EventRow]) -> tuple[event_writer.Rejected, ...]:
         """The rows that `write_events` would not write, and why. Reads only, and holds no lock when it returns: what
         must be secured before the offsets move (dead letters) may take its time.
         """
         with self._engine.connect() as connection:
-            return sink.reject(connection, rows, self._versions)
+            return event_writer.reject(connection, rows, self._versions)
 
     def write_events(
         self, rows: Sequence[EventRow], offsets: Mapping[tuple[str, int], int] | None = None, log: str = ""
-    ) -> sink.WriteResult:
+    ) -> event_writer.WriteResult:
         """Writes a batch and the offsets that follow it, {(topic, partition): next offset}, in one
         transaction.
 
@@ -314,7 +314,7 @@ class ExperimentStore:
         all the same. `log` identifies what the offsets count in: Kafka's cluster and topic ids.
         """
         with writing(self._engine) as connection:
-            return sink.write(connection, rows, offsets or {}, log, self._versions, self._clock())
+            return event_writer.write(connection, rows, offsets or {}, log, self._versions, self._clock())
 
     def offsets(self, topic: str, log: str = "") -> dict[int, int]:
         """The next offset to read of each partition of a topic's log that was written from."""

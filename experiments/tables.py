@@ -23,7 +23,7 @@ from sqlalchemy import (
     Text,
 )
 
-from experiments.lifecycle import FOLLOWERS, Action, Outcome
+from experiments.lifecycle import FOLLOWERS, Action, Decision
 from experiments.roles import Role
 
 REVISION: Final = "0003"
@@ -101,7 +101,7 @@ transition = Table(
     Column("evidence", Text, doc="JSON: what a guardrail was judged by"),
     ForeignKeyConstraint(["experiment", "version"], ["experiment_version.experiment", "experiment_version.version"]),
     _one_of("state", tuple(FOLLOWERS)),
-    _one_of("outcome", get_args(Outcome)),
+    _one_of("outcome", get_args(Decision)),
     CheckConstraint("outcome is null or state in ('decided', 'archived')", name="outcome_when_decided"),
     CheckConstraint("state <> 'decided' or outcome is not null", name="decided_has_outcome"),
     CheckConstraint("version is not null or state in ('draft', 'archived')", name="version_unless_draft"),

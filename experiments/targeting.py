@@ -5,7 +5,7 @@
 
 An attribute is a variable of its name; `attributes` is all of them, to ask whether one is there. A condition is
 compiled when the experiment is prepared, and says yes or no: whatever else happens is a reason (T1 to T4 of
-docs/assignment-spec.md), never an exception.
+docs/reference/assignment-spec.md), never an exception.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
-from experiments.decision import Reason
+from experiments.assignment import Reason
 from experiments.errors import ConfigError
 
 if TYPE_CHECKING:

@@ -6,10 +6,10 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from experiments.client import Assigner
-from experiments.keys import KeyRing
+from experiments.api_keys import KeyRing
+from experiments.assigner import Assigner
 from experiments.privacy import Tokens
-from experiments.rest import decisions, documents, management, ofrep, problems, units
+from experiments.rest import assignments, documents, management, ofrep, problems, units
 from experiments.rest.auth import Auth
 from experiments.rest.limits import BodyLimit, Limits, RateLimiter
 from experiments.store import ExperimentStore
@@ -39,8 +39,8 @@ def create_app(
     app.add_middleware(BodyLimit, limit=limits.body)
     # A path is looked for in this order, one route after the other: the hot ones stand first.
     app.include_router(ofrep.router(assigner, auth))
-    app.include_router(decisions.router(assigner, auth, limits.batch))
-    app.include_router(decisions.health_router(assigner))
+    app.include_router(assignments.router(assigner, auth, limits.batch))
+    app.include_router(assignments.health_router(assigner))
     app.include_router(units.router(tokens, auth, limits.batch))
     app.include_router(management.router(store, auth, assigner.refresh))
     app.openapi = _described(app)  # type: ignore[method-assign]
@@ -59,7 +59,7 @@ def _described(app: FastAPI) -> Callable[[], dict[str, Any]]:
 def _document(app: FastAPI) -> dict[str, Any]:
     """FastAPI's document with our types, the keys, and problems wherever something can be refused."""
     document = get_openapi(
-        title=_TITLE, version=_VERSION, routes=app.routes, description="See docs/experiments-api.md."
+        title=_TITLE, version=_VERSION, routes=app.routes, description="See docs/shops/experiments-api.md."
     )
     document["components"] = {
         "schemas": documents.components(),

@@ -6,7 +6,7 @@ from typing import Final
 
 from fastapi import Request
 
-from experiments.keys import ApiKey, KeyRing
+from experiments.api_keys import ApiKey, KeyRing
 from experiments.rest.limits import RateLimiter
 from experiments.rest.problems import Problem
 from experiments.roles import Role

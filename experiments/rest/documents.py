@@ -11,11 +11,11 @@ from fastapi.responses import Response
 from experiments.config import ExperimentConfig
 from experiments.errors import ConfigError
 from experiments.layers import LayerSummary
-from experiments.lifecycle import Action, Outcome
+from experiments.lifecycle import Action, Decision
 from experiments.metrics import MetricVersion
 from experiments.records import AuditEntry, ExperimentSummary, Scheduled, Transition, Version
-from experiments.refusals import refused
 from experiments.rest.problems import MEDIA_TYPE, Problem, ProblemDetails
+from experiments.validation_errors import refused
 
 T = TypeVar("T")
 _REF: Final = "#/components/schemas/{name}"
@@ -46,7 +46,7 @@ class RampRequest(Reasoned, frozen=True, kw_only=True):
 class DecideRequest(Reasoned, frozen=True, kw_only=True):
     """How an experiment ended."""
 
-    outcome: Outcome
+    outcome: Decision
 
 
 class ScheduleRequest(Reasoned, frozen=True, kw_only=True):
@@ -95,21 +95,21 @@ class EraseRequest(Reasoned, frozen=True, kw_only=True):
     user: str
 
 
-class DecisionRequest(_Sent, frozen=True, kw_only=True):
+class AssignmentRequest(_Sent, frozen=True, kw_only=True):
     """Whom to decide for. `unit` is text; anything else is answered as not enrolled, with a reason."""
 
     unit: Any = None
     attributes: dict[str, Any] = {}
 
 
-class DecisionsRequest(DecisionRequest, frozen=True, kw_only=True):
+class AssignmentsRequest(AssignmentRequest, frozen=True, kw_only=True):
     """Several experiments of one unit; without names, all that are served."""
 
     experiments: list[str] | None = None
 
 
-class UsedDecision(DecisionRequest, frozen=True, kw_only=True):
-    """A decision that was used. `arm` and `config_version`, when given, must be those that are in force."""
+class UsedAssignment(AssignmentRequest, frozen=True, kw_only=True):
+    """An assignment that was used. `arm` and `config_version`, when given, must be those that are in force."""
 
     experiment: str
     arm: str | None = None
@@ -119,10 +119,10 @@ class UsedDecision(DecisionRequest, frozen=True, kw_only=True):
 class ExposuresRequest(_Sent, frozen=True, kw_only=True):
     """Decisions that were used."""
 
-    exposures: list[UsedDecision]
+    exposures: list[UsedAssignment]
 
 
-class DecisionAnswer(msgspec.Struct, frozen=True):
+class AssignmentAnswer(msgspec.Struct, frozen=True):
     """What to serve. `arm` is control for whoever is not enrolled, null when the experiment is unknown."""
 
     experiment: str
@@ -132,10 +132,10 @@ class DecisionAnswer(msgspec.Struct, frozen=True):
     config_version: int
 
 
-class DecisionsAnswer(msgspec.Struct, frozen=True):
+class AssignmentsAnswer(msgspec.Struct, frozen=True):
     """In the order of the request, or by key."""
 
-    decisions: list[DecisionAnswer]
+    assignments: list[AssignmentAnswer]
 
 
 class ExposureAnswer(msgspec.Struct, frozen=True):
@@ -310,7 +310,7 @@ def _first_line(kind: type) -> str:
 
 _DOCUMENTS: Final = (
     *(Reasoned, Publication, RampRequest, DecideRequest, ScheduleRequest, OverrideRequest, ClearOverrideRequest),
-    *(DecisionRequest, DecisionsRequest, ExposuresRequest, DecisionAnswer, DecisionsAnswer, ExposuresAnswer),
+    *(AssignmentRequest, AssignmentsRequest, ExposuresRequest, AssignmentAnswer, AssignmentsAnswer, ExposuresAnswer),
     *(PublishedAnswer, ScheduledAnswer, ClearedAnswer, ExperimentAnswer, ExperimentsAnswer, VersionsAnswer),
     *(LayerRequest, LayersAnswer, LayerAnswer, MetricsRequest, MetricsAnswer, PublishedMetrics),
     *(TokenRequest, TokenAnswer, EraseRequest, ErasedAnswer),

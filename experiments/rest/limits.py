@@ -16,7 +16,7 @@ _REMEMBERED: Final = 10_000
 
 class Limits(msgspec.Struct, frozen=True):
     """`rate`: requests per second of one key, on average; `burst`: how many at once. `body`: bytes of one request;
-    `batch`: decisions, exposures or users in one.
+    `batch`: assignments, exposures or users in one.
     """
 
     rate: float = 1_000.0

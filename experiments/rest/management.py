@@ -7,9 +7,9 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Path, Query, Request
 from fastapi.responses import Response
 
-from experiments.config import Override, State
+from experiments.api_keys import ApiKey
+from experiments.config import ExperimentState, Override
 from experiments.errors import UnknownExperimentError
-from experiments.keys import ApiKey
 from experiments.metrics import definitions
 from experiments.records import Scheduled, Transition, Version
 from experiments.rest import documents as d
@@ -17,7 +17,7 @@ from experiments.rest.auth import Auth
 from experiments.rest.documents import answer, described, read
 from experiments.rest.problems import Problem
 from experiments.store import ExperimentStore
-from experiments.texts import text_fault
+from experiments.text_rules import text_fault
 
 Key = Annotated[str, Path(description="An experiment's key.", max_length=64)]
 Number = Annotated[int, Path(ge=1, le=2**31 - 1)]
@@ -127,7 +127,7 @@ def _add_publishing(routes: APIRouter, store: ExperimentStore, editor: Checks, c
 def _add_steps(routes: APIRouter, store: ExperimentStore, editor: Checks, changed: Callable[[], Any]) -> None:
     Editor = Annotated[ApiKey, Depends(editor)]
 
-    def step(name: str, state: State, summary: str) -> None:
+    def step(name: str, state: ExperimentState, summary: str) -> None:
         @routes.post(
             f"/experiments/{{key}}/{name}", name=name, description=summary, **described(d.Reasoned, Transition)
         )

@@ -13,8 +13,8 @@ import msgspec
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from experiments.client import Assigner
-from experiments.decision import Decision, Reason
+from experiments.assigner import Assigner
+from experiments.assignment import Assignment, Reason
 from experiments.rest.auth import Auth
 
 _NO_UNIT: Final = frozenset(
@@ -75,12 +75,12 @@ def router(assigner: Assigner, auth: Auth) -> APIRouter:
         if isinstance(found, Response):
             return found
         unit, attributes = found
-        decision = assigner.assign(unit, key, attributes)
-        if decision.reason is Reason.UNKNOWN_EXPERIMENT:
+        assignment = assigner.assign(unit, key, attributes)
+        if assignment.reason is Reason.UNKNOWN_EXPERIMENT:
             return _failure(404, "FLAG_NOT_FOUND", f"there is no experiment {key!r} that is served", key)
-        if decision.reason in _NO_UNIT:
-            return _no_unit(decision, key)
-        return Response(_flag(decision), media_type="application/json")
+        if assignment.reason in _NO_UNIT:
+            return _no_unit(assignment, key)
+        return Response(_flag(assignment), media_type="application/json")
 
     @routes.post(
         "/evaluate/flags", **_told({"type": "object", "properties": {"flags": {"type": "array", "items": _FLAG}}})
@@ -92,11 +92,11 @@ def router(assigner: Assigner, auth: Auth) -> APIRouter:
         if isinstance(found, Response):
             return found
         unit, attributes = found
-        decisions = assigner.assign_all(unit, attributes).values()
-        for decision in decisions:
-            if decision.reason in _NO_UNIT:  # of one, hence of all that are not stopped
-                return _no_unit(decision, None)
-        body = b'{"flags":[' + b",".join([_flag(decision) for decision in decisions]) + b"]}"
+        assignments = assigner.assign_all(unit, attributes).values()
+        for assignment in assignments:
+            if assignment.reason in _NO_UNIT:  # of one, hence of all that are not stopped
+                return _no_unit(assignment, None)
+        body = b'{"flags":[' + b",".join([_flag(assignment) for assignment in assignments]) + b"]}"
         etag = f'"{hashlib.blake2b(body, digest_size=16).hexdigest()}"'
         if _matches(request.headers.get("if-none-match"), etag):
             return Response(status_code=304, headers={"ETag": etag})
@@ -121,8 +121,10 @@ async def _context(request: Request, key: str | None) -> tuple[str, dict[str, An
     return unit, attributes
 
 
-def _flag(decision: Decision) -> bytes:
-    return _encoded(decision.experiment, decision.arm, decision.enrolled, decision.reason, decision.config_version)
+def _flag(assignment: Assignment) -> bytes:
+    return _encoded(
+        assignment.experiment, assignment.arm, assignment.enrolled, assignment.reason, assignment.config_version
+    )
 
 
 @lru_cache(maxsize=10_000)
@@ -132,8 +134,8 @@ def _encoded(key: str, arm: str | None, enrolled: bool, reason: Reason, version:
     return _encoder.encode(_Flag(key, _REASONS.get(reason, "DEFAULT"), arm, arm, metadata))
 
 
-def _no_unit(decision: Decision, key: str | None) -> Response:
-    return _failure(400, "INVALID_CONTEXT", f"context.targetingKey: {decision.reason.value}; send another id", key)
+def _no_unit(assignment: Assignment, key: str | None) -> Response:
+    return _failure(400, "INVALID_CONTEXT", f"context.targetingKey: {assignment.reason.value}; send another id", key)
 
 
 def _failure(status: int, code: str, details: str, key: str | None) -> Response:

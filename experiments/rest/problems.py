@@ -60,7 +60,7 @@ class _Known(msgspec.Struct, frozen=True):
 
 _KNOWN: Final[dict[type[errors.ExperimentsError], _Known]] = {
     errors.ConfigError: _Known(
-        422, "Config refused", "a config keeps the rules of docs/experiments.md", "mend what the detail names"
+        422, "Config refused", "a config keeps the rules of docs/analysts/experiments.md", "mend what the detail names"
     ),
     errors.UnknownExperimentError: _Known(
         404, "Not found", "the key names an experiment that was created", "list them with GET /v1/experiments"

@@ -5,7 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends
 from fastapi.responses import Response
 
-from experiments.keys import ApiKey
+from experiments.api_keys import ApiKey
 from experiments.privacy import Tokens
 from experiments.rest import documents as d
 from experiments.rest.auth import Auth
@@ -40,6 +40,6 @@ def _configured(tokens: Tokens | None) -> Tokens:
             501,
             "No tokens here",
             rule="unit tokens need the setting experiments.token_key",
-            remedy="set it and start the server again (docs/experiments.md, Privacy)",
+            remedy="set it and start the server again (docs/analysts/experiments.md, Privacy)",
         )
     return tokens

@@ -134,7 +134,7 @@ class Demo:
 
     def _empty_state(self) -> None:
         from sagelift.stack.errors import AlreadyRunningError
-        from sagelift.stack.stack import read_status
+        from sagelift.stack.status import read_status
 
         if (status := read_status(self.state)).running:
             raise AlreadyRunningError(
@@ -163,7 +163,7 @@ class Demo:
     def _start(self, stack: LocalStack) -> None:
         from inference.repository import export_visual_encoder
         from streaming.kafka.connection import Connection
-        from streaming.kafka.topics import ensure_topics
+        from streaming.kafka.topic_admin import ensure_topics
 
         ensure_topics(Connection(stack.kafka_bootstrap))
         export_visual_encoder(self.settings.model_repository)
@@ -447,9 +447,9 @@ class _DemoShop:
 
     def experiment(self, index: RetrievalIndex, release: Path, stage: Stage) -> None:
         """The days of the experiment."""
-        from experiments.client import Assigner
+        from experiments.assigner import Assigner
         from experiments.config import Arm, ExperimentConfig, MetricRole
-        from experiments.events import EventRow
+        from experiments.event_rows import EventRow
         from experiments.exposures import ExposureLogger
         from inference.queries import SearchQueries
         from inference.recommend import Recommender

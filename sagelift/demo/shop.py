@@ -15,7 +15,7 @@ from typing import Protocol
 
 import numpy as np
 
-from experiments.client import Assigner
+from experiments.assigner import Assigner
 from inference.recommend import Recommender
 from inference.tokenizer import words
 from sagelift.demo.shoppers import Action, Request, ShopProduct, Shown
@@ -122,16 +122,16 @@ class ExperimentShop:
 
     def __call__(self, requests: Sequence[Request]) -> list[Shown]:
         """One list per request."""
-        decisions = [self._assigner.assign(request.unit_id, self._experiment) for request in requests]
+        assignments = [self._assigner.assign(request.unit_id, self._experiment) for request in requests]
         by_arm: dict[str, list[int]] = defaultdict(list)
-        for i, decision in enumerate(decisions):
-            by_arm[decision.arm or next(iter(self._arms))].append(i)
+        for i, assignment in enumerate(assignments):
+            by_arm[assignment.arm or next(iter(self._arms))].append(i)
         out = [Shown([], [])] * len(requests)
         for arm, rows in by_arm.items():
             for i, answer in zip(rows, self._arms[arm]([requests[i] for i in rows]), strict=True):
                 out[i] = answer
-        for decision in decisions:  # only now: an answer that failed was not shown
-            self._assigner.expose(decision)
+        for assignment in assignments:  # only now: an answer that failed was not shown
+            self._assigner.expose(assignment)
         return out
 
 

@@ -10,23 +10,21 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from sqlalchemy.exc import DataError, IntegrityError
 
-from experiments.events import EventRow
-from experiments.sink import Rejected, WriteResult
+from experiments.event_rows import EventRow
+from experiments.event_writer import Rejected, WriteResult
 from feature_repo.recent import Engagement
 from streaming.consumer.loop import Records
 from streaming.consumer.observer import NOBODY, Observer
 from streaming.consumer.poison import PoisonGuard
-from streaming.contracts import Event, decode_event
+from streaming.contracts import Event, check_event
 from streaming.dead_letters.writer import DeadLetter
 from streaming.errors import ContractError
+from streaming.kafka.codec import Codec
 from streaming.kafka.connection import KafkaConsumer
-
-if TYPE_CHECKING:
-    from streaming.kafka.schema_registry.codec import Plain
 
 log = logging.getLogger(__name__)
 
@@ -52,9 +50,9 @@ class EventStore(Protocol):
 
 
 class EventSink:
-    """Handles batches of records of `events`; `log_id` identifies their log (`topics.log_id`).
+    """Handles batches of records of `events`; `log_id` identifies their log (`topic_admin.log_id`).
 
-    `plain` takes their values out of the wire format of a schema registry, where one is in use.
+    `codec` decodes their values (`Connection.codec`).
 
     Dead letters are acknowledged before the transaction that moves the offsets begins: a crash in between sends one
     twice, never none, and a slow broker does not keep the database locked.
@@ -71,12 +69,11 @@ class EventSink:
         store: EventStore,
         dead_letters: Callable[[Sequence[DeadLetter]], None],
         log_id: str,
+        codec: Codec,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
-        *,
-        plain: Plain | None = None,
     ) -> None:
         self._store, self._dead_letters, self._log_id, self._clock = store, dead_letters, log_id, clock
-        self._plain = plain
+        self._codec = codec
         self.counts: Counter[str] = Counter()
         self.unknown_fields: Counter[str] = Counter()
         self.recent: Callable[[Sequence[Engagement]], object] | None = None
@@ -115,10 +112,9 @@ class EventSink:
         read: list[tuple[Any, EventRow | None]] = []
         for record in (r for part in records.values() for r in part):
             try:
-                value = record.value
-                if self._plain is not None:
-                    value = self._plain(record.topic, value, self.unknown_fields)
-                read.append((record, to_row(decode_event(value, now=now, unknown=self.unknown_fields))))
+                event = self._codec.decode(Event, record.value, self.unknown_fields)
+                check_event(event, now=now)
+                read.append((record, to_row(event)))
             except ContractError as error:
                 letters.append(DeadLetter(record, "decode", type(error).__name__, str(error)))
                 read.append((record, None))

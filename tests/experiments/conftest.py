@@ -16,11 +16,11 @@ from fastapi import FastAPI
 from hypothesis import settings
 from sqlalchemy import Engine, create_engine
 
-from experiments.client import Assigner
+from experiments.api_keys import ApiKeys, KeyRing
+from experiments.assigner import Assigner
 from experiments.config import Arm, ExperimentConfig
-from experiments.events import EventRow
+from experiments.event_rows import EventRow
 from experiments.exposures import ExposureLogger
-from experiments.keys import ApiKeys, KeyRing
 from experiments.privacy import SqlNonces, Tokens
 from experiments.rest.app import create_app
 from experiments.rest.limits import Limits

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from experiments.assigner import Assigner
+from experiments.assignment import Reason
 from experiments.attributes import MAX_TEXT, fault, recorded
-from experiments.client import Assigner
 from experiments.config import ExperimentConfig, PublishedExperiment
-from experiments.decision import Reason
 from experiments.evaluator import prepare
-from experiments.events import EventRow, problem
+from experiments.event_rows import EventRow, problem
 from experiments.exposures import ExposureLogger
 from experiments.store import ExperimentStore
 
@@ -47,15 +47,15 @@ def test_a_text_is_kept_up_to_its_longest() -> None:
     assert fault("x" * (MAX_TEXT + 1)) == "is longer than 256 characters"
 
 
-def test_a_decision_carries_them_when_the_unit_is_enrolled_and_else_nothing(config: ExperimentConfig) -> None:
+def test_a_assignment_carries_them_when_the_unit_is_enrolled_and_else_nothing(config: ExperimentConfig) -> None:
     config = msgspec.structs.replace(config, record=("country", "age"))
-    told = prepare(PublishedExperiment(config, 1)).decide("u", GIVEN)
+    told = prepare(PublishedExperiment(config, 1)).assign("u", GIVEN)
     assert (told.enrolled, told.attributes) == (True, {"country": "DE", "age": 30})
     for state, reason in (("paused", Reason.PAUSED), ("stopped", Reason.STOPPED)):
-        other = prepare(PublishedExperiment(config, 1, state)).decide("u", GIVEN)  # type: ignore[arg-type]
+        other = prepare(PublishedExperiment(config, 1, state)).assign("u", GIVEN)  # type: ignore[arg-type]
         assert (other.reason, other.attributes) == (reason, None)
     silent = msgspec.structs.replace(config, record=())
-    assert prepare(PublishedExperiment(silent, 1)).decide("u", GIVEN).attributes is None
+    assert prepare(PublishedExperiment(silent, 1)).assign("u", GIVEN).attributes is None
 
 
 def test_a_mapping_that_fails_costs_the_attributes_and_not_the_decision(config: ExperimentConfig) -> None:
@@ -73,11 +73,11 @@ def test_a_mapping_that_fails_costs_the_attributes_and_not_the_decision(config: 
             return True
 
     experiment = prepare(PublishedExperiment(msgspec.structs.replace(config, record=("country",)), 1))
-    assert experiment.decide("u", Broken()) == experiment.decide("u")
+    assert experiment.assign("u", Broken()) == experiment.assign("u")
 
 
 @pytest.mark.parametrize("phase", [1, 2])
-def test_from_the_decision_to_the_table_of_first_exposures(
+def test_from_the_assignment_to_the_table_of_first_exposures(
     store: ExperimentStore, config: ExperimentConfig, phase: int
 ) -> None:
     """What a unit was at its first exposure stays, whatever it has become; a new phase begins anew."""

@@ -143,7 +143,7 @@ def test_a_file_makes_the_same_config_as_the_code(tmp_path: Path) -> None:
         ("coverage: 2000", "coverage: 2000\nhash_version: md5", "hash_version is 'md5': invalid enum value"),
         ("key: ranking", "key: [", "not YAML"),
         ("key: ranking", "key: !!python/name:os.system x", "not YAML"),
-        (YAML, "", "it is empty; docs/experiments.md shows an experiment"),
+        (YAML, "", "it is empty; docs/analysts/experiments.md shows an experiment"),
     ],
 )
 def test_a_bad_file_is_refused_under_its_name(old: str, new: str, message: str, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import create_engine, update
 
 from experiments.engagements import EngagementCount, engagement_counts
-from experiments.events import EventRow
+from experiments.event_rows import EventRow
 from experiments.store import ExperimentStore
 from experiments.tables import engagement, order_event
 

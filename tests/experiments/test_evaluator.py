@@ -9,25 +9,25 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from experiments.assignment import Reason
 from experiments.config import (
     Arm,
     ExperimentConfig,
+    ExperimentState,
     Holdout,
     LayerRange,
     Override,
     Prerequisite,
     PublishedExperiment,
     RampStep,
-    State,
 )
-from experiments.decision import Reason
 from experiments.errors import ConfigError
-from experiments.evaluator import PreparedExperiment, decide_all, prepare, prepare_all
+from experiments.evaluator import PreparedExperiment, assign_all, prepare, prepare_all
 
 UNITS = [f"user-{i}" for i in range(20_000)]
 
 
-def prepared(config: ExperimentConfig, state: State = "running", **changes: Any) -> PreparedExperiment:
+def prepared(config: ExperimentConfig, state: ExperimentState = "running", **changes: Any) -> PreparedExperiment:
     return prepare(PublishedExperiment(msgspec.structs.replace(config, **changes), 3, state))
 
 
@@ -64,31 +64,31 @@ class StatedHash:
 )
 def test_the_edges_of_gate_and_split(config: ExperimentConfig, gate: int, split: int, arm: str, reason: Reason) -> None:
     published = PublishedExperiment(msgspec.structs.replace(config, coverage=2_000), 3)
-    decision = prepare(published, StatedHash(gate, split)).decide("u")
-    assert (decision.arm, decision.reason, decision.enrolled) == (arm, reason, reason is Reason.ASSIGNED)
-    assert decision.gate_bucket == gate % 10_000
-    assert decision.split_bucket == (split if decision.enrolled else None)
-    assert (decision.experiment, decision.unit, decision.config_version) == ("ranking", "u", 3)
+    assignment = prepare(published, StatedHash(gate, split)).assign("u")
+    assert (assignment.arm, assignment.reason, assignment.enrolled) == (arm, reason, reason is Reason.ASSIGNED)
+    assert assignment.gate_bucket == gate % 10_000
+    assert assignment.split_bucket == (split if assignment.enrolled else None)
+    assert (assignment.experiment, assignment.unit, assignment.config_version) == ("ranking", "u", 3)
 
 
 @pytest.mark.parametrize(("bucket", "inside"), [(2_499, False), (2_500, True), (7_499, True), (7_500, False)])
 def test_the_edges_of_a_layer_range(config: ExperimentConfig, bucket: int, inside: bool) -> None:
     config = msgspec.structs.replace(config, layer=LayerRange("home", 2_500, 7_500))
-    decision = prepare(PublishedExperiment(config, 1), StatedHash(bucket, 9_999)).decide("u")
-    assert decision.reason is (Reason.ASSIGNED if inside else Reason.OUTSIDE_LAYER_RANGE)
+    assignment = prepare(PublishedExperiment(config, 1), StatedHash(bucket, 9_999)).assign("u")
+    assert assignment.reason is (Reason.ASSIGNED if inside else Reason.OUTSIDE_LAYER_RANGE)
 
 
 def test_coverage_zero_enrols_no_one_and_full_coverage_everyone(config: ExperimentConfig) -> None:
-    assert not any(prepared(config, coverage=0).decide(unit).enrolled for unit in UNITS[:2_000])
-    assert all(prepared(config).decide(unit).enrolled for unit in UNITS[:2_000])
+    assert not any(prepared(config, coverage=0).assign(unit).enrolled for unit in UNITS[:2_000])
+    assert all(prepared(config).assign(unit).enrolled for unit in UNITS[:2_000])
 
 
 def test_a_ramp_moves_no_one(config: ExperimentConfig) -> None:
     """1 -> 5 -> 20 -> 100 %: each step keeps everyone who was enrolled, in the same arm, and adds people (G2)."""
     before: dict[str, str | None] = {}
     for coverage in (100, 500, 2_000, 10_000):
-        decisions = [prepared(config, coverage=coverage).decide(unit) for unit in UNITS]
-        now = {unit: decision.arm for unit, decision in zip(UNITS, decisions, strict=True) if decision.enrolled}
+        assignments = [prepared(config, coverage=coverage).assign(unit) for unit in UNITS]
+        now = {unit: assignment.arm for unit, assignment in zip(UNITS, assignments, strict=True) if assignment.enrolled}
         assert before.items() <= now.items()
         assert len(now) > len(before)
         before = now
@@ -101,7 +101,7 @@ def test_a_new_split_moves_exactly_the_minimum(config: ExperimentConfig) -> None
     uneven = prepared(config, arms=(Arm("control", 6_000), Arm("treatment", 4_000)))
     moved = 0
     for unit in UNITS:
-        a, b = even.decide(unit), uneven.decide(unit)
+        a, b = even.assign(unit), uneven.assign(unit)
         assert a.split_bucket is not None
         should_move = 5_000 <= a.split_bucket < 6_000
         assert (a.arm != b.arm) == should_move
@@ -114,9 +114,9 @@ def test_a_new_split_moves_exactly_the_minimum(config: ExperimentConfig) -> None
 def test_enrolment_nests_and_never_depends_on_the_weights(low: int, high: int, weight: int, unit: str) -> None:
     arms = (Arm("a", weight), Arm("b", 10_000 - weight))
     config = ExperimentConfig(key="e", salt="s", coverage=min(low, high), arms=arms, control="a")
-    narrow, wide = prepared(config).decide(unit), prepared(config, coverage=max(low, high)).decide(unit)
+    narrow, wide = prepared(config).assign(unit), prepared(config, coverage=max(low, high)).assign(unit)
     assert not narrow.enrolled or (wide.enrolled and wide.arm == narrow.arm)
-    swapped = prepared(config, arms=(Arm("a", 5_000), Arm("b", 5_000))).decide(unit)
+    swapped = prepared(config, arms=(Arm("a", 5_000), Arm("b", 5_000))).assign(unit)
     assert swapped.enrolled == narrow.enrolled
 
 
@@ -124,7 +124,7 @@ def test_experiments_of_one_layer_share_no_unit_and_two_layers_cross(config: Exp
     first = prepared(config, layer=LayerRange("home", 0, 5_000))
     second = prepared(config, key="other", salt="other-1", layer=LayerRange("home", 5_000, 10_000))
     elsewhere = prepared(config, key="third", salt="third-1", layer=LayerRange("search", 0, 5_000))
-    enrolled = [np.array([p.decide(unit).enrolled for unit in UNITS]) for p in (first, second, elsewhere)]
+    enrolled = [np.array([p.assign(unit).enrolled for unit in UNITS]) for p in (first, second, elsewhere)]
     assert not np.any(enrolled[0] & enrolled[1])
     assert np.all(enrolled[0] | enrolled[1])
     assert np.mean(enrolled[0] & enrolled[2]) == pytest.approx(0.25, abs=0.02)
@@ -158,39 +158,39 @@ ODD_UNITS = [
 
 @pytest.mark.parametrize("unit", ODD_UNITS, ids=lambda unit: ascii(unit)[:20])
 def test_an_odd_unit_gets_control_and_a_reason_and_no_exception(config: ExperimentConfig, unit: object) -> None:
-    decision = prepared(config).decide(unit)
-    assert (decision.arm, decision.enrolled) == ("control", False)
-    assert decision.reason.startswith("unit_")
-    assert decision.gate_bucket is None
-    assert prepared(config).explain(unit)[0] == decision
+    assignment = prepared(config).assign(unit)
+    assert (assignment.arm, assignment.enrolled) == ("control", False)
+    assert assignment.reason.startswith("unit_")
+    assert assignment.gate_bucket is None
+    assert prepared(config).explain(unit)[0] == assignment
 
 
 def test_a_subclass_of_text_is_logged_as_what_was_hashed(config: ExperimentConfig) -> None:
     for unit in (np.str_("user-1"), NoText("user-1")):
-        decision = prepared(config).decide(unit)
-        assert decision == prepared(config).decide("user-1")
-        assert type(decision.unit) is str
+        assignment = prepared(config).assign(unit)
+        assert assignment == prepared(config).assign("user-1")
+        assert type(assignment.unit) is str
 
 
 def test_paused_keeps_serving_the_same_arm_and_enrols_no_one(config: ExperimentConfig) -> None:
     for unit in UNITS[:200]:
-        running, paused = prepared(config).decide(unit), prepared(config, "paused").decide(unit)
+        running, paused = prepared(config).assign(unit), prepared(config, "paused").assign(unit)
         assert (paused.arm, paused.enrolled, paused.reason) == (running.arm, False, Reason.PAUSED)
 
 
 def test_stopped_serves_control_to_everyone(config: ExperimentConfig) -> None:
-    decisions = [prepared(config, "stopped").decide(unit) for unit in [*UNITS[:200], None]]
-    assert {(d.arm, d.enrolled, d.reason) for d in decisions} == {("control", False, Reason.STOPPED)}
+    assignments = [prepared(config, "stopped").assign(unit) for unit in [*UNITS[:200], None]]
+    assert {(d.arm, d.enrolled, d.reason) for d in assignments} == {("control", False, Reason.STOPPED)}
 
 
 @pytest.mark.parametrize("state", ["draft", "decided"])
-def test_a_draft_or_decided_experiment_cannot_be_served(config: ExperimentConfig, state: State) -> None:
+def test_a_draft_or_decided_experiment_cannot_be_served(config: ExperimentConfig, state: ExperimentState) -> None:
     with pytest.raises(ConfigError, match=f"is {state}"):
         prepared(config, state)
 
 
 @pytest.mark.parametrize("state", ["running", "paused", "stopped"])
-def test_an_explanation_ends_at_the_rule_that_decided(config: ExperimentConfig, state: State) -> None:
+def test_an_explanation_ends_at_the_rule_that_decided(config: ExperimentConfig, state: ExperimentState) -> None:
     experiment = prepared(config, state, coverage=5_000, layer=LayerRange("home", 0, 5_000))
     last_step = {
         Reason.ASSIGNED: ("split", True),
@@ -202,11 +202,11 @@ def test_an_explanation_ends_at_the_rule_that_decided(config: ExperimentConfig, 
     }
     seen = set()
     for unit in [*UNITS[:60], ""]:
-        decision, steps = experiment.explain(unit)
-        assert decision == experiment.decide(unit)
-        assert (steps[-1].name, steps[-1].passed) == last_step[decision.reason]
+        assignment, steps = experiment.explain(unit)
+        assert assignment == experiment.assign(unit)
+        assert (steps[-1].name, steps[-1].passed) == last_step[assignment.reason]
         assert all(step.passed for step in steps[:-1])
-        seen.add(decision.reason)
+        seen.add(assignment.reason)
     assert len(seen) == (1 if state == "stopped" else 4)
 
 
@@ -228,18 +228,18 @@ def at(time: int) -> Any:
 def test_an_override_forces_an_arm_until_it_expires_and_is_never_enrolled(config: ExperimentConfig) -> None:
     forced = (Override("tester", "treatment", NOW_US),)
     published = PublishedExperiment(msgspec.structs.replace(config, coverage=0), 3, "running", forced)
-    before = prepare(published, clock=at(NOW_US - 1)).decide("tester")
+    before = prepare(published, clock=at(NOW_US - 1)).assign("tester")
     assert (before.arm, before.enrolled, before.reason) == ("treatment", False, Reason.OVERRIDE)
-    after = prepare(published, clock=at(NOW_US)).decide("tester")
+    after = prepare(published, clock=at(NOW_US)).assign("tester")
     assert (after.arm, after.reason) == ("control", Reason.OUTSIDE_COVERAGE)
     assert prepare(published, clock=at(NOW_US)).explain("tester")[1][2].found == "expired"
-    assert prepare(published, clock=at(0)).decide("other").reason is Reason.OUTSIDE_COVERAGE
+    assert prepare(published, clock=at(0)).assign("other").reason is Reason.OUTSIDE_COVERAGE
 
 
 @given(st.integers(1, 9_999), st.text(min_size=1, max_size=20))
 def test_a_holdout_holds_the_same_units_out_of_every_experiment_that_names_it(size: int, unit: str) -> None:
     arms = (Arm("a", 5_000), Arm("b", 5_000))
-    decisions = [
+    assignments = [
         prepared(
             ExperimentConfig(
                 key=key,
@@ -249,16 +249,16 @@ def test_a_holdout_holds_the_same_units_out_of_every_experiment_that_names_it(si
                 control="a",
                 holdouts=(Holdout("quarter", size, "global"),),
             )
-        ).decide(unit)
+        ).assign(unit)
         for key in ("one", "two")
     ]
-    assert (decisions[0].reason is Reason.IN_HOLDOUT) == (decisions[1].reason is Reason.IN_HOLDOUT)
-    assert all(d.enrolled != (d.reason is Reason.IN_HOLDOUT) or d.reason.startswith("unit_") for d in decisions)
+    assert (assignments[0].reason is Reason.IN_HOLDOUT) == (assignments[1].reason is Reason.IN_HOLDOUT)
+    assert all(d.enrolled != (d.reason is Reason.IN_HOLDOUT) or d.reason.startswith("unit_") for d in assignments)
 
 
 def test_a_holdout_has_its_size_and_is_independent_of_layers_and_experiments(config: ExperimentConfig) -> None:
     held = prepared(config, holdouts=(Holdout("quarter", 2_000),), layer=LayerRange("home", 0, 5_000))
-    reasons = [held.decide(unit).reason for unit in UNITS]
+    reasons = [held.assign(unit).reason for unit in UNITS]
     assert reasons.count(Reason.IN_HOLDOUT) == pytest.approx(len(UNITS) * 0.2, rel=0.08)
     assert reasons.count(Reason.OUTSIDE_LAYER_RANGE) == pytest.approx(len(UNITS) * 0.8 * 0.5, rel=0.05)
 
@@ -269,11 +269,11 @@ def test_a_prerequisite_lets_in_who_is_in_its_arm(config: ExperimentConfig) -> N
     for state, lets_in in (("running", True), ("paused", True), ("stopped", False)):
         both = prepare_all([PublishedExperiment(second, 1), PublishedExperiment(first, 1, state)])  # type: ignore[arg-type]
         for unit in UNITS[:300]:
-            before = both["first"].decide(unit)
+            before = both["first"].assign(unit)
             in_arm = before.arm == "treatment" and before.reason in (Reason.ASSIGNED, Reason.PAUSED)
-            assert both["ranking"].decide(unit).enrolled == (in_arm and lets_in)
+            assert both["ranking"].assign(unit).enrolled == (in_arm and lets_in)
     alone = prepare_all([PublishedExperiment(second, 1)])["ranking"]
-    assert alone.decide("u").reason is Reason.PREREQUISITE_NOT_MET
+    assert alone.assign("u").reason is Reason.PREREQUISITE_NOT_MET
     assert alone.explain("u")[1][-1].found == "first: not served, needs treatment"
 
 
@@ -283,8 +283,8 @@ def test_a_forced_arm_of_a_prerequisite_lets_no_one_in(config: ExperimentConfig)
     second = msgspec.structs.replace(config, prerequisites=(Prerequisite("first", ("treatment", "control")),))
     forced = PublishedExperiment(first, 1, "running", (Override("tester", "treatment", NOW_US),))
     both = prepare_all([forced, PublishedExperiment(second, 1)], clock=at(0))
-    assert both["ranking"].decide("tester").reason is Reason.PREREQUISITE_NOT_MET
-    assert both["ranking"].decide("other").enrolled
+    assert both["ranking"].assign("tester").reason is Reason.PREREQUISITE_NOT_MET
+    assert both["ranking"].assign("other").enrolled
 
 
 def test_prerequisites_in_a_circle_are_refused(config: ExperimentConfig) -> None:
@@ -298,9 +298,9 @@ def test_prerequisites_in_a_circle_are_refused(config: ExperimentConfig) -> None
 
 def test_targeting_comes_before_the_gate_and_its_reason_is_told(config: ExperimentConfig) -> None:
     experiment = prepared(config, targeting='country == "DE"', coverage=0)
-    assert experiment.decide("u", {"country": "DE"}).reason is Reason.OUTSIDE_COVERAGE
-    assert experiment.decide("u", {"country": "FR"}).reason is Reason.NOT_TARGETED
-    assert experiment.decide("u").reason is Reason.ATTRIBUTE_MISSING
+    assert experiment.assign("u", {"country": "DE"}).reason is Reason.OUTSIDE_COVERAGE
+    assert experiment.assign("u", {"country": "FR"}).reason is Reason.NOT_TARGETED
+    assert experiment.assign("u").reason is Reason.ATTRIBUTE_MISSING
     assert experiment.explain("u", {"country": 1})[1][-1].found == 'country == "DE": not_targeted'
 
 
@@ -325,11 +325,11 @@ def test_a_ramp_nests_over_time_and_equals_the_coverage_of_the_moment(
         key="e", salt="s", coverage=coverages[0], arms=arms, control="a", ramp=ramp, hash_version=hash_version
     )
     early, late = (NOW_US + seconds * 1_000_000 for seconds in sorted(times))
-    then, later = (prepare(PublishedExperiment(config, 1), clock=at(time)).decide(unit) for time in (early, late))
+    then, later = (prepare(PublishedExperiment(config, 1), clock=at(time)).assign(unit) for time in (early, late))
     assert not then.enrolled or (later.enrolled and later.arm == then.arm)
     now = msgspec.structs.replace(config, coverage=config.coverage_at(early), ramp=())
     assert now == config.held(early)
-    assert prepare(PublishedExperiment(now, 1)).decide(unit) == then
+    assert prepare(PublishedExperiment(now, 1)).assign(unit) == then
 
 
 @given(
@@ -352,11 +352,11 @@ def test_gb2_puts_every_unit_where_growthbook_puts_it(cuts: list[int], coverage:
     for unit in units:
         sdk.set_attributes({"id": unit})
         result = sdk.run(theirs)
-        decision = ours.decide(unit)
-        if decision.reason.startswith("unit_"):
+        assignment = ours.assign(unit)
+        if assignment.reason.startswith("unit_"):
             continue
-        assert decision.enrolled == result.inExperiment
-        assert not decision.enrolled or decision.arm == result.value
+        assert assignment.enrolled == result.inExperiment
+        assert not assignment.enrolled or assignment.arm == result.value
 
 
 @pytest.mark.parametrize("weights", [(5_000, 5_000), (3_334, 3_333, 3_333), (1_000, 1_100, 7_900), (1, 9_999)])
@@ -383,7 +383,7 @@ def test_all_experiments_of_a_unit_are_decided_as_each_alone(config: ExperimentC
             return b"LOUD"
 
     for unit in [*UNITS[:50], None, "", 7, "é", "\ud800", "a\0", "x" * 1_025, Shouting("user-1")]:
-        assert decide_all(experiments, unit) == {each.key: each.decide(unit) for each in experiments}
-    shouted = decide_all(experiments, Shouting("user-1"))
-    assert shouted == decide_all(experiments, "user-1")
-    assert {type(decision.unit) for decision in shouted.values()} == {str}
+        assert assign_all(experiments, unit) == {each.key: each.assign(unit) for each in experiments}
+    shouted = assign_all(experiments, Shouting("user-1"))
+    assert shouted == assign_all(experiments, "user-1")
+    assert {type(assignment.unit) for assignment in shouted.values()} == {str}

@@ -8,15 +8,15 @@ from concurrent.futures import Future
 
 import pytest
 
-from experiments.decision import Decision, Reason
-from experiments.events import EventRow, problem
+from experiments.assignment import Assignment, Reason
+from experiments.event_rows import EventRow, problem
 from experiments.exposures import DAY_US, ExposureLogger, _Recent, exposure_id
 
 NOON = 19_675 * DAY_US + DAY_US // 2
 
 
-def decision(unit: str, arm: str = "control", experiment: str = "ranking", version: int = 1) -> Decision:
-    return Decision(experiment, unit, arm, True, Reason.ASSIGNED, version, 1, 2)
+def assignment(unit: str, arm: str = "control", experiment: str = "ranking", version: int = 1) -> Assignment:
+    return Assignment(experiment, unit, arm, True, Reason.ASSIGNED, version, 1, 2)
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
@@ -64,13 +64,13 @@ def test_an_exposure_is_sent_once_per_unit_experiment_version_arm_and_window() -
     now = [NOON]
     logger = ExposureLogger(sent.append, clock=lambda: now[0])
     different = [
-        decision("u1"), decision("u2"), decision("u1", experiment="other"), decision("u1", version=2),
-        decision("u1", "treatment"),
+        assignment("u1"), assignment("u2"), assignment("u1", experiment="other"), assignment("u1", version=2),
+        assignment("u1", "treatment"),
     ]  # fmt: skip
     assert [logger.log(d) for d in different] == [True] * 5
     assert [logger.log(d) for d in different] == [False] * 5
     now[0] += DAY_US
-    assert logger.log(decision("u1"))
+    assert logger.log(assignment("u1"))
     assert logger.close() == 0
     assert len(sent) == len({row.event_id for row in sent}) == 6
     assert all(problem(row) is None for row in sent)
@@ -88,7 +88,7 @@ def test_two_loggers_give_one_exposure_the_same_id() -> None:
     for delay in (0, 1_000_000):
         sent: list[EventRow] = []
         logger = ExposureLogger(sent.append, clock=lambda delay=delay: NOON + delay)  # type: ignore[misc]
-        logger.log(decision("u1"))
+        logger.log(assignment("u1"))
         logger.close()
         ids.append(sent[0].event_id)
     assert ids[0] == ids[1]
@@ -97,9 +97,9 @@ def test_two_loggers_give_one_exposure_the_same_id() -> None:
 def test_who_is_not_enrolled_is_not_exposed() -> None:
     sent: list[EventRow] = []
     logger = ExposureLogger(sent.append)
-    assert not logger.log(Decision("ranking", "u1", "control", False, Reason.OUTSIDE_COVERAGE, 1, 9_999))
-    assert not logger.log(Decision("ranking", "u1", "control", False, Reason.PAUSED, 1, 1, 1))
-    assert not logger.log(Decision("nobody", "u1", None, False, Reason.UNKNOWN_EXPERIMENT, 0))
+    assert not logger.log(Assignment("ranking", "u1", "control", False, Reason.OUTSIDE_COVERAGE, 1, 9_999))
+    assert not logger.log(Assignment("ranking", "u1", "control", False, Reason.PAUSED, 1, 1, 1))
+    assert not logger.log(Assignment("nobody", "u1", None, False, Reason.UNKNOWN_EXPERIMENT, 0))
     logger.close()
     assert sent == []
 
@@ -107,11 +107,11 @@ def test_who_is_not_enrolled_is_not_exposed() -> None:
 def test_the_caller_never_waits_for_send() -> None:
     gate = Gate()
     logger = ExposureLogger(gate)
-    logger.log(decision("first"))
+    logger.log(assignment("first"))
     assert gate.entered.wait(20)
     began = time.monotonic()
     for i in range(1_000):
-        assert logger.log(decision(f"u{i}"))
+        assert logger.log(assignment(f"u{i}"))
     assert time.monotonic() - began < 10  # send stays blocked throughout; a caller that waited would never return
     assert gate.rows == []
     gate.opened.set()
@@ -122,12 +122,12 @@ def test_the_caller_never_waits_for_send() -> None:
 def test_an_overflow_drops_whole_units_counts_them_and_welcomes_them_back() -> None:
     gate = Gate()
     logger = ExposureLogger(gate, queue_limit=1_000)
-    logger.log(decision("first"))
+    logger.log(assignment("first"))
     assert gate.entered.wait(20)
     units = [f"u{i}" for i in range(3_000)]
     for unit in units:
         for experiment in ("a", "b"):
-            logger.log(decision(unit, experiment=experiment))
+            logger.log(assignment(unit, experiment=experiment))
     stats = logger.stats()
     assert stats.queued <= 1_000 + 256 + 1  # and what the thread has taken
     assert 0 < stats.kept_share < 1
@@ -142,7 +142,7 @@ def test_an_overflow_drops_whole_units_counts_them_and_welcomes_them_back() -> N
     early, late = units[:1_500], units[1_500:]
     assert any(per_unit[unit] for unit in early), "the oldest were all dropped"
     assert any(per_unit[unit] for unit in late), "the newest were all dropped"
-    assert logger.log(decision(dropped[0], experiment="a")), "dropped units are logged again once there is room"
+    assert logger.log(assignment(dropped[0], experiment="a")), "dropped units are logged again once there is room"
     assert logger.close() == 0
 
 
@@ -155,7 +155,7 @@ def test_a_way_that_is_blocked_is_tried_again_until_it_is_free() -> None:
             raise ConnectionError("broker away")
 
     logger = ExposureLogger(send)
-    logger.log(decision("u1"))
+    logger.log(assignment("u1"))
     wait_until(lambda: logger.stats().sent == 1)
     assert attempts == ["u1"] * 3
     assert logger.stats().last_error == "ConnectionError: broker away"
@@ -170,7 +170,7 @@ def test_a_row_counts_as_sent_when_its_delivery_is_certain_and_not_when_it_was_h
         return outcomes[-1]
 
     logger = ExposureLogger(send)
-    logger.log(decision("u1"))
+    logger.log(assignment("u1"))
     wait_until(lambda: len(outcomes) == 1)
     assert (logger.stats().sent, logger.stats().queued) == (0, 1)
     outcomes[0].set_result(None)
@@ -196,7 +196,7 @@ def test_a_delivery_that_fails_later_is_made_again_and_only_that_one() -> None:
 
     logger = ExposureLogger(send)
     for unit in ("u0", "u1", "bad", "u2"):
-        logger.log(decision(unit))
+        logger.log(assignment(unit))
     assert logger.close() == 0
     assert sorted(delivered) == ["u0", "u1", "u2"]
     assert sorted(handed_over) == ["bad", "u0", "u1", "u1", "u1", "u2"]
@@ -207,7 +207,7 @@ def test_a_delivery_that_fails_later_is_made_again_and_only_that_one() -> None:
 def test_close_does_not_wait_longer_than_it_was_told_for_an_answer() -> None:
     logger = ExposureLogger(lambda row: Future())
     for i in range(3):
-        logger.log(decision(f"u{i}"))
+        logger.log(assignment(f"u{i}"))
     began = time.monotonic()
     assert logger.close(timeout_s=0.3) == 3
     assert time.monotonic() - began < 5
@@ -226,7 +226,7 @@ def test_a_row_that_is_at_fault_is_counted_and_does_not_stop_the_others() -> Non
 
     logger = ExposureLogger(send)
     for unit in ("a", "bad", "b"):
-        logger.log(decision(unit))
+        logger.log(assignment(unit))
     assert logger.close() == 0
     assert sorted(sent) == ["a", "b"]
     assert (logger.stats().failed, logger.stats().sent) == (1, 2)
@@ -243,7 +243,7 @@ def test_close_keeps_its_deadline_and_says_what_was_left(fault: str) -> None:
 
     logger = ExposureLogger(send)
     for i in range(10):
-        logger.log(decision(f"u{i}"))
+        logger.log(assignment(f"u{i}"))
     began = time.monotonic()
     assert logger.close(timeout_s=0.3) == 10
     assert time.monotonic() - began < 5
@@ -257,7 +257,7 @@ def test_after_close_exposures_are_counted_as_dropped() -> None:
     sent: list[EventRow] = []
     logger = ExposureLogger(sent.append)
     assert logger.close() == 0
-    assert not logger.log(decision("u1"))
+    assert not logger.log(assignment("u1"))
     assert logger.stats().dropped == 1
     assert sent == []
 
@@ -268,7 +268,7 @@ def test_many_threads_lose_and_double_nothing() -> None:
 
     def work() -> None:
         for i in range(500):
-            logger.log(decision(f"u{i}"))
+            logger.log(assignment(f"u{i}"))
 
     threads = [threading.Thread(target=work) for _ in range(4)]
     for thread in threads:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from experiments import kernel
-from experiments.decision import Reason
+from experiments.assignment import Reason
 
 
 def test_the_delimiter_keeps_salt_and_unit_apart() -> None:

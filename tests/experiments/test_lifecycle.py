@@ -35,11 +35,11 @@ from experiments.errors import (
     UnknownExperimentError,
 )
 from experiments.evaluator import prepare
-from experiments.events import EventRow
+from experiments.event_rows import EventRow
 from experiments.records import Scheduled
 from experiments.schedule import due
 from experiments.store import ExperimentStore
-from experiments.texts import time_text
+from experiments.text_rules import time_text
 
 WHO: dict[str, str] = {"actor": "ada", "reason": "test"}
 NOW = 1_700_000_000_000_000
@@ -167,7 +167,7 @@ def test_a_new_phase_draws_anew_and_its_report_starts_from_nothing(
     store: ExperimentStore, config: ExperimentConfig
 ) -> None:
     live(store, config)
-    unit = next(u for u in map(str, range(99)) if prepare(store.load()[0]).decide(u).arm == "control")
+    unit = next(u for u in map(str, range(99)) if prepare(store.load()[0]).assign(u).arm == "control")
     assert _expose(store, unit, "control", 1) == 1
     new = changed(config, salt="ranking-2", arms=(Arm("control", 1_000), Arm("treatment", 9_000)))
     with pytest.raises(ConfigError, match=r"salt 'ranking-1' is that of phase 1\. Give a new one, such as 'ranking-2'"):
@@ -313,7 +313,7 @@ def test_ramps_nest_and_move_nobody(start: int, raises: list[int], weight: int) 
         following = min(10_000, coverage + more)
         new = changed(config, coverage=following)
         lifecycle.check_edit(config, new, NOW)
-        decide = prepare(PublishedExperiment(new, 1)).decide
+        decide = prepare(PublishedExperiment(new, 1)).assign
         after = {d.unit: d.arm for d in map(decide, units) if d.enrolled}
         assert before.items() <= after.items()
         config, coverage, before = new, following, after  # type: ignore[assignment]
@@ -522,8 +522,8 @@ def test_a_forced_arm_is_served_until_it_expires_and_says_no_unit_in_the_log(
 ) -> None:
     live(store, config)
     store.force_arm("ranking", Override("tester", "treatment", NOW + HOUR), **WHO)
-    decision = prepare(store.load()[0], clock=clock).decide("tester")
-    assert (decision.arm, decision.enrolled) == ("treatment", False)
+    assignment = prepare(store.load()[0], clock=clock).assign("tester")
+    assert (assignment.arm, assignment.enrolled) == ("treatment", False)
     store.force_arm("ranking", Override("tester", "control", NOW + HOUR), **WHO)  # replaces
     assert [o.arm for o in store.load()[0].overrides] == ["control"]
     assert "tester" not in repr(store.audit())

@@ -12,11 +12,11 @@ import pytest
 from sqlalchemy import Engine, create_engine, inspect, text
 from sqlalchemy.exc import DatabaseError
 
-from experiments import schema, tables
+from experiments import database_schema, tables
 from experiments.config import ExperimentConfig, LayerRange
 from experiments.engine import exclusive, writing
 from experiments.errors import SchemaError
-from experiments.events import EventRow
+from experiments.event_rows import EventRow
 from experiments.metrics import definitions
 from experiments.store import ExperimentStore
 
@@ -308,5 +308,5 @@ def test_checking_a_current_database_imports_no_alembic(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
     with engine.connect() as connection:
-        assert schema.revision(connection) == tables.REVISION
+        assert database_schema.revision(connection) == tables.REVISION
     engine.dispose()

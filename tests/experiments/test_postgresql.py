@@ -8,17 +8,17 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, create_engine, text
 
-from experiments import sink, vectors
+from experiments import conformance, event_writer
 from experiments.config import ExperimentConfig
 from experiments.errors import ConflictError, TransitionError
-from experiments.events import EventRow
+from experiments.event_rows import EventRow
 from experiments.store import ExperimentStore
 
 pytestmark = pytest.mark.integration
 
 
 def test_postgresql_gives_the_draws_of_the_vector_file(postgresql: Callable[[], Engine]) -> None:
-    (outcome,) = (o for o in vectors.check(vectors.load(), postgresql()) if o.implementation == "PostgreSQL")
+    (outcome,) = (o for o in conformance.check(conformance.load(), postgresql()) if o.implementation == "PostgreSQL")
     assert outcome.absent is None
     assert outcome.checked > 50
     assert outcome.wrong == ()
@@ -83,7 +83,7 @@ def test_copied_rows_and_their_offsets_are_written_together_or_not_at_all(
     def fail(*_: object) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr(sink, "_write_offsets", fail)
+    monkeypatch.setattr(event_writer, "_write_offsets", fail)
     with pytest.raises(OSError, match="disk full"):
         store.write_events([row("exposure", 1, "u"), row("click", 1, "u")], {("events", 0): 3})
     monkeypatch.undo()

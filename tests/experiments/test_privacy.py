@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, select
 
-from experiments.changes import ChangeListener
 from experiments.errors import ConfigError, TransitionError, UserError
 from experiments.kernel import unit_bytes
+from experiments.notifications import ChangeListener
 from experiments.privacy import SqlNonces, Tokens
 from experiments.store import ExperimentStore
 from experiments.tables import unit_token

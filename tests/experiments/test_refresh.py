@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from experiments.client import Assigner
+from experiments.assigner import Assigner
+from experiments.assignment import Reason
 from experiments.config import ExperimentConfig, Override, PublishedExperiment
-from experiments.decision import Reason
 from experiments.errors import ConfigError
 from experiments.refresh import Refresher, read_configs, save_configs
 from tests.experiments.test_config import configs
@@ -142,7 +142,7 @@ def test_configs_are_polled_and_a_push_loads_at_once(config: ExperimentConfig) -
         polled.close()
 
 
-def test_close_ends_the_thread_and_decisions_go_on(config: ExperimentConfig) -> None:
+def test_close_ends_the_thread_and_assignments_go_on(config: ExperimentConfig) -> None:
     loads: list[int] = []
 
     def load() -> list[PublishedExperiment]:

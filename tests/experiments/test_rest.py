@@ -1,4 +1,4 @@
-"""The REST interface: roles, limits, problems, and the life cycle, decisions and exposures through it."""
+"""The REST interface: roles, limits, problems, and the life cycle, assignments and exposures through it."""
 
 import json
 import threading
@@ -11,8 +11,8 @@ import msgspec
 import pytest
 from sqlalchemy import event
 
-from experiments import vectors
-from experiments.client import Assigner
+from experiments import conformance
+from experiments.assigner import Assigner
 from experiments.config import ExperimentConfig, LayerRange
 from experiments.rest.app import create_app
 from experiments.rest.limits import Limits, RateLimiter
@@ -44,9 +44,9 @@ def test_a_whole_life_over_rest(api: Any, config: ExperimentConfig) -> None:
     assert act("submit")["state"] == "in_review"
     assert act("revise")["state"] == "draft"
     assert act("start")["state"] == "running"
-    assert api("POST", "/v1/decisions/ranking", "assign", json={"unit": "u"}).json()["config_version"] == 1
+    assert api("POST", "/v1/assignments/ranking", "assign", json={"unit": "u"}).json()["config_version"] == 1
     assert act("ramp", coverage=10_000)["version"] == 2
-    decided = api("POST", "/v1/decisions/ranking", "assign", json={"unit": "u"}).json()
+    decided = api("POST", "/v1/assignments/ranking", "assign", json={"unit": "u"}).json()
     assert decided == {
         "experiment": "ranking", "arm": decided["arm"], "enrolled": True, "reason": "assigned", "config_version": 2,
     }  # fmt: skip
@@ -54,7 +54,7 @@ def test_a_whole_life_over_rest(api: Any, config: ExperimentConfig) -> None:
     assert act("pause")["state"] == "paused"
     assert act("new-phase", **published(config, salt="ranking-2"))["version"] == 3
     assert act("stop")["state"] == "stopped"
-    assert api("POST", "/v1/decisions/ranking", "assign", json={"unit": "u"}).json()["reason"] == "stopped"
+    assert api("POST", "/v1/assignments/ranking", "assign", json={"unit": "u"}).json()["reason"] == "stopped"
     assert act("decide", outcome="ship")["outcome"] == "ship"
     assert act("archive")["state"] == "archived"
     told = api("GET", "/v1/experiments/ranking", "read").json()
@@ -82,7 +82,7 @@ def test_a_schedule_and_forced_arms_over_rest(api: Any, config: ExperimentConfig
     assert gone.json()["result"] == "cancelled"
     forced = {**REASON, "unit": "tester", "arm": "treatment", "expires_at": "2999-01-01T00:00:00Z"}
     assert api("POST", "/v1/experiments/ranking/override", "edit", json=forced).status_code == 200
-    told = api("POST", "/v1/decisions/ranking", "assign", json={"unit": "tester"}).json()
+    told = api("POST", "/v1/assignments/ranking", "assign", json={"unit": "tester"}).json()
     assert (told["arm"], told["enrolled"], told["reason"]) == ("treatment", False, "override")
     for path in ("/v1/experiments/ranking", "/v1/audit"):
         assert "tester" not in api("GET", path, "admin").text
@@ -124,7 +124,7 @@ def test_units_are_tokens_and_who_is_erased_returns_as_another(api: Any, config:
 
     ann, bob, again = units("ann@example.com", "bob", "ann@example.com")
     assert ann == again != bob
-    assert api("POST", "/v1/decisions/ranking", "assign", json={"unit": ann}).json()["enrolled"] is True
+    assert api("POST", "/v1/assignments/ranking", "assign", json={"unit": ann}).json()["enrolled"] is True
     sent = {"user": "ann@example.com", "reason": "request 4711"}
     for erased in (True, False):
         assert api("POST", "/v1/units/erase", "admin", json=sent).json() == {"erased": erased}
@@ -146,25 +146,25 @@ def test_an_installation_without_a_token_key_says_which_setting_it_needs(api: An
         assert "experiments.token_key" in answer.json()["rule"]
 
 
-def test_decisions_of_several_experiments_and_of_unfit_units(api: Any, config: ExperimentConfig) -> None:
+def test_assignments_of_several_experiments_and_of_unfit_units(api: Any, config: ExperimentConfig) -> None:
     live(api, config)
     live(api, msgspec.structs.replace(config, key="two", salt="two-1", targeting="country == 'DE'"))
-    both = api("POST", "/v1/decisions", "assign", json={"unit": "u", "attributes": {"country": "DE"}}).json()
-    assert [d["experiment"] for d in both["decisions"]] == ["ranking", "two"]
-    assert all(d["enrolled"] for d in both["decisions"])
-    some = api("POST", "/v1/decisions", "assign", json={"unit": "u", "experiments": ["two", "none"]}).json()
-    assert [(d["experiment"], d["arm"], d["reason"]) for d in some["decisions"]] == [
+    both = api("POST", "/v1/assignments", "assign", json={"unit": "u", "attributes": {"country": "DE"}}).json()
+    assert [d["experiment"] for d in both["assignments"]] == ["ranking", "two"]
+    assert all(d["enrolled"] for d in both["assignments"])
+    some = api("POST", "/v1/assignments", "assign", json={"unit": "u", "experiments": ["two", "none"]}).json()
+    assert [(d["experiment"], d["arm"], d["reason"]) for d in some["assignments"]] == [
         ("two", "control", "attribute_missing"),
         ("none", None, "unknown_experiment"),
     ]
     for unit, reason in ((None, "unit_missing"), ("", "unit_missing"), (7, "unit_not_text"), (True, "unit_not_text")):
-        told = api("POST", "/v1/decisions/ranking", "assign", json={"unit": unit}).json()
+        told = api("POST", "/v1/assignments/ranking", "assign", json={"unit": unit}).json()
         assert (told["arm"], told["enrolled"], told["reason"]) == ("control", False, reason)
 
 
 def test_an_exposure_is_logged_once_and_only_of_what_is_decided_here(api: Any, config: ExperimentConfig) -> None:
     live(api, msgspec.structs.replace(config, record=("country",)))
-    arm = api("POST", "/v1/decisions/ranking", "assign", json={"unit": "u"}).json()["arm"]
+    arm = api("POST", "/v1/assignments/ranking", "assign", json={"unit": "u"}).json()["arm"]
     wrong = "treatment" if arm == "control" else "control"
     used = [
         {"unit": "u", "experiment": "ranking", "arm": arm, "config_version": 1, "attributes": {"country": "DE"}},
@@ -206,8 +206,8 @@ ENDPOINTS = [
     ("POST", "/v1/experiments/ranking/schedule/1/cancel", "edit"),
     ("POST", "/v1/units/token", "assign"),
     ("POST", "/v1/units/erase", "admin"),
-    ("POST", "/v1/decisions", "assign"),
-    ("POST", "/v1/decisions/ranking", "assign"),
+    ("POST", "/v1/assignments", "assign"),
+    ("POST", "/v1/assignments/ranking", "assign"),
     ("POST", "/v1/exposures", "assign"),
     ("POST", "/ofrep/v1/evaluate/flags", "assign"),
     ("POST", "/ofrep/v1/evaluate/flags/ranking", "assign"),
@@ -332,12 +332,12 @@ def test_health_needs_no_key_and_ready_waits_for_the_first_configs(api: Any) -> 
     assert (ready.status_code, ready.json()["ready"], ready.json()["stale"]) == (200, True, False)
 
 
-def test_no_decision_waits_for_the_database(api: Any, config: ExperimentConfig) -> None:
+def test_no_assignment_waits_for_the_database(api: Any, config: ExperimentConfig) -> None:
     live(api, config)
     statements: list[str] = []
     event.listen(api.store.engine, "before_cursor_execute", lambda _c, _u, sql, *_: statements.append(sql))
     sent = {"unit": "u", "context": {"targetingKey": "u"}}
-    for path in ("/v1/decisions", "/v1/decisions/ranking"):
+    for path in ("/v1/assignments", "/v1/assignments/ranking"):
         assert api("POST", path, "assign", json={"unit": "u"}).status_code == 200
     for path in ("/ofrep/v1/evaluate/flags", "/ofrep/v1/evaluate/flags/ranking"):
         assert api("POST", path, "assign", json={"context": sent["context"]}).status_code == 200
@@ -346,25 +346,25 @@ def test_no_decision_waits_for_the_database(api: Any, config: ExperimentConfig) 
     assert statements
 
 
-def test_decisions_over_rest_are_those_of_the_vector_file(api: Any) -> None:
+def test_assignments_over_rest_are_those_of_the_vector_file(api: Any) -> None:
     """As scalar, column and SQL are: the same experiments, units and attributes give the same arms and reasons."""
 
-    def decide(case: vectors.Case) -> list[tuple[str | None, str]]:
+    def decide(case: conformance.Case) -> list[tuple[str | None, str]]:
         assigner = Assigner(lambda: case.published, clock=lambda: case.at)
         assigner.refresh()
         case_api = copy(api)
         case_api.app = create_app(api.store, assigner, api.ring)
         answers = []
-        for expected in case.decisions:
+        for expected in case.assignments:
             sent = json.dumps({"unit": expected.unit, "attributes": expected.attributes or {}}).encode("ascii")
-            answer = case_api("POST", f"/v1/decisions/{expected.experiment}", "assign", content=sent)
+            answer = case_api("POST", f"/v1/assignments/{expected.experiment}", "assign", content=sent)
             if answer.status_code == 400:  # a lone surrogate: there is no such text in JSON
                 answers.append((expected.arm, "unit_not_unicode"))
             else:
                 answers.append((answer.json()["arm"], answer.json()["reason"]))
         return answers
 
-    outcome = vectors.check_decisions("REST", decide, vectors.load())
+    outcome = conformance.check_assignments("REST", decide, conformance.load())
     assert outcome.checked > 20
     assert outcome.wrong == ()
 
@@ -415,10 +415,10 @@ def test_a_request_has_a_largest_size_said_or_unsaid(limited_api: Any) -> None:
             yield b'{"unit": '
 
     for content in (b" " * 101, chunks()):
-        answer = limited_api("POST", "/v1/decisions/ranking", "assign", content=content)
+        answer = limited_api("POST", "/v1/assignments/ranking", "assign", content=content)
         assert answer.status_code == 413
         assert "at most 100 bytes" in answer.json()["rule"]
-    lied = limited_api("POST", "/v1/decisions/ranking", "assign", content=b"{}", headers={"Content-Length": "-5"})
+    lied = limited_api("POST", "/v1/assignments/ranking", "assign", content=b"{}", headers={"Content-Length": "-5"})
     assert lied.status_code == 413
     many = {"unit": "u", "experiments": ["a", "b", "c"]}
-    assert limited_api("POST", "/v1/decisions", "assign", json=many).json()["rule"] == "a request holds at most 2"
+    assert limited_api("POST", "/v1/assignments", "assign", json=many).json()["rule"] == "a request holds at most 2"

@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import create_engine, text
 from sqlalchemy.exc import IntegrityError
 
-from experiments.config import Arm, ExperimentConfig, LayerRange, State
+from experiments.config import Arm, ExperimentConfig, ExperimentState, LayerRange
 from experiments.engine import writing
 from experiments.errors import ConfigError, ConflictError, SchemaError, TransitionError, UnknownExperimentError
 from experiments.store import ExperimentStore
@@ -54,7 +54,7 @@ def test_a_whole_life_is_told_by_its_transitions(store: ExperimentStore, config:
     ],
 )
 def test_a_step_that_the_life_cycle_does_not_know_is_refused_and_leaves_no_trace(
-    store: ExperimentStore, config: ExperimentConfig, path: list[Any], state: State
+    store: ExperimentStore, config: ExperimentConfig, path: list[Any], state: ExperimentState
 ) -> None:
     store.create_experiment(config.key, actor="ada")
     for step in path:

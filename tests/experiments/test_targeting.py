@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from experiments.assignment import Reason
 from experiments.config import Arm, ExperimentConfig
-from experiments.decision import Reason
 from experiments.errors import ConfigError
 from experiments.targeting import Condition, problem
 

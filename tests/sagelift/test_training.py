@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments.events import EventRow
+from experiments.event_rows import EventRow
 from feature_repo.rows import Deletion
 from inference.errors import InputError
 from inference.inputs import ProductInput

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import msgspec
 import pytest
 
-from experiments.events import EventRow
+from experiments.event_rows import EventRow
 from feature_repo.rows import TEXT_FIELDS, Deletion, ProductFeatures
 from inference.dataset import Engagement, Pairs
 from inference.repository import live_version, load_release

@@ -5,15 +5,16 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from experiments.client import Assigner
+from experiments.assigner import Assigner
 from experiments.config import Arm, ExperimentConfig, PublishedExperiment
-from experiments.events import EventRow
+from experiments.event_rows import EventRow
 from experiments.exposures import ExposureLogger
 from inference.recommend import Recommender
 from inference.retrieval import RetrievalIndex
 from sagelift.demo.shop import ExperimentShop, KeywordSearch, UsualShop, simulated_clock, to_event
 from sagelift.demo.shoppers import Action, Market, Request, Shoppers, Shown
-from streaming.contracts import decode_event, encode
+from streaming.kafka.codec import JSON
+from tests.streaming.builders import decode_event
 
 AT = datetime(2026, 1, 5, tzinfo=UTC)
 
@@ -111,7 +112,7 @@ def test_the_usual_shop_answers_every_request_and_explores(market: Market) -> No
 def test_an_action_becomes_a_valid_event_with_the_same_id_each_time() -> None:
     order = Action("order", "u", AT, "p1", "search", "red chair", 3, 4200, "EUR")
     event = to_event(order)
-    assert decode_event(encode(event), now=AT) == event
+    assert decode_event(JSON.encode(event), now=AT) == event
     assert event == to_event(order)
     assert event.event_id != to_event(Action("order", "u", AT, "p1", "search", "red chair", 4, 4200, "EUR")).event_id
     refund = to_event(Action("refund", "u", AT, "p1", "search", "red chair", 3, 4200, "EUR"))

@@ -12,17 +12,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy.exc import DataError, OperationalError
 
-from experiments.events import EventRow
-from experiments.sink import Rejected, WriteResult
+from experiments.event_rows import EventRow
+from experiments.event_writer import Rejected, WriteResult
 from feature_repo.errors import StoreBusyError
 from feature_repo.recent import Engagement
 from streaming.consumer.poison import PoisonGuard, PoisonLimit
-from streaming.contracts import Event, decode_event, encode
+from streaming.contracts import Event
 from streaming.dead_letters.writer import DeadLetter
 from streaming.errors import BrokerError, PoisonRateError
 from streaming.events.sink import EventSink, to_event, to_row
+from streaming.kafka.codec import JSON
 from streaming.kafka.connection import TopicPartition
-from tests.streaming.fakes import NOW, Record
+from tests.streaming.builders import NOW, Record, decode_event
 
 
 class FakeDatabase:
@@ -102,7 +103,8 @@ def poll(*parts: Sequence[Event | bytes]) -> dict[TopicPartition, list[Record]]:
     """One list of messages for each partition."""
     return {
         TopicPartition("events", p): [
-            Record("events", p, offset, value=m if isinstance(m, bytes) else encode(m)) for offset, m in enumerate(part)
+            Record("events", p, offset, value=m if isinstance(m, bytes) else JSON.encode(m))
+            for offset, m in enumerate(part)
         ]
         for p, part in enumerate(parts)
     }
@@ -110,7 +112,7 @@ def poll(*parts: Sequence[Event | bytes]) -> dict[TopicPartition, list[Record]]:
 
 def sink() -> tuple[EventSink, FakeDatabase, Sent]:
     database, sent = FakeDatabase(), Sent()
-    return EventSink(database, sent, "log", lambda: NOW), database, sent
+    return EventSink(database, sent, "log", JSON, lambda: NOW), database, sent
 
 
 def test_rows_and_offsets_go_in_together_and_a_repetition_counts_once() -> None:
@@ -201,7 +203,7 @@ def test_a_row_that_the_engine_cannot_take_is_found_and_all_others_go_in() -> No
 
 def test_unknown_fields_are_counted() -> None:
     events, database, _ = sink()
-    events.handle(poll([encode(click(1))[:-1] + b',"session":1}']))
+    events.handle(poll([JSON.encode(click(1))[:-1] + b',"session":1}']))
     assert list(database.rows) == ["e1"]
     assert events.unknown_fields == {"session": 1}
 
@@ -220,7 +222,7 @@ def test_what_an_exposure_records_survives_the_way_to_kafka_and_back() -> None:
         event_id="e", kind="exposure", unit_id="u", event_time=1, experiment="x", arm="a", config_version=1,
         attributes=told,
     )  # fmt: skip
-    assert to_row(decode_event(encode(to_event(row)), now=NOW)) == row
+    assert to_row(decode_event(JSON.encode(to_event(row)), now=NOW)) == row
 
 
 class Heard:

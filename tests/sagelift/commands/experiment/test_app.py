@@ -200,7 +200,7 @@ def test_a_database_behind_its_migrations_names_the_command_that_helps(state: Pa
 
 
 def test_the_interface_is_served_on_loopback_and_ends_with_a_signal(state: Path) -> None:
-    """As a process: decisions, an exposure into the database, a revoked key, a clean end."""
+    """As a process: assignments, an exposure into the database, a revoked key, a clean end."""
     run("publish", write(state / "e.yaml", coverage=10_000), *WHO)
     run("start", "ranking", *WHO)
     key = run("key", "create", "shop", "--role", "assign", "--actor", "ada").stdout.strip()
@@ -222,7 +222,7 @@ def test_the_interface_is_served_on_loopback_and_ends_with_a_signal(state: Path)
                 except httpx.ConnectError:
                     assert time.monotonic() < deadline
             assert ready.json()["ready"] is True
-            arm = client.post("/v1/decisions/ranking", json={"unit": "u"}).json()["arm"]
+            arm = client.post("/v1/assignments/ranking", json={"unit": "u"}).json()["arm"]
             sent = {"exposures": [{"unit": "u", "experiment": "ranking", "arm": arm}]}
             assert client.post("/v1/exposures", json=sent).json()["exposures"][0]["logged"] is True
             assert client.get("/v1/experiments").status_code == 403

@@ -9,7 +9,7 @@ import typer
 from sqlalchemy import create_engine
 from typer.testing import CliRunner, Result
 
-from experiments import vectors as conformance
+from experiments import conformance
 from experiments.config import Arm, ExperimentConfig
 from experiments.errors import UnknownExperimentError
 from experiments.store import ExperimentStore

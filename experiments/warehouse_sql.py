@@ -1,4 +1,4 @@
-"""The draws in SQL (S1 to S3 of docs/assignment-spec.md), for whoever recomputes an assignment in the warehouse."""
+"""The draws in SQL (S1 to S3 of docs/reference/assignment-spec.md), for whoever recomputes an assignment in the warehouse."""
 
 import sqlite3
 from collections.abc import Callable

@@ -10,7 +10,7 @@ import msgspec
 
 from experiments.attributes import MAX_RECORDED, Attribute, fault
 from experiments.kernel import unit_bytes
-from experiments.texts import text_fault
+from experiments.text_rules import text_fault
 
 ENGAGEMENTS: Final = ("impression", "click", "save", "add_to_cart")
 ORDER_KINDS: Final = {

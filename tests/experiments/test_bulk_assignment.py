@@ -9,17 +9,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from experiments import bulk
-from experiments.bulk import assign_column
+from experiments import bulk_assignment
+from experiments.bulk_assignment import assign_column
 from experiments.config import (
     Arm,
     ExperimentConfig,
+    ExperimentState,
     Holdout,
     LayerRange,
     Override,
     Prerequisite,
     PublishedExperiment,
-    State,
 )
 from experiments.evaluator import PreparedExperiment, prepare, prepare_all
 
@@ -29,8 +29,8 @@ NO_TEXT = [7, 1.5, True, b"u", "\ud800", np.str_("user-1")]
 
 
 def expected(experiment: PreparedExperiment, units: list[Any], attributes: list[Any] | None = None) -> list[int]:
-    decisions = [experiment.decide(u, None if attributes is None else attributes[i]) for i, u in enumerate(units)]
-    return [experiment.arms.index(d.arm) if d.enrolled and d.arm else -1 for d in decisions]
+    assignments = [experiment.assign(u, None if attributes is None else attributes[i]) for i, u in enumerate(units)]
+    return [experiment.arms.index(d.arm) if d.enrolled and d.arm else -1 for d in assignments]
 
 
 @pytest.fixture
@@ -53,7 +53,9 @@ def everything(config: ExperimentConfig) -> PreparedExperiment:
 
 @pytest.mark.parametrize("state", ["running", "paused", "stopped"])
 @pytest.mark.parametrize("hash_version", ["sha256", "gb2"])
-def test_a_column_is_enrolled_as_each_unit_alone(config: ExperimentConfig, state: State, hash_version: Any) -> None:
+def test_a_column_is_enrolled_as_each_unit_alone(
+    config: ExperimentConfig, state: ExperimentState, hash_version: Any
+) -> None:
     config = msgspec.structs.replace(
         config, coverage=6_000, layer=LayerRange("home", 1_000, 9_000), hash_version=hash_version
     )
@@ -90,7 +92,7 @@ def test_every_kind_of_column_is_taken(config: ExperimentConfig, column: Any) ->
 
 
 def test_chunks_are_put_together_in_order(config: ExperimentConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bulk, "CHUNK", 700)
+    monkeypatch.setattr(bulk_assignment, "CHUNK", 700)
     experiment = prepare(PublishedExperiment(msgspec.structs.replace(config, targeting="n >= 0"), 1))
     units = [*UNITS, 7, *UNITS]  # one chunk goes the other way
     attributes = [{"n": i % 3 - 1} for i in range(len(units))]

@@ -7,9 +7,9 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 
+from experiments.api_keys import ApiKeys, KeyRing
 from experiments.engine import writing
 from experiments.errors import ConfigError, TransitionError, UnknownKeyError
-from experiments.keys import ApiKeys, KeyRing
 from experiments.roles import RIGHTS
 from experiments.store import ExperimentStore
 
@@ -61,7 +61,7 @@ def test_secrets_are_compared_in_constant_time_also_for_an_id_that_is_unknown(
         compared.append((a, b))
         return real(a, b)
 
-    monkeypatch.setattr("experiments.keys.hmac.compare_digest", noted)
+    monkeypatch.setattr("experiments.api_keys.hmac.compare_digest", noted)
     for given in (shown, "sl_000000000000_" + "A" * 43, "nonsense"):
         found.find(given)
     assert [(len(a), len(b)) for a, b in compared] == [(64, 64)] * 3

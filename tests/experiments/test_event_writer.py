@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from sqlalchemy import create_engine, text
 from sqlalchemy.exc import OperationalError
 
-from experiments import sink
+from experiments import event_writer
 from experiments.config import Arm, ExperimentConfig
-from experiments.events import EventRow
+from experiments.event_rows import EventRow
 from experiments.store import ExperimentStore
 from experiments.tables import MULTIPLE_ARMS
 
@@ -202,7 +202,7 @@ def test_rows_and_offsets_are_written_together_or_not_at_all(live: ExperimentSto
         raise OSError("disk full")
 
     before = contents(live)
-    monkeypatch.setattr(sink, "_write_offsets", fail)
+    monkeypatch.setattr(event_writer, "_write_offsets", fail)
     with pytest.raises(OSError, match="disk full"):
         live.write_events([exposure("e1", "u"), click("c1"), order("o1")], {("events", 0): 3})
     assert contents(live) == before

@@ -16,9 +16,9 @@ import msgspec
 from sqlalchemy import Connection, Engine, insert, select
 
 from experiments import tables
+from experiments.editor import Registry
 from experiments.engine import exclusive
 from experiments.errors import ConfigError, UnknownKeyError
-from experiments.registry import Registry
 from experiments.roles import RIGHTS, Role
 from experiments.store import now_us
 

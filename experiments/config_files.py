@@ -8,9 +8,9 @@ import msgspec
 import yaml
 
 from experiments import lifecycle
+from experiments.compatibility import find_circle
 from experiments.config import ExperimentConfig, load_yaml
 from experiments.errors import ConfigError, ConflictError
-from experiments.neighbours import find_circle
 
 _SUFFIXES: Final = (".yaml", ".yml")
 _SHARE: Final = {"minimum": 0, "maximum": 10_000}

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from experiments.config import ExperimentConfig
-from experiments.refusals import refused
+from experiments.validation_errors import refused
 
 GOOD: dict[str, Any] = {
     "key": "ranking",

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine, create_engine
 
-from experiments.changes import ChangeListener
-from experiments.client import Assigner
+from experiments.assigner import Assigner
+from experiments.assignment import Reason
 from experiments.config import ExperimentConfig
-from experiments.decision import Reason
+from experiments.notifications import ChangeListener
 from experiments.store import ExperimentStore
 
 Connect = Callable[[], Engine]

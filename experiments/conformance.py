@@ -1,6 +1,6 @@
-"""The conformance vectors of docs/assignment-spec.md, and every implementation at hand checked against them.
+"""The conformance vectors of docs/reference/assignment-spec.md, and every implementation at hand checked against them.
 
-`assignment_vectors.json` states draws (salt, unit -> gate, split, or why the unit is unfit) and decisions (experiments,
+`assignment_vectors.json` states draws (salt, unit -> gate, split, or why the unit is unfit) and assignments (experiments,
 a time, units with attributes -> arm, reason). It was generated once, by other code than this; an implementation that
 disagrees with it is wrong, or else has to be another `hash_version`.
 """
@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from experiments import kernel, sql
+from experiments import kernel, warehouse_sql
+from experiments.assignment import Reason
 from experiments.config import PublishedExperiment
-from experiments.decision import Reason
 from experiments.errors import ConfigError
 from experiments.evaluator import prepare_all
 
@@ -32,7 +32,7 @@ _FORMAT: Final = 2
 
 Pair = tuple[int | None, int | None]
 Answer = tuple[str | None, str]
-Decide = Callable[["Case"], list[Answer]]
+Assign = Callable[["Case"], list[Answer]]
 
 
 class DrawVector(msgspec.Struct, frozen=True):
@@ -69,7 +69,7 @@ class Case(msgspec.Struct, frozen=True):
     name: str
     at: int
     published: tuple[PublishedExperiment, ...]
-    decisions: tuple[Expected, ...]
+    assignments: tuple[Expected, ...] = msgspec.field(name="decisions")
 
 
 class Vectors(msgspec.Struct, frozen=True):
@@ -81,7 +81,7 @@ class Vectors(msgspec.Struct, frozen=True):
     cases: tuple[Case, ...]
 
 
-class Outcome(msgspec.Struct, frozen=True):
+class ConformanceResult(msgspec.Struct, frozen=True):
     """One implementation against the file: how many vectors it was asked, and those that it got wrong. `absent` says
     why it was not asked.
     """
@@ -105,51 +105,51 @@ def load(path: Path = FILE) -> Vectors:
     return vectors
 
 
-def check(vectors: Vectors, postgresql: Engine | None = None, spark: Any = None) -> list[Outcome]:
+def check(vectors: Vectors, postgresql: Engine | None = None, spark: Any = None) -> list[ConformanceResult]:
     """Every implementation against the vectors; PostgreSQL only when an engine is given, Spark when a session is."""
-    outcomes = [_check_draws(name, run, vectors) for name, run in DRAWS.items()]
+    results = [_check_draws(name, run, vectors) for name, run in DRAWS.items()]
     if postgresql is None:
-        outcomes.append(Outcome("PostgreSQL", "draws", 0, absent="no PostgreSQL database was named"))
+        results.append(ConformanceResult("PostgreSQL", "draws", 0, absent="no PostgreSQL database was named"))
     else:
-        outcomes.append(_check_draws("PostgreSQL", lambda draws: by_postgresql(draws, postgresql), vectors, nul=False))
+        results.append(_check_draws("PostgreSQL", lambda draws: by_postgresql(draws, postgresql), vectors, nul=False))
     if spark is None:
-        outcomes.append(Outcome("Spark", "draws of sha256", 0, absent="no Spark session was given"))
+        results.append(ConformanceResult("Spark", "draws of sha256", 0, absent="no Spark session was given"))
     else:
         sha256 = msgspec.structs.replace(vectors, draws=tuple(d for d in vectors.draws if d.hash_version == "sha256"))
-        outcomes.append(_check_draws("Spark", lambda draws: by_spark(draws, spark), sha256))
+        results.append(_check_draws("Spark", lambda draws: by_spark(draws, spark), sha256))
     if find_spec("growthbook") is None:
-        outcomes.append(
-            Outcome("GrowthBook's SDK", "draws of gb2", 0, absent="the package growthbook is not installed")
+        results.append(
+            ConformanceResult("GrowthBook's SDK", "draws of gb2", 0, absent="the package growthbook is not installed")
         )
     else:
         gb2 = msgspec.structs.replace(vectors, draws=tuple(d for d in vectors.draws if d.hash_version == "gb2"))
-        outcomes.append(_check_draws("GrowthBook's SDK", by_growthbook, gb2))
-    outcomes += [check_decisions(name, decide, vectors) for name, decide in DECISIONS.items()]
-    return outcomes
+        results.append(_check_draws("GrowthBook's SDK", by_growthbook, gb2))
+    results += [check_assignments(name, assign, vectors) for name, assign in ASSIGNMENTS.items()]
+    return results
 
 
 def _check_draws(
     name: str, run: Callable[[Sequence[DrawVector]], list[Pair]], vectors: Vectors, *, nul: bool = True
-) -> Outcome:
+) -> ConformanceResult:
     draws = [d for d in vectors.draws if nul or "\0" not in d.unit]
     wrong = [
         f"{d.hash_version} salt {d.salt!r} unit {ascii(d.unit)[:40]}: {got}, not {(d.gate, d.split)}"
         for d, got in zip(draws, run(draws), strict=True)
         if got != (d.gate, d.split)
     ]
-    return Outcome(name, "draws", len(draws), tuple(wrong))
+    return ConformanceResult(name, "draws", len(draws), tuple(wrong))
 
 
-def check_decisions(name: str, decide: Decide, vectors: Vectors) -> Outcome:
-    """Any implementation of decisions, such as a service that was given a case's experiments."""
+def check_assignments(name: str, assign: Assign, vectors: Vectors) -> ConformanceResult:
+    """Any implementation of assignments, such as a service that was given a case's experiments."""
     checked, wrong = 0, []
     for case in vectors.cases:
-        for expected, got in zip(case.decisions, decide(case), strict=True):
+        for expected, got in zip(case.assignments, assign(case), strict=True):
             checked += 1
             if got != (expected.arm, expected.reason):
                 unit = ascii(expected.unit)[:40]
                 wrong.append(f"{case.name}, unit {unit}: {got}, not {(expected.arm, expected.reason)}")
-    return Outcome(name, "decisions", checked, tuple(wrong))
+    return ConformanceResult(name, "assignments", checked, tuple(wrong))
 
 
 def by_the_words(draws: Sequence[DrawVector]) -> list[Pair]:
@@ -192,7 +192,7 @@ def by_column(draws: Sequence[DrawVector]) -> list[Pair]:
 def by_sqlite(draws: Sequence[DrawVector]) -> list[Pair]:
     """Registered functions."""
     with closing(sqlite3.connect(":memory:")) as connection:
-        sql.register_sqlite(connection)
+        warehouse_sql.register_sqlite(connection)
         queries = {"sha256": "select gate_bucket(?1, ?2), split_bucket(?1, ?2)"}
         queries["gb2"] = "select gb2_bucket(?1, ?2), gb2_bucket(?1, ?2)"
         return [connection.execute(queries[d.hash_version], (d.salt, d.unit)).fetchone() for d in draws]
@@ -203,7 +203,7 @@ def by_duckdb(draws: Sequence[DrawVector]) -> list[Pair]:
     import duckdb
 
     with duckdb.connect() as connection:
-        connection.execute(sql.GB2_FUNCTIONS["duckdb"])
+        connection.execute(warehouse_sql.GB2_FUNCTIONS["duckdb"])
         found: list[Pair] = []
         for d in draws:
             query = f"select {_columns('duckdb', d, 'unit')} from (select $1::varchar as unit)"
@@ -216,7 +216,7 @@ def by_postgresql(draws: Sequence[DrawVector], engine: Engine) -> list[Pair]:
     from sqlalchemy import text
 
     with engine.connect() as connection:
-        connection.execute(text(_escaped(sql.GB2_FUNCTIONS["postgresql"])))
+        connection.execute(text(_escaped(warehouse_sql.GB2_FUNCTIONS["postgresql"])))
         found: list[Pair] = []
         for d in draws:
             columns = _escaped(_columns("postgresql", d, "UNIT")).replace("UNIT", "cast(:unit as text)")
@@ -229,9 +229,9 @@ def by_postgresql(draws: Sequence[DrawVector], engine: Engine) -> list[Pair]:
 def by_spark(draws: Sequence[DrawVector], session: Any) -> list[Pair]:
     """SQL of its own, of `sha256`, in one query."""
 
-    def column(which: sql.Draw) -> str:
+    def column(which: warehouse_sql.Draw) -> str:
         salts = sorted({draw.salt for draw in draws})
-        cases = [f"when '{s}' then {sql.bucket_sql('spark', which, salt=s, unit='unit')}" for s in salts]
+        cases = [f"when '{s}' then {warehouse_sql.bucket_sql('spark', which, salt=s, unit='unit')}" for s in salts]
         return f"case salt {' '.join(cases)} end"
 
     rows = [(i, draw.salt, draw.unit) for i, draw in enumerate(draws)]
@@ -245,10 +245,10 @@ def _escaped(statement: str) -> str:
     return statement.replace(":", r"\:")
 
 
-def _columns(dialect: sql.Dialect, draw: DrawVector, unit: str) -> str:
+def _columns(dialect: warehouse_sql.Dialect, draw: DrawVector, unit: str) -> str:
     if draw.hash_version == "gb2":
         return f"gb2_bucket('{draw.salt}', {unit}), gb2_bucket('{draw.salt}', {unit})"
-    return ", ".join(sql.bucket_sql(dialect, which, salt=draw.salt, unit=unit) for which in ("gate", "split"))
+    return ", ".join(warehouse_sql.bucket_sql(dialect, which, salt=draw.salt, unit=unit) for which in ("gate", "split"))
 
 
 def by_growthbook(draws: Sequence[DrawVector]) -> list[Pair]:
@@ -263,28 +263,28 @@ def by_evaluator(case: Case) -> list[Answer]:
     """`decide`."""
     prepared = prepare_all(case.published, clock=lambda: case.at)
     answers = []
-    for expected in case.decisions:
-        decision = prepared[expected.experiment].decide(expected.unit, expected.attributes)
+    for expected in case.assignments:
+        assignment = prepared[expected.experiment].assign(expected.unit, expected.attributes)
         # Enrolled exactly when assigned: a wrong flag is shown as a wrong reason.
-        is_right = decision.enrolled == (decision.reason is Reason.ASSIGNED)
-        answers.append((decision.arm, decision.reason.value if is_right else f"enrolled {decision.enrolled}"))
+        is_right = assignment.enrolled == (assignment.reason is Reason.ASSIGNED)
+        answers.append((assignment.arm, assignment.reason.value if is_right else f"enrolled {assignment.enrolled}"))
     return answers
 
 
 def by_bulk(case: Case) -> list[Answer]:
     """`assign_column`, which says who is enrolled in which arm, and of the others only that they are not."""
-    from experiments.bulk import assign_column
+    from experiments.bulk_assignment import assign_column
 
     answers: dict[int, Answer] = {}
     for key, experiment in prepare_all(case.published, clock=lambda: case.at).items():
-        asked = [(i, expected) for i, expected in enumerate(case.decisions) if expected.experiment == key]
+        asked = [(i, expected) for i, expected in enumerate(case.assignments) if expected.experiment == key]
         units, attributes = [expected.unit for _, expected in asked], [expected.attributes for _, expected in asked]
         for (i, expected), index in zip(asked, assign_column(experiment, units, attributes).tolist(), strict=True):
             if index >= 0:
                 answers[i] = experiment.arms[index], Reason.ASSIGNED.value
             else:
                 answers[i] = expected.arm, "not enrolled" if expected.reason == Reason.ASSIGNED else expected.reason
-    return [answers[i] for i in range(len(case.decisions))]
+    return [answers[i] for i in range(len(case.assignments))]
 
 
 DRAWS: Final[dict[str, Callable[[Sequence[DrawVector]], list[Pair]]]] = {
@@ -294,11 +294,11 @@ DRAWS: Final[dict[str, Callable[[Sequence[DrawVector]], list[Pair]]]] = {
     "SQLite": by_sqlite,
     "DuckDB": by_duckdb,
 }
-DECISIONS: Final[dict[str, Decide]] = {"evaluator": by_evaluator, "bulk": by_bulk}
+ASSIGNMENTS: Final[dict[str, Assign]] = {"evaluator": by_evaluator, "bulk": by_bulk}
 
 
-def failures(outcomes: Sequence[Outcome]) -> Iterator[str]:
+def failures(results: Sequence[ConformanceResult]) -> Iterator[str]:
     """Each vector that an implementation got wrong."""
-    for outcome in outcomes:
-        for wrong in outcome.wrong:
-            yield f"{outcome.implementation}: {wrong}"
+    for result in results:
+        for wrong in result.wrong:
+            yield f"{result.implementation}: {wrong}"

@@ -5,8 +5,8 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Path
 from fastapi.responses import Response
 
-from experiments.client import Assigner
-from experiments.decision import Decision
+from experiments.assigner import Assigner
+from experiments.assignment import Assignment
 from experiments.rest import documents as d
 from experiments.rest.auth import Auth
 from experiments.rest.documents import answer, described, read
@@ -14,30 +14,30 @@ from experiments.rest.limits import check_batch
 
 
 def router(assigner: Assigner, auth: Auth, batch: int) -> APIRouter:
-    """`batch`: the most decisions or exposures of one request."""
-    routes = APIRouter(prefix="/v1", tags=["decisions"], dependencies=[Depends(auth.needs("assign"))])
+    """`batch`: the most assignments or exposures of one request."""
+    routes = APIRouter(prefix="/v1", tags=["assignments"], dependencies=[Depends(auth.needs("assign"))])
 
-    @routes.post("/decisions", **described(d.DecisionsRequest, d.DecisionsAnswer))
-    async def decide_many(sent: Annotated[d.DecisionsRequest, Depends(read(d.DecisionsRequest))]) -> Response:
-        """Decide several experiments for one unit. Logs no exposure: that is for where the decision is used."""
+    @routes.post("/assignments", **described(d.AssignmentsRequest, d.AssignmentsAnswer))
+    async def decide_many(sent: Annotated[d.AssignmentsRequest, Depends(read(d.AssignmentsRequest))]) -> Response:
+        """Decide several experiments for one unit. Logs no exposure: that is for where the assignment is used."""
         if sent.experiments is None:
             found = [*assigner.assign_all(sent.unit, sent.attributes).values()]
         else:
             check_batch(len(sent.experiments), batch)
             found = [assigner.assign(sent.unit, key, sent.attributes) for key in sent.experiments]
-        return answer(d.DecisionsAnswer([_told(decision) for decision in found]))
+        return answer(d.AssignmentsAnswer([_told(assignment) for assignment in found]))
 
-    @routes.post("/decisions/{key}", **described(d.DecisionRequest, d.DecisionAnswer))
+    @routes.post("/assignments/{key}", **described(d.AssignmentRequest, d.AssignmentAnswer))
     async def decide(
         key: Annotated[str, Path(description="An experiment's key.")],
-        sent: Annotated[d.DecisionRequest, Depends(read(d.DecisionRequest))],
+        sent: Annotated[d.AssignmentRequest, Depends(read(d.AssignmentRequest))],
     ) -> Response:
         """Decide one experiment for one unit."""
         return answer(_told(assigner.assign(sent.unit, key, sent.attributes)))
 
     @routes.post("/exposures", **described(d.ExposuresRequest, d.ExposuresAnswer, 202))
     async def expose(sent: Annotated[d.ExposuresRequest, Depends(read(d.ExposuresRequest))]) -> Response:
-        """Log decisions that were used. Each is decided anew here, so that no caller can log an arm of its choice."""
+        """Log assignments that were used. Each is decided anew here, so that no caller can log an arm of its choice."""
         check_batch(len(sent.exposures), batch)
         return answer(d.ExposuresAnswer([_exposed(assigner, used) for used in sent.exposures]), 202)
 
@@ -64,17 +64,17 @@ def health_router(assigner: Assigner) -> APIRouter:
     return routes
 
 
-def _exposed(assigner: Assigner, used: d.UsedDecision) -> d.ExposureAnswer:
-    decision = assigner.assign(used.unit, used.experiment, used.attributes)
-    if decision.enrolled and used.arm not in (None, decision.arm):
-        return d.ExposureAnswer(False, f"arm is {decision.arm!r} now, not {used.arm!r}")
-    if decision.enrolled and used.config_version not in (None, decision.config_version):
-        return d.ExposureAnswer(False, f"config_version is {decision.config_version} now, not {used.config_version}")
-    logged = assigner.expose(decision)
-    return d.ExposureAnswer(logged, decision.reason.value if logged or not decision.enrolled else "logged before")
+def _exposed(assigner: Assigner, used: d.UsedAssignment) -> d.ExposureAnswer:
+    assignment = assigner.assign(used.unit, used.experiment, used.attributes)
+    if assignment.enrolled and used.arm not in (None, assignment.arm):
+        return d.ExposureAnswer(False, f"arm is {assignment.arm!r} now, not {used.arm!r}")
+    if assignment.enrolled and used.config_version not in (None, assignment.config_version):
+        return d.ExposureAnswer(False, f"config_version is {assignment.config_version} now, not {used.config_version}")
+    logged = assigner.expose(assignment)
+    return d.ExposureAnswer(logged, assignment.reason.value if logged or not assignment.enrolled else "logged before")
 
 
-def _told(decision: Decision) -> d.DecisionAnswer:
-    return d.DecisionAnswer(
-        decision.experiment, decision.arm, decision.enrolled, decision.reason.value, decision.config_version
+def _told(assignment: Assignment) -> d.AssignmentAnswer:
+    return d.AssignmentAnswer(
+        assignment.experiment, assignment.arm, assignment.enrolled, assignment.reason.value, assignment.config_version
     )

@@ -4,10 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from experiments.compatibility import check_beside
 from experiments.config import Arm, ExperimentConfig, Holdout, Prerequisite, PublishedExperiment
 from experiments.errors import ConfigError, ConflictError
 from experiments.evaluator import prepare_all
-from experiments.neighbours import check_beside
 
 
 def experiment(key: str, needs: tuple[str, ...] = (), holdouts: tuple[Holdout, ...] = ()) -> ExperimentConfig:

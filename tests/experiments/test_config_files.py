@@ -9,7 +9,7 @@ import jsonschema_rs
 import pytest
 import yaml
 
-from experiments import files
+from experiments import config_files
 from experiments.config import from_yaml
 from experiments.errors import ConfigError
 
@@ -32,13 +32,13 @@ def write(folder: Path, name: str, **changes: Any) -> Path:
 def test_the_json_schema_in_docs_is_current() -> None:
     """`sagelift experiment schema > docs/experiment.schema.json` writes it."""
     written = json.loads((REPOSITORY / "docs" / "experiment.schema.json").read_text("utf-8"))
-    assert written == json.loads(json.dumps(files.json_schema()))
+    assert written == json.loads(json.dumps(config_files.json_schema()))
 
 
 def test_the_schema_takes_what_the_documentation_shows() -> None:
     text = (REPOSITORY / "docs" / "analysts" / "experiments.md").read_text("utf-8")
     shown = [block for block in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL) if block.startswith("key:")]
-    validator = jsonschema_rs.validator_for(files.json_schema())
+    validator = jsonschema_rs.validator_for(config_files.json_schema())
     assert shown
     for block in shown:
         from_yaml(block)
@@ -50,7 +50,7 @@ def test_a_config_written_as_yaml_is_read_as_the_same_config() -> None:
     (block,) = (block for block in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL) if block.startswith("key:"))
     for shown in (block, yaml.safe_dump(GOOD | {"description": "größer: ja"})):
         config = from_yaml(shown)
-        written = files.to_yaml(config)
+        written = config_files.to_yaml(config)
         assert from_yaml(written) == config
     assert "prerequisites" not in written, "fields that are empty are left out"
 
@@ -71,7 +71,7 @@ def test_a_config_written_as_yaml_is_read_as_the_same_config() -> None:
     ],
 )
 def test_what_the_schema_refuses_is_refused_by_the_rules_too(change: dict[str, Any]) -> None:
-    validator = jsonschema_rs.validator_for(files.json_schema())
+    validator = jsonschema_rs.validator_for(config_files.json_schema())
     assert validator.is_valid(GOOD)
     assert not validator.is_valid(GOOD | change)
     with pytest.raises(ConfigError):
@@ -88,7 +88,7 @@ def test_a_folder_is_read_whole_and_its_faults_are_told_file_by_file(tmp_path: P
     write(tmp_path, "seven", coverage=-1)
     (tmp_path / "eight.yml").write_text("key: [", encoding="utf-8")
     (tmp_path / "README.md").write_text("not an experiment", encoding="utf-8")
-    configs, faults = files.read(files.experiment_files([tmp_path]))
+    configs, faults = config_files.read(config_files.experiment_files([tmp_path]))
     assert {config.key for config in configs.values()} == {"one", "two", "three", "four", "five", "six"}
     found = {(Path(fault.file).stem, fault.message) for fault in faults}
     told = {name: [message for stem, message in found if stem == name] for name, _ in found}
@@ -102,4 +102,4 @@ def test_a_folder_is_read_whole_and_its_faults_are_told_file_by_file(tmp_path: P
 
 def test_a_folder_without_experiments_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="holds no experiment"):
-        files.experiment_files([tmp_path])
+        config_files.experiment_files([tmp_path])

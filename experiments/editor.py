@@ -12,14 +12,14 @@ from sqlalchemy import Connection, Table, delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from experiments import lifecycle, records, tables
-from experiments.changes import announce
-from experiments.config import ExperimentConfig, Override, State, check_key, check_override
+from experiments.compatibility import check_beside, find_circle
+from experiments.config import ExperimentConfig, ExperimentState, Override, check_key, check_override
 from experiments.errors import ConfigError, ConflictError, ScheduleError, TransitionError, UnknownExperimentError
-from experiments.lifecycle import Action, Outcome
+from experiments.lifecycle import Action, Decision
 from experiments.metrics import MetricDefinition
-from experiments.neighbours import check_beside, find_circle
+from experiments.notifications import announce
 from experiments.records import Scheduled, Transition
-from experiments.texts import text_fault, time_text
+from experiments.text_rules import text_fault, time_text
 
 
 class Registry:
@@ -144,7 +144,7 @@ class Registry:
         return found
 
     def move(
-        self, key: str, state: State, outcome: Outcome | None = None, evidence: dict[str, Any] | None = None
+        self, key: str, state: ExperimentState, outcome: Decision | None = None, evidence: dict[str, Any] | None = None
     ) -> Transition:
         """To another state. See `ExperimentStore.transition`."""
         connection = self._connection
@@ -285,9 +285,9 @@ class Registry:
         self,
         key: str,
         last: Transition,
-        state: State,
+        state: ExperimentState,
         version: int | None,
-        outcome: Outcome | None = None,
+        outcome: Decision | None = None,
         evidence: dict[str, Any] | None = None,
     ) -> Transition:
         row = Transition(last.sequence + 1, state, version, outcome, self._now, self._actor, self._reason, evidence)

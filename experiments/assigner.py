@@ -1,10 +1,10 @@
-"""What a service holds: published experiments in memory, decisions without a network, exposures where they are used.
+"""What a service holds: published experiments in memory, assignments without a network, exposures where they are used.
 
 assigner = Assigner(store.load, logger, cache=Path("experiments.json"))
 assigner.start()             # loads now and from then on; a store that is away delays it by no more than the timeout
-decision = assigner.assign(user_id, "home-ranking", {"country": "DE"})
+assignment = assigner.assign(user_id, "home-ranking", {"country": "DE"})
 ...                          # only when the page really depends on it:
-assigner.expose(decision)
+assigner.expose(assignment)
 """
 
 import threading
@@ -15,10 +15,10 @@ from typing import Any, Literal
 
 import msgspec
 
+from experiments.assignment import Assignment, Reason
 from experiments.config import PublishedExperiment
-from experiments.decision import Decision, Reason
 from experiments.errors import ExperimentsError
-from experiments.evaluator import PreparedExperiment, decide_all, now_us, prepare_all
+from experiments.evaluator import PreparedExperiment, assign_all, now_us, prepare_all
 from experiments.exposures import ExposureLogger
 from experiments.refresh import Refresher, read_configs, save_configs
 
@@ -86,7 +86,7 @@ class Assigner:
         return self._source != "nothing"
 
     def close(self, timeout_s: float = 5.0) -> None:
-        """Ends the background loading; decisions go on with what is in memory. Does not close the logger."""
+        """Ends the background loading; assignments go on with what is in memory. Does not close the logger."""
         if self._refresher is not None:
             self._refresher.close(timeout_s)
             self._refresher = None
@@ -140,22 +140,22 @@ class Assigner:
         stale = age is None or age > self._stale_after_s
         return AssignerState(len(self._experiments), self._source, age, stale, self._last_error)
 
-    def assign(self, unit: object, experiment: str, attributes: Mapping[str, Any] | None = None) -> Decision:
-        """The unit's decision. Never raises and never waits; an experiment that is not known has no arm."""
+    def assign(self, unit: object, experiment: str, attributes: Mapping[str, Any] | None = None) -> Assignment:
+        """The unit's assignment. Never raises and never waits; an experiment that is not known has no arm."""
         prepared = self._experiments.get(experiment)
         if prepared is None:
             name = unit if isinstance(unit, str) else None
-            return Decision(experiment, name, None, False, Reason.UNKNOWN_EXPERIMENT, 0)
-        return prepared.decide(unit, attributes)
+            return Assignment(experiment, name, None, False, Reason.UNKNOWN_EXPERIMENT, 0)
+        return prepared.assign(unit, attributes)
 
-    def assign_all(self, unit: object, attributes: Mapping[str, Any] | None = None) -> dict[str, Decision]:
-        """The unit's decision in every experiment, by key. Never raises and never waits."""
-        return decide_all(self._experiments.values(), unit, attributes)
+    def assign_all(self, unit: object, attributes: Mapping[str, Any] | None = None) -> dict[str, Assignment]:
+        """The unit's assignment in every experiment, by key. Never raises and never waits."""
+        return assign_all(self._experiments.values(), unit, attributes)
 
     def prepared(self, experiment: str) -> PreparedExperiment | None:
-        """An experiment as it is served, to explain a decision."""
+        """An experiment as it is served, to explain an assignment."""
         return self._experiments.get(experiment)
 
-    def expose(self, decision: Decision) -> bool:
-        """Logs that the decision was used. Whether a row was queued: not for those that are not enrolled, nor twice."""
-        return self._logger is not None and self._logger.log(decision)
+    def expose(self, assignment: Assignment) -> bool:
+        """Logs that the assignment was used. Whether a row was queued: not for those that are not enrolled, nor twice."""
+        return self._logger is not None and self._logger.log(assignment)

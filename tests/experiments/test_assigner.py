@@ -1,11 +1,11 @@
-"""The assigner: decisions from memory, the last good configs kept, stale state visible."""
+"""The assigner: assignments from memory, the last good configs kept, stale state visible."""
 
 import msgspec
 
-from experiments.client import Assigner
+from experiments.assigner import Assigner
+from experiments.assignment import Reason
 from experiments.config import ExperimentConfig, Prerequisite, PublishedExperiment
-from experiments.decision import Reason
-from experiments.events import EventRow
+from experiments.event_rows import EventRow
 from experiments.exposures import ExposureLogger
 from experiments.store import ExperimentStore
 
@@ -20,8 +20,8 @@ def test_a_published_experiment_is_served_from_the_store(store: ExperimentStore,
     for state, reason in (("running", Reason.ASSIGNED), ("paused", Reason.PAUSED), ("stopped", Reason.STOPPED)):
         store.transition("ranking", state, actor="ada", reason="test")  # type: ignore[arg-type]
         assert assigner.refresh()
-        decision = assigner.assign("u1", "ranking")
-        assert (decision.reason, decision.enrolled) == (reason, state == "running")
+        assignment = assigner.assign("u1", "ranking")
+        assert (assignment.reason, assignment.enrolled) == (reason, state == "running")
 
 
 def test_a_failed_refresh_keeps_the_last_good_configs_and_shows(config: ExperimentConfig) -> None:
@@ -63,13 +63,13 @@ def test_an_exposure_is_logged_where_it_is_used_and_only_there(config: Experimen
     logger = ExposureLogger(sent.append)
     assigner = Assigner(lambda: [PublishedExperiment(config, 1)], logger)
     assigner.refresh()
-    decisions = [assigner.assign(f"u{i}", "ranking") for i in range(5)]
-    assert assigner.expose(decisions[3])
-    assert not assigner.expose(decisions[3])
+    assignments = [assigner.assign(f"u{i}", "ranking") for i in range(5)]
+    assert assigner.expose(assignments[3])
+    assert not assigner.expose(assignments[3])
     assert not assigner.expose(assigner.assign(None, "ranking"))
     assert not assigner.expose(assigner.assign("u1", "unknown"))
     logger.close()
-    assert [(row.unit_id, row.arm) for row in sent] == [("u3", decisions[3].arm)]
+    assert [(row.unit_id, row.arm) for row in sent] == [("u3", assignments[3].arm)]
 
 
 def test_what_the_assigner_logs_the_store_accepts(store: ExperimentStore, config: ExperimentConfig) -> None:
@@ -98,7 +98,7 @@ def test_all_experiments_are_decided_with_the_attributes_of_the_unit(config: Exp
     targeted = msgspec.structs.replace(config, key="local", salt="local-1", targeting='country == "DE"')
     assigner = Assigner(lambda: [PublishedExperiment(config, 1), PublishedExperiment(targeted, 1)])
     assigner.refresh()
-    reasons = {key: decision.reason for key, decision in assigner.assign_all("u", {"country": "FR"}).items()}
+    reasons = {key: assignment.reason for key, assignment in assigner.assign_all("u", {"country": "FR"}).items()}
     assert reasons == {"ranking": Reason.ASSIGNED, "local": Reason.NOT_TARGETED}
     assert assigner.assign("u", "local", {"country": "DE"}).enrolled
     prepared = assigner.prepared("local")

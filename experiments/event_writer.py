@@ -14,7 +14,7 @@ from sqlalchemy import table as lightweight_table
 from sqlalchemy.dialects import postgresql, sqlite
 
 from experiments import config, tables
-from experiments.events import (
+from experiments.event_rows import (
     ENGAGEMENTS,
     ORDER_KINDS,
     EventRow,

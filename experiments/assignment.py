@@ -8,7 +8,7 @@ from experiments.attributes import Attribute
 
 
 class Reason(StrEnum):
-    """Why a unit got what it got (docs/assignment-spec.md, section 11)."""
+    """Why a unit got what it got (docs/reference/assignment-spec.md, section 11)."""
 
     ASSIGNED = "assigned"
     UNIT_MISSING = "unit_missing"
@@ -29,7 +29,7 @@ class Reason(StrEnum):
     UNKNOWN_EXPERIMENT = "unknown_experiment"
 
 
-class Decision(msgspec.Struct, frozen=True, gc=False):
+class Assignment(msgspec.Struct, frozen=True, gc=False):
     """One unit's assignment in one experiment.
 
     `arm` is what to serve: the control arm for everyone who is not enrolled (but the forced one of an override), None
