@@ -1,4 +1,4 @@
-"""JSON Lines: one product as one JSON object a line, under the contract's names or their aliases."""
+"""JSON Lines: one product per line as a JSON object, with the contract's field names or their aliases."""
 
 from __future__ import annotations
 
@@ -11,38 +11,36 @@ import msgspec
 
 from streaming.contracts import MAX_MESSAGE_BYTES
 from streaming.errors import FeedError
+from streaming.feeds.files import open_feed
 from streaming.feeds.rows import Row, RowBuilder, field_of
 
 
-def _number(digits: str) -> Decimal | str:
+def _parse_number(digits: str) -> Decimal | str:
     try:
         return Decimal(digits)
-    except InvalidOperation:  # an exponent beyond what a Decimal holds; as text the price refuses it
+    except InvalidOperation:  # Decimal cannot hold the exponent; the price check refuses the text
         return digits
 
 
 # Prices keep the decimals that the file states: 109.99 must not become 109.98999999999999.
-_decoder = msgspec.json.Decoder(dict[str, object], float_hook=_number)
+_decoder = msgspec.json.Decoder(dict[str, object], float_hook=_parse_number)
 
 
 def read_jsonl(path: Path, builder: RowBuilder) -> Iterator[Row]:
-    """The products of a JSONL file; row numbers are line numbers. Blank lines are skipped.
+    """Stream the products of a JSON Lines file. Row numbers are line numbers; blank lines are skipped.
 
     Raises:
-        FeedError: the file cannot be read, or is no JSONL from its first line on.
+        FeedError: The file cannot be read, or its first line shows that it is not JSON Lines.
     """
-    try:
-        with open(path, "rb") as file:
-            for number, line in _lines(file):
-                if number == 1:
-                    line = line.removeprefix(b"\xef\xbb\xbf")
-                    _check_start(path, line)
-                if len(line) > MAX_MESSAGE_BYTES:
-                    yield builder.refuse(number, "", f"is longer than {MAX_MESSAGE_BYTES} bytes")
-                elif line.strip():
-                    yield _row(number, line, builder)
-    except OSError as error:
-        raise FeedError(f"{path} cannot be read: {error.strerror or error}.") from error
+    with open_feed(path) as file:
+        for number, line in _lines(file):
+            if number == 1:
+                line = line.removeprefix(b"\xef\xbb\xbf")
+                _check_start(path, line)
+            if len(line) > MAX_MESSAGE_BYTES:
+                yield builder.refuse(number, "", f"is longer than {MAX_MESSAGE_BYTES} bytes")
+            elif line.strip():
+                yield _row(number, line, builder)
 
 
 def _row(number: int, line: bytes, builder: RowBuilder) -> Row:
@@ -64,16 +62,15 @@ def _row(number: int, line: bytes, builder: RowBuilder) -> Row:
 
 def _check_start(path: Path, line: bytes) -> None:
     if line.lstrip().startswith(b"["):
-        raise FeedError(f"{path} is one JSON array; write one product a line (JSON Lines).")
+        raise FeedError(f"{path} is one JSON array; write one product per line (JSON Lines).")
     if line.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise FeedError(f"{path} is UTF-16; JSON Lines are UTF-8: save it as UTF-8.")
+        raise FeedError(f"{path} is UTF-16; JSON Lines must be UTF-8: save it as UTF-8.")
 
 
 def _lines(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
-    """The lines with their numbers; of an overlong one only the start, a byte more than is allowed."""
+    """Yield the lines with their numbers; a line that is too long is cut to one byte more than the limit."""
     number = 0
-    # Two bytes of room for the line's end.
-    while line := file.readline(MAX_MESSAGE_BYTES + 2):
+    while line := file.readline(MAX_MESSAGE_BYTES + 2):  # 2 bytes for the line end
         number += 1
         rest = line
         while rest and not rest.endswith(b"\n"):

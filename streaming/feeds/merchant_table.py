@@ -1,4 +1,4 @@
-"""Google Merchant Center's delimited feed (TSV, or the same with commas): one product a row.
+"""Google Merchant Center's delimited feed (tab or comma): one product per row.
 
 Source: Google Merchant Center product data specification, https://support.google.com/merchants/answer/7052112
 """
@@ -13,14 +13,14 @@ from streaming.feeds.rows import Row, RowBuilder
 
 
 def read_merchant_table(path: Path, builder: RowBuilder, *, delimiter: str) -> Iterator[Row]:
-    """The products of a Merchant Center table; the header is row 1.
+    """Stream the products of a Merchant Center table; the header is row 1.
 
     Raises:
-        FeedError: not text, no header, or without a column that is needed.
+        FeedError: The file is not text, has no header, or lacks a required column.
     """
     header = tables.read_header(path, delimiter)
     columns = builder.columns(header)
-    builder.need(path, columns.values(), header)
+    builder.require_columns(path, columns.values(), header)
     for number, cells in tables.rows(path, delimiter):
         if isinstance(cells, tables.BrokenRecord):
             yield builder.refuse(number, "", str(cells))

@@ -12,6 +12,7 @@ from xml.etree.ElementTree import Element, ParseError
 
 from streaming.contracts import MAX_MESSAGE_BYTES
 from streaming.errors import FeedError
+from streaming.feeds.files import open_feed
 from streaming.feeds.rows import Row, RowBuilder, field_of
 
 _GOOGLE = "http://base.google.com/ns/1.0"
@@ -22,20 +23,20 @@ _MAX_DEPTH = 32
 
 
 def read_merchant_xml(path: Path, builder: RowBuilder) -> Iterator[Row]:
-    """The products of an XML feed; the first is row 1. Each is forgotten when the next begins.
+    """Stream the products of an XML feed; the first is row 1. Only one product is in memory at a time.
 
-    A document type (and with it every entity trick) is refused; see defusedxml.
+    A document type is refused, and with it every attack through entities; see defusedxml.
 
     Raises:
-        FeedError: not well-formed XML, with a document type, or neither RSS nor Atom.
+        FeedError: The file is not well-formed XML, has a document type, or is neither RSS nor Atom.
     """
     from defusedxml.common import DefusedXmlException
     from defusedxml.ElementTree import iterparse
 
     number = 0
     try:
-        with open(path, "rb") as file:
-            source = _Metered(file)
+        with open_feed(path) as file:
+            source = _MeteredFile(file)
             open_elements: list[Element] = []
             for event, element in iterparse(source, events=("start", "end"), forbid_dtd=True):
                 if event == "start":
@@ -46,16 +47,14 @@ def read_merchant_xml(path: Path, builder: RowBuilder) -> Iterator[Row]:
                 if element.tag in _PRODUCTS:
                     number += 1
                     yield builder.build(number, _fields(element, builder))
-                    source.since_last = 0
+                    source.bytes_since_last = 0
                     open_elements[-1].remove(element)
                 elif len(open_elements) == 2 and open_elements[-1].tag not in _PRODUCTS:
-                    open_elements[-1].remove(element)  # the channel's own title and the like
+                    open_elements[-1].remove(element)  # the channel's own elements, such as its title
     except DefusedXmlException:
         raise FeedError(f"{path} has a document type or entities (<!DOCTYPE …>), which are refused.") from None
     except ParseError as error:
         raise FeedError(f"{path} is not well-formed XML after product {number}: {error}.") from None
-    except OSError as error:
-        raise FeedError(f"{path} cannot be read: {error.strerror or error}.") from error
 
 
 def _check_nesting(path: Path, open_elements: list[Element]) -> None:
@@ -66,7 +65,7 @@ def _check_nesting(path: Path, open_elements: list[Element]) -> None:
 
 
 def _fields(product: Element, builder: RowBuilder) -> dict[str, object]:
-    """The product's elements by the contract's names; `g:` wins over RSS's or Atom's own element."""
+    """Return the product's elements by the contract's names; `g:` wins over the element of RSS or Atom."""
     plain: dict[str, object] = {}
     google: dict[str, object] = {}
     for child in product:
@@ -76,33 +75,33 @@ def _fields(product: Element, builder: RowBuilder) -> dict[str, object]:
         if field is None:
             builder.count_unknown(f"g:{name}" if namespace == _GOOGLE else name)
             continue
-        # Atom keeps a link in an attribute.
+        # Atom states a link in an attribute.
         value = (child.text or child.get("href") or "").strip()
         if not value:
             continue
         into = google if namespace == _GOOGLE else plain
         if field in _REPEATED:
-            known = into.setdefault(field, [])
-            assert isinstance(known, list)
-            known.append(value)
+            values = into.setdefault(field, [])
+            assert isinstance(values, list)
+            values.append(value)
         else:
             into.setdefault(field, value)
     return {**plain, **google}
 
 
-class _Metered:
-    """A file that refuses to be read when one product takes more than a message may."""
+class _MeteredFile:
+    """A file that raises `FeedError` when one product is larger than a message may be."""
 
     def __init__(self, file: BinaryIO) -> None:
-        self.since_last = 0  # bytes since the last product ended
+        self.bytes_since_last = 0  # since the end of the last product
         self._file = file
 
     def read(self, size: int = -1) -> bytes:
-        # The parser reads ahead by less than a second message's size.
-        if self.since_last > 2 * MAX_MESSAGE_BYTES:
+        # The parser reads ahead by less than the size of a second message.
+        if self.bytes_since_last > 2 * MAX_MESSAGE_BYTES:
             raise FeedError(f"An element of {self._file.name} is larger than {MAX_MESSAGE_BYTES} bytes.")
         chunk = self._file.read(size)
-        self.since_last += len(chunk)
+        self.bytes_since_last += len(chunk)
         return chunk
 
     def close(self) -> None:

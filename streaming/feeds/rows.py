@@ -1,4 +1,4 @@
-"""What all importers share: a row's fields under the contract's names become one product update or one refusal."""
+"""What all readers share: turn the raw fields of a row into one product update or one refusal."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from streaming.errors import ContractError, FeedError
 from streaming.feeds import values
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-# Fields of a row that are no attributes of the contract, but that one is derived from.
+# Fields that are not attributes of the contract; an attribute is derived from each.
 _SOURCES = ("category", "currency", "stock", "updated_at")
 _FIELDS = ("id", "version", "event_time", "op", *ATTRIBUTES, *_SOURCES)
-# Other names under which sources keep the same fields. The contract's own name wins when a row has both.
+# Column name -> field. Sources use several names for one field; the contract's own name wins when a row has both.
 ALIASES = {
     **{name: name for name in _FIELDS},
     "item_id": "id",
@@ -45,7 +45,7 @@ ALIASES = {
     "last_modified": "updated_at",
     "modified_at": "updated_at",
 }
-# So many different unknown names are told apart; a feed with random keys must not fill the memory.
+# Number of different unknown names that are counted one by one: a feed with random keys must not fill the memory.
 _MAX_UNKNOWN = 1_000
 
 
@@ -53,8 +53,12 @@ _MAX_UNKNOWN = 1_000
 class BadRow:
     """A row that was refused.
 
-    `row` counts as the user's own program does: a table's header is row 1, a JSONL file's first line is 1, an XML
-    or Parquet feed's first product is 1. `field` is "" when the row as a whole is broken.
+    Attributes:
+        row: Row number as the user's own program shows it: 1 is a table's header, a JSON Lines file's first line, or
+            the first product of an XML or Parquet feed.
+        product_id: The product's id, None if unknown.
+        field: The field that is wrong, "" if the whole row is.
+        rule: The rule that the field or row breaks.
     """
 
     row: int
@@ -63,6 +67,7 @@ class BadRow:
     rule: str
 
     def __str__(self) -> str:
+        """Return the refusal as a sentence for the user."""
         who = f"row {self.row}" if self.product_id is None else f"row {self.row} (id {self.product_id!r})"
         return f"{who}: {self.field}: {self.rule}" if self.field else f"{who}: {self.rule}"
 
@@ -72,21 +77,24 @@ Row = ProductUpdate | BadRow
 
 @lru_cache(maxsize=4096)
 def field_of(column: str) -> str | None:
-    """The contract's name of a column (`Image Link`, `g:price`, `colour`), None for an unknown one."""
+    """Return the field of a column (`Image Link`, `g:price`, `colour`), None for an unknown column."""
     name = column.strip().casefold().removeprefix("g:").replace(" ", "_").replace("-", "_")
     return ALIASES.get(name)
 
 
 class RowBuilder:
-    """Builds the rows of one import: one clock, one default currency, ids seen once.
+    """Builds the rows of one import and refuses an id that the import already holds.
 
-    Rows without a version of their own get `now` in microseconds, the same for the whole import: a later import of
-    the same file wins, a row repeated within it does not.
+    Rows without a version get `now` in microseconds, the same for the whole import: a later import of the same file
+    wins over an earlier one, and a row repeated within one import is refused.
 
     Args:
-        folder: the feed's folder, against which relative image paths are read.
-        now: the import's time, with a zone.
-        currency: of prices that state none; None refuses them.
+        folder: Folder of the feed; relative image paths start there.
+        now: Time of the import, with a time zone.
+        currency: ISO 4217 code of prices that state none; None refuses such prices.
+
+    Attributes:
+        unknown_columns: How often each name occurred that the contract does not know.
     """
 
     def __init__(self, folder: Path, *, now: datetime, currency: str | None) -> None:
@@ -97,7 +105,7 @@ class RowBuilder:
         self._seen = _SeenIds()
 
     def columns(self, names: Iterable[str]) -> dict[str, str]:
-        """Which of a table's columns feed which field: `{column: field}`; the others are counted as unknown."""
+        """Map a table's columns to fields, `{column: field}`; columns without a field are counted as unknown."""
         chosen: dict[str, str] = {}
         for name in names:
             field = field_of(name)
@@ -107,43 +115,56 @@ class RowBuilder:
                 chosen[field] = name
         return {name: field for field, name in chosen.items()}
 
-    def need(self, path: Path, fields: Iterable[str], names: Iterable[str]) -> None:
-        """A table needs the columns `id` and `title`, without the title only when `op` says what a row does.
+    def require_columns(self, path: Path, fields: Iterable[str], names: Iterable[str]) -> None:
+        """Check that a table has the required columns: `id`, and `title` unless it has a column `op`.
+
+        Args:
+            path: The feed's file, for the message.
+            fields: The fields that the table has.
+            names: All names in the table's header, for the message.
 
         Raises:
-            FeedError: one is missing.
+            FeedError: A required column is missing.
         """
-        found = set(fields)
-        for field in ("id",) if "op" in found else ("id", "title"):
-            if field not in found:
+        present = set(fields)
+        for field in ("id",) if "op" in present else ("id", "title"):
+            if field not in present:
                 shown = ", ".join(names)[:200]
                 raise FeedError(f"{path} has no column {field!r}; its columns are: {shown}.")
 
     def count_unknown(self, name: str) -> None:
-        """One more value under a name that the contract does not know."""
-        known = name in self.unknown_columns or len(self.unknown_columns) < _MAX_UNKNOWN
+        """Count one more value under a name that the contract does not know."""
+        listed = name in self.unknown_columns or len(self.unknown_columns) < _MAX_UNKNOWN
         shown = name[:100].encode(errors="replace").decode()
-        self.unknown_columns[shown if known else "…"] += 1
+        self.unknown_columns[shown if listed else "…"] += 1
 
     def close(self) -> None:
-        """Forget the ids seen."""
+        """Forget the ids of this import."""
         self._seen.close()
 
     def build(self, number: int, raw: Mapping[str, object]) -> Row:
-        """Row `number`'s fields, under the names of `ALIASES`' right side, as an update or as a refusal."""
+        """Build one row.
+
+        Args:
+            number: Row number, for a refusal.
+            raw: Field -> raw value. A field that the row does not state is absent.
+
+        Returns:
+            The product update, or the refusal.
+        """
         try:
             update = self._update(raw)
         except ContractError as error:
             return self.refuse(number, error.field, error.rule, raw.get("id"))
-        first = self._seen.add(update.id, number)
-        if first is not None:
-            return self.refuse(number, "id", f"row {first} already holds it; the later row is refused", update.id)
+        first_row = self._seen.add(update.id, number)
+        if first_row is not None:
+            return self.refuse(number, "id", f"row {first_row} already holds it; the later row is refused", update.id)
         return update
 
     def refuse(self, number: int, field: str, rule: str, product_id: object = None) -> BadRow:
-        """A refusal of row `number`."""
-        known = isinstance(product_id, str | int) and not isinstance(product_id, bool) and product_id != ""
-        shown = str(product_id)[:128].encode(errors="replace").decode() if known else None
+        """Return the refusal of row `number`."""
+        printable = isinstance(product_id, str | int) and not isinstance(product_id, bool) and product_id != ""
+        shown = str(product_id)[:128].encode(errors="replace").decode() if printable else None
         return BadRow(number, shown, field, rule)
 
     def _update(self, raw: Mapping[str, object]) -> ProductUpdate:
@@ -158,7 +179,7 @@ class RowBuilder:
             "op": values.text("op", raw.get("op")) or "upsert",
         }
         for name in ATTRIBUTES:
-            # A field that the row does not name stays unset; one that is named and empty is stated as empty.
+            # An absent field stays unset; a field that is present and empty is stated as empty.
             if name in raw:
                 fields[name] = self._value(name, raw[name], raw)
         if "product_type" not in raw and "category" in raw:
@@ -195,23 +216,23 @@ class RowBuilder:
 
 
 class _SeenIds:
-    """Which row first held an id. On disk behind a small cache: ten million ids must not fill the memory."""
+    """The first row of each id. On disk with a small cache: ten million ids must not fill the memory."""
 
     def __init__(self) -> None:
         self._database: sqlite3.Connection | None = None
 
     def add(self, product_id: str, row: int) -> int | None:
-        """Remember the id; the row that held it before, if any."""
+        """Remember the id; return the row that already holds it, if any."""
         try:
             if self._database is None:
                 self._database = self._open()
-            done = self._database.execute("INSERT OR IGNORE INTO seen VALUES (?, ?)", (product_id, row))
-            if done.rowcount:
+            inserted = self._database.execute("INSERT OR IGNORE INTO seen VALUES (?, ?)", (product_id, row))
+            if inserted.rowcount:
                 return None
-            found = self._database.execute("SELECT row FROM seen WHERE id = ?", (product_id,)).fetchone()
+            first = self._database.execute("SELECT row FROM seen WHERE id = ?", (product_id,)).fetchone()
         except sqlite3.Error as error:
-            raise FeedError(f"The ids seen so far cannot be kept in the temporary folder: {error}.") from error
-        return int(found[0])
+            raise FeedError(f"The temporary folder cannot hold the ids of this import: {error}.") from error
+        return int(first[0])
 
     def close(self) -> None:
         if self._database is not None:
@@ -220,7 +241,7 @@ class _SeenIds:
 
     @staticmethod
     def _open() -> sqlite3.Connection:
-        # An empty name is SQLite's private temporary database, which is removed when it is closed.
+        # An empty name is a private temporary database; SQLite removes it when it is closed.
         database = sqlite3.connect("", isolation_level=None, check_same_thread=False)
         for pragma in ("journal_mode = OFF", "synchronous = OFF", "cache_size = -16000"):
             database.execute(f"PRAGMA {pragma}")

@@ -1,7 +1,7 @@
-"""Shopify's product export: several rows a product, held together by the handle.
+"""Shopify's product export: several rows per product, all with the same handle.
 
 The first row of a handle states the product and its first variant; the rows after it state only further variants
-and images. One update a product: the price is the first variant's, colours and sizes are those of all variants.
+and images. Each product becomes one update, with the price of the first variant and the colours and sizes of all.
 
 Source: https://help.shopify.com/en/manual/products/import-export/using-csv (both generations of column names)
 """
@@ -10,15 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from html.parser import HTMLParser
 from pathlib import Path
 
 from streaming.contracts import MAX_IMAGES
 from streaming.errors import ContractError, FeedError
 from streaming.feeds import tables, values
+from streaming.feeds.html_text import text_of_html
 from streaming.feeds.rows import Row, RowBuilder
 
-# Column (both generations) -> our name for it; compared without regard to case.
+# Column (both generations) -> our name for it. Case does not matter.
 _COLUMNS = {
     "handle": "handle",
     "url handle": "handle",
@@ -49,27 +49,27 @@ _COLUMNS = {
     **{f"option{n} {part}": f"option{n}_{part}" for n in (1, 2, 3) for part in ("name", "value")},
 }
 _OPTIONS = {"color": "color", "colour": "color", "size": "size", "material": "material", "pattern": "pattern"}
-_MOST_IMAGES = 250  # Shopify's own limit for a product
-_MOST_TEXT = 1_000
+_MAX_IMAGES_READ = 250  # Shopify's own limit for a product
+_MAX_OPTION_TEXT = 500  # characters of all values of one option; the contract allows 1000 with separators
 
 
 def is_shopify(header: list[str]) -> bool:
-    """Whether a CSV's columns are those of a Shopify product export."""
+    """Return whether a CSV header is that of a Shopify product export."""
     names = {name.casefold() for name in header}
     return bool(names & {"handle", "url handle"}) and bool(names & {"variant price", "price", "image src"})
 
 
 def read_shopify_csv(path: Path, builder: RowBuilder) -> Iterator[Row]:
-    """The products of a Shopify export, each under the number of its first row; the header is row 1.
+    """Stream the products of a Shopify export, each with the number of its first row; the header is row 1.
 
-    A product that is a draft, archived or not published comes as a deletion: shoppers cannot buy it.
+    A product that is a draft, archived or not published becomes a deletion: shoppers cannot buy it.
 
     Raises:
-        FeedError: not text, or without the columns of a Shopify export.
+        FeedError: The file is not text, or lacks the columns of a Shopify export.
     """
     header = tables.read_header(path, ",")
     if not is_shopify(header):
-        raise FeedError(f"{path} is no Shopify product export: it needs the columns Handle and Variant Price.")
+        raise FeedError(f"{path} is not a Shopify product export: it needs the columns Handle and Variant Price.")
     for name in header:
         if name.casefold() not in _COLUMNS:
             builder.count_unknown(name)
@@ -95,7 +95,7 @@ def read_shopify_csv(path: Path, builder: RowBuilder) -> Iterator[Row]:
 
 @dataclass
 class _Product:
-    """What the rows of one handle say together."""
+    """The product that all rows of one handle describe together."""
 
     number: int
     first: dict[str, str]
@@ -107,25 +107,26 @@ class _Product:
     error: ContractError | None = None
 
     def add(self, number: int, row: dict[str, str]) -> None:
-        """Take one row of the product in, the first one too."""
+        """Add one row of the product, also its first."""
         for column in ("image", "variant_image"):
-            if column in row and len(self.images) < _MOST_IMAGES:
+            if column in row and len(self.images) < _MAX_IMAGES_READ:
                 self.images.append((_position(row, column), row[column].strip()))
         for n in (1, 2, 3):
-            if f"option{n}_name" in row:  # only a product's first row names its options
+            if f"option{n}_name" in row:  # only the first row of a product names its options
                 self.option_names[n] = _OPTIONS.get(row[f"option{n}_name"].strip().casefold())
             name, value = self.option_names.get(n), row.get(f"option{n}_value", "").strip()
-            known = self.options.setdefault(name, []) if name else []
-            if name and value and value not in known and sum(map(len, known)) + len(value) < _MOST_TEXT // 2:
-                known.append(value)
-        if "price" in row:  # a row with a price is a variant, one without is only an image
+            values_so_far = self.options.setdefault(name, []) if name else []
+            length = sum(map(len, values_so_far)) + len(value)
+            if name and value and value not in values_so_far and length < _MAX_OPTION_TEXT:
+                values_so_far.append(value)
+        if "price" in row:  # a row with a price is a variant; one without is only an image
             try:
                 self.stock.add(_availability(row, self.columns))
             except ContractError as error:
                 self.error = self.error or ContractError(error.field, f"{error.rule} (row {number})")
 
     def build(self, builder: RowBuilder) -> Row:
-        """The product as one update."""
+        """Return the product as one update, or as a refusal."""
         first = self.first
         if self.error is not None:
             return builder.refuse(self.number, self.error.field, self.error.rule, first["handle"])
@@ -141,14 +142,14 @@ class _Product:
             raw["google_product_category"] = first["category"]
         if "body" in first:
             raw["description"] = text_of_html(first["body"])
-        raw.update({name: "/".join(known) for name, known in self.options.items() if known})
-        # Sorted by position, stable: a row without one keeps its place at the end, variants' own pictures last.
+        raw.update({name: "/".join(choices) for name, choices in self.options.items() if choices})
+        # A stable sort by position: images without a position keep their order at the end, variants' images come last.
         links = list(dict.fromkeys(link for _, link in sorted(self.images, key=lambda image: image[0])))[:MAX_IMAGES]
         if links:
             raw["image_link"], raw["additional_image_link"] = links[0], links[1:]
-        for state in ("in_stock", "backorder", "out_of_stock"):
-            if state in self.stock:
-                raw["availability"] = state
+        for availability in ("in_stock", "backorder", "out_of_stock"):
+            if availability in self.stock:
+                raw["availability"] = availability
                 break
         return builder.build(self.number, raw)
 
@@ -166,45 +167,11 @@ def _position(row: dict[str, str], column: str) -> float:
 
 
 def _availability(row: dict[str, str], columns: frozenset[str]) -> str:
-    """A variant's availability; "" when the export does not say (one of several stock locations has no quantity)."""
+    """Return a variant's availability, "" if unknown: an export of several stock locations has no quantity."""
     if "tracker" in columns and "tracker" not in row:
-        return "in_stock"  # stock is not tracked: Shopify always sells it
+        return "in_stock"  # untracked stock: Shopify always sells the product
     if "quantity" not in row:
         return ""
     if values.whole_number("Variant Inventory Qty", row["quantity"]) > 0:
         return "in_stock"
     return "backorder" if row.get("policy", "").strip().casefold() in ("continue", "true") else "out_of_stock"
-
-
-def text_of_html(html: str) -> str:
-    """What a reader sees of a piece of HTML: no tags, scripts or styles; blocks apart, white space collapsed."""
-    parser = _Text()
-    parser.feed(html)
-    parser.close()
-    return " ".join("".join(parser.parts).split())
-
-
-class _Text(HTMLParser):
-    _HIDDEN = frozenset({"script", "style", "template"})
-    _INLINE = frozenset(
-        {"a", "abbr", "b", "em", "font", "i", "mark", "s", "small", "span", "strong", "sub", "sup", "u"}
-    )
-
-    def __init__(self) -> None:
-        super().__init__(convert_charrefs=True)
-        self.parts: list[str] = []
-        self._hidden = 0
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self._hidden += tag in self._HIDDEN
-        if tag not in self._INLINE:
-            self.parts.append(" ")
-
-    def handle_endtag(self, tag: str) -> None:
-        self._hidden = max(0, self._hidden - (tag in self._HIDDEN))
-        if tag not in self._INLINE:
-            self.parts.append(" ")
-
-    def handle_data(self, data: str) -> None:
-        if not self._hidden:
-            self.parts.append(data)

@@ -1,4 +1,4 @@
-"""Delimited text (CSV, TSV) as records, one by one, with bounded memory, whatever the file holds."""
+"""Delimited text (CSV, TSV): read record by record, with bounded memory whatever the file holds."""
 
 from __future__ import annotations
 
@@ -10,38 +10,39 @@ from typing import TextIO
 
 from streaming.contracts import MAX_MESSAGE_BYTES
 from streaming.errors import FeedError
+from streaming.feeds.files import cannot_read
 
 
 class BrokenRecord(Exception):
-    """A record that is no list of cells; the message is the rule that it breaks."""
+    """A record that cannot be split into cells; the message is the rule that it breaks."""
 
 
 Record = list[str] | BrokenRecord
 
 
 def records(path: Path, delimiter: str) -> Iterator[tuple[int, Record]]:
-    """The file's records with their numbers, as a spreadsheet shows them: the header is 1.
+    """Yield the file's records with the row numbers that a spreadsheet shows: the header is 1.
 
-    Text is UTF-8 or, with a byte order mark, UTF-16 (Excel's "Unicode text"). A byte that is not UTF-8 arrives as
-    a lone surrogate, so that the cell that holds it can be named; `values.text` refuses it.
+    The text is UTF-8, or UTF-16 with a byte order mark (Excel's "Unicode text"). A byte that is not UTF-8 becomes
+    a lone surrogate: `values.text` refuses it and names the field.
 
     Raises:
-        FeedError: the file cannot be read as text.
+        FeedError: The file cannot be read as text.
     """
     try:
         with open(path, encoding=_encoding(path), errors="surrogateescape", newline="") as file:
             yield from _records(file, delimiter)
     except OSError as error:
-        raise FeedError(f"{path} cannot be read: {error.strerror or error}.") from error
+        raise cannot_read(path, error) from error
     except UnicodeError as error:
         raise FeedError(f"{path} is not valid UTF-16: {error}; save it as UTF-8.") from error
 
 
 def read_header(path: Path, delimiter: str) -> list[str]:
-    """The names in the first row.
+    """Return the column names in the first row.
 
     Raises:
-        FeedError: the file is empty, or its first row is broken or names a column twice.
+        FeedError: The file is empty, or its first row is broken or names a column twice.
     """
     _, header = next(records(path, delimiter), (1, []))
     if isinstance(header, BrokenRecord):
@@ -51,14 +52,14 @@ def read_header(path: Path, delimiter: str) -> list[str]:
         raise FeedError(f"{path} is not valid UTF-8 in its header; save it as UTF-8.")
     if not any(names):
         raise FeedError(f"{path} has no header in its first row; write the column names there.")
-    twice = sorted({name for name in names if name and names.count(name) > 1})
-    if twice:
-        raise FeedError(f"{path} has the column {twice[0]!r} twice; remove or rename one.")
+    repeated = sorted({name for name in names if name and names.count(name) > 1})
+    if repeated:
+        raise FeedError(f"{path} has the column {repeated[0]!r} twice; remove or rename one.")
     return names
 
 
 def rows(path: Path, delimiter: str) -> Iterator[tuple[int, dict[str, str] | BrokenRecord]]:
-    """The records after the header as `{column: cell}`, empty cells left out, blank rows skipped."""
+    """Yield the records after the header as `{column: cell}`, without empty cells and blank rows."""
     header = read_header(path, delimiter)
     for number, cells in records(path, delimiter):
         if number == 1:
@@ -68,7 +69,7 @@ def rows(path: Path, delimiter: str) -> Iterator[tuple[int, dict[str, str] | Bro
         elif len(cells) > len(header):
             yield number, BrokenRecord(f"has {len(cells)} cells, the header has {len(header)}; quote the delimiter")
         elif any(cell.strip() for cell in cells):
-            # Spreadsheets leave out empty cells at a row's end, so fewer cells than columns are no fault.
+            # Spreadsheets omit empty cells at the end of a row, so a short row is valid.
             yield number, {name: cell for name, cell in zip(header, cells, strict=False) if cell.strip()}
 
 
@@ -80,7 +81,7 @@ def _encoding(path: Path) -> str:
 
 def _records(file: TextIO, delimiter: str) -> Iterator[tuple[int, Record]]:
     lines = _Lines(file)
-    # Strict: `"Best" mug` and an unclosed quote are refused instead of silently changed.
+    # Strict mode refuses `"Best" mug` and an unclosed quote instead of changing them silently.
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
     number = 0
     while True:
@@ -96,33 +97,33 @@ def _records(file: TextIO, delimiter: str) -> Iterator[tuple[int, Record]]:
             record = error
         except csv.Error as error:
             record = BrokenRecord(
-                f"is not properly quoted ({error}); lines {first} to {lines.count} of the file are lost to it"
+                f"is not properly quoted ({error}); lines {first} to {lines.count} of the file are lost"
             )
         yield number, record
 
 
 class _Lines:
-    """A text file's lines for csv.reader; a record of more than a message's size is refused, not collected.
+    """The lines of a text file for csv.reader; raises `BrokenRecord` for a record larger than a message may be.
 
-    An iterator that goes on after it raised, which a generator cannot.
+    This is a class because iteration must continue after the error, which a generator cannot do.
     """
 
     def __init__(self, file: TextIO) -> None:
         self.count = 0  # lines read
-        self.size = 0  # characters of the current record; the reader of records sets it back
+        self.size = 0  # characters of the current record; `_records` resets it
         self._file = file
 
     def __iter__(self) -> _Lines:
         return self
 
     def __next__(self) -> str:
-        room = MAX_MESSAGE_BYTES - self.size
-        line = self._file.readline(room + 1)
+        remaining = MAX_MESSAGE_BYTES - self.size
+        line = self._file.readline(remaining + 1)
         if not line:
             raise StopIteration
         self.count += 1
         self.size += len(line)
-        if len(line) > room:
+        if len(line) > remaining:
             while line and not line.endswith(("\n", "\r")):
                 line = self._file.readline(65_536)
             raise BrokenRecord(f"is longer than {MAX_MESSAGE_BYTES} characters")

@@ -1,7 +1,7 @@
-"""From what a feed's cell holds (text, number, list, null) to what the contract holds. Pure functions.
+"""Convert one raw value of a feed (text, number, list, null) to the contract's value. Pure functions.
 
-Each takes the raw value and returns the value of the contract, None for an empty one, or raises ContractError with
-the field and the rule.
+Each function takes the raw value and returns the contract's value, or None for an empty one. It raises ContractError,
+which names the field and the rule.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from typing import Any
 
 from streaming.errors import ContractError
 
-# Fields that sources often hold as whole numbers: SKUs, shoe sizes, Google's category numbers.
+# Text fields that sources often hold as whole numbers: SKUs, shoe sizes, Google's category numbers.
 _WHOLE_NUMBERS = frozenset({"id", "size", "google_product_category"})
 _PRICE = re.compile(r"([A-Za-z]{3})?\s*([-+]?[0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]{3})?")
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
-_LONGEST_NUMBER = 32
+_MAX_DIGITS = 32
 _AVAILABILITY = {
     "in_stock": "in_stock",
     "instock": "in_stock",
@@ -33,12 +33,12 @@ _AVAILABILITY = {
 
 
 def is_empty(value: object) -> bool:
-    """Nothing there: null, text of white space only, or the NaN that pandas writes for a missing number."""
+    """Return whether a value is null, blank text, or the NaN that pandas writes for a missing number."""
     return value is None or (isinstance(value, str) and not value.strip()) or value != value
 
 
 def text(field: str, value: object) -> str | None:
-    """Text without white space around it."""
+    """Return text without white space around it."""
     if is_empty(value):
         return None
     if isinstance(value, int) and not isinstance(value, bool) and field in _WHOLE_NUMBERS:
@@ -49,14 +49,14 @@ def text(field: str, value: object) -> str | None:
         value.encode()
     except UnicodeEncodeError as error:
         code = ord(value[error.start])
-        # Tables are read with "surrogateescape", which turns the undecodable byte 0xNN into U+DCNN.
+        # `tables` reads with "surrogateescape", which turns the undecodable byte 0xNN into U+DCNN.
         what = f"byte 0x{code - 0xDC00:02X}" if 0xDC80 <= code <= 0xDCFF else f"lone surrogate U+{code:04X}"
         raise ContractError(field, f"is not valid UTF-8 ({what}); save the feed as UTF-8") from None
     return value.strip()
 
 
 def texts(field: str, value: object) -> list[str] | None:
-    """A list of texts; one text is a list of one."""
+    """Return a list of texts; a single text becomes a list of one."""
     if is_empty(value):
         return None
     if not isinstance(value, list):
@@ -65,15 +65,18 @@ def texts(field: str, value: object) -> list[str] | None:
 
 
 def path_of_categories(value: object) -> list[str] | None:
-    """A category from its department down (`["Hand tools", "Hammers"]`) as one product type (`A > B`)."""
+    """Join a category path (`["Hand tools", "Hammers"]`) to one product type (`["Hand tools > Hammers"]`)."""
     names = texts("category", value)
     return [" > ".join(names)] if names else None
 
 
 def price(value: object, currency: object, default: str | None) -> dict[str, Any] | None:
-    """`12.34`, `"12.34"`, `"12.34 USD"`, `"USD 12.34"` or `{"amount": ..., "currency": ...}`.
+    """Return a price as `{"amount": Decimal, "currency": str}`.
 
-    `currency` is what the row states in a column of its own, `default` holds when the row states none.
+    Args:
+        value: `12.34`, `"12.34"`, `"12.34 USD"`, `"USD 12.34"` or `{"amount": ..., "currency": ...}`.
+        currency: The currency that the row states in a separate column.
+        default: ISO 4217 code for a row that states no currency; None refuses such a row.
     """
     if isinstance(value, dict):
         currency = value.get("currency")
@@ -83,7 +86,7 @@ def price(value: object, currency: object, default: str | None) -> dict[str, Any
     before = after = None
     if isinstance(value, str):
         match = _PRICE.fullmatch(value.strip())
-        if match is None or len(value) > _LONGEST_NUMBER:
+        if match is None or len(value) > _MAX_DIGITS:
             raise ContractError(
                 "price",
                 f"{value[:40]!r} is not a price: write 1234.50 USD, with a dot, no thousands separator and no symbol",
@@ -99,12 +102,12 @@ def price(value: object, currency: object, default: str | None) -> dict[str, Any
         raise ContractError("price", f"states two currencies, {stated[0]} and {stated[1]}")
     code = stated[0] if stated else default
     if code is None:
-        raise ContractError("price", "states no currency: write 12.34 USD, or give the feed's currency")
+        raise ContractError("price", "states no currency: write 12.34 USD, or name the feed's currency")
     return {"amount": amount, "currency": code}
 
 
 def availability(value: object) -> str | None:
-    """Google's four words, with blanks or underscores."""
+    """Return one of Google's four words; the source may write them with spaces or underscores."""
     word = text("availability", value)
     if word is None:
         return None
@@ -117,21 +120,21 @@ def availability(value: object) -> str | None:
 
 
 def availability_of_stock(value: object) -> str | None:
-    """A number of pieces as availability; an oversold product (below 0) is out of stock."""
+    """Convert a number of pieces to an availability; an oversold product (below 0) is out of stock."""
     if is_empty(value):
         return None
     return "in_stock" if number("stock", value) > 0 else "out_of_stock"
 
 
 def number(field: str, value: object) -> Decimal:
-    """A finite number, from a number or from text."""
+    """Return a finite number, from a number or from text."""
     if isinstance(value, bool) or not isinstance(value, str | int | float | Decimal):
         raise ContractError(field, f"must be a number, is {_kind(value)}")
     return _decimal(field, value)
 
 
 def whole_number(field: str, value: object) -> int:
-    """A whole number, from a number or from text."""
+    """Return a whole number, from a number or from text."""
     amount = number(field, value)
     if amount != amount.to_integral_value():
         raise ContractError(field, f"{str(value)[:40]!r} must be a whole number")
@@ -139,7 +142,7 @@ def whole_number(field: str, value: object) -> int:
 
 
 def instant(field: str, value: object) -> datetime | None:
-    """A point in time from ISO 8601 text or a timestamp; without a zone it is UTC."""
+    """Return a time in UTC, from ISO 8601 text or a timestamp; without a time zone it is UTC already."""
     if is_empty(value):
         return None
     if isinstance(value, str):
@@ -155,53 +158,53 @@ def instant(field: str, value: object) -> datetime | None:
 
 
 def image(field: str, value: object, folder: Path) -> str | None:
-    """An image's link: http(s) as it is; a path relative to the feed's folder becomes an absolute one."""
+    """Return an image's link: http(s) unchanged, a path relative to the feed's folder as an absolute path."""
     link = text(field, value)
     if link is None:
         return None
-    if link.startswith("//"):  # "the scheme of the page that holds it", common in exports of shops
+    if link.startswith("//"):  # means "the scheme of the page"; common in exports of shops
         return "https:" + link
     scheme = _SCHEME.match(link)
     if scheme is not None:
         if scheme.group(1).lower() not in ("http", "https", "file"):
             raise ContractError(field, f"{link[:60]!r} must be http, https or a file's path")
         return link
-    # Text, not Path: three times as fast for a million rows; nor resolve(), which would ask the disk for each.
+    # Text, not Path: three times as fast for a million rows. Not resolve(): it would read the disk for each row.
     if link.startswith(os.sep):
         return os.path.normpath(link)
-    # Without `..` in it, as `path` is; the root folder ends in a separator already.
-    below = f"{os.path.normpath(folder)}{os.sep}".replace(os.sep * 2, os.sep)
-    path = os.path.normpath(below + link)
-    if not path.startswith(below):
+    # Normalised as `path` is; the root folder already ends in a separator.
+    prefix = f"{os.path.normpath(folder)}{os.sep}".replace(os.sep * 2, os.sep)
+    path = os.path.normpath(prefix + link)
+    if not path.startswith(prefix):
         raise ContractError(field, f"{link[:60]!r} leads out of the feed's folder")
     return path
 
 
 def images(field: str, value: object, folder: Path) -> list[str] | None:
-    """Several image links: a list, or text with commas between them (a comma inside a link is %2C)."""
+    """Return several image links, from a list or from text with commas (a comma inside a link is %2C)."""
     if isinstance(value, str):
         value = value.split(",")
     links = texts(field, value)
     return None if links is None else [link for link in (image(field, item, folder) for item in links) if link]
 
 
-def _parse_instant(field: str, written: str) -> datetime:
+def _parse_instant(field: str, iso: str) -> datetime:
     try:
-        return datetime.fromisoformat(written)
+        return datetime.fromisoformat(iso)
     except ValueError:
-        raise ContractError(field, f"{written[:40]!r} is not a time: write ISO 8601, 2026-01-31T12:00:00Z") from None
+        raise ContractError(field, f"{iso[:40]!r} is not a time: write ISO 8601, 2026-01-31T12:00:00Z") from None
 
 
 def _decimal(field: str, value: str | int | float | Decimal) -> Decimal:
-    # str() of a float is its shortest form, 109.99; Decimal(109.99) would be 109.9899999999999948840923025…
+    # str() gives the shortest form of a float, 109.99; Decimal(109.99) would be 109.9899999999999948840923025…
     digits = str(value).strip()
     try:
         amount = Decimal(digits)
     except InvalidOperation:
         amount = Decimal("NaN")
-    # The exponent too: int(Decimal("1e999999999")) would take a gigabyte.
-    if not amount.is_finite() or max(len(digits), amount.adjusted()) > _LONGEST_NUMBER:
-        raise ContractError(field, f"{digits[:40]!r} is not a finite number of at most {_LONGEST_NUMBER} digits")
+    # Bound the exponent too: int(Decimal("1e999999999")) would take a gigabyte.
+    if not amount.is_finite() or max(len(digits), amount.adjusted()) > _MAX_DIGITS:
+        raise ContractError(field, f"{digits[:40]!r} is not a finite number of at most {_MAX_DIGITS} digits")
     return amount
 
 

@@ -1,4 +1,4 @@
-"""What the tests of all importers share."""
+"""What the tests of all readers share."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime

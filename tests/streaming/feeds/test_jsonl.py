@@ -1,14 +1,16 @@
 """JSON Lines."""
 
 import json
+import tracemalloc
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
-from streaming.contracts import ATTRIBUTES, MAX_MESSAGE_BYTES, ProductUpdate, encode
-from streaming.feeds import BadRow, Row
+from streaming.contracts import ATTRIBUTES, MAX_MESSAGE_BYTES, ProductUpdate
+from streaming.feeds import BadRow, Row, read_feed
+from streaming.kafka.codec import JSON
 
 Read = Callable[..., list[Row]]
 
@@ -42,7 +44,7 @@ def test_a_product_in_the_contracts_own_form_comes_through_whole(read: Read) -> 
     assert set(ATTRIBUTES) < set(sent)
     (row,) = read("a.jsonl", json.dumps(sent))
     assert isinstance(row, ProductUpdate)
-    assert json.loads(encode(row)) == {key: value for key, value in sent.items() if key != "op"}
+    assert json.loads(JSON.encode(row)) == {key: value for key, value in sent.items() if key != "op"}
 
 
 def test_other_names_of_the_same_fields_are_understood(read: Read) -> None:
@@ -75,8 +77,8 @@ def test_patches_and_deletions_come_through(read: Read) -> None:
     patch, delete = read("a.jsonl", '{"id":"A","op":"patch","color":null,"price":5}\n{"id":"B","op":"delete"}')
     assert isinstance(patch, ProductUpdate)
     assert patch.color is None, "stated as empty"
-    assert json.loads(encode(patch))["op"] == "patch"
-    assert "title" not in json.loads(encode(patch)), "not stated"
+    assert json.loads(JSON.encode(patch))["op"] == "patch"
+    assert "title" not in json.loads(JSON.encode(patch)), "not stated"
     assert isinstance(delete, ProductUpdate)
     assert delete.op == "delete"
 
@@ -166,10 +168,6 @@ def test_the_id_shown_for_a_bad_row_is_its_own(read: Read) -> None:
 
 def test_an_iterated_feed_needs_no_more_memory_for_more_rows(tmp_path: Any) -> None:
     """The reader holds one line at a time: after a million bytes of rows, far less than that is held."""
-    import tracemalloc
-
-    from streaming.feeds import read_feed
-
     path = tmp_path / "a.jsonl"
     path.write_text("\n".join(line(id=str(i), description="x" * 2_000) for i in range(1_500)))
     feed = read_feed(path, now=datetime(2026, 1, 31, tzinfo=UTC))

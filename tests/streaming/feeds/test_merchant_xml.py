@@ -1,5 +1,6 @@
 """Google Merchant Center's XML feed."""
 
+import tracemalloc
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -142,8 +143,6 @@ def test_a_tower_of_elements_is_refused(tmp_path: Path) -> None:
 
 def test_products_that_were_read_are_forgotten(tmp_path: Path) -> None:
     """More products need no more memory: ten times the file, less than a tenth of it held."""
-    import tracemalloc
-
     (tmp_path / "a.xml").write_text(
         rss(*(f"<g:id>{i}</g:id><title>Mug</title><x>{'x' * 3_000}</x>" for i in range(1_000)))
     )

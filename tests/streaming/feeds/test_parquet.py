@@ -96,6 +96,6 @@ def test_a_damaged_file_is_refused_where_it_breaks(tmp_path: Path) -> None:
     data[at : at + 2_000] = b"\xff" * 2_000
     (tmp_path / "a.parquet").write_bytes(data)
     read_so_far: list[Row] = []
-    with pytest.raises(FeedError, match=r"a\.parquet is no sound Parquet file after row 1024"):
+    with pytest.raises(FeedError, match=r"a\.parquet is not a valid Parquet file after row 1024"):
         read_so_far.extend(read_feed(tmp_path / "a.parquet", now=NOW))
     assert len(read_so_far) >= 1_024

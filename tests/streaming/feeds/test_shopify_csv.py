@@ -6,7 +6,6 @@ import pytest
 
 from streaming.contracts import MAX_IMAGES, ProductUpdate
 from streaming.feeds import BadRow, Row
-from streaming.feeds.shopify_csv import text_of_html
 
 Read = Callable[..., list[Row]]
 
@@ -164,20 +163,3 @@ def test_a_product_without_images_has_none(read: Read) -> None:
     (row,) = read("a.csv", table({**TEE, "Image Src": ""}))
     assert isinstance(row, ProductUpdate)
     assert not row.image_link
-
-
-@pytest.mark.parametrize(
-    ("html", "text"),
-    [
-        ("<p>One</p><p>two<br>three</p>", "One two three"),
-        ("a<b>b</b>c", "abc"),
-        ("<script>alert(1)</script><style>p{}</style>Text", "Text"),
-        ("5 &lt; 6 &amp; &eacute;&#233;", "5 < 6 & éé"),
-        ("<p>unclosed <b>tags", "unclosed tags"),
-        ("1 < 2", "1 < 2"),
-        ("<!-- hidden -->shown", "shown"),
-        ("", ""),
-    ],
-)
-def test_html_becomes_the_text_a_reader_sees(html: str, text: str) -> None:
-    assert text_of_html(html) == text
