@@ -1,4 +1,4 @@
-"""The database's revision: which one it has, whether it is ours, and how it gets there (`migrations`, Alembic)."""
+"""The revision of the database's schema: read it, check it, and migrate to another one (`migrations`, with Alembic)."""
 
 from importlib.resources import files
 
@@ -7,60 +7,64 @@ from sqlalchemy import Column, Connection, MetaData, Table, Text, inspect, selec
 from experiments.errors import SchemaError
 from experiments.tables import REVISION, REVISION_TABLE
 
-_FIRST = "0001"
-_BEFORE_MIGRATIONS = "schema_version"  # the table that said so before there were migrations
 _table = Table(REVISION_TABLE, MetaData(), Column("version_num", Text))
 
 
 def revision(connection: Connection) -> str | None:
-    """The revision of the database's tables; None when there are none."""
-    found = inspect(connection)
-    if found.has_table(REVISION_TABLE):
-        return connection.execute(select(_table.c.version_num)).scalar()
-    return _FIRST if found.has_table(_BEFORE_MIGRATIONS) else None
+    """Return the revision of the database's tables; None when there are no tables."""
+    if not inspect(connection).has_table(REVISION_TABLE):
+        return None
+    return connection.execute(select(_table.c.version_num)).scalar()
 
 
 def check(connection: Connection) -> None:
-    """Raises SchemaError unless the database is of this program's revision."""
+    """Check that the database has this program's revision.
+
+    Raises:
+        SchemaError: The tables are missing, or have another revision.
+    """
     url = connection.engine.url.render_as_string(hide_password=True)
-    found = revision(connection)
-    if found is None:
-        raise SchemaError(f"{url} has no experiment tables; make them first (`sagelift experiment migrate`).")
-    if found != REVISION:
-        behind = found < REVISION
-        remedy = "run `sagelift experiment migrate`" if behind else "upgrade this program"
-        raise SchemaError(f"{url} has schema revision {found}, this program needs {REVISION}: {remedy}.")
+    current = revision(connection)
+    if current is None:
+        raise SchemaError(f"{url} has no experiment tables; create them first (`sagelift experiment migrate`).")
+    if current != REVISION:
+        remedy = "run `sagelift experiment migrate`" if current < REVISION else "upgrade this program"
+        raise SchemaError(f"{url} has schema revision {current}, this program needs {REVISION}: {remedy}.")
 
 
 def migrate(connection: Connection, target: str = "head") -> None:
-    """Brings the database to a revision inside the caller's transaction. `target`: as `0001`, `head`, or `base` for no
-    tables at all. Raises SchemaError when this program does not know a revision, or one cannot be taken back.
+    """Migrate the database up or down to a revision, inside the caller's transaction.
+
+    Args:
+        connection: Connection with an open transaction.
+        target: A revision such as `0001`, `head` for the newest one, or `base` to drop all tables.
+
+    Raises:
+        SchemaError: This program does not know the target or the database's revision, or the migration is impossible.
     """
-    # Alembic takes longer to import than a database that is current takes to check.
-    from alembic.command import downgrade, stamp, upgrade
+    # Importing Alembic takes longer than checking a database that is current.
+    from alembic.command import downgrade, upgrade
     from alembic.config import Config
     from alembic.script import ScriptDirectory
     from alembic.util import CommandError
 
     config = Config(attributes={"connection": connection, "version_table": REVISION_TABLE})
     config.set_main_option("script_location", str(files("experiments") / "migrations").replace("%", "%%"))
-    known = [script.revision for script in ScriptDirectory.from_config(config).walk_revisions()]
-    wanted = {"head": known[0], "base": None}.get(target, target)
-    found = revision(connection)
-    for name in (wanted, found):
-        if name is not None and name not in known:
+    revisions = [script.revision for script in ScriptDirectory.from_config(config).walk_revisions()]
+    goal = {"head": revisions[0], "base": None}.get(target, target)
+    current = revision(connection)
+    for name in (goal, current):
+        if name is not None and name not in revisions:
             raise SchemaError(
-                f"schema revision {name!r} is not known here; this program has {', '.join(reversed(known))}: "
+                f"schema revision {name!r} is not known here; this program has {', '.join(reversed(revisions))}: "
                 "choose one of these, or upgrade this program."
             )
     try:
-        if found == _FIRST and not inspect(connection).has_table(REVISION_TABLE):
-            stamp(config, _FIRST)
-        if wanted is not None and (found is None or wanted > found):
-            upgrade(config, wanted)
-        elif wanted != found:
-            downgrade(config, wanted or "base")
-            if wanted is None:
+        if goal is not None and (current is None or goal > current):
+            upgrade(config, goal)
+        elif goal != current:
+            downgrade(config, goal or "base")
+            if goal is None:
                 _table.drop(connection)
     except (CommandError, ValueError) as error:
-        raise SchemaError(f"the database cannot be brought to revision {target}: {error}") from error
+        raise SchemaError(f"the database cannot be migrated to revision {target}: {error}") from error

@@ -26,7 +26,7 @@ from sqlalchemy import (
 from experiments.lifecycle import FOLLOWERS, Action, Decision
 from experiments.roles import Role
 
-REVISION: Final = "0003"
+REVISION: Final = "0001"
 """The newest of `migrations`: what this program reads and writes."""
 
 REVISION_TABLE: Final = "experiment_schema"

@@ -1,5 +1,5 @@
-"""The schema's history, one Alembic revision per step; a fresh database is made by running them all.
+"""Alembic revisions of the experiment database. `tables` describes the result; a test compares the two.
 
-A revision is never edited once it is released: it imports nothing of this package, so that what it did to a database
-last year is what it does today. `tables` states what they add up to, and a test compares the two.
+Do not edit a revision once it is released: databases that have it are not migrated to it again. A later change of the
+schema is a new revision.
 """

@@ -1,4 +1,4 @@
-"""Run by Alembic: migrates the connection that the caller holds, inside the caller's transaction."""
+"""Alembic's entry point: migrate the connection that the caller holds, inside the caller's transaction."""
 
 from alembic import context
 

@@ -1,4 +1,4 @@
-"""The schema's history: up, down and up again on both databases, with rows in it; what it adds up to is `tables`."""
+"""The schema's migrations on both databases: up, down and up again equal `tables`, and the database guards its rows."""
 
 import subprocess
 import sys
@@ -19,18 +19,11 @@ from experiments.errors import SchemaError
 from experiments.event_rows import EventRow
 from experiments.metrics import definitions
 from experiments.store import ExperimentStore
+from tests.experiments.builders import WHO, start_live
 
 REPOSITORY = Path(__file__).parents[2]
-WHO: dict[str, str] = {"actor": "ada", "reason": "test"}
 Connect = Callable[[], Engine]
-REVISIONS = ("0001", "0002", "0003")
-NEWEST = REVISIONS[-1]
-
-
-def live(store: ExperimentStore, config: ExperimentConfig) -> None:
-    store.create_experiment(config.key, actor="ada")
-    store.publish(config, actor="ada")
-    store.transition(config.key, "running", **WHO)
+NEWEST = tables.REVISION
 
 
 def contents(engine: Engine, names: set[str]) -> dict[str, list[tuple[Any, ...]]]:
@@ -54,24 +47,65 @@ def rules(engine: Engine) -> set[tuple[str, ...]]:
         return {tuple(row) for row in connection.execute(text(query))}
 
 
-def test_the_newest_revision_is_what_the_tables_say(connect: Connect) -> None:
-    from alembic.autogenerate import compare_metadata
-    from alembic.migration import MigrationContext
+def structure(engine: Engine) -> dict[str, Any]:
+    """Columns, keys, indexes and checks of every table but the one that holds the revision."""
+    found = inspect(engine)
+    names = sorted(set(found.get_table_names()) - {tables.REVISION_TABLE})
+    return {
+        name: {
+            "columns": [{**column, "type": str(column["type"])} for column in found.get_columns(name)],
+            "primary key": found.get_pk_constraint(name),
+            "foreign keys": sorted(found.get_foreign_keys(name), key=repr),
+            "indexes": sorted(found.get_indexes(name), key=repr),
+            "checks": sorted(found.get_check_constraints(name), key=repr),
+            "options": found.get_table_options(name),
+        }
+        for name in names
+    }
+
+
+def test_the_newest_revision_equals_the_tables_and_going_down_empties_the_database(connect: Connect) -> None:
+    engine = connect()
+    tables.metadata.create_all(engine)
+    stated = structure(engine)
+    tables.metadata.drop_all(engine)
 
     store = ExperimentStore(connect())
+    assert store.migrate() == (None, NEWEST)
+    assert structure(store.engine) == stated
+    guards = rules(store.engine)
+    store.check_schema()
+
+    assert store.migrate("base") == (NEWEST, None)
+    assert rules(store.engine) == set()
+    assert inspect(connect()).get_table_names() == []
+
+    assert store.migrate() == (None, NEWEST)
+    assert structure(store.engine) == stated
+    assert rules(store.engine) == guards
+
+
+def test_triggers_guard_the_append_only_tables_and_the_life_cycle(connect: Connect) -> None:
+    store = ExperimentStore(connect())
     store.create_all()
-    ours = {"include_object": lambda object, name, type_, *_: not (type_ == "table" and name == tables.REVISION_TABLE)}
-    with store.engine.connect() as connection:
-        context = MigrationContext.configure(connection, opts={"compare_type": True, **ours})
-        assert compare_metadata(context, tables.metadata) == []
-        found = inspect(connection)
-        for table in tables.metadata.sorted_tables:
-            stated = {c.name for c in table.constraints if type(c).__name__ == "CheckConstraint" and c.name}
-            made = {c["name"] for c in found.get_check_constraints(table.name)}
-            assert stated == {name for name in made if name in stated}, table.name
-    triggers = {name for kind, name, _ in rules(store.engine) if kind == "trigger"}
+    by_kind: dict[str, set[str]] = {"trigger": set(), "view": set(), "function": set()}
+    for kind, name, _ in rules(store.engine):
+        by_kind[kind].add(name)
     for table in tables.RECORDS:
-        assert any(name.startswith(f"{table.name}_no_") for name in triggers), table.name
+        assert any(name.startswith(f"{table.name}_no_") for name in by_kind["trigger"]), table.name
+    guards = {
+        "experiment_version_weights",
+        "experiment_version_salt",
+        "experiment_version_layer",
+        "transition_follows",
+        "transition_layer",
+        "experiment_phase_grows",
+    }
+    if store.engine.dialect.name == "postgresql":
+        guards.add("experiment_version_sha256")
+        assert by_kind["function"] == {*guards, "refuse_change"}
+    assert guards == {name for name in by_kind["trigger"] if "_no_" not in name}
+    assert by_kind["view"] == {"first_exposure", "first_exposure_attribute"}
 
 
 def test_the_revision_of_the_program_is_the_newest_that_there_is() -> None:
@@ -84,113 +118,46 @@ def exposed(unit: str, **attributes: Any) -> EventRow:
     return EventRow(event_id=f"e{unit}", kind="exposure", unit_id=unit, attributes=attributes or None, **fields)  # type: ignore[arg-type]
 
 
-def test_down_and_up_again_keeps_experiments_and_events(connect: Connect, config: ExperimentConfig) -> None:
-    """Also down to nothing; and each revision's rules are there and gone with it."""
-    store = ExperimentStore(connect(), clock=lambda: 1_700_000_000_000_000)
-    rules_of: dict[str, set[tuple[str, ...]]] = {}
-    before_it: str | None = None
-    for revision in REVISIONS:
-        assert store.migrate(revision) == (before_it, revision)
-        rules_of[revision], before_it = rules(store.engine), revision
-    assert len({frozenset(each) for each in rules_of.values()}) == len(REVISIONS)
-    live(store, config)
-    assert store.write_events([exposed("u1"), exposed("u2")], {("events", 0): 3}).written == 2
-    kept = {"experiment_version", "transition", "exposure", "first_exposure", "sink_offset"}
-    before = contents(store.engine, kept)
-    assert before["first_exposure"] == [("ranking", "u1", "control", 1, "{}"), ("ranking", "u2", "control", 1, "{}")]
-
-    for revision in reversed(REVISIONS[:-1]):
-        assert store.migrate(revision) == (before_it, revision)
-        assert rules(store.engine) == rules_of[revision]
-        before_it = revision
-        behind = f"revision {revision}, this program needs {NEWEST}: run `sagelift experiment migrate`"
-        with pytest.raises(SchemaError, match=behind):
-            store.check_schema()
-    with pytest.raises(SchemaError, match="sagelift experiment migrate"):
-        store.create_all()
-    with pytest.raises(DatabaseError, match="append-only"), writing(store.engine) as connection:
-        connection.execute(text("delete from transition"))
-
-    store = ExperimentStore(connect(), clock=lambda: 1_700_000_000_000_000)
-    assert store.migrate() == ("0001", NEWEST)
-    assert rules(store.engine) == rules_of[NEWEST]
-    assert contents(store.engine, kept) == before
-    assert [published.config for published in store.load()] == [config]
-    assert store.migrate("base") == (NEWEST, None)
-    assert rules(store.engine) == set()
-    assert inspect(connect()).get_table_names() == []
-
-
-def test_layers_that_configs_name_are_taken_over_from_before_there_were_layers(
-    connect: Connect, config: ExperimentConfig
-) -> None:
-    """And the recorded attributes, which revision 0002 cannot hold, are gone after a way back."""
-    store = ExperimentStore(connect(), clock=lambda: 7)
+def test_a_database_of_an_older_revision_is_refused(connect: Connect) -> None:
+    store = ExperimentStore(connect())
     store.create_all()
-    store.create_layer("home", **WHO)
-    live(store, msgspec.structs.replace(config, layer=LayerRange("home", 0, 5_001)))
-    store.write_events([exposed("u1", country="DE")])
-    store.migrate("0002")
-    store.migrate()
-    (layer,) = store.layers()
-    assert (layer.key, layer.created_by, layer.free) == ("home", "ada", ((5_001, 10_000),))
-    assert contents(store.engine, {"first_exposure"})["first_exposure"] == [("ranking", "u1", "control", 1, "{}")]
+    with writing(store.engine) as connection:
+        connection.execute(text(f"update {tables.REVISION_TABLE} set version_num = '0000'"))
+    behind = f"revision 0000, this program needs {NEWEST}: run `sagelift experiment migrate`"
+    for act in (store.check_schema, store.create_all):
+        with pytest.raises(SchemaError, match=behind):
+            act()
 
 
 def test_recorded_attributes_read_alike_in_sql(connect: Connect, config: ExperimentConfig) -> None:
     """One row for each attribute of the first exposure of the current phase; text, whatever the value was."""
     store = ExperimentStore(connect(), clock=lambda: 1)
     store.create_all()
-    live(store, config)
-    told = {"country": "DE", "age": 30, "score": 1.5, "new": True, "old": False, "odd": 'a"b\\é', "number": "30"}
-    store.write_events([exposed("u1", **told), exposed("u2")])
+    start_live(store, config)
+    given = {"country": "DE", "age": 30, "score": 1.5, "new": True, "old": False, "odd": 'a"b\\é', "number": "30"}
+    store.write_events([exposed("u1", **given), exposed("u2")])
     found = contents(store.engine, {"first_exposure_attribute"})["first_exposure_attribute"]
-    words = told | {"age": "30", "score": "1.5", "new": "true", "old": "false"}
+    words = given | {"age": "30", "score": "1.5", "new": "true", "old": "false"}
     assert found == sorted((("ranking", "u1", name, value) for name, value in words.items()), key=repr)
 
 
-def test_a_database_from_before_there_were_migrations_is_taken_over(connect: Connect) -> None:
+def test_a_migration_that_fails_changes_nothing(connect: Connect) -> None:
+    """Another program's view has the name of one of ours: the tables that came before it are not left behind."""
     store = ExperimentStore(connect())
-    store.migrate("0001")
     with writing(store.engine) as connection:
-        connection.execute(text(f"drop table {tables.REVISION_TABLE}"))
-        connection.execute(text("insert into experiment values ('old', 1, 'ada')"))
-    store = ExperimentStore(connect())
-    with pytest.raises(SchemaError, match="revision 0001"):
-        store.create_all()
-    assert store.migrate() == ("0001", NEWEST)
-    assert store.experiment_keys() == {"old"}
-
-
-def test_a_migration_that_fails_changes_nothing(connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
-    store = ExperimentStore(connect())
-    store.migrate("0001")
-    before = rules(store.engine), set(inspect(store.engine).get_table_names())
-
-    def fail(*_: object, **__: object) -> None:
-        raise OSError("disk full")
-
-    monkeypatch.setattr("alembic.operations.Operations.drop_table", fail)
-    with pytest.raises(OSError, match="disk full"):
+        connection.execute(text("create view first_exposure as select 1 as one"))
+    before = rules(store.engine), inspect(store.engine).get_table_names()
+    with pytest.raises(DatabaseError, match="first_exposure"):
         store.migrate()
-    monkeypatch.undo()
-    assert (rules(store.engine), set(inspect(store.engine).get_table_names())) == before
-    assert store.migrate() == ("0001", NEWEST)
-
-
-def test_what_the_older_schema_cannot_hold_is_not_thrown_away(connect: Connect, config: ExperimentConfig) -> None:
-    store = ExperimentStore(connect())
-    store.create_all()
-    store.create_experiment(config.key, actor="ada")
-    store.transition(config.key, "archived", **WHO)
-    with pytest.raises(SchemaError, match="cannot hold reviewed or archived experiments"):
-        store.migrate("0001")
-    store.check_schema()
+    assert (rules(store.engine), inspect(store.engine).get_table_names()) == before
+    with writing(store.engine) as connection:
+        connection.execute(text("drop view first_exposure"))
+    assert store.migrate() == (None, NEWEST)
 
 
 @pytest.mark.parametrize("target", ["0009", "nonsense"])
 def test_a_revision_that_is_not_there_is_named(connect: Connect, target: str) -> None:
-    with pytest.raises(SchemaError, match=rf"'{target}' is not known here; this program has 0001, 0002, 0003"):
+    with pytest.raises(SchemaError, match=rf"'{target}' is not known here; this program has {NEWEST}"):
         ExperimentStore(connect()).migrate(target)
 
 
@@ -213,7 +180,7 @@ def test_the_database_itself_forbids_what_the_life_cycle_forbids(connect: Connec
     store.create_layer("home", **WHO)
     metric = {"name": "gmv", "owner": "pricing", "tier": 1, "kind": "mean", "column": "gmv_net"}
     store.publish_metrics(definitions([metric]), actor="ada")
-    live(store, msgspec.structs.replace(config, layer=LayerRange("home", 0, 5_001)))
+    start_live(store, msgspec.structs.replace(config, layer=LayerRange("home", 0, 5_001)))
     other = msgspec.structs.replace(config, key="two", salt="two-1", layer=LayerRange("home", 5_000, 10_000))
     store.create_experiment("two", actor="ada")
     store.publish(other, actor="ada")
@@ -236,7 +203,7 @@ def test_the_database_itself_forbids_what_the_life_cycle_forbids(connect: Connec
         f"{version} select experiment, 2, config, sha256, salt, 1, 'x', 2 from experiment_version": "salt was used",
         f"{version} select 'two', 2, config, sha256, salt, 1, 'x', 1 from experiment_version "
         "where experiment = 'ranking'": "salt was used",
-        "update experiment set phase = 3 where key = 'two'": "followed by the next",
+        "update experiment set phase = 3 where key = 'two'": "must grow by one",
         "insert into scheduled (experiment, at, action, actor, reason) values ('two', 1, 'ramp', 'x', '')": "coverage",
         "insert into scheduled (experiment, at, action, actor, reason) values ('two', 1, 'ship', 'x', '')": "action",
         "update layer set key = 'x'": "append-only",
@@ -247,7 +214,7 @@ def test_the_database_itself_forbids_what_the_life_cycle_forbids(connect: Connec
         "insert into metric select 'gmv', 2, definition, sha256, '', 1, 1, 'x' from metric": "owner",
         "insert into experiment_version (experiment, version, config, sha256, salt, created_at, created_by, phase) "
         "select 'two', 2, replace(replace(config, 'two-1', 'two-2'), 'home', 'hmoe'), sha256, 'two-2', 1, 'x', 1 "
-        "from experiment_version where experiment = 'two'": "the layer was not made",
+        "from experiment_version where experiment = 'two'": "the layer does not exist",
         "insert into api_key values ('a', 'n', 'root', '" + "0" * 64 + "', 1, 'x')": "role_known",
     }
     if store.engine.dialect.name == "postgresql":
@@ -282,7 +249,7 @@ def test_an_installed_wheel_has_its_migrations(tmp_path: Path) -> None:
         "from experiments.store import ExperimentStore\n"
         "assert 'site 100%' in experiments.__file__, experiments.__file__\n"
         "store = ExperimentStore(create_engine('sqlite:///wheel.db'))\n"
-        "store.create_all(); print(store.migrate('0001'), store.migrate())\n"
+        "store.create_all(); print(store.migrate('base'), store.migrate())\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", code],
@@ -292,7 +259,7 @@ def test_an_installed_wheel_has_its_migrations(tmp_path: Path) -> None:
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == "('0003', '0001') ('0001', '0003')"
+    assert done.stdout.strip() == "('0001', None) (None, '0001')"
 
 
 def test_checking_a_current_database_imports_no_alembic(tmp_path: Path) -> None:
