@@ -1,6 +1,11 @@
-"""The local stack: a real Apache Kafka broker and a real Triton server as supervised child processes.
+"""The local stack: a real Apache Kafka broker, a real Triton server and workers as supervised child processes.
 
-`components` fetches them, `process` and `guardian` run one child so that nothing outlives us, `server` is what all
-servers have in common, `kafka` and `triton` know one each, `stack` starts, watches, restarts and stops them all
-(`sagelift up | status | down`).
+From bottom to top:
+
+* `cache`, `kafka_jars`, `triton_wheel`, `components`: download the servers and verify their files.
+* `process`, `guardian`, `ports`: run one child process that cannot outlive its parent.
+* `server`, `kafka`, `triton`, `worker`: one kind of server each, on the common base class `ManagedServer`.
+* `supervised`: watches one server and restarts it.
+* `status`, `worker_records`: small files that tell other processes what runs here.
+* `stack`: starts, watches and stops everything together; `foreground` is `sagelift up`.
 """

@@ -1,12 +1,12 @@
-"""What can go wrong with the local stack. Every message is a sentence for the person at the terminal.
+"""Errors of the local stack. Every message is a sentence for the user at the terminal.
 
 StackError
-+-- MissingComponentError (FileNotFoundError)   a server's files are not in the cache folder, or not for this machine
-+-- DownloadError (OSError)                     a server's files could not be fetched, or did not match their hashes
-+-- PortError (OSError)                         a port that was asked for is taken
-+-- StartError (RuntimeError)                   a server ended, or did not get ready, while starting
-|   `-- StartCancelled                          the stack was told to stop while it was starting
-+-- UnreachableError (ConnectionError)          a service given by address does not answer
++-- MissingComponentError (FileNotFoundError)   a server's files are missing in the cache, or not built for this machine
++-- DownloadError (OSError)                     a server's files could not be downloaded, or did not match their hashes
++-- PortError (OSError)                         a configured port is in use
++-- StartError (RuntimeError)                   a server ended, or was not ready in time, while starting
+|   `-- StartCancelled                          the stack was stopped while it was starting
++-- UnreachableError (ConnectionError)          an external service does not answer
 +-- ModelError (RuntimeError)                   Triton refused to load or unload a model
 `-- AlreadyRunningError (RuntimeError)          another supervisor works on the same state folder
 """
@@ -16,32 +16,32 @@ class StackError(Exception):
     """Base class of the local stack's errors."""
 
     def __str__(self) -> str:
-        # OSError and its kin print as "[Errno ..] ..." or as a tuple when they get more than one argument; we pass one.
+        # OSError and its subclasses add "[Errno ..]" or print a tuple for several arguments; we pass one message.
         return str(self.args[0]) if self.args else type(self).__name__
 
 
 class MissingComponentError(StackError, FileNotFoundError):
-    """A server's files are not in the cache folder, or do not exist for this machine."""
+    """A server's files are missing in the cache folder, or not built for this machine."""
 
 
 class DownloadError(StackError, OSError):
-    """A server's files could not be fetched, or did not match their hashes."""
+    """A server's files could not be downloaded, or did not match their hashes."""
 
 
 class PortError(StackError, OSError):
-    """A port that was asked for is taken."""
+    """A configured port is in use."""
 
 
 class StartError(StackError, RuntimeError):
-    """A server ended, or did not get ready, while starting."""
+    """A server ended, or was not ready in time, while starting."""
 
 
 class StartCancelled(StartError):
-    """The stack was told to stop while it was starting."""
+    """The stack was stopped while it was starting."""
 
 
 class UnreachableError(StackError, ConnectionError):
-    """A service given by address does not answer."""
+    """An external service does not answer at its address."""
 
 
 class ModelError(StackError, RuntimeError):

@@ -1,23 +1,24 @@
-"""Runs one server so that nothing of it outlives us, however we end. Started by `sagelift.stack.process`, by path.
+"""Run one server so that nothing of it outlives its parent. `sagelift.stack.process` starts this file by path.
 
-    python -I -S guardian.py NAME       # NAME only tells people who look at `ps` what it guards
+    python -I -S guardian.py NAME       # NAME shows in `ps` what it guards
 
-Its order is one line of JSON on stdin: {"command", "env", "stop_timeout", "shm_prefixes", "parent"}.
+It reads its order as one line of JSON from stdin: {"command", "env", "stop_timeout", "shm_prefixes", "parent"}.
 
-Why a process of its own: PR_SET_PDEATHSIG reaches a direct child only (Triton's Python stubs are grandchildren), fires
-when the *thread* that forked ends, and can only kill, not clean /dev/shm. The guardian instead
+PR_SET_PDEATHSIG alone is not enough: it reaches direct children only (Triton's Python stubs are grandchildren), it
+fires when the *thread* that forked ends, and it can only kill, not clean /dev/shm. The guardian instead:
 
-* keeps reading stdin, a pipe whose write end only its parent has: end of file means that the parent is gone, killed
-  with SIGKILL too. (It also looks at its parent's pid once a second, should a fork have copied the write end.)
-* is a subreaper (Linux): a grandchild whose parent died becomes its child, is killed and reaped;
-* starts the server in the session it leads, in a process group of its own, with PR_SET_PDEATHSIG: a guardian killed
-  with SIGKILL takes the server with it;
-* at the end of the pipe, at SIGTERM, or when the server ends by itself: SIGTERM to the server, a deadline, SIGKILL for
-  its group and for all that is left, then removes the /dev/shm segments with the given prefixes.
+* Reads stdin, a pipe whose write end only its parent has. End of file means that the parent ended, even by SIGKILL.
+  It also checks its parent's pid once a second, in case a fork copied the write end.
+* Is a subreaper (Linux): a grandchild whose parent died becomes its child, and it kills and reaps it.
+* Starts the server in its own session, in a process group of its own, with PR_SET_PDEATHSIG: if the guardian is killed
+  with SIGKILL, the server dies too.
+* At the end of the pipe, at SIGTERM, or when the server ends: sends SIGTERM to the server, waits for the deadline,
+  kills the group and all that is left, and removes the /dev/shm segments with the given prefixes.
 
-It answers on stdout with one line of JSON, {"pid": ...} or {"error": ...}, and exits as the server did (128 + signal
-for a signal). Standard library only, run with -I -S: it starts in a few milliseconds and cannot be shadowed. Without
-Linux's prctl and /proc (macOS) the pipe and the process group do the work; what leaves the group escapes.
+It answers on stdout with one line of JSON, {"pid": ...} or {"error": ...}, and exits with the server's exit code (128 +
+number of a signal). It uses the standard library only and runs with -I -S: it starts in a few milliseconds and no
+module can shadow its imports. Without Linux's prctl and /proc (macOS) the pipe and the process group do the work, and
+a process that leaves the group escapes.
 """
 
 import contextlib
@@ -34,11 +35,12 @@ from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
-_LOOK_EVERY_S = 1.0  # at the parent's pid; everything else wakes us at once
-_SWEEP_S = 10.0  # a process that SIGKILL does not end in this time hangs in the kernel: nothing more can be done
+_PARENT_CHECK_S = 1.0  # between checks of the parent's pid; every other event wakes us at once
+_SWEEP_S = 10.0  # a process that survives SIGKILL for this long hangs in the kernel: give up
 
 
 def main() -> int:
+    """Run the server of the order on stdin and return its exit code."""
     order = json.loads(_read_line())
     wake = _wake_on_signals()
     libc = ctypes.CDLL(None) if sys.platform == "linux" else None
@@ -60,7 +62,7 @@ def main() -> int:
     _answer({"pid": server.pid})
     children = _Children(server.pid)
 
-    while not children.server_ended and not _told_to_stop(wake, order["parent"], _LOOK_EVERY_S):
+    while not children.server_ended and not _must_stop(wake, order["parent"], _PARENT_CHECK_S):
         children.reap()
     if not children.server_ended:
         os.kill(server.pid, signal.SIGTERM)
@@ -74,7 +76,7 @@ def main() -> int:
 
 
 class _Children:
-    """The server and what the subreaper inherits; reaped by waitpid(-1) alone, so that no zombie stays."""
+    """The server and the processes that the subreaper inherits; waitpid(-1) reaps them all."""
 
     def __init__(self, server: int) -> None:
         self._server = server
@@ -100,11 +102,11 @@ class _Children:
         deadline = time.monotonic() + seconds
         self.reap()
         while not until() and (left := deadline - time.monotonic()) > 0:
-            _drain(wake, min(left, _LOOK_EVERY_S))
+            _drain(wake, min(left, _PARENT_CHECK_S))
             self.reap()
 
     def kill_all(self, wake: int) -> None:
-        """SIGKILL to every child, again and again: the children of one that dies become ours."""
+        """Kill all children repeatedly, because the children of a killed process become ours."""
         deadline = time.monotonic() + _SWEEP_S
         self.reap()
         while not self.none_left and time.monotonic() < deadline:
@@ -115,7 +117,7 @@ class _Children:
 
 
 def _child_pids() -> list[int]:
-    """Our direct children, zombies too. Empty without /proc."""
+    """Return our direct children, including zombies; empty without /proc."""
     me, pids = os.getpid(), []
     for entry in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError, ValueError):
@@ -135,7 +137,7 @@ def _die_with_guardian(libc: ctypes.CDLL) -> Callable[[], None]:
 
     def in_child() -> None:
         libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-        if os.getppid() != guardian:  # it died before the line above
+        if os.getppid() != guardian:  # the guardian died before the line above
             os._exit(128 + signal.SIGKILL)
 
     return in_child
@@ -146,13 +148,13 @@ def _read_line() -> bytes:
     while not line.endswith(b"\n"):
         part = os.read(0, 65536)
         if not part:
-            sys.exit(128 + signal.SIGTERM)  # the parent died before it had said what to do
+            sys.exit(128 + signal.SIGTERM)  # the parent died before it sent its order
         line += part
     return line
 
 
-def _told_to_stop(wake: int, parent: int, seconds: float) -> bool:
-    """Waits; true at the pipe's end, at SIGTERM, SIGINT or SIGHUP, or when the parent is another one now."""
+def _must_stop(wake: int, parent: int, seconds: float) -> bool:
+    """Wait; return True at the end of the pipe, at SIGTERM, SIGINT or SIGHUP, or if the parent has changed."""
     readable, _, _ = select.select([0, wake], [], [], seconds)
     if 0 in readable and not os.read(0, 1024):
         return True
@@ -167,7 +169,7 @@ def _drain(wake: int, seconds: float) -> None:
 
 
 def _wake_on_signals() -> int:
-    """Signals become bytes in a pipe: none is lost between a check and a wait."""
+    """Turn signals into bytes in a pipe, so that none is lost between a check and a wait."""
     read_end, write_end = os.pipe()
     os.set_blocking(write_end, False)
     signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
@@ -177,7 +179,7 @@ def _wake_on_signals() -> int:
 
 
 def _answer(line: dict[str, object]) -> None:
-    with contextlib.suppress(OSError):  # the parent is gone already: the pipe's end says so too
+    with contextlib.suppress(OSError):  # the parent has ended: the end of the pipe shows it too
         os.write(1, json.dumps(line).encode() + b"\n")
 
 

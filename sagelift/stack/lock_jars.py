@@ -1,9 +1,9 @@
-"""Writes `kafka-jars.lock`: every jar of Apache Kafka with its sha256.
+"""Write `kafka-jars.lock`: every jar of Apache Kafka with its sha256.
 
     python -m sagelift.stack.lock_jars > kafka-jars.lock.new && mv kafka-jars.lock.new sagelift/stack/kafka-jars.lock
 
-Run it when `COORDINATES` changes. It resolves the whole tree of dependencies (about 20 s); installing from the lock
-file later needs no resolution and cannot drift.
+Run it when `COORDINATES` changes. It resolves the whole dependency tree (about 20 s). An installation from the lock
+file needs no resolution and always gets the same jars.
 """
 
 import sys
@@ -11,13 +11,13 @@ import tempfile
 import tomllib
 from pathlib import Path
 
-# The "!" keeps each coordinate's own versions: without it jgo takes log4j's table of versions for everything, and
-# with it a kafka-clients 3.9 that the broker cannot run with (NoSuchMethodError).
+# The "!" keeps each coordinate's own versions. Without it jgo takes the versions of log4j for everything, and with
+# them a kafka-clients 3.9, on which the broker fails (NoSuchMethodError).
 COORDINATES = "org.apache.kafka:kafka_2.13:4.3.1!+org.apache.logging.log4j:log4j-slf4j-impl:2.25.3!"
 
 
 def lock_lines() -> list[str]:
-    """`sha256  group:artifact:version` of every jar, sorted by coordinate. Needs the network."""
+    """Return `sha256  group:artifact:version` of every jar, sorted by coordinate. Needs the network."""
     import jgo
     from jgo.maven import PythonResolver
 

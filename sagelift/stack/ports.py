@@ -1,4 +1,4 @@
-"""Ports on loopback: free ones to pick, and who holds one that is taken."""
+"""Loopback ports: pick free ports, and name the process that uses a port."""
 
 import random
 import socket
@@ -12,12 +12,19 @@ _RANGE_FILE = Path("/proc/sys/net/ipv4/ip_local_port_range")
 
 
 def pick_ports(count: int, taken: Collection[int] = ()) -> list[int]:
-    """`count` different free ports, none of them in `taken`.
+    """Pick free ports below the range that the system uses for outgoing connections.
 
-    Below the range from which the system takes ports for outgoing connections: there, while a server restarts, a
-    client that keeps connecting to its port can be given that very port, connect to itself, and lock the server out.
+    Inside that range a client that keeps connecting to a restarting server can get the server's port as its own,
+    connect to itself, and block the server.
+
+    Args:
+        count: Number of ports.
+        taken: Ports to leave out.
+
+    Raises:
+        PortError: There are not enough free ports.
     """
-    low, high = 20000, _first_ephemeral_port() - 1
+    low, high = 20000, first_ephemeral_port() - 1
     if high - low < 2000:
         low, high = 10000, 19999
     ports: list[int] = []
@@ -34,8 +41,9 @@ def pick_ports(count: int, taken: Collection[int] = ()) -> list[int]:
 
 
 def is_free(port: int) -> bool:
+    """Return whether a server can listen on the loopback port."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        # As the servers do it: connections that linger in TIME_WAIT do not count, a listener does.
+        # Like the servers: connections in TIME_WAIT do not count, a listener does.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((LOOPBACK, port))
@@ -45,28 +53,33 @@ def is_free(port: int) -> bool:
 
 
 def require_free(port: int, what: str) -> None:
-    """Raises PortError, naming the process that listens where it can be told."""
+    """Check that the configured port of `what` is free.
+
+    Raises:
+        PortError: The port is in use. The message names the process if the system tells it.
+    """
     if not is_free(port):
         raise PortError(
-            f"Port {port}, which {what} was told to use, is taken{_by_whom(port)}: end that program or "
-            "choose another port."
+            f"Port {port}, which is configured for {what}, is in use{_by_process(port)}: end that program or choose "
+            "another port."
         )
 
 
-def _by_whom(port: int) -> str:
+def first_ephemeral_port() -> int:
+    """Return the first port that the system uses for outgoing connections."""
+    try:
+        return int(_RANGE_FILE.read_text().split()[0])
+    except (OSError, ValueError, IndexError):
+        return 32768
+
+
+def _by_process(port: int) -> str:
     import psutil
 
     try:
         for connection in psutil.net_connections("tcp"):
             if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port and connection.pid:
                 return f" by {psutil.Process(connection.pid).name()} (process {connection.pid})"
-    except (psutil.Error, OSError):  # other users' processes, and on macOS all of them, need root
+    except (psutil.Error, OSError):  # processes of other users, and on macOS all processes, need root
         pass
     return ""
-
-
-def _first_ephemeral_port() -> int:
-    try:
-        return int(_RANGE_FILE.read_text().split()[0])
-    except (OSError, ValueError, IndexError):
-        return 32768

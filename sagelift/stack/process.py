@@ -1,4 +1,4 @@
-"""One supervised child process: started through a guardian, probed until ready, stopped whole."""
+"""One supervised child process: started through a guardian, probed until ready, stopped with its children."""
 
 import contextlib
 import json
@@ -15,20 +15,29 @@ from typing import Any
 from sagelift.stack.errors import StartCancelled, StartError
 
 _GUARDIAN = Path(__file__).with_name("guardian.py")
-_POLL_S = 0.05  # between two looks at a starting child
-_LOG_LIMIT = 20 << 20  # bytes; a larger log is put aside once at the next start
-# What to look for in a log, the most telling first.
+_POLL_S = 0.05  # between two checks of a starting child
+_LOG_LIMIT = 20 << 20  # bytes; a larger log is renamed at the next start
+# Signs of the cause of a failure in a log, the most informative first.
 _SIGNS = ("No space left on device", "Address already in use", "FATAL", "ERROR", "Exception", "rror:", "failed")
-_GUARDIAN_GRACE_S = 12.0  # what the guardian itself needs after the server's own deadline
+_GUARDIAN_GRACE_S = 12.0  # time of the guardian itself after the deadline of the server
 
 
 class ManagedProcess:
-    """A child process that cannot outlive this one.
+    """A child process that cannot outlive this one. Use each instance from one thread at a time.
 
-    `ready` is asked again and again after the start; it returns whether the server answers and must not raise.
-    Without it the child counts as ready once it was executed.
-    `shm_prefixes` name the /dev/shm segments that are removed when the child has ended. Not safe for use by two threads
-    at once; whoever supervises it (LocalStack) gives each process one thread.
+    Args:
+        name: Name in messages.
+        command: The command line.
+        log: Path of the log file; output is appended.
+        env: The child's environment; by default this process's.
+        ready: Polled after the start; returns whether the server answers and must not raise. Without it the child is
+            ready as soon as it runs.
+        start_timeout: Seconds until the child must be ready.
+        stop_timeout: Seconds between SIGTERM and SIGKILL.
+        shm_prefixes: Name prefixes of /dev/shm segments that are removed when the child has ended.
+
+    Attributes:
+        pid: Process id of the server (not of its guardian); None if it was not started or was stopped.
     """
 
     def __init__(
@@ -54,25 +63,26 @@ class ManagedProcess:
         self._guardian: subprocess.Popen[bytes] | None = None
         self._log_from = 0
         self.pid: int | None = None
-        """Of the server itself, not of its guardian; None when it was not started or was stopped."""
 
     @property
     def alive(self) -> bool:
+        """Whether the process runs."""
         return self._guardian is not None and self._guardian.poll() is None
 
     @property
     def exit_code(self) -> int | None:
-        """As a shell gives it: 128 + number for a signal; None while it runs."""
+        """The exit code as in a shell (128 + number of a signal); None while it runs."""
         return None if self._guardian is None else self._guardian.poll()
 
     def start(self, cancelled: threading.Event | None = None) -> None:
-        """Starts the child and waits until it is ready.
+        """Start the child and wait until it is ready. After an error nothing is left running.
 
-        Raises StartError when it ends, cannot be executed, or is not ready within `start_timeout` seconds, and
-        StartCancelled when `cancelled` is set meanwhile; nothing is left running then.
+        Raises:
+            StartError: The child ends, cannot be executed, or is not ready within `start_timeout` seconds.
+            StartCancelled: `cancelled` was set during the start.
         """
         if self.alive:
-            raise StartError(f"{self.name} is running already (process {self.pid})")
+            raise StartError(f"{self.name} is already running (process {self.pid})")
         self._sweep()
         try:
             self._spawn()
@@ -82,7 +92,7 @@ class ManagedProcess:
             raise
 
     def stop(self) -> None:
-        """SIGTERM, `stop_timeout` seconds, SIGKILL for all of it. Does nothing when it does not run."""
+        """Send SIGTERM, wait `stop_timeout` seconds, then kill all that is left. Does nothing if it does not run."""
         guardian = self._guardian
         if guardian is None:
             return
@@ -96,18 +106,19 @@ class ManagedProcess:
         self._sweep()
 
     def restart(self, cancelled: threading.Event | None = None) -> None:
+        """Stop the child and start it again."""
         self.stop()
         self.start(cancelled)
 
     def kill(self) -> None:
-        """SIGKILL to the server, for one that hangs; its guardian clears up as after a crash."""
+        """Kill a server that hangs with SIGKILL; its guardian cleans up as after a crash."""
         if self.alive and self.pid is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGKILL)
         self.stop()
 
     def output(self) -> str:
-        """What the child wrote since its last start (at most the last megabyte)."""
+        """Return what the child wrote since its last start (at most the last megabyte)."""
         try:
             with self.log.open("rb") as log:
                 end = log.seek(0, os.SEEK_END)
@@ -117,6 +128,9 @@ class ManagedProcess:
             return ""
 
     def _spawn(self) -> None:
+        guardian = self._start_guardian()
+        assert guardian.stdin is not None
+        assert guardian.stdout is not None
         order = {
             "command": self.command,
             "env": self._env,
@@ -124,6 +138,15 @@ class ManagedProcess:
             "shm_prefixes": self._shm_prefixes,
             "parent": os.getpid(),
         }
+        guardian.stdin.write(json.dumps(order).encode() + b"\n")
+        guardian.stdin.flush()
+        line = guardian.stdout.readline()
+        answer: dict[str, Any] = json.loads(line) if line else {"error": f"its guardian ended (log: {self.log})"}
+        if "error" in answer:
+            raise StartError(f"{self.name} could not be started: {answer['error']}")
+        self.pid = answer["pid"]
+
+    def _start_guardian(self) -> "subprocess.Popen[bytes]":
         self.log.parent.mkdir(parents=True, exist_ok=True)
         if self.log.exists() and self.log.stat().st_size > _LOG_LIMIT:
             self.log.replace(self.log.with_name(f"{self.log.name}.1"))
@@ -134,17 +157,9 @@ class ManagedProcess:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
-                start_new_session=True,  # Ctrl-C in the terminal is ours to handle, not the server's
+                start_new_session=True,  # Ctrl-C in the terminal must reach us, not the server
             )
-        assert self._guardian.stdin is not None
-        assert self._guardian.stdout is not None
-        self._guardian.stdin.write(json.dumps(order).encode() + b"\n")
-        self._guardian.stdin.flush()
-        line = self._guardian.stdout.readline()
-        answer: dict[str, Any] = json.loads(line) if line else {"error": f"its guardian ended (log: {self.log})"}
-        if "error" in answer:
-            raise StartError(f"{self.name} could not be started: {answer['error']}")
-        self.pid = answer["pid"]
+        return self._guardian
 
     def _wait_ready(self, cancelled: threading.Event) -> None:
         if self._ready is None:
@@ -156,18 +171,18 @@ class ManagedProcess:
             if cancelled.wait(_POLL_S):
                 raise StartCancelled(f"{self.name} was stopped while it was starting")
             if time.monotonic() > deadline:
-                raise StartError(f"{self.name} was not ready within {self._start_timeout:.0f} s: {self._said()}")
+                raise StartError(f"{self.name} was not ready within {self._start_timeout:.0f} s: {self._reason()}")
         if not self.alive:  # something else answered the probe
             raise StartError(self._died_message())
 
     def _died_message(self) -> str:
-        return f"{self.name} ended with exit code {self.exit_code} while starting: {self._said()}"
+        return f"{self.name} ended with exit code {self.exit_code} while starting: {self._reason()}"
 
-    def _said(self) -> str:
+    def _reason(self) -> str:
         return f"{telling_line(self.output())} (log: {self.log})"
 
     def _sweep(self) -> None:
-        """Removes what a guardian killed with SIGKILL could not, and forgets the process."""
+        """Clean up after a guardian that was killed with SIGKILL, and forget the process."""
         guardian = self._guardian
         if guardian is None:
             return
@@ -183,7 +198,7 @@ class ManagedProcess:
 
 
 def telling_line(output: str) -> str:
-    """The line of a server's log that most likely says why it ended; Java and Triton bury it under what follows."""
+    """Return the line of a log that most likely names the cause; it is rarely the last one for Java and Triton."""
     lines = [line.strip() for line in output.splitlines() if line.strip()]
     for sign in _SIGNS:
         for line in lines:
@@ -193,7 +208,7 @@ def telling_line(output: str) -> str:
 
 
 def remove_shared_memory(prefix: str) -> None:
-    """Unlinks the POSIX shared memory segments whose names begin with `prefix` (Linux: /dev/shm)."""
+    """Remove the POSIX shared memory segments whose names begin with `prefix` (Linux: /dev/shm)."""
     for segment in Path("/dev/shm").glob(f"{prefix}*"):
         segment.unlink(missing_ok=True)
 

@@ -1,17 +1,17 @@
-"""The local stack as a whole: Kafka, Triton and workers in one state folder, started, watched and stopped together.
+"""The local stack: Kafka, Triton and workers in one state folder, started, watched and stopped together.
 
     with LocalStack(state_dir, cache_dir, StackOptions(), say=print) as stack:
         stack.add_worker(WorkerSpec("catalogue", [sys.executable, "-m", ...]))
 
-`run` is the same as a long-running supervisor (`sagelift up`); `read_status` and `stop` serve `sagelift status | down`.
+`foreground.run` keeps a stack running for `sagelift up`; `status.read_status` and `status.stop` serve
+`sagelift status` and `sagelift down`.
 """
 
 import os
 import shutil
-import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -19,33 +19,45 @@ from pathlib import Path
 from typing import NoReturn, Self
 
 from sagelift.stack import kafka, triton
-from sagelift.stack.components import Say, fetch_kafka, fetch_triton
+from sagelift.stack.cache import MEGABYTE, Say
 from sagelift.stack.errors import StackError, StartError, UnreachableError
 from sagelift.stack.kafka import KafkaBroker
+from sagelift.stack.kafka_jars import fetch_kafka
 from sagelift.stack.status import (
     ComponentStatus,
     StackStatus,
     SupervisorLock,
-    read_record,
-    read_status,
     remove_status,
-    stop,
+    wait_for_remains,
     write_status,
 )
 from sagelift.stack.supervised import RestartPolicy, Supervised
 from sagelift.stack.triton import TritonServer
+from sagelift.stack.triton_wheel import fetch_triton
 from sagelift.stack.worker import Worker, WorkerSpec
 
-__all__ = ["LocalStack", "StackOptions", "StackStatus", "WorkerSpec", "read_status", "run", "stop"]
+__all__ = ["LocalStack", "StackOptions", "WorkerSpec"]
 
-_MEGABYTE = 1 << 20
-_STATE_NEEDS = 200 * _MEGABYTE  # below it Kafka soon cannot write, and ends
-_REMAINS_TIMEOUT_S = 45.0  # a guardian's deadline for its server, and some
+_STATE_NEEDS = 200 * MEGABYTE  # with less, Kafka soon cannot write and ends
 
 
 @dataclass(frozen=True)
 class StackOptions:
-    """A service given by address (host:port) is not started, only asked whether it answers."""
+    """What to start, and how. A service with an address here is external: it is probed once and not started.
+
+    Attributes:
+        kafka_bootstrap: Address (host:port) of an external Kafka.
+        kafka_port: Port of the local Kafka; by default a free one.
+        kafka_heap_mb: Heap of the local Kafka in MB.
+        triton_url: Address (host:port) of an external Triton.
+        triton_port: gRPC port of the local Triton; by default a free one.
+        model_repository: Model repository of the local Triton; by default `models` in the state folder.
+        kafka_answers: Probe of an external Kafka. It may raise a ConnectionError that describes the problem.
+        triton_answers: Probe of an external Triton. It may raise a RuntimeError that describes the problem.
+        triton_probe: Called once a second with the address of the local Triton; must return within seconds. An
+            inference finds a model that hangs.
+        restart_policy: When to restart a component and when to give up.
+    """
 
     kafka_bootstrap: str | None = None
     kafka_port: int | None = None
@@ -53,20 +65,26 @@ class StackOptions:
     triton_url: str | None = None
     triton_port: int | None = None
     model_repository: Path | None = None
-    """What the local Triton serves; `models` in the state folder by default."""
     kafka_answers: Callable[[str], bool] = kafka.probe
-    """Asked once with the address of an external Kafka; may raise a ConnectionError that says what is wrong."""
     triton_answers: Callable[[str], bool] = triton.probe
-    """Likewise of an external Triton; may raise a RuntimeError."""
     triton_probe: Callable[[str], bool] | None = None
-    """Asked with the address once a second, to return within seconds: an inference finds a model that hangs."""
     restart_policy: RestartPolicy = field(default_factory=RestartPolicy)
 
 
 class LocalStack:
-    """A context manager: started on entry, everything stopped on exit.
+    """A stack in one state folder. As a context manager it starts on entry and stops everything on exit.
 
-    `say` gets one line at a time, from several threads.
+    Args:
+        state_dir: State folder.
+        cache_dir: Cache folder of the downloaded servers.
+        options: What to start, and how.
+        say: Called with one line at a time, from several threads.
+
+    Attributes:
+        state_dir: Absolute path of the state folder.
+        model_repository: Absolute path of the model repository.
+        kafka: The local broker; None if Kafka is external or not started.
+        triton: The local Triton; None if Triton is external or not started.
     """
 
     def __init__(
@@ -87,34 +105,38 @@ class LocalStack:
 
     @property
     def kafka_bootstrap(self) -> str:
-        """host:port (or several, comma-separated, of an external cluster)."""
+        """host:port of Kafka, or a comma-separated list for an external cluster."""
         if self.kafka is not None:
             return self.kafka.bootstrap
         return self._options.kafka_bootstrap or _not_started("Kafka")
 
     @property
     def triton_grpc(self) -> str:
-        """host:port for gRPC clients."""
+        """host:port of Triton's gRPC."""
         if self.triton is not None:
             return self.triton.grpc
         return self._options.triton_url or _not_started("Triton")
 
     @property
     def triton_metrics(self) -> str | None:
-        """host:port of http://.../metrics; None for an external Triton."""
+        """host:port of Triton's metrics; None for an external Triton."""
         return self.triton.metrics if self.triton is not None else None
 
     def start(self) -> Self:
-        """Fetches what is missing, then starts Kafka and Triton side by side and watches them.
+        """Download what is missing, then start Kafka and Triton in parallel and watch them.
 
-        Raises a StackError, with nothing left running: AlreadyRunningError for a second supervisor on the same folder,
-        UnreachableError for an external service, and those of the components.
+        After an error nothing is left running.
+
+        Raises:
+            AlreadyRunningError: Another supervisor uses the state folder.
+            UnreachableError: An external service does not answer.
+            StackError: A component cannot be downloaded or started.
         """
         with self._folder_errors():
             self._prepare_folder()
             self._supervisor_lock.acquire()
             try:
-                self._wait_for_remains()
+                wait_for_remains(self.state_dir, self._say)
                 self._running = True
                 self._write_status()
                 self._probe_external()
@@ -126,17 +148,18 @@ class LocalStack:
         return self
 
     def add_worker(self, spec: WorkerSpec) -> None:
-        """Starts a further command and keeps it running until the stack stops. Raises StartError."""
+        """Start a worker and keep it running until the stack stops; raises StartError."""
         if not self._running:
             raise StartError(f"Worker {spec.name!r} cannot be started: the stack in {self.state_dir} is not running")
         worker = self._supervise(spec.name, Worker(spec, self.state_dir / "workers"))
         worker.start()
 
     def load_model(self, name: str) -> None:
-        """Makes Triton load a model (or its new version) from its repository. Raises ModelError."""
+        """Make Triton load a model, or its new version, from the repository; raises ModelError."""
         triton.load_model(self.triton_grpc, name)
 
     def status(self) -> StackStatus:
+        """Return the current state."""
         with self._lock:
             return StackStatus(
                 running=self._running,
@@ -150,7 +173,7 @@ class LocalStack:
             )
 
     def stop(self) -> None:
-        """Stops workers first, then the servers side by side. Safe to call twice, and on a stack that never started."""
+        """Stop the workers, then the servers in parallel. Does nothing if the stack does not run."""
         servers = [s for s in self._supervised if not isinstance(s.server, Worker)]
         workers = [s for s in self._supervised if isinstance(s.server, Worker)]
         for supervised in self._supervised:
@@ -182,7 +205,7 @@ class LocalStack:
         except OSError as error:
             raise StackError(
                 f"The state folder {self.state_dir} cannot be used ({error.filename or 'writing'}: {error.strerror}): "
-                "choose another one, or make it writable and make room."
+                "choose another folder, or make this one writable and free some space."
             ) from error
 
     def _prepare_folder(self) -> None:
@@ -190,31 +213,9 @@ class LocalStack:
         free = shutil.disk_usage(self.state_dir).free
         if free < _STATE_NEEDS:
             raise StackError(
-                f"The disk that holds {self.state_dir} has {free // _MEGABYTE} MB free and "
-                f"{_STATE_NEEDS // _MEGABYTE} MB are needed: free some space or choose a state folder on another disk."
+                f"The disk that holds {self.state_dir} has {free // MEGABYTE} MB free and "
+                f"{_STATE_NEEDS // MEGABYTE} MB are needed: free some space or choose a state folder on another disk."
             )
-
-    def _wait_for_remains(self) -> None:
-        """After a supervisor that was killed: its guardians may still be stopping servers on this folder."""
-        import psutil
-
-        old = read_record(self.state_dir)
-        remains = []
-        for pid in filter(None, (component.pid for component in old.components)):
-            try:
-                process = psutil.Process(pid)
-                if process.create_time() <= old.written_at and process.status() != psutil.STATUS_ZOMBIE:
-                    remains.append(process)
-            except psutil.Error:
-                continue
-        if remains:
-            self._say(f"Waiting for the servers of a stack in {self.state_dir} that was killed")
-            _, alive = psutil.wait_procs(remains, timeout=_REMAINS_TIMEOUT_S)
-            if alive:
-                raise StackError(
-                    f"Process {alive[0].pid} of an earlier stack in {self.state_dir} does not end: end it, then try "
-                    "again."
-                )
 
     def _probe_external(self) -> None:
         for name, address, answers in (
@@ -224,13 +225,13 @@ class LocalStack:
             if address is None:
                 continue
             try:
-                there = answers(address)
+                answered = answers(address)
             except (ConnectionError, RuntimeError) as error:
                 raise UnreachableError(f"{name} at {address} cannot be used: {error}") from error
-            if not there:
+            if not answered:
                 raise UnreachableError(
-                    f"No {name} server answers at {address}: check the address and that it runs, or leave it out to "
-                    "have one started here."
+                    f"No {name} server answers at {address}: check the address and that the server runs, or leave the "
+                    "address out to start a local one."
                 )
             self._external.append(ComponentStatus(name, "external", address))
             self._say(f"{name} at {address} answers")
@@ -261,7 +262,7 @@ class LocalStack:
                 done, _ = wait(starts, return_when=FIRST_EXCEPTION)
                 for start in done:
                     start.result()
-            except BaseException:  # Ctrl-C too: the pool's end waits for the other start, which must hear of it
+            except BaseException:  # Ctrl-C too: the pool waits for the other start, which must be cancelled
                 for supervised in self._supervised:
                     supervised.cancel()
                 raise
@@ -275,7 +276,7 @@ class LocalStack:
         return supervised
 
     def _say(self, line: str) -> None:
-        with self._lock, suppress(OSError):  # a terminal or pipe that is gone must not end a watching thread
+        with self._lock, suppress(OSError):  # a closed terminal or pipe must not end a watching thread
             self._say_line(line)
 
     def _write_status(self) -> None:
@@ -286,54 +287,6 @@ class LocalStack:
                 write_status(self.state_dir, self.status())
             except OSError as error:  # a full disk must not end the supervision
                 self._say(f"{self.state_dir / 'stack.json'} could not be written: {error.strerror}")
-
-
-def run(
-    stack: LocalStack,
-    workers: Callable[[LocalStack], Sequence[WorkerSpec]] = lambda _: (),
-    *,
-    say: Say = lambda _: None,
-) -> int:
-    """`sagelift up`: until Ctrl-C (returns 130), SIGTERM or SIGHUP (returns 0), with everything stopped then.
-
-    `workers` is called once the servers are ready, so that commands can be told their addresses. Main thread only.
-    """
-    with _signals_raise():
-        try:
-            with stack:
-                for spec in workers(stack):
-                    stack.add_worker(spec)
-                say("The stack is up. Ctrl-C stops it.")
-                threading.Event().wait()
-        except _Signalled as signalled:
-            return 130 if signalled.number == signal.SIGINT else 0
-    raise AssertionError("unreachable")
-
-
-class _Signalled(BaseException):
-    def __init__(self, number: int) -> None:
-        super().__init__(number)
-        self.number = number
-
-
-@contextmanager
-def _signals_raise() -> Iterator[None]:
-    """The first signal ends what the main thread does; later ones must not disturb the clean-up."""
-
-    def on_signal(number: int, _: object) -> NoReturn:
-        for each in numbers:
-            signal.signal(each, signal.SIG_IGN)
-        raise _Signalled(number)
-
-    numbers = [signal.SIGINT, signal.SIGTERM]
-    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup
-        numbers.append(signal.SIGHUP)
-    before = {number: signal.signal(number, on_signal) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _not_started(what: str) -> NoReturn:

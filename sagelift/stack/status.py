@@ -1,4 +1,4 @@
-"""What a supervisor tells other processes: `<state>/stack.json`, and the lock that says whether it is alive."""
+"""The state of a stack for other processes: `<state>/stack.json`, and the lock that its supervisor holds."""
 
 import contextlib
 import fcntl
@@ -11,20 +11,34 @@ from typing import IO, Literal
 
 import msgspec
 
+from feature_repo.files import write_atomically
+from sagelift.stack.cache import Say
 from sagelift.stack.errors import AlreadyRunningError, StackError
 
-State = Literal["starting", "ready", "restarting", "failed", "external"]
+ComponentState = Literal["starting", "ready", "restarting", "failed", "external"]
+"""`failed`: the supervisor gave up. `external`: a service given by address, which this stack did not start."""
 
-_LOCK_ATTEMPTS = 5  # `sagelift status` holds the lock for an instant to look; that is not another supervisor
-_START_TIME_TOLERANCE_S = 2.0  # of a process; the system's clock may be corrected meanwhile
+_LOCK_ATTEMPTS = 5  # `sagelift status` holds the lock for an instant and is no supervisor
+_REMAINS_TIMEOUT_S = 45.0  # longer than a guardian's deadline for its server
+_START_TIME_TOLERANCE_S = 2.0  # the system clock may be corrected while a process runs
 
 
 @dataclass(frozen=True)
 class ComponentStatus:
-    """One server or worker. `failed` means given up on; `external` means given by address, not ours."""
+    """One server or worker.
+
+    Attributes:
+        name: Name, such as "Kafka".
+        state: Its state.
+        address: host:port for clients.
+        pid: Process id, if it runs here.
+        restarts: Number of restarts so far.
+        last_error: Why it was last restarted or given up.
+        log: Path of its log.
+    """
 
     name: str
-    state: State
+    state: ComponentState
     address: str | None = None
     pid: int | None = None
     restarts: int = 0
@@ -34,7 +48,18 @@ class ComponentStatus:
 
 @dataclass(frozen=True)
 class StackStatus:
-    """`running` is whether a supervisor is alive now; the rest is what it wrote last (at `written_at`, Unix time)."""
+    """The state of a stack.
+
+    Attributes:
+        running: Whether a supervisor runs now. All other fields are as it wrote them last.
+        pid: Process id of the supervisor.
+        written_at: Unix time of the last write.
+        kafka_bootstrap: host:port of Kafka.
+        triton_grpc: host:port of Triton's gRPC.
+        triton_metrics: host:port of Triton's metrics.
+        model_repository: Path of the model repository.
+        components: All servers and workers.
+    """
 
     running: bool = False
     pid: int | None = None
@@ -47,28 +72,28 @@ class StackStatus:
 
     @property
     def healthy(self) -> bool:
-        """Whether everything is up; a stack that has only begun to start is not."""
+        """Whether the supervisor runs and all its components are ready."""
         return self.running and bool(self.components) and all(c.state in ("ready", "external") for c in self.components)
 
     @property
     def stale(self) -> bool:
-        """A supervisor wrote this and was killed before it could take it back."""
+        """Whether the supervisor was killed and left this record."""
         return not self.running and self.pid is not None
 
 
 def read_status(state_dir: Path) -> StackStatus:
-    """The state of the stack in `state_dir`; `running=False` when there is none, or its supervisor is dead."""
+    """Return the state of the stack in `state_dir`; `running` is False if it has no living supervisor."""
     status = read_record(state_dir)
     holder = SupervisorLock(state_dir).holder()
     if holder is None:
         return replace(status, running=False)
-    if holder != status.pid:  # what a killed predecessor left: the new supervisor has written nothing yet
+    if holder != status.pid:  # the record of a killed predecessor: the new supervisor has not written yet
         return StackStatus(running=True, pid=holder)
     return replace(status, running=True)
 
 
 def read_record(state_dir: Path) -> StackStatus:
-    """What the last supervisor wrote, alive or not; an empty one when there is none or it cannot be read."""
+    """Return what the last supervisor wrote; an empty status if there is no readable record."""
     try:
         return msgspec.json.decode(_status_file(state_dir).read_bytes(), type=StackStatus)
     except (FileNotFoundError, NotADirectoryError, msgspec.DecodeError):
@@ -76,21 +101,24 @@ def read_record(state_dir: Path) -> StackStatus:
 
 
 def write_status(state_dir: Path, status: StackStatus) -> None:
-    path = _status_file(state_dir)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    aside.write_bytes(msgspec.json.format(msgspec.json.encode(status), indent=2) + b"\n")
-    aside.replace(path)
+    """Write the record."""
+    write_atomically(_status_file(state_dir), msgspec.json.format(msgspec.json.encode(status), indent=2) + b"\n")
 
 
 def remove_status(state_dir: Path) -> None:
+    """Remove the record, if there is one."""
     with contextlib.suppress(FileNotFoundError):
         _status_file(state_dir).unlink()
 
 
 def stop(state_dir: Path, timeout: float = 60.0) -> bool:
-    """Stops the stack of another process and waits for it; False when none was running.
+    """Stop the stack of another process and wait for its end.
 
-    Raises StackError when it does not end within `timeout` seconds, or is not ours to stop.
+    Returns:
+        Whether a stack was running.
+
+    Raises:
+        StackError: It did not end within `timeout` seconds, or belongs to another user.
     """
     lock = SupervisorLock(state_dir)
     pid = lock.holder()
@@ -111,8 +139,35 @@ def stop(state_dir: Path, timeout: float = 60.0) -> bool:
     return True
 
 
+def wait_for_remains(state_dir: Path, say: Say) -> None:
+    """Wait for the servers of a killed supervisor, which their guardians may still be stopping.
+
+    Raises:
+        StackError: One of them does not end.
+    """
+    import psutil
+
+    old = read_record(state_dir)
+    remains = []
+    for pid in filter(None, (component.pid for component in old.components)):
+        try:
+            process = psutil.Process(pid)
+            if process.create_time() <= old.written_at and process.status() != psutil.STATUS_ZOMBIE:
+                remains.append(process)
+        except psutil.Error:
+            continue
+    if not remains:
+        return
+    say(f"Waiting for the servers of a stack in {state_dir} that was killed")
+    _, alive = psutil.wait_procs(remains, timeout=_REMAINS_TIMEOUT_S)
+    if alive:
+        raise StackError(
+            f"Process {alive[0].pid} of an earlier stack in {state_dir} does not end: end it, then try again."
+        )
+
+
 class SupervisorLock:
-    """`<state>/stack.lock`: locked as long as a supervisor lives (the kernel frees it), with its pid and start time."""
+    """`<state>/stack.lock` with the pid and start time of its supervisor; the kernel frees it when that one ends."""
 
     def __init__(self, state_dir: Path) -> None:
         self._path = state_dir / "stack.lock"
@@ -120,7 +175,7 @@ class SupervisorLock:
         self._handle: IO[str] | None = None
 
     def acquire(self) -> None:
-        """Raises AlreadyRunningError, naming the process that has it."""
+        """Take the lock; raises AlreadyRunningError with the process that holds it."""
         handle = self._path.open("a+", encoding="ascii")
         for attempt in range(1, _LOCK_ATTEMPTS + 1):
             try:
@@ -146,13 +201,14 @@ class SupervisorLock:
             raise
 
     def release(self) -> None:
+        """Free the lock; does nothing if it is not held."""
         if self._handle is not None:
-            with contextlib.suppress(OSError):  # a full disk: what is still buffered cannot be written
+            with contextlib.suppress(OSError):  # a full disk: buffered bytes cannot be written
                 self._handle.close()
             self._handle = None
 
     def holder(self) -> int | None:
-        """Pid of the living supervisor; None when there is none."""
+        """Return the pid of the living supervisor; None if there is none."""
         try:
             handle = self._path.open("r", encoding="ascii")
         except (FileNotFoundError, NotADirectoryError):
@@ -164,7 +220,7 @@ class SupervisorLock:
                 pid, started = self._recorded()
             else:
                 return None
-        # The number may have been written by an earlier supervisor and belong to someone else's process by now.
+        # The pid may be that of an earlier supervisor, and another process may have it now.
         actual = _start_time(pid)
         return pid if actual is not None and abs(actual - started) < _START_TIME_TOLERANCE_S else None
 

@@ -1,4 +1,4 @@
-"""Watches one server: notices that it died or no longer answers, starts it again, gives up when that does not help."""
+"""Watch one server: restart it when it died or does not answer, and give up after repeated failures."""
 
 import threading
 import time
@@ -7,44 +7,68 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-from sagelift.stack.components import Say
+from sagelift.stack.cache import Say
 from sagelift.stack.errors import StartCancelled
 from sagelift.stack.status import ComponentStatus
 
-_LOOK_EVERY_S = 0.2  # whether the process is there: costs nothing
-_PROBE_EVERY_S = 1.0  # whether it answers
-_PROBES_MISSED = 3  # in a row; one alone may be a pause of the machine, or a model being swapped
+CHECK_EVERY_S = 0.2  # whether the process runs: cheap
+PROBE_EVERY_S = 1.0  # whether it answers
+_PROBES_MISSED = 3  # in a row; a single one may be a pause of the machine or the exchange of a model
 
 
 class Server(Protocol):
-    """What is asked of a server that is watched; ManagedServer has it."""
+    """The interface of a watched server; ManagedServer implements it."""
 
     @property
-    def alive(self) -> bool: ...
-    @property
-    def pid(self) -> int | None: ...
-    @property
-    def exit_code(self) -> int | None: ...
-    @property
-    def verdict(self) -> str | None:
-        """Why it ended, when starting it again would not help; None: try."""
+    def alive(self) -> bool:
+        """Whether the process runs."""
 
     @property
-    def log(self) -> Path: ...
+    def pid(self) -> int | None:
+        """Process id; None if it does not run."""
+
     @property
-    def address(self) -> str | None: ...
-    def start(self, cancelled: threading.Event | None = None) -> object: ...
+    def exit_code(self) -> int | None:
+        """Exit code of the ended process."""
+
+    @property
+    def fatal_reason(self) -> str | None:
+        """Why it ended, if a restart would not help; else None."""
+
+    @property
+    def log(self) -> Path:
+        """Path of the log file."""
+
+    @property
+    def address(self) -> str | None:
+        """host:port for clients."""
+
+    def start(self, cancelled: threading.Event | None = None) -> object:
+        """Start and wait until ready."""
+
     def revive(self, cancelled: threading.Event) -> str | None:
-        """Starts it again where it was; returns what is wrong though it runs, if anything is."""
+        """Start again after a failure; return a complaint if it runs with limits, else None."""
 
-    def stop(self) -> None: ...
-    def kill(self) -> None: ...
-    def healthy(self) -> bool: ...
+    def stop(self) -> None:
+        """Stop gracefully."""
+
+    def kill(self) -> None:
+        """Stop with SIGKILL."""
+
+    def healthy(self) -> bool:
+        """Return whether it answers."""
 
 
 @dataclass(frozen=True)
 class RestartPolicy:
-    """A capped, doubling pause before each restart; the end after `max_failures` within `window_s` seconds."""
+    """A doubling pause before each restart, and a limit of failures.
+
+    Attributes:
+        first_pause_s: Pause before the first restart.
+        longest_pause_s: Limit of the doubling.
+        max_failures: Failures within `window_s` seconds after which the supervisor gives up.
+        window_s: Length of the window in seconds.
+    """
 
     first_pause_s: float = 0.2
     longest_pause_s: float = 10.0
@@ -52,7 +76,12 @@ class RestartPolicy:
     window_s: float = 60.0
 
     def pause(self, failures: Sequence[float], now: float) -> float | None:
-        """Seconds to wait before the next start, given the times of all failures so far; None: give up."""
+        """Return the seconds to wait before the next start; None to give up.
+
+        Args:
+            failures: Times of all failures so far, in seconds of a monotonic clock.
+            now: Time of the last failure.
+        """
         recent = sum(now - at < self.window_s for at in failures)
         if recent >= self.max_failures:
             return None
@@ -61,7 +90,21 @@ class RestartPolicy:
 
 
 class Supervised:
-    """A server with a thread that keeps it running. `changed` is called after each change of `status`."""
+    """A server with a thread that keeps it running.
+
+    Args:
+        name: Name in messages and in the status.
+        server: The server.
+        say: Called with each message for the user.
+        changed: Called after each change of `status`.
+        policy: When to restart and when to give up.
+        check_every_s: Seconds between checks that the process runs.
+        probe_every_s: Seconds between probes that it answers.
+
+    Attributes:
+        server: The server.
+        status: Its current status.
+    """
 
     def __init__(
         self,
@@ -71,17 +114,21 @@ class Supervised:
         say: Say,
         changed: Callable[[], None],
         policy: RestartPolicy | None = None,
+        check_every_s: float = CHECK_EVERY_S,
+        probe_every_s: float = PROBE_EVERY_S,
     ) -> None:
         self.server = server
         self.status = ComponentStatus(name, "starting", log=str(server.log))
         self._say = say
         self._changed = changed
         self._policy = policy or RestartPolicy()
+        self._check_every_s = check_every_s
+        self._probe_every_s = probe_every_s
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._watch, name=f"watch {name}", daemon=True)
 
     def start(self) -> None:
-        """The first start; its errors are the caller's. Then watches."""
+        """Start the server, then watch it. Errors of this first start reach the caller."""
         began = time.monotonic()
         self._say(f"Starting {self.status.name}")
         self.server.start(self._stopping)
@@ -91,10 +138,11 @@ class Supervised:
         self._thread.start()
 
     def cancel(self) -> None:
-        """Ends a start that is under way in another thread, and the watching."""
+        """Abort a start in another thread, and end the watching."""
         self._stopping.set()
 
     def stop(self) -> None:
+        """Stop watching, then stop the server."""
         self.cancel()
         if self._thread.ident is not None:
             self._thread.join()
@@ -102,37 +150,35 @@ class Supervised:
 
     def _watch(self) -> None:
         failures: list[float] = []
-        missed, next_probe = 0, time.monotonic() + _PROBE_EVERY_S
-        while not self._stopping.wait(_LOOK_EVERY_S):
+        missed, next_probe = 0, time.monotonic() + self._probe_every_s
+        while not self._stopping.wait(self._check_every_s):
             reason = None
             if not self.server.alive:
-                if verdict := self.server.verdict:
-                    self._update(state="failed", last_error=verdict)
-                    self._say(
-                        f"{self.status.name} stopped and is not started again: {verdict} (log: {self.server.log})"
-                    )
+                if fatal := self.server.fatal_reason:
+                    self._update(state="failed", last_error=fatal)
+                    self._say(f"{self.status.name} stopped and is not restarted: {fatal} (log: {self.server.log})")
                     return
                 reason = f"ended with exit code {self.server.exit_code}"
             elif time.monotonic() >= next_probe:
                 missed = 0 if self._answers() else missed + 1
-                next_probe = time.monotonic() + _PROBE_EVERY_S
-                if self.server.address != self.status.address:  # a worker tells only once it runs
+                next_probe = time.monotonic() + self._probe_every_s
+                if self.server.address != self.status.address:  # a worker knows its address only once it runs
                     self._update()
                 if missed >= _PROBES_MISSED and self.server.alive:
-                    reason = "no longer answers as it should"
+                    reason = "does not answer as it should"
             if reason is not None:
                 if not self._recover(reason, failures):
                     return
-                missed, next_probe = 0, time.monotonic() + _PROBE_EVERY_S
+                missed, next_probe = 0, time.monotonic() + self._probe_every_s
 
     def _answers(self) -> bool:
         try:
             return self.server.healthy()
-        except Exception:  # a probe that raises is one that failed
+        except Exception:  # a probe that raises has failed
             return False
 
     def _recover(self, reason: str, failures: list[float]) -> bool:
-        """Starts it again and again; False when it was given up on or is to stop."""
+        """Restart until it runs; return False after giving up or at a stop."""
         name = self.status.name
         while not self._stopping.is_set():
             now = time.monotonic()
@@ -142,25 +188,27 @@ class Supervised:
                 self.server.kill()
                 self._update(state="failed", last_error=reason)
                 self._say(
-                    f"{name} {reason}; given up after {self._policy.max_failures} failures within "
+                    f"{name} {reason}; gave up after {self._policy.max_failures} failures within "
                     f"{self._policy.window_s:.0f} s (log: {self.server.log})"
                 )
                 return False
             self._update(state="restarting", last_error=reason)
-            self._say(f"{name} {reason}; starting it again in {pause:.1f} s")
+            self._say(f"{name} {reason}; restarting in {pause:.1f} s")
             if self._stopping.wait(pause):
                 return False
             began = time.monotonic()
-            self.server.kill()  # what is left of it, or all of one that hangs
+            self.server.kill()  # its remains, or a server that hangs
             try:
                 complaint = self.server.revive(self._stopping)
             except StartCancelled:
                 return False
-            except Exception as error:  # whatever it is, a watcher that ends silently would be worse
-                reason = f"could not be started again: {error}"
+            except Exception as error:  # a watching thread that ends silently would be worse
+                reason = f"could not be restarted: {error}"
                 continue
             self._update(state="ready", restarts=self.status.restarts + 1, last_error=complaint or reason)
-            self._say(f"{name} is back ({time.monotonic() - began:.1f} s){f'; {complaint}' if complaint else ''}")
+            self._say(
+                f"{name} is ready again ({time.monotonic() - began:.1f} s){f'; {complaint}' if complaint else ''}"
+            )
             return True
         return False
 

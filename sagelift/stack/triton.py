@@ -1,4 +1,4 @@
-"""The real `tritonserver` of the nvidia-pytriton wheel, on a model repository that NVIDIA's containers run too."""
+"""The real `tritonserver` of the nvidia-pytriton wheel; NVIDIA's containers can serve the same model repository."""
 
 import hashlib
 import os
@@ -12,30 +12,43 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
-from sagelift.stack.components import triton_home
 from sagelift.stack.errors import MissingComponentError, ModelError, PortError, StartCancelled, StartError
 from sagelift.stack.ports import LOOPBACK, is_free, pick_ports, require_free
 from sagelift.stack.process import ManagedProcess, remove_shared_memory
 from sagelift.stack.server import ManagedServer
+from sagelift.stack.triton_wheel import triton_home
 
-_START_ATTEMPTS = 3  # with other ports, when a free one was lost to another program in between
-_LOAD_TIMEOUT_S = 180.0  # a model that imports torch and compiles takes its time on a busy machine
-_SHM_MB = 64  # per model instance, and the step in which it grows; the default of 1 MB grows in the hot path
-_STUB_TIMEOUT_S = 120  # by default a stub has 30 s to import its model; torch on a busy machine needs more
+_START_ATTEMPTS = 3  # with other ports, if another program took a port that was free
+_LOAD_TIMEOUT_S = 180.0  # a model that imports torch and compiles is slow on a busy machine
+_SHM_MB = 64  # per model instance, and the step of its growth; the default of 1 MB grows in the hot path
+_STUB_TIMEOUT_S = 120  # for a stub to import its model; torch on a busy machine needs more than the default of 30 s
 _PARALLEL_LOADS = 2
 _STUB = "triton_python_backend_stub"
 
 
 class TritonServer(ManagedServer):
-    """`with TritonServer(folder, cache, repository) as triton: ... triton.grpc`
+    """A Triton server on loopback: `with TritonServer(folder, cache, repository) as triton: ... triton.grpc`.
 
-    `folder` keeps log and launch files, `cache` must hold the wheel (`components.fetch_triton`), `repository` is the
-    model repository; it may be empty. Models are loaded explicitly: those present at a start by the start, later
-    ones by `load`. gRPC and metrics only, on loopback; ports that are not given are picked and kept for restarts.
-    `extra_probe(address)` is part of `healthy`: a real inference with a known answer finds a stub that hangs, which
-    nothing else shows. A `kill` is quick where a graceful stop waits for a stub that died until its deadline.
-    `arguments` are further ones of tritonserver's; `credentials` (of gRPC) are what it takes to call it when they make
-    it speak TLS.
+    It serves gRPC and metrics only. A start loads the models of the repository; `load` loads later ones. `kill` is
+    quick, while a graceful stop waits until its deadline for a stub that died.
+
+    Args:
+        folder: Folder of the log and the launch files.
+        cache: Cache folder with the wheel (`triton_wheel.fetch_triton`).
+        repository: Model repository; it may be empty.
+        grpc_port: Port for gRPC. None picks a free port at the first start and keeps it for restarts.
+        metrics_port: Port for Prometheus metrics, likewise.
+        extra_probe: Called with the address by `healthy`. Only a real inference with a known answer finds a stub that
+            hangs.
+        arguments: More arguments of tritonserver.
+        credentials: gRPC credentials for calls to the server, if `arguments` enable TLS.
+
+    Attributes:
+        repository: Absolute path of the model repository.
+        grpc_port: Port for gRPC; None before the first start without a configured port.
+        metrics_port: Port for metrics, likewise.
+        shm_prefix: Name prefix of the server's /dev/shm segments.
+        model_errors: By model, why the last start could not load it.
     """
 
     def __init__(
@@ -58,14 +71,13 @@ class TritonServer(ManagedServer):
         self._extra_probe = extra_probe
         self._arguments = arguments
         self._credentials = credentials
-        # The same for every server of this folder: what a killed one left in /dev/shm is removed by the next.
+        # The same for every server of this folder: the next one removes the segments of a killed one.
         self.shm_prefix = f"sagelift_{hashlib.sha256(str(self.folder).encode()).hexdigest()[:10]}_"
         self.model_errors: dict[str, ModelError] = {}
-        """By model: why the last start could not load it."""
 
     @property
     def grpc(self) -> str:
-        """host:port for gRPC clients. Raises StartError before the first start, which picks the port."""
+        """host:port for gRPC clients; raises StartError before the first start, which picks the port."""
         return self._address(self.grpc_port)
 
     @property
@@ -75,14 +87,22 @@ class TritonServer(ManagedServer):
 
     @property
     def address(self) -> str | None:
+        """host:port for gRPC clients; None before the first start."""
         return None if self.grpc_port is None else self.grpc
 
     def start(self, cancelled: threading.Event | None = None, *, strict: bool = True) -> Self:
-        """Returns when the server is live and every model in the repository is loaded (1 s, and the models' own time).
+        """Start the server and load all models of the repository (1 s, plus the time of the models).
 
-        Raises PortError for a configured port that is taken, MissingComponentError, StartError, and ModelError, which
-        names the model and Triton's reason. With `strict=False` a model that cannot be loaded does not keep the others
-        from serving: `model_errors` tells.
+        Args:
+            cancelled: Setting it aborts the start.
+            strict: Whether a model that cannot be loaded is an error. If not, `model_errors` names it and the other
+                models serve.
+
+        Raises:
+            PortError: A configured port is in use.
+            MissingComponentError: The wheel is not complete in the cache.
+            StartError: The server ended, or was not ready in time.
+            ModelError: A model could not be loaded; the message gives its name and Triton's reason.
         """
         cancelled = cancelled or threading.Event()
         home = triton_home(self._cache)
@@ -100,30 +120,30 @@ class TritonServer(ManagedServer):
         return self
 
     def revive(self, cancelled: threading.Event) -> str | None:
-        """As `start`, but serves what can be loaded; returns why the rest could not."""
+        """Start again with the models that can be loaded; return why the others cannot, else None."""
         self.start(cancelled, strict=False)
         return "; ".join(map(str, self.model_errors.values())) or None
 
     def load(self, model: str) -> None:
-        """Loads a model, or its new version or configuration. Raises ModelError with Triton's reason."""
+        """Load a model, its new version or its new configuration; raises ModelError with Triton's reason."""
         load_model(self.grpc, model, self._credentials)
 
     def unload(self, model: str) -> None:
-        """Raises ModelError. A model that is not loaded is not an error."""
+        """Unload a model; does nothing if it is not loaded. Raises ModelError with Triton's reason."""
         unload_model(self.grpc, model, self._credentials)
 
     def healthy(self, timeout: float = 3.0) -> bool:
-        """Whether the server is live and none of its models' Python processes has died.
+        """Return whether the server is live and all Python processes of its models run.
 
-        Triton does not restart a stub that died and goes on calling its model ready, while every request to it fails.
-        Server *ready* is not asked: it turns false when a new version cannot be loaded while the old one serves well.
+        Triton does not restart a dead stub, and it still reports the model as ready while every request fails. The
+        server's *ready* state is no criterion: it turns false if a new version fails to load while the old one serves.
         """
         if self.grpc_port is None or not probe(self.grpc, timeout, self._credentials) or self._has_dead_stub():
             return False
         return self._extra_probe is None or self._extra_probe(self.grpc)
 
     def models(self) -> list[str]:
-        """Names of the models in the repository (folders with a numbered version), sorted."""
+        """Return the names of the models in the repository (folders with a numbered version), sorted."""
         return sorted(
             folder.name
             for folder in self.repository.iterdir()
@@ -141,7 +161,7 @@ class TritonServer(ManagedServer):
         return self.grpc_port or free[0], self.metrics_port or free[1]
 
     def _start_server(self, home: Path, backends: Path, cancelled: threading.Event) -> None:
-        kept = self.grpc_port is not None and self.metrics_port is not None
+        configured = self.grpc_port is not None and self.metrics_port is not None
         for port in (self.grpc_port, self.metrics_port):
             if port is not None:
                 require_free(port, "Triton")
@@ -153,10 +173,10 @@ class TritonServer(ManagedServer):
                 lost = [port for port in (grpc_port, metrics_port) if not is_free(port)]
                 if not lost:
                     raise
-                if kept:
+                if configured:
                     require_free(lost[0], "Triton")
                 if attempt == _START_ATTEMPTS:
-                    raise PortError(f"Triton found its port taken {attempt} times in a row: {error}") from error
+                    raise PortError(f"Triton found its port in use {attempt} times in a row: {error}") from error
             else:
                 self.grpc_port, self.metrics_port = grpc_port, metrics_port
                 return
@@ -168,7 +188,7 @@ class TritonServer(ManagedServer):
             while wait(loads, timeout=0.1).not_done:
                 if cancelled.is_set():
                     pool.shutdown(wait=False, cancel_futures=True)
-                    self.kill()  # ends the loads that are under way
+                    self.kill()  # ends the loads in progress
                     raise StartCancelled("Triton was stopped while it was loading its models")
             for load, model in loads.items():
                 error = load.exception()
@@ -187,17 +207,17 @@ class TritonServer(ManagedServer):
             server = psutil.Process(self.pid)
             return any(child.status() == psutil.STATUS_ZOMBIE for child in server.children())
         except psutil.Error:
-            return False  # the server itself ended: another check sees that
+            return False  # the server itself ended: another check finds that
 
     def _link_backends(self, home: Path) -> Path:
-        """A backend folder as tritonserver wants it, with the stub for this Python's version: links into the wheel."""
+        """Make the backend folder of tritonserver from links into the wheel, with the stub for this Python version."""
         server = home / "pytriton" / "tritonserver"
         version = f"{sys.version_info.major}.{sys.version_info.minor}"
         stub = server / "python_backend_stubs" / version / _STUB
         if not stub.is_file():
-            known = sorted(p.name for p in (server / "python_backend_stubs").iterdir())
+            versions = sorted(p.name for p in (server / "python_backend_stubs").iterdir())
             raise MissingComponentError(
-                f"Triton's wheel has no Python backend for Python {version} (only for {', '.join(known)}): use one "
+                f"Triton's wheel has no Python backend for Python {version} (only for {', '.join(versions)}): use one "
                 "of these."
             )
         python = self.folder / "backends" / "python"
@@ -219,12 +239,12 @@ class TritonServer(ManagedServer):
             "--model-control-mode=explicit",
             f"--backend-directory={backends}",
             f"--cache-directory={server / 'caches'}",
-            "--allow-http=false",  # gRPC does all of it; one door less for what else runs on this machine
+            "--allow-http=false",  # gRPC is enough, and one open port less
             f"--grpc-address={LOOPBACK}",  # the defaults are 0.0.0.0
             f"--grpc-port={grpc_port}",
             f"--metrics-address={LOOPBACK}",
             f"--metrics-port={metrics_port}",
-            "--disable-auto-complete-config",  # a model's configuration is what its file says
+            "--disable-auto-complete-config",  # the file alone defines a model's configuration
             "--exit-timeout-secs=10",
             f"{python}shm-region-prefix-name={self.shm_prefix}",
             f"{python}shm-default-byte-size={_SHM_MB << 20}",
@@ -246,7 +266,7 @@ class TritonServer(ManagedServer):
 
 
 def probe(address: str, timeout: float = 3.0, credentials: Any = None) -> bool:
-    """Whether a Triton server at host:port is live."""
+    """Return whether a Triton server at host:port is live; `timeout` is in seconds."""
     from tritonclient.utils import InferenceServerException
 
     try:
@@ -257,12 +277,13 @@ def probe(address: str, timeout: float = 3.0, credentials: Any = None) -> bool:
 
 
 def load_model(address: str, model: str, credentials: Any = None) -> None:
-    """Makes the Triton server at host:port load a model. Raises ModelError with Triton's reason."""
+    """Make the Triton server at host:port load a model; raises ModelError with Triton's reason."""
     with _client(address, credentials) as client, _model_errors("load", model):
         client.load_model(model, client_timeout=_LOAD_TIMEOUT_S)
 
 
 def unload_model(address: str, model: str, credentials: Any = None) -> None:
+    """Make the Triton server at host:port unload a model; raises ModelError with Triton's reason."""
     with _client(address, credentials) as client, _model_errors("unload", model):
         client.unload_model(model, client_timeout=_LOAD_TIMEOUT_S)
 
@@ -285,7 +306,7 @@ def _model_errors(verb: str, model: str) -> Iterator[None]:
     try:
         yield
     except InferenceServerException as error:
-        # The first line says it; the others are a Python traceback, which the log has too.
+        # The first line is the reason; the others are a Python traceback, which is in the log too.
         reason = str(error.message()).strip().splitlines()[0].rstrip("; ")
         raise ModelError(f"Triton could not {verb} model {model!r}: {reason}") from error
 
@@ -297,8 +318,8 @@ def _environment(home: Path) -> dict[str, str]:
     libraries = [str(home / "nvidia_pytriton.libs"), str(sysconfig.get_config_var("LIBDIR"))]
     return {
         **os.environ,
-        # The stub embeds the Python that it finds first on PATH: our virtual environment's.
+        # The stub embeds the first Python on PATH, which must be that of our virtual environment.
         "PATH": joined([str(Path(sys.executable).parent)], "PATH"),
         "LD_LIBRARY_PATH": joined(libraries, "LD_LIBRARY_PATH"),
-        "PYTHONUNBUFFERED": "1",  # what a model prints reaches the log before it crashes
+        "PYTHONUNBUFFERED": "1",  # what a model prints reaches the log before a crash
     }

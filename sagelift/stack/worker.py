@@ -1,4 +1,4 @@
-"""Any further command that belongs to the stack: the catalogue consumer, the event sink."""
+"""Workers: other commands that run in the stack, such as the catalogue consumer and the event sink."""
 
 import os
 import re
@@ -12,14 +12,18 @@ from sagelift.stack.process import ManagedProcess
 from sagelift.stack.server import ManagedServer
 from sagelift.stack.worker_records import WorkerRecord, read_record
 
-_LAST_WORDS = 1_000
+_LONGEST_REASON = 1_000  # characters
 
 
 @dataclass(frozen=True)
 class WorkerSpec:
-    """`name` is letters, digits and hyphens (it names the log file); `env` is added to this process's environment.
+    """The command of a worker.
 
-    `env` may hold secrets: it is never printed. `final` are exit codes after which starting it again would not help.
+    Attributes:
+        name: Letters, digits and hyphens; also the name of the log file.
+        argv: The command line.
+        env: Variables that are added to this process's environment. They may hold secrets and are never printed.
+        final: Exit codes after which a restart would not help.
     """
 
     name: str
@@ -35,7 +39,7 @@ class WorkerSpec:
 
 
 class Worker(ManagedServer):
-    """A worker counts as ready once it was executed; one that ends is started again, unless its code is final."""
+    """A worker process. It is ready as soon as it runs, and restarted unless its exit code is final."""
 
     def __init__(self, spec: WorkerSpec, folder: Path) -> None:
         super().__init__(folder, f"{spec.name}.log")
@@ -46,26 +50,28 @@ class Worker(ManagedServer):
 
     @property
     def address(self) -> str | None:
-        """host:port of its metrics and health; None before it has told, and of a command that has none."""
+        """host:port of the worker's metrics and health, from its record; None without a record."""
         record = self._record()
         return None if record is None or record.ended else record.url.removeprefix("http://")
 
     @property
-    def verdict(self) -> str | None:
-        """Why it ended, in its own words, when that was with a final exit code."""
+    def fatal_reason(self) -> str | None:
+        """Why the worker ended with a final exit code: from its record, else the last line of its log."""
         if self.exit_code not in self._spec.final:
             return None
         if (record := self._record()) is not None and record.ended:
             return ": ".join(record.ended)
         lines = [line.strip() for line in self._command.output().splitlines() if line.strip()]
-        return lines[-1][:_LAST_WORDS] if lines else f"ended with exit code {self.exit_code}"
+        return lines[-1][:_LONGEST_REASON] if lines else f"ended with exit code {self.exit_code}"
 
     def start(self, cancelled: threading.Event | None = None) -> Self:
+        """Start the command."""
         self._command.start(cancelled)
         return self
 
+    def healthy(self) -> bool:
+        """Return whether the process runs."""
+        return self.alive
+
     def _record(self) -> WorkerRecord | None:
         return read_record(self.folder, self._spec.name, self.pid) if self.pid else None
-
-    def healthy(self) -> bool:
-        return self.alive

@@ -1,9 +1,9 @@
-"""Which consumers there are on this machine, and where they can be asked: a small file of each in the state folder.
+"""Records of the consumers on this machine: one small file per consumer in the state folder.
 
     <state>/workers/catalog-4711.json
 
-A consumer that ends well takes its file back; one that an error ended leaves it, with the reason; of one that was
-killed it stays as it was, without its process. The next of the same name clears up.
+A consumer that ends normally removes its file. After an error the file stays, with the reason. After SIGKILL it stays
+unchanged, and its process is gone. The next consumer of the same name removes the files of ended ones.
 """
 
 from __future__ import annotations
@@ -15,11 +15,21 @@ from pathlib import Path
 
 import msgspec
 
-_START_TOLERANCE_S = 2.0  # of a process's start; the system's clock may be corrected meanwhile
+from feature_repo.files import write_atomically
+
+_START_TOLERANCE_S = 2.0  # the system clock may be corrected between the process's start and its record
 
 
 class WorkerRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """One consumer: `url` is where it answers; `ended` the state and the reason with which an error ended it."""
+    """One consumer.
+
+    Attributes:
+        name: Name of the consumer, such as "catalog".
+        pid: Process id.
+        started_at: Unix time of the process's start.
+        url: Base URL of its metrics and health.
+        ended: Health state and reason, if an error ended it.
+    """
 
     name: str
     pid: int
@@ -29,7 +39,7 @@ class WorkerRecord(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def running(self) -> bool:
-        """Whether its process is there (not one that has got its number since)."""
+        """Whether the process runs (not a later process with the same pid)."""
         import psutil
 
         try:
@@ -41,41 +51,43 @@ class WorkerRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def folder_of(state: Path) -> Path:
-    """Where the files are."""
+    """Return the folder of the records."""
     return state / "workers"
 
 
 def read_record(folder: Path, name: str, pid: int) -> WorkerRecord | None:
-    """One consumer's; None when there is none."""
+    """Return the record of one consumer; None if it has none."""
     return _read(folder / f"{name}-{pid}.json")
 
 
 def read_records(state: Path) -> list[WorkerRecord]:
-    """All, by name and start."""
-    found = [_read(path) for path in folder_of(state).glob("*-*.json")]
-    return sorted((r for r in found if r is not None), key=lambda r: (r.name, r.started_at))
+    """Return all readable records, sorted by name and start time."""
+    records = [_read(path) for path in folder_of(state).glob("*-*.json")]
+    return sorted((r for r in records if r is not None), key=lambda r: (r.name, r.started_at))
 
 
 def write_record(folder: Path, record: WorkerRecord) -> None:
+    """Write one record; makes the folder if needed."""
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{record.name}-{record.pid}.json"
-    aside = path.with_name(f".{path.name}")
-    aside.write_bytes(msgspec.json.encode(record))
-    aside.replace(path)
+    write_atomically(_file(folder, record.name, record.pid), msgspec.json.encode(record))
 
 
 @contextmanager
 def announced(state: Path, name: str, url: str, started_at: float) -> Iterator[WorkerRecord]:
-    """Tell where this process answers, until the block is left; an error leaves the file behind."""
+    """Keep a record of this process until the block ends normally; an error leaves the record."""
     folder = folder_of(state)
     for old in read_records(state):
         if old.name == name and not old.running:
-            (folder / f"{old.name}-{old.pid}.json").unlink(missing_ok=True)
+            _file(folder, old.name, old.pid).unlink(missing_ok=True)
     record = WorkerRecord(name=name, pid=os.getpid(), started_at=started_at, url=url)
     write_record(folder, record)
-    yield record  # an error leaves the file
+    yield record
     with suppress(OSError):
-        (folder / f"{name}-{record.pid}.json").unlink(missing_ok=True)
+        _file(folder, name, record.pid).unlink(missing_ok=True)
+
+
+def _file(folder: Path, name: str, pid: int) -> Path:
+    return folder / f"{name}-{pid}.json"
 
 
 def _read(path: Path) -> WorkerRecord | None:

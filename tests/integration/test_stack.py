@@ -14,7 +14,7 @@ import numpy as np
 import psutil
 import pytest
 
-from sagelift.stack import components, status
+from sagelift.stack import kafka_jars, status, triton_wheel
 from sagelift.stack.errors import (
     AlreadyRunningError,
     MissingComponentError,
@@ -25,7 +25,8 @@ from sagelift.stack.errors import (
 )
 from sagelift.stack.kafka import KafkaBroker
 from sagelift.stack.ports import is_free
-from sagelift.stack.stack import LocalStack, StackOptions, WorkerSpec, read_status, stop
+from sagelift.stack.stack import LocalStack, StackOptions, WorkerSpec
+from sagelift.stack.status import read_status, stop
 from sagelift.stack.supervised import RestartPolicy
 from sagelift.stack.triton import TritonServer
 
@@ -63,7 +64,8 @@ WORKER = WorkerSpec("stubborn", [sys.executable, "-c", "\n".join(STUBBORN)])
 SUPERVISOR = f"""
 import sys
 from pathlib import Path
-from sagelift.stack.stack import LocalStack, WorkerSpec, run
+from sagelift.stack.foreground import run
+from sagelift.stack.stack import LocalStack, WorkerSpec
 stack = LocalStack(Path(sys.argv[1]), Path(sys.argv[2]), say=print)
 worker = WorkerSpec("stubborn", [sys.executable, "-c", {chr(10).join(STUBBORN)!r}])
 sys.exit(run(stack, workers=lambda _: [worker]))
@@ -118,7 +120,7 @@ def test_a_killed_broker_is_back_on_its_port_with_its_messages(stack: LocalStack
     assert stack.kafka_bootstrap == bootstrap
     assert consume(bootstrap, "kept", 500) == sent
     assert component(stack, "Kafka").last_error == "ended with exit code 137"
-    assert any(line.startswith("Kafka ended with exit code 137; starting it again") for line in said)
+    assert any(line.startswith("Kafka ended with exit code 137; restarting") for line in said)
 
 
 @pytest.mark.parametrize("victim", ["server", "stub"])
@@ -180,7 +182,7 @@ def test_a_worker_that_keeps_failing_is_given_up_on_and_said_so(stack: LocalStac
         wait_until(lambda: component(second, "hopeless").state == "failed")
         assert component(second, "hopeless").restarts == 2
         assert not read_status(tmp_path).healthy
-    assert any("hopeless ended with exit code 3; given up after 3 failures" in line for line in said)
+    assert any("hopeless ended with exit code 3; gave up after 3 failures" in line for line in said)
 
 
 @pytest.mark.parametrize("option", ["kafka_bootstrap", "triton_url"])
@@ -234,9 +236,9 @@ def test_kill_9_of_the_supervisor_leaves_nothing_and_the_next_one_starts(tmp_pat
 
 
 def test_a_half_downloaded_jar_is_named_and_mended(tmp_path: Path) -> None:
-    components.fetch_kafka(CACHE, lambda _: None)
-    whole = components.kafka_folder(CACHE)
-    folder = components.kafka_folder(tmp_path)
+    kafka_jars.fetch_kafka(CACHE, lambda _: None)
+    whole = kafka_jars.kafka_folder(CACHE)
+    folder = kafka_jars.kafka_folder(tmp_path)
     shutil.copytree(whole, folder)
     jar = folder / "kafka-clients-4.3.1.jar"
     os.truncate(jar, jar.stat().st_size // 2)
@@ -244,11 +246,11 @@ def test_a_half_downloaded_jar_is_named_and_mended(tmp_path: Path) -> None:
 
     with pytest.raises(MissingComponentError, match=r"kafka-clients-4\.3\.1\.jar"):
         KafkaBroker(tmp_path / "kafka", tmp_path).start()
-    components.fetch_kafka(tmp_path, said.append)
+    kafka_jars.fetch_kafka(tmp_path, said.append)
 
     assert "kafka-clients-4.3.1.jar" in said[0]
     assert jar.read_bytes() == (whole / jar.name).read_bytes()
-    assert components.kafka_classpath(tmp_path).count(".jar") == 46
+    assert kafka_jars.kafka_classpath(tmp_path).count(".jar") == 46
 
 
 def test_without_network_the_first_start_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -257,7 +259,7 @@ def test_without_network_the_first_start_says_so(tmp_path: Path, monkeypatch: py
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     monkeypatch.setenv("UV_CACHE_DIR", str(tmp_path / "uv"))
     monkeypatch.setenv("UV_HTTP_RETRIES", "0")
-    for fetch in (components.fetch_kafka, components.fetch_triton):
+    for fetch in (kafka_jars.fetch_kafka, triton_wheel.fetch_triton):
         with pytest.raises(StackError, match="the package registry cannot be reached") as raised:
             fetch(tmp_path, lambda _: None)
         assert "://" not in str(raised.value)

@@ -1,3 +1,5 @@
+"""The broker's settings, and the probe that tells a ready broker from an open port."""
+
 import socket
 import struct
 import threading
@@ -11,11 +13,11 @@ from sagelift.stack import kafka
 def test_a_cluster_id_never_begins_like_an_option(monkeypatch: pytest.MonkeyPatch) -> None:
     draws = iter([b"\xf8" + b"\0" * 15, b"\0" * 16])  # 0xf8 begins with "-" in URL-safe base64
     monkeypatch.setattr(kafka.uuid, "uuid4", lambda: type("Uuid", (), {"bytes": next(draws)}))
-    assert kafka._cluster_id() == "A" * 22
+    assert kafka.new_cluster_id() == "A" * 22
 
 
 def test_settings_survive_javas_escapes(tmp_path: Path) -> None:
-    kafka._write_properties(tmp_path / "p", {"log.dirs": "a\\b", "node.id": 1})
+    kafka.write_properties(tmp_path / "p", {"log.dirs": "a\\b", "node.id": 1})
     assert (tmp_path / "p").read_text() == "log.dirs=a\\\\b\nnode.id=1\n"
 
 

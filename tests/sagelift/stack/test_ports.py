@@ -1,3 +1,5 @@
+"""Free ports are picked outside the range for outgoing connections, and the user of a port is named."""
+
 import socket
 
 import pytest
@@ -10,14 +12,14 @@ def test_picked_ports_are_different_free_and_outside_the_range_for_outgoing_conn
     picked = ports.pick_ports(5)
     assert len(set(picked)) == 5
     assert all(map(ports.is_free, picked))
-    assert all(port < ports._first_ephemeral_port() for port in picked)
+    assert all(port < ports.first_ephemeral_port() for port in picked)
 
 
 def test_a_port_that_somebody_listens_on_is_not_free_and_its_owner_is_named() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         assert not ports.is_free(port)
-        with pytest.raises(PortError, match=rf"^Port {port}, which Kafka was told to use, is taken by "):
+        with pytest.raises(PortError, match=rf"^Port {port}, which is configured for Kafka, is in use by "):
             ports.require_free(port, "Kafka")
     ports.require_free(port, "Kafka")
 

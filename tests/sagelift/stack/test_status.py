@@ -1,3 +1,5 @@
+"""What a supervisor writes for other processes, and the lock that shows whether it is alive."""
+
 import os
 import subprocess
 import sys
@@ -55,7 +57,7 @@ def test_no_record_or_a_broken_one_is_no_stack(content: bytes | None, tmp_path: 
     ("states", "healthy"),
     [(["ready", "external"], True), (["ready", "restarting"], False), (["failed"], False), ([], False)],
 )
-def test_a_stack_is_healthy_when_all_its_components_are(states: list[status.State], healthy: bool) -> None:
+def test_a_stack_is_healthy_when_all_its_components_are(states: list[status.ComponentState], healthy: bool) -> None:
     components = tuple(ComponentStatus("c", state) for state in states)
     assert StackStatus(running=True, pid=1, components=components).healthy is healthy
 

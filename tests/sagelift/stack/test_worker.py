@@ -1,5 +1,6 @@
+"""What a worker process tells the stack while it runs and after it ended."""
+
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 
 from sagelift.stack.worker import Worker, WorkerSpec
 from sagelift.stack.worker_records import WorkerRecord, write_record
+from tests.waiting import wait_until
 
 
 @pytest.mark.parametrize("name", ["", "a b", "../up", "a/b"])
@@ -29,29 +31,26 @@ def test_what_a_worker_is_told_by_its_environment_is_not_shown() -> None:
 @contextmanager
 def ended(tmp_path: Path, script: str) -> Iterator[Worker]:
     with Worker(WorkerSpec("catalog", [sys.executable, "-c", script], final=(4,)), tmp_path) as worker:
-        deadline = time.monotonic() + 20
-        while worker.alive:
-            assert time.monotonic() < deadline, "it does not end"
-            time.sleep(0.01)
+        wait_until(lambda: not worker.alive, "the worker does not end")
         yield worker
 
 
 def test_a_final_exit_code_comes_with_the_workers_last_words(tmp_path: Path) -> None:
     with ended(tmp_path, "print('sagelift: too much poison'); raise SystemExit(4)") as worker:
-        assert worker.verdict == "sagelift: too much poison"
+        assert worker.fatal_reason == "sagelift: too much poison"
 
 
 def test_what_the_worker_left_in_its_file_goes_before_what_it_wrote_last(tmp_path: Path) -> None:
     record = '{"name":"catalog","pid":%d,"started_at":1,"url":"http://127.0.0.1:9","ended":["poisoned","garbage"]}'
     tells = f"os.chdir({str(tmp_path)!r}); open(f'catalog-{{os.getpid()}}.json', 'w').write({record!r} % os.getpid())"
     with ended(tmp_path, f"import os; {tells}; print('leaks'); raise SystemExit(4)") as worker:
-        assert worker.verdict == "poisoned: garbage"
+        assert worker.fatal_reason == "poisoned: garbage"
         assert worker.address is None, "nobody answers there any more"
 
 
 def test_any_other_exit_code_is_worth_another_start(tmp_path: Path) -> None:
     with ended(tmp_path, "raise SystemExit(3)") as worker:
-        assert worker.verdict is None
+        assert worker.fatal_reason is None
 
 
 def test_the_address_is_what_the_worker_tells(tmp_path: Path) -> None:
