@@ -12,7 +12,8 @@ import numpy as np
 from sqlalchemy import text
 
 from sagelift.services import Services
-from streaming.contracts import Event, Price, ProductUpdate, encode
+from streaming.contracts import Event, Price, ProductUpdate
+from streaming.kafka.codec import JSON
 from streaming.kafka.topics import CATALOG_UPDATES
 
 WORDS = "red blue green oak pine table chair lamp wool coat summer dress".split()
@@ -123,7 +124,7 @@ class Story:
 
 
 def _message(update: ProductUpdate) -> Message:
-    return Message(update.id.encode(), encode(update))
+    return Message(update.id.encode(), JSON.encode(update))
 
 
 class EventStory:
@@ -160,7 +161,7 @@ class EventStory:
         self._add(Event(**self._common(n, order_id), **order, kind="order", amount_minor=cents))
 
     def _add(self, event: Event) -> None:
-        self.messages.append((event.unit_id.encode(), encode(event)))
+        self.messages.append((event.unit_id.encode(), JSON.encode(event)))
 
     def _bad(self, n: int) -> None:
         key = f"{self.prefix}bad-{n}".encode()

@@ -45,19 +45,13 @@ from sagelift.stack.triton import TritonServer
 from streaming.catalogue.images.fetch import ImageFetcher
 from streaming.catalogue.images.vectors import CachedImageVectors
 from streaming.catalogue.pipeline import CatalogPipeline
-from streaming.contracts import ProductVector, decode_vector
+from streaming.contracts import ProductOffer, ProductVector
 from streaming.errors import BrokerError
+from streaming.kafka.codec import JSON
 from streaming.kafka.connection import KafkaError, TopicPartition
 from streaming.kafka.lag import LagMeter
-from streaming.kafka.topics import (
-    CATALOG_UPDATES,
-    EVENTS,
-    PRODUCT_EMBEDDINGS,
-    PRODUCT_OFFERS,
-    dead_letter_topic,
-    ensure_topics,
-)
-from streaming.vectors.offer_topic import ProductOffer, decode_offer
+from streaming.kafka.topic_admin import ensure_topics
+from streaming.kafka.topics import CATALOG_UPDATES, EVENTS, PRODUCT_EMBEDDINGS, PRODUCT_OFFERS, dead_letter_topic
 
 UPDATES = 6_000
 
@@ -401,7 +395,7 @@ def _undisturbed(site: Site, story: Story) -> dict[str, _State]:
     with Services(settings) as services, ImageFetcher(root=[site.folder]) as fetcher:
         images = CachedImageVectors(fetcher.fetch_many, services.triton.encode_images, services.visual_cache)
         services.prepare_visual_encoder()
-        pipeline = CatalogPipeline(services.features, images, services.embedder, _nowhere, _nowhere)
+        pipeline = CatalogPipeline(services.features, images, services.embedder, _nowhere, _nowhere, JSON)
         for start in range(0, len(story.messages), 200):
             pipeline.process(story.messages[start : start + 200])
         return _states(services, story.prefix)
@@ -430,7 +424,7 @@ def _last_vectors(services: Services, prefix: str) -> dict[str, ProductVector]:
     last = {record.key: record.value for record in _all(services, PRODUCT_EMBEDDINGS)}
     wanted = f"1/{prefix}".encode()
     return {
-        key.decode().partition("/")[2]: decode_vector(value)
+        key.decode().partition("/")[2]: JSON.decode(ProductVector, value)
         for key, value in last.items()
         if value is not None and key.startswith(wanted)
     }
@@ -439,7 +433,11 @@ def _last_vectors(services: Services, prefix: str) -> dict[str, ProductVector]:
 def _last_offers(services: Services, prefix: str) -> dict[str, ProductOffer]:
     """By product what it is filtered by, likewise."""
     last = {record.key.decode(): record.value for record in _all(services, PRODUCT_OFFERS)}
-    return {id: decode_offer(value) for id, value in last.items() if value is not None and id.startswith(prefix)}
+    return {
+        id: JSON.decode(ProductOffer, value)
+        for id, value in last.items()
+        if value is not None and id.startswith(prefix)
+    }
 
 
 def _filtered_by(offer: ProductOffer) -> tuple[Any, ...]:

@@ -54,10 +54,12 @@ from sagelift.settings import load_settings
 from sagelift.stack.components import fetch_all
 from sagelift.stack.kafka import KafkaBroker
 from sagelift.stack.triton import TritonServer
-from streaming.contracts import Price, ProductUpdate, decode_update, encode
+from streaming.contracts import Price, ProductUpdate, check_update
+from streaming.kafka.codec import JSON
 from streaming.kafka.connection import KafkaError
 from streaming.kafka.lag import LagMeter
-from streaming.kafka.topics import CATALOG_UPDATES, ensure_topics
+from streaming.kafka.topic_admin import ensure_topics
+from streaming.kafka.topics import CATALOG_UPDATES
 from streaming.vectors.embedding_topic import IndexFollower
 
 PRODUCTS = 16_384
@@ -202,7 +204,7 @@ class Catalogue:
 
     def _message(self, n: int, **fields: Any) -> Message:
         update = ProductUpdate(id=f"product-{n}", version=self._version, event_time=datetime.now(UTC), **fields)
-        return update.id.encode(), encode(update)
+        return update.id.encode(), JSON.encode(update)
 
 
 class Rig:
@@ -343,7 +345,7 @@ class Rig:
         with torch.inference_mode(), sqlite3.connect(self.folder / "floor.db") as database:
             for start in range(0, len(messages), BATCH):
                 some = messages[start : start + BATCH]
-                updates = [decode_update(value, now=datetime.now(UTC)) for _, value in some]
+                updates = [_decoded(value) for _, value in some]
                 vectors = self._embed(updates)
                 database.executemany(
                     "insert or replace into product values (?, ?, ?)",
@@ -411,6 +413,12 @@ def _full_vocabulary(texts: Sequence[Mapping[str, str]]) -> Tokenizer:
         filled(content.bigrams, 1_000_000, lambda n: f"bi#gram{n}"),
         filled(content.trigrams, 64_000, lambda n: "".join(chr(0x430 + (n >> shift & 63)) for shift in (0, 6, 12))),
     )
+
+
+def _decoded(value: bytes) -> ProductUpdate:
+    update = JSON.decode(ProductUpdate, value)
+    check_update(update, now=datetime.now(UTC))
+    return update
 
 
 def _text(update: ProductUpdate) -> dict[str, str]:

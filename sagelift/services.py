@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     from inference.visual_cache import VisualCache
     from streaming.catalogue.pipeline import CatalogPipeline
     from streaming.kafka.connection import Connection
-    from streaming.kafka.schema_registry.codec import RegistryWire
+    from streaming.kafka.schema_registry.codec import RegistryCodec
+    from streaming.vectors.embedding_topic import EmbeddingPublisher
+    from streaming.vectors.offer_topic import OfferPublisher
 
 CATALOG_GROUP = "sagelift-catalog"
 """Consumer group of `sagelift stream catalog`."""
@@ -60,20 +62,21 @@ class Services:
     @cached_property
     def kafka(self) -> Connection:
         """The Kafka cluster of the settings, or the local stack's broker."""
+        from streaming.kafka.codec import JSON
         from streaming.kafka.connection import Connection
 
         settings = self.settings.kafka
         address = settings.bootstrap_servers or self._local("kafka_bootstrap", "Kafka")
-        return Connection(address, settings.client, self.wire)
+        return Connection(address, settings.client, self.registry_codec or JSON)
 
     @cached_property
-    def wire(self) -> RegistryWire | None:
-        """How messages stand on Kafka where the settings name a schema registry; None: as JSON."""
+    def registry_codec(self) -> RegistryCodec | None:
+        """Codec of the settings' schema registry; None without a registry."""
         settings = self.settings.schema_registry
         if not settings.url:
             return None
         from streaming.kafka.schema_registry.client import SchemaRegistry
-        from streaming.kafka.schema_registry.codec import RegistryWire
+        from streaming.kafka.schema_registry.codec import RegistryCodec
 
         registry = SchemaRegistry(
             settings.url,
@@ -81,7 +84,7 @@ class Services:
             password=settings.password.get_secret_value(),
             ca_file=settings.ca_file,
         )
-        return RegistryWire(self._open.enter_context(registry), settings.format)
+        return RegistryCodec(self._open.enter_context(registry), settings.format)
 
     @cached_property
     def triton(self) -> TritonClient:
@@ -183,8 +186,6 @@ class Services:
         from streaming.catalogue.images.fetch import ImageFetcher
         from streaming.catalogue.images.vectors import CachedImageVectors
         from streaming.catalogue.pipeline import CatalogPipeline
-        from streaming.vectors.embedding_topic import EmbeddingPublisher
-        from streaming.vectors.offer_topic import OfferPublisher
 
         wanted = self.settings.images
         fetcher = self._open.enter_context(
@@ -197,11 +198,16 @@ class Services:
             )
         )
         images = CachedImageVectors(fetcher.fetch_many, self.triton.encode_images, self.visual_cache)
-        producer = self.producer()
-        vectors, offers = EmbeddingPublisher(producer, self.wire), OfferPublisher(producer, self.wire)
-        pipeline = CatalogPipeline(self.features, images, self.embedder, vectors, offers)
-        pipeline.plain = self.wire.plain if self.wire else None
-        return pipeline
+        vectors, offers = self.publishers()
+        return CatalogPipeline(self.features, images, self.embedder, vectors, offers, self.kafka.codec)
+
+    def publishers(self) -> tuple[EmbeddingPublisher, OfferPublisher]:
+        """Publishers of vectors and offers with the connection's codec; closed with the services."""
+        from streaming.vectors.embedding_topic import EmbeddingPublisher
+        from streaming.vectors.offer_topic import OfferPublisher
+
+        producer, codec = self.producer(), self.kafka.codec
+        return EmbeddingPublisher(producer, codec), OfferPublisher(producer, codec)
 
     def producer(self) -> Any:
         """A Kafka producer, closed with the services."""
@@ -210,7 +216,7 @@ class Services:
         return producer
 
     def _local(self, name: str, what: str) -> str:
-        from sagelift.stack.stack import read_status
+        from sagelift.stack.status import read_status
 
         status = read_status(self.settings.state)
         address = getattr(status, name)

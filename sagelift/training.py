@@ -27,8 +27,6 @@ from sagelift.services import Services
 from streaming.release.check import ReleaseCheck
 from streaming.release.reembed import Elsewhere
 from streaming.release.release import Released, make_live, release_model
-from streaming.vectors.embedding_topic import EmbeddingPublisher
-from streaming.vectors.offer_topic import OfferPublisher
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -126,15 +124,15 @@ def release_run(
     """Release a run folder: see `streaming.release.release`."""
     services.prepare_visual_encoder()
     trained, rest = _release_of(run)
-    producer = services.producer()
+    publish, publish_offers = services.publishers()
     return release_model(
         services.settings.model_repository,
         trained.model,
         trained.tokenizer,
         client=services.triton,
         store=services.features,
-        publish=EmbeddingPublisher(producer, services.wire),
-        publish_offers=OfferPublisher(producer, services.wire),
+        publish=publish,
+        publish_offers=publish_offers,
         check=ReleaseCheck(services.settings.model_repository, services.features),
         elsewhere=elsewhere,
         on_export=on_export,
@@ -170,14 +168,14 @@ def make_release_live(
     `checked`: only if it is not too much worse than the live one, as `release_run` does.
     """
     services.prepare_visual_encoder()
-    producer = services.producer()
+    publish, publish_offers = services.publishers()
     return make_live(
         services.settings.model_repository,
         version,
         client=services.triton,
         store=services.features,
-        publish=EmbeddingPublisher(producer, services.wire),
-        publish_offers=OfferPublisher(producer, services.wire),
+        publish=publish,
+        publish_offers=publish_offers,
         check=ReleaseCheck(services.settings.model_repository, services.features) if checked else None,
         elsewhere=elsewhere,
         on_progress=on_progress,

@@ -56,7 +56,8 @@ def catalog_worker(
     from streaming.dead_letters.writer import DeadLetters
     from streaming.errors import BrokerError, RegistryError
     from streaming.kafka.lag import LagMeter
-    from streaming.kafka.topics import CATALOG_UPDATES, ensure_topics
+    from streaming.kafka.topic_admin import ensure_topics
+    from streaming.kafka.topics import CATALOG_UPDATES
 
     monitor = monitor or Monitor("catalog", stop)
     with Services(settings) as services:
@@ -115,14 +116,15 @@ def events_worker(settings: Settings, stop: threading.Event, monitor: Monitor | 
     from streaming.errors import BrokerError, RegistryError
     from streaming.events.sink import EventSink
     from streaming.kafka.lag import LagMeter
-    from streaming.kafka.topics import EVENTS, ensure_topics, log_id
+    from streaming.kafka.topic_admin import ensure_topics, log_id
+    from streaming.kafka.topics import EVENTS
 
     monitor = monitor or Monitor("events", stop)
     with Services(settings) as services:
         ensure_topics(services.kafka, replication=settings.kafka.replication)
         dead_letters = DeadLetters(services.producer(), EVENTS_GROUP)
-        plain = services.wire.plain if services.wire else None
-        sink = EventSink(services.experiments, dead_letters.send_all, log_id(services.kafka, EVENTS), plain=plain)
+        kafka = services.kafka
+        sink = EventSink(services.experiments, dead_letters.send_all, log_id(kafka, EVENTS), kafka.codec)
         sink.observer = monitor.metrics
         # Opened with the first engagement, inside the loop, which waits where the feature store cannot be had.
         sink.recent = lambda engaged: services.features.add_engagements(engaged)

@@ -1,24 +1,26 @@
-"""The messages on Kafka: typed, validated while decoding, and nothing else.
+"""The messages on Kafka and the headers of their records: typed, and validated after decoding.
 
-    catalog.updates      ProductUpdate    key = product id   (one product's updates stay in order)
-    product.embeddings   ProductVector    key = <model version>/<product id>   (compacted; a null value deletes)
-    events               Event            key = unit id
-    <topic>.dlq          original bytes   key = original     (see dead_letters.py)
+    Topic                Message          Key
+    catalog.updates      ProductUpdate    product id   (keeps the updates of one product in order)
+    product.embeddings   ProductVector    <model version>/<product id>   (compacted; a null value deletes)
+    product.offers       ProductOffer     product id   (compacted; a null value deletes)
+    events               Event            unit id
+    <topic>.dlq          original bytes   original key, with `DeadLetterHeaders`
 
-JSON on the wire: batches are compressed (lz4), so its size is no handicap, and every language reads it. A vector
-travels as base64 of little-endian float16, which decodes six times faster than JSON numbers. The contract's
-version is the `SCHEMA_HEADER` of each record. Fields that the contract does not name are kept out and counted, so that
-a producer may be ahead of its readers.
+Messages are JSON by default: every language reads it, and compressed batches (lz4) make its size no problem. A vector
+is base64 of little-endian float16, which decodes six times faster than JSON numbers. `SCHEMA_HEADER` carries the
+version of the contract. A decoder drops and counts fields that the contract does not name, so that producers can be
+upgraded before their readers (`streaming.kafka.codec`).
 """
 
 from __future__ import annotations
 
 import base64
-from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from typing import Annotated, Any, Literal, TypeVar
+from operator import attrgetter
+from typing import Annotated, Any, Literal
 
 import msgspec
 import numpy as np
@@ -27,19 +29,26 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from streaming.currency import DECIMALS, shown, to_minor
 from streaming.errors import ContractError
 
-T = TypeVar("T")
-
 SCHEMA_HEADER = "sagelift-schema"
+"""Header of every record: the version of its contract."""
 SCHEMA_VERSION = b"1"
+VERSION_HEADER = "sagelift-version"
+"""Header of a tombstone on a compacted topic: the product version of the deletion, in decimal digits."""
+ERROR_HEADERS = "__connect.errors."
+"""Prefix of a dead letter's headers about the failure. Kafka Connect uses the same prefix."""
+KEPT_ERROR_HEADERS = ("attempts", "first.time")
+"""Error headers, without the prefix, that a replayed message keeps, so that its next failure continues the count."""
+TRUNCATED_HEADER = "sagelift-truncated-from"
+"""Header of a dead letter whose value was cut: the original size in bytes. The source topic holds the whole value."""
 
 MAX_IMAGES = 20
 VECTOR_DIM = 256
 MAX_MESSAGE_BYTES = 1_000_000
-# A version or an event time further ahead than this is a broken clock or unit; it would block all later updates.
+# A version or an event time further ahead comes from a broken clock or a wrong unit, and would block later updates.
 MAX_AHEAD = timedelta(days=1)
 _EPOCH = datetime.fromtimestamp(0, UTC)
 
-# `$` would let a newline at the end pass.
+# `$` would accept a newline at the end.
 _NO_CONTROLS = r"^[^\x00-\x1f\x7f]+(?![\s\S])"
 ProductId = Annotated[str, Meta(min_length=1, max_length=128, pattern=_NO_CONTROLS)]
 UnitId = Annotated[str, Meta(min_length=1, max_length=256, pattern=_NO_CONTROLS)]
@@ -47,10 +56,11 @@ Version = Annotated[int, Meta(ge=1, le=2**63 - 1)]
 Instant = Annotated[datetime, Meta(tz=True)]
 Short = Annotated[str, Meta(max_length=1_000)]
 Url = Annotated[str, Meta(max_length=2_000)]
+Digits = Annotated[str, Meta(pattern=r"^[0-9]+$")]
 
 
 class Price(Struct, frozen=True, gc=False):
-    """What a product costs: `amount` in major units as a decimal, `currency` by ISO 4217."""
+    """The price of a product: `amount` in major units as a decimal, `currency` as an ISO 4217 code."""
 
     amount: Decimal
     currency: Annotated[str, Meta(pattern=r"^[A-Z]{3}$")]
@@ -69,10 +79,10 @@ class ProductUpdate(
 ):
     """One change of one product, with the attributes of a Google Merchant Center product.
 
-    `version` grows with each change of a product: the source's sequence number, or its event time in microseconds.
-    `upsert` states the whole product, `patch` only what changed (a field left out keeps its value), `delete`
-    removes it. An attribute that is null or "" is empty. `refresh_images` says that the product's image links show
-    something else than before; otherwise a link that is known is not fetched again.
+    `version` grows with each change of a product: a sequence number of the source, or the event time in microseconds.
+    `upsert` states the whole product, `patch` only what changed (an omitted field keeps its value), `delete` removes
+    the product. An attribute that is null or "" is empty. `refresh_images` says that the images behind the product's
+    links have changed; without it, the consumer does not fetch a link twice.
     """
 
     id: ProductId
@@ -100,16 +110,16 @@ class ProductUpdate(
 ATTRIBUTES: tuple[str, ...] = tuple(
     f for f in ProductUpdate.__struct_fields__ if f not in ("id", "version", "event_time", "op", "refresh_images")
 )
-_NUL = b"\\u0000"
-_TEXTS = tuple(a for a in ATTRIBUTES if a not in ("price", "availability"))  # and lists of texts
+_NAMES_OF_TEXTS = tuple(name for name in ATTRIBUTES if name not in ("price", "availability"))  # or lists of texts
+_texts_of = attrgetter(*_NAMES_OF_TEXTS)
 
 
 class ProductVector(Struct, frozen=True, kw_only=True, gc=False):
-    """A product's embedding under one model version, as published on `product.embeddings`.
+    """The embedding of a product under one model version, as published on `product.embeddings`.
 
-    `vector` is base64 of 256 little-endian float16, unit length. `content_hash` covers the model's inputs.
-    `source_time` is the broker's timestamp of the update that caused it, in milliseconds since the epoch, so that
-    every reader can tell how fresh it is.
+    `vector` is base64 of 256 little-endian float16, unit length. `content_hash` covers the inputs of the model.
+    `source_time` is the broker's timestamp of the update that caused the message, in milliseconds since the epoch;
+    with it every reader can measure freshness.
     """
 
     id: ProductId
@@ -121,14 +131,14 @@ class ProductVector(Struct, frozen=True, kw_only=True, gc=False):
 
     @staticmethod
     def pack(vector: np.ndarray[Any, np.dtype[np.floating[Any]]]) -> str:
-        """`[256]` floats -> the wire form."""
+        """Encode `[256]` floats as the `vector` field."""
         return base64.b64encode(vector.astype("<f2").tobytes()).decode("ascii")
 
     def unpack(self) -> np.ndarray[Any, np.dtype[np.float32]]:
-        """The vector as `[256]` float32.
+        """Return the vector as `[256]` float32.
 
         Raises:
-            ContractError: not base64 of 256 float16.
+            ContractError: The field is not base64 of 256 float16.
         """
         try:
             raw = base64.b64decode(self.vector, validate=True)
@@ -139,6 +149,22 @@ class ProductVector(Struct, frozen=True, kw_only=True, gc=False):
         return np.frombuffer(raw, "<f2").astype(np.float32)
 
 
+class ProductOffer(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
+    """The filter attributes of a product, as published on `product.offers`.
+
+    `amount_minor` is in minor units (cents). `product_type` is a path such as "Home > Lighting > Lamps".
+    `source_time` is the broker's timestamp of the update that caused the message, in milliseconds since the epoch.
+    """
+
+    id: ProductId
+    version: Version
+    amount_minor: int | None = None
+    currency: str | None = None
+    product_type: str = ""
+    availability: str | None = None
+    source_time: int
+
+
 EventKind = Literal[
     "exposure", "impression", "click", "save", "add_to_cart", "order", "cancellation", "refund", "chargeback"
 ]
@@ -146,10 +172,10 @@ Surface = Literal["user", "image", "search"]
 
 
 class Event(Struct, frozen=True, kw_only=True, omit_defaults=True, repr_omit_defaults=True, forbid_unknown_fields=True):
-    """Something that happened in the shop. `event_id` is deterministic, so that a retry is no second event.
+    """One event in the shop. `event_id` is deterministic, so that a retry does not add a second event.
 
-    `query` is what the surface was asked with: the text of a search, the product id of an image query. `attributes`
-    are those that an exposure's experiment records, as they were then.
+    `query` is the request to the surface: the text of a search, the product id of an image query. `attributes` are
+    the unit's attributes that the experiment of an exposure records, with their values at the time of the exposure.
     """
 
     event_id: Annotated[str, Meta(min_length=1, max_length=128)]
@@ -180,94 +206,71 @@ REQUIRED_BY_KIND: dict[str, tuple[str, ...]] = {
     "chargeback": ("order_id", "amount_minor", "currency"),
 }
 
-_encoder = msgspec.json.Encoder(decimal_format="string")
-_update_decoder = msgspec.json.Decoder(ProductUpdate)
-_vector_decoder = msgspec.json.Decoder(ProductVector)
-_event_decoder = msgspec.json.Decoder(Event)
+Message = ProductUpdate | ProductVector | ProductOffer | Event
+"""A message of any topic."""
+MESSAGES: tuple[type[Message], ...] = (ProductUpdate, ProductVector, ProductOffer, Event)
 
 
-_FRAMED = (
-    "it is in the wire format of a schema registry (magic byte 0), and none is configured: set "
-    "SAGELIFT_SCHEMA_REGISTRY__URL"
-)
+class DeadLetterHeaders(Struct, rename=lambda name: ERROR_HEADERS + name.replace("_", ".")):
+    """Headers of a record on `<topic>.dlq`, as UTF-8 text; its key, value and other headers are the original's.
 
-
-def encode(message: ProductUpdate | ProductVector | Event) -> bytes:
-    """The message as it goes on the wire."""
-    return _encoder.encode(message)
-
-
-def decode_update(raw: bytes | None, *, now: datetime, unknown: Counter[str] | None = None) -> ProductUpdate:
-    """Decode and validate one record of `catalog.updates`.
-
-    Args:
-        unknown: counts the names of fields that the contract does not have, and that were kept out.
-
-    Raises:
-        ContractError: names the field and the rule.
+    They say where the failed record is, which consumer group failed, at which stage, why, how often and when.
     """
-    update = _decode(_update_decoder, raw, unknown)
-    _check_times(update, now)
-    if raw and _NUL in raw:  # else there is none: JSON has no other way to write it
-        _check_texts(update)
-    _check_rest(update)
-    return update
 
-
-def decode_vector(raw: bytes) -> ProductVector:
-    """Decode one record of `product.embeddings` (not a deletion, which has no value)."""
-    return _decode(_vector_decoder, raw)
-
-
-def decode_event(raw: bytes | None, *, now: datetime, unknown: Counter[str] | None = None) -> Event:
-    """Decode and validate one record of `events`; `unknown` as for `decode_update`.
-
-    Raises:
-        ContractError: names the field and the rule.
-    """
-    event = _decode(_event_decoder, raw, unknown)
-    for name in REQUIRED_BY_KIND[event.kind]:
-        if getattr(event, name) is None:
-            raise ContractError(name, f"is required for kind {event.kind!r}")
-    if event.currency is not None and event.currency not in DECIMALS:
-        raise ContractError("currency", f"{event.currency!r} is not an active ISO 4217 code")
-    _check_time(event.event_time, now)
-    return event
+    topic: str
+    partition: Digits
+    offset: Digits
+    consumer_group: str
+    stage: str
+    exception_class_name: str
+    exception_message: Annotated[str, Meta(max_length=1_000)]
+    attempts: Digits
+    time: str
+    first_time: str
+    truncated_from: Digits | UnsetType = msgspec.field(default=UNSET, name=TRUNCATED_HEADER)
 
 
 def check_update(update: ProductUpdate, *, now: datetime) -> None:
-    """The rules that types cannot state.
+    """Check the rules of an update that its types cannot express.
+
+    Args:
+        update: A decoded update.
+        now: The present time, aware.
 
     Raises:
-        ContractError: names the field and the rule.
+        ContractError: The update breaks a rule; the error names the field and the rule.
     """
-    _check_times(update, now)
-    _check_texts(update)
-    _check_rest(update)
-
-
-def _check_times(update: ProductUpdate, now: datetime) -> None:
     _check_time(update.event_time, now)
     if update.version > (now + MAX_AHEAD).timestamp() * 1e6:
         raise ContractError(
             "version",
             f"{update.version} lies in the far future: use a sequence number or the event time in microseconds",
         )
-
-
-def _check_texts(update: ProductUpdate) -> None:
-    for name in _TEXTS:
-        value = getattr(update, name)
-        texts = (value,) if isinstance(value, str) else value if isinstance(value, list) else ()
-        if any("\x00" in text for text in texts):
+    for name, value in zip(_NAMES_OF_TEXTS, _texts_of(update), strict=True):
+        if "\x00" in value if isinstance(value, str) else isinstance(value, list) and any("\x00" in v for v in value):
             raise ContractError(name, "holds a NUL character; remove it at the source")
-
-
-def _check_rest(update: ProductUpdate) -> None:
     if isinstance(update.price, Price):
         _check_price(update.price)
     if update.op == "upsert" and not update.title:
         raise ContractError("title", "an upsert states the whole product and needs a title; use op 'patch' otherwise")
+
+
+def check_event(event: Event, *, now: datetime) -> None:
+    """Check the rules of an event that its types cannot express.
+
+    Args:
+        event: A decoded event.
+        now: The present time, aware.
+
+    Raises:
+        ContractError: The event breaks a rule; the error names the field and the rule.
+    """
+    for name in REQUIRED_BY_KIND[event.kind]:
+        if getattr(event, name) is None:
+            raise ContractError(name, f"is required for kind {event.kind!r}")
+    if event.currency is not None and event.currency not in DECIMALS:
+        raise ContractError("currency", f"{event.currency!r} is not an active ISO 4217 code")
+    _check_time(event.event_time, now)
 
 
 def _check_time(at: datetime, now: datetime) -> None:
@@ -288,41 +291,10 @@ def _check_price(price: Price) -> None:
         raise ContractError("price", str(error)) from None
 
 
-def _decode(decoder: msgspec.json.Decoder[T], raw: bytes | None, unknown: Counter[str] | None = None) -> T:
-    if raw is None:
-        raise ContractError("", "the record has no value")
-    if len(raw) > MAX_MESSAGE_BYTES:
-        raise ContractError("", f"the record has {len(raw)} bytes, at most {MAX_MESSAGE_BYTES} are allowed")
-    try:
-        try:
-            return decoder.decode(raw)
-        except msgspec.ValidationError as error:
-            if not str(error).startswith("Object contains unknown field"):
-                raise
-            return decoder.decode(_known_fields_only(decoder.type, raw, Counter() if unknown is None else unknown))
-    except msgspec.ValidationError as error:
-        message, _, path = str(error).partition(" - at `$")
-        raise ContractError(path.strip("`.") if path else "", message) from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        if raw[:1] == b"\x00" and len(raw) > 5:
-            raise ContractError("", _FRAMED) from None
-        raise ContractError("", f"not JSON: {error}") from None
-    except RecursionError:
-        raise ContractError("", "nested too deeply") from None
-
-
-def _known_fields_only(contract: Any, raw: bytes, unknown: Counter[str]) -> bytes:
-    """The message without the fields that the contract does not name: the slow way, taken only when there are some."""
-    fields = msgspec.json.decode(raw, type=dict[str, msgspec.Raw])
-    known = {name: value for name, value in fields.items() if name in contract.__struct_fields__}
-    unknown.update(name[:100] for name in fields.keys() - known.keys())
-    return msgspec.json.encode(known)
-
-
 def image_links(update: ProductUpdate) -> list[str] | None:
-    """The update's images in order, the main one first; None when the update says nothing about images.
+    """Return the image links of an update, the main one first; None if the update does not state its images.
 
-    A patch of only one of the two image attributes states all images anew.
+    A patch that states only one of the two image attributes replaces all images.
     """
     if update.image_link is UNSET and update.additional_image_link is UNSET:
         return None

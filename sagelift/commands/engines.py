@@ -1,12 +1,12 @@
-"""Where the jobs over the whole catalogue are worked on: in this process, or on Spark."""
+"""What works on jobs over the whole catalogue: this process, or Spark."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from enum import StrEnum
+from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import typer
 
@@ -18,53 +18,52 @@ if TYPE_CHECKING:
     from streaming.release.reembed import Elsewhere, Parts
 
 
-class EngineName(StrEnum):
-    """What works on the shards."""
+@dataclass(frozen=True)
+class EngineOptions:
+    """The engine of a job."""
 
-    LOCAL = "local"
-    SPARK = "spark"
+    panel: ClassVar[str] = "Engine"
 
-
-EngineOption = Annotated[
-    EngineName, typer.Option("--engine", help="What works on the shards: this process, or Spark's executors.")
-]
-MasterOption = Annotated[
-    str | None,
-    typer.Option(
-        help="Spark's master, such as local[4] or spark://host:7077. Without it that of spark-submit, or local[*]."
-    ),
-]
+    engine: Annotated[
+        Literal["local", "spark"], typer.Option("--engine", help="Engine: this process, or Spark's executors.")
+    ] = "local"
+    master: Annotated[
+        str | None,
+        typer.Option(
+            help="Spark's master, such as local[4] or spark://host:7077. Default: that of spark-submit, or local[*]."
+        ),
+    ] = None
 
 
 @contextmanager
-def spark_engine(engine: EngineName, master: str | None) -> Iterator[SparkEngine | None]:
-    """The engine over a Spark session that ends with the block; None for this process.
+def spark_engine(options: EngineOptions) -> Iterator[SparkEngine | None]:
+    """Open the engine over a Spark session that ends with the block; None for this process.
 
     Raises:
-        BadParameter: a master without Spark.
+        typer.BadParameter: A master is given without Spark.
         SparkError: Spark is not installed or cannot be started.
     """
-    if engine is EngineName.LOCAL:
-        if master is not None:
-            raise typer.BadParameter("--master is Spark's: add --engine spark")
+    if options.engine == "local":
+        if options.master is not None:
+            raise typer.BadParameter("--master is for Spark only; add --engine spark")
         yield None
         return
     from feature_repo.jobs.spark import SparkEngine, spark_session
 
-    with spark_session(master) as session:
+    with spark_session(options.master) as session:
         yield SparkEngine(session)
 
 
 @contextmanager
-def embedding_elsewhere(services: Services, engine: EngineName, master: str | None) -> Iterator[Elsewhere | None]:
-    """Who embeds a release's catalogue; None for this process.
+def embedding_elsewhere(services: Services, options: EngineOptions) -> Iterator[Elsewhere | None]:
+    """Open what embeds a release's catalogue outside this process; None for this process.
 
     Raises:
-        StoreStateError: the executors cannot reach the online store.
+        StoreStateError: The executors cannot reach the online store.
     """
     from streaming.release.reembed import Elsewhere
 
-    with spark_engine(engine, master) as spark:
+    with spark_engine(options) as spark:
         if spark is None:
             yield None
             return
@@ -73,12 +72,12 @@ def embedding_elsewhere(services: Services, engine: EngineName, master: str | No
 
 
 def open_parts(settings: Settings, version: str) -> Parts:
-    """What an executor embeds with: the same store, Triton and Kafka, reached by the same settings."""
+    """Open what an executor embeds with: the store, Triton and Kafka of the same settings."""
     from inference.client import ItemEmbedder
     from sagelift.services import Services
     from streaming.release.reembed import Parts
-    from streaming.vectors.embedding_topic import EmbeddingPublisher
 
-    services = Services(settings)  # open as long as the executor's process is
+    services = Services(settings)  # open as long as the executor's process
     embedder = ItemEmbedder(services.triton, settings.model_repository, version=version)
-    return Parts(services.features, embedder, EmbeddingPublisher(services.producer()))
+    publish, _ = services.publishers()
+    return Parts(services.features, embedder, publish)

@@ -1,12 +1,12 @@
-"""`sagelift stream`: the consumers, and how they are."""
+"""`sagelift stream`: run a consumer, show the consumers, print and register the schemas of the messages."""
 
 from __future__ import annotations
 
 import sys
 import time
-from enum import StrEnum
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -15,56 +15,49 @@ from sagelift.commands.console import AsJson, current_settings, print_json, say
 if TYPE_CHECKING:
     from sagelift.observability.stream_status import StreamStatus
 
-app = typer.Typer(help="The streaming consumers: run one, see how they are.", no_args_is_help=True)
+app = typer.Typer(help="Streaming consumers: run one, show their status, print message schemas.", no_args_is_help=True)
 
 _LogFormat = Annotated[
-    str | None,
+    Literal["auto", "text", "json"] | None,
     typer.Option(
         "--log-format",
-        metavar="FORMAT",
-        help="text, json, or auto: text on a terminal, JSON elsewhere. Without it, the setting log_format.",
+        help="Format of the log: text, json, or auto: text on a terminal and JSON elsewhere. Default: the setting "
+        "log_format.",
     ),
 ]
 
 
 @app.command()
 def catalog(log_format: _LogFormat = None) -> None:
-    """Consume catalogue updates: features, embeddings, product.embeddings. Until SIGTERM or Ctrl-C.
+    """Consume catalogue updates: write features, compute embeddings, publish them. Runs until SIGTERM or Ctrl-C.
 
-    Exit code 4: most messages cannot be used.
+    Exit code 4 when most messages cannot be used.
     """
     _run("catalog", log_format)
 
 
 @app.command()
 def events(log_format: _LogFormat = None) -> None:
-    """Consume shop events into the experiment database. Until SIGTERM or Ctrl-C.
+    """Consume shop events into the experiment database. Runs until SIGTERM or Ctrl-C.
 
-    Exit code 4: most messages cannot be used.
+    Exit code 4 when most messages cannot be used.
     """
     _run("events", log_format)
-
-
-class SchemaLanguage(StrEnum):
-    """In what a contract is described."""
-
-    JSON_SCHEMA = "json_schema"
-    AVRO = "avro"
 
 
 @app.command()
 def schema(
     contract: Annotated[
-        str | None, typer.Argument(help="Its name; without it, all names with their topics are listed.")
+        str | None, typer.Argument(help="Name of the contract. Without it, list all names with their topics.")
     ] = None,
     language: Annotated[
-        SchemaLanguage, typer.Option("--format", help="What to print it in.")
-    ] = SchemaLanguage.JSON_SCHEMA,
+        Literal["json_schema", "avro"], typer.Option("--format", help="Schema language to print.")
+    ] = "json_schema",
     write: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Write all, in both, into this folder (docs/schemas).")
+        Path | None, typer.Option(metavar="FOLDER", help="Write all schemas, in both languages, into this folder.")
     ] = None,
 ) -> None:
-    """Print what the messages on a topic must be, as JSON Schema or Avro."""
+    """Print the schema of the messages on a topic, as JSON Schema or Avro."""
     from streaming.kafka.schema_registry.schemas import CONTRACTS, avro_schemas, json_schemas, write_schemas
 
     if write is not None:
@@ -75,26 +68,53 @@ def schema(
         for name in json_schemas():
             typer.echo(f"{name:20}{CONTRACTS[name].topic if name in CONTRACTS else 'headers of <topic>.dlq'}")
         return
-    known = avro_schemas() if language is SchemaLanguage.AVRO else json_schemas()
-    if contract not in known:
-        raise typer.BadParameter(f"{contract!r} has no {language.value}; there is {', '.join(known)}")
-    print_json(known[contract])
+    schemas = avro_schemas() if language == "avro" else json_schemas()
+    if contract not in schemas:
+        raise typer.BadParameter(f"{contract!r} has no {language} schema; these have one: {', '.join(schemas)}")
+    print_json(schemas[contract])
 
 
 @app.command()
 def register() -> None:
-    """Register the contracts' schemas with the schema registry of the settings, for producers that may only read.
+    """Register the schemas of all contracts with the schema registry of the settings.
 
-    Whoever first writes a contract's message does it too.
+    For producers that may only read from the registry. The first writer of a contract registers its schema too.
     """
     from sagelift.errors import SettingsError
     from sagelift.services import Services
 
     with Services(current_settings()) as services:
-        if services.wire is None:
-            raise SettingsError("no schema registry is known: set SAGELIFT_SCHEMA_REGISTRY__URL")
-        for subject, schema_id in services.wire.register().items():
+        codec = services.registry_codec
+        if codec is None:
+            raise SettingsError("schema_registry.url is empty; set SAGELIFT_SCHEMA_REGISTRY__URL")
+        for subject, schema_id in codec.register().items():
             typer.echo(f"{schema_id:6}  {subject}")
+
+
+@app.command()
+def status(
+    once: Annotated[
+        bool, typer.Option("--once", help="Print the status once and exit. Always so when the output is piped.")
+    ] = False,
+    every: Annotated[
+        float, typer.Option(min=0.2, help="Seconds between two updates. Rates are measured over this time.")
+    ] = 2.0,
+    url: Annotated[
+        list[str] | None, typer.Option(help="A consumer on another machine, as http://host:port; repeatable.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show the consumers: state, lag, rates, freshness, retries, dead letters. Exit code 1 when one is not healthy.
+
+    Updates until Ctrl-C on a terminal. The consumers of this machine are found through the state folder.
+    """
+    statuses = _statuses(url or [], every)
+    if once or as_json or not sys.stdout.isatty():
+        result = next(statuses)
+        _print_once(result, as_json)
+    else:
+        result = _show_live(statuses)
+    raise typer.Exit(0 if result.healthy else 1)
 
 
 def _run(name: str, log_format: str | None) -> None:
@@ -110,57 +130,57 @@ def _run(name: str, log_format: str | None) -> None:
         raise typer.Exit(POISONED) from None
 
 
-@app.command()
-def status(
-    once: Annotated[bool, typer.Option("--once", help="Look once and end; so it is when piped.")] = False,
-    every: Annotated[float, typer.Option(min=0.2, help="Seconds between two looks; rates are of that time.")] = 2.0,
-    url: Annotated[
-        list[str] | None, typer.Option(help="A consumer elsewhere, as http://host:port; may be repeated.")
-    ] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Show the consumers: state, lag, rates, freshness, retries, dead letters. Exit code 1: not all is well.
+def _statuses(urls: list[str], every: float) -> Iterator[StreamStatus]:
+    """The status of the consumers, again and again.
 
-    Live until Ctrl-C on a terminal. The consumers of this machine are found in the state folder.
+    Args:
+        urls: Addresses of consumers that the state folder does not know.
+        every: Seconds between two statuses. The first comes after this time too, because rates need two readings.
     """
-    from sagelift.observability.stream_status import ask_broker, fetch, look, render
-    from sagelift.observability.stream_status import status as understood
+    from sagelift.observability.stream_status import ask_broker, fetch, look
+    from sagelift.observability.stream_status import status as summarize
 
-    settings, urls = current_settings(), url or []
+    settings = current_settings()
     before = look(settings, urls, fetch)
-
-    def found() -> StreamStatus:
-        nonlocal before
-        topics, now = ask_broker(settings), look(settings, urls, fetch)
-        result = understood(topics, before, now)
-        before = now
-        return result
-
-    if once or as_json or not sys.stdout.isatty():
+    while True:
         if before:
             time.sleep(every)
-        result = found()
-        if as_json:
-            print_json(_plain(result))
-        else:
-            from rich.console import Console
+        topics, now = ask_broker(settings), look(settings, urls, fetch)
+        yield summarize(topics, before, now)
+        before = now
 
-            Console(width=None if sys.stdout.isatty() else 200).print(render(result))
-        raise typer.Exit(0 if result.healthy else 1)
 
+def _print_once(status: StreamStatus, as_json: bool) -> None:
+    from rich.console import Console
+
+    from sagelift.observability.stream_status import render
+
+    if as_json:
+        print_json(_plain(status))
+    else:
+        Console(width=None if sys.stdout.isatty() else 200).print(render(status))
+
+
+def _show_live(statuses: Iterator[StreamStatus]) -> StreamStatus:
+    """Show the statuses on the terminal until Ctrl-C; return the last one."""
     from rich.live import Live
 
-    result = found()
-    with Live(render(result), auto_refresh=False) as live:
+    from sagelift.observability.stream_status import render
+
+    status = next(statuses)
+    with Live(render(status), auto_refresh=False) as live:
         try:
-            while True:
-                time.sleep(every)
-                result = found()
-                live.update(render(result), refresh=True)
+            for status in statuses:
+                live.update(render(status), refresh=True)
         except KeyboardInterrupt:
             pass
-    raise typer.Exit(0 if result.healthy else 1)
+    return status
 
 
-def _plain(found: StreamStatus) -> dict[str, Any]:
-    return {"healthy": found.healthy, "topics": found.topics, "workers": found.workers, "problems": found.problems}
+def _plain(status: StreamStatus) -> dict[str, Any]:
+    return {
+        "healthy": status.healthy,
+        "topics": status.topics,
+        "workers": status.workers,
+        "problems": status.problems,
+    }

@@ -18,7 +18,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import msgspec
 import numpy as np
@@ -41,14 +41,12 @@ from streaming.catalogue.merging import (
 from streaming.catalogue.settled import InOrder, Settled
 from streaming.consumer.observer import NOBODY, Observer
 from streaming.consumer.poison import PoisonGuard
-from streaming.contracts import ProductUpdate, decode_update, image_links
+from streaming.contracts import ProductUpdate, check_update, image_links
 from streaming.dead_letters.writer import DeadLetter
 from streaming.errors import ContractError, ImageError
+from streaming.kafka.codec import Codec
 from streaming.tracing import traceparent
 from streaming.vectors.offer_topic import OutgoingOffer, PublishOffers, attributes, offer_of, publish_offers
-
-if TYPE_CHECKING:
-    from streaming.kafka.schema_registry.codec import Plain
 
 _LINKS_REMEMBERED = 100_000
 
@@ -145,7 +143,6 @@ class CatalogPipeline:
     Attributes:
         poison: refuses to go on when too many messages are refused; None: never.
         observer: hears what became of each batch.
-        plain: takes values out of the wire format of a schema registry, where one is in use.
     """
 
     def __init__(
@@ -155,18 +152,18 @@ class CatalogPipeline:
         embedder: Callable[[], Embedder | None],
         publish: Publish,
         publish_offers: PublishOffers,
+        codec: Codec,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
         *,
         images_again_after: timedelta = timedelta(minutes=5),
     ) -> None:
         self._store, self._images, self._embedder, self._publish, self._clock = store, images, embedder, publish, clock
-        self._publish_offers = publish_offers
+        self._publish_offers, self._codec = publish_offers, codec
         self._images_again_after = images_again_after
         self._not_before: dict[str, datetime] = {}  # links that failed
         self._settled = Settled()
         self.poison: PoisonGuard | None = None
         self.observer: Observer = NOBODY
-        self.plain: Plain | None = None
 
     def process(self, records: Sequence[Any]) -> Outcome:
         """All stages; everything about these records is written when this returns."""
@@ -257,10 +254,8 @@ class CatalogPipeline:
         now = self._clock()
         for record in records:
             try:
-                value = record.value
-                if self.plain is not None:
-                    value = self.plain(record.topic, value, outcome.unknown_fields)
-                update = decode_update(value, now=now, unknown=outcome.unknown_fields)
+                update = self._codec.decode(ProductUpdate, record.value, outcome.unknown_fields)
+                check_update(update, now=now)
                 if record.key != update.id.encode():
                     raise ContractError("id", "must be the record's key, which keeps one product's updates in order")
                 by_product[update.id].append(Received(record, update))

@@ -1,7 +1,8 @@
-"""What the compacted topics have in common: how they are written, and where a reader goes on that was away.
+"""Common parts of the compacted topics: how to write them, and where a stopped reader resumes.
 
-A record without a value deletes; its product version travels in a header. The broker drops a deletion after a while
-(`delete.retention.ms`): a reader that was away for longer would keep what is gone, and must begin anew.
+A record without a value is a tombstone: it deletes a product, and a header carries the product version. The broker
+drops a tombstone after `delete.retention.ms`. A reader that was stopped for longer would keep deleted products, so it
+must start from the beginning.
 """
 
 from __future__ import annotations
@@ -10,13 +11,13 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from streaming.contracts import SCHEMA_HEADER, SCHEMA_VERSION
+from streaming.contracts import SCHEMA_HEADER, SCHEMA_VERSION, VERSION_HEADER
 from streaming.errors import BrokerError, ContractError
 from streaming.kafka.connection import KafkaError, KafkaProducer, TopicPartition, explained
 from streaming.tracing import TRACEPARENT
 
 NO_TRACES: Mapping[str, bytes] = MappingProxyType({})
-_VERSION_HEADER = "sagelift-version"
+"""For records whose cause has no trace."""
 _AS_OF = "as_of_ms"
 
 
@@ -26,12 +27,16 @@ def publish(
     rows: Sequence[tuple[str, int, bytes | None]],
     traces: Mapping[str, bytes] = NO_TRACES,
 ) -> None:
-    """Put (key, product version, value or None for a deletion) on the topic; returns when the broker has them all.
+    """Send records to a compacted topic; return when the broker has them all.
 
-    `traces` has by key the `traceparent` of the record that is the cause.
+    Args:
+        producer: Sends the records.
+        topic: The compacted topic.
+        rows: Key, product version, and value or None for a tombstone.
+        traces: By key, the `traceparent` of the record that caused this one.
 
     Raises:
-        BrokerError: the broker did not take them all.
+        BrokerError: The broker did not accept all records.
     """
     if not rows:
         return
@@ -44,32 +49,32 @@ def publish(
         for future in sent:
             future.get(30)
     except KafkaError as error:
-        raise BrokerError(f"{len(rows)} records of {topic} were not taken: {explained(error)}") from error
+        raise BrokerError(f"{len(rows)} records of {topic} were not accepted: {explained(error)}") from error
 
 
 def _headers(key: str, version: int, value: bytes | None, traces: Mapping[str, bytes]) -> list[tuple[str, bytes]]:
     headers = [(SCHEMA_HEADER, SCHEMA_VERSION)]
-    if value is None:  # else it says the version itself; a header costs kafka-python some 2 us
-        headers.append((_VERSION_HEADER, str(version).encode()))
+    if value is None:  # a value holds the version itself, and a header costs kafka-python some 2 us
+        headers.append((VERSION_HEADER, str(version).encode()))
     if key in traces:
         headers.append((TRACEPARENT, traces[key]))
     return headers
 
 
 def deleted_version(record: Any) -> int:
-    """The product version of a record without a value.
+    """Return the product version of a tombstone.
 
     Raises:
-        ContractError: the record does not say it.
+        ContractError: The record does not have the version header.
     """
     try:
-        return int(dict(record.headers)[_VERSION_HEADER])
+        return int(dict(record.headers)[VERSION_HEADER])
     except (KeyError, ValueError):
-        raise ContractError(_VERSION_HEADER, "a deletion needs this header with its product version") from None
+        raise ContractError(VERSION_HEADER, "a deletion needs this header with its product version") from None
 
 
 class LogRange(NamedTuple):
-    """One partition as the broker has it: whose log it is (`topics.log_id`), its first offset and its end."""
+    """One partition on the broker: the id of its log (`topic_admin.log_id`), its first offset and its end offset."""
 
     log: str
     first: int
@@ -77,24 +82,33 @@ class LogRange(NamedTuple):
 
 
 def position(offsets: Mapping[TopicPartition, int], logs: Mapping[str, str], as_of_ms: int) -> dict[str, int]:
-    """How far a reader is, to be kept with what it made of the topics.
+    """Return the position of a reader, to save with the data that it built from the topics.
 
     Args:
-        offsets: what it reads next.
-        logs: by topic whose log it is: of a topic that is made anew, the offsets mean nothing.
-        as_of_ms: when it was last known to have read everything; before that, when it began.
+        offsets: Next offset to read, by partition.
+        logs: Log id by topic. The offsets are meaningless for a topic that was created again.
+        as_of_ms: When the reader had last read everything, or when it began if it never had; milliseconds since the
+            epoch.
     """
     return {f"{logs[tp.topic]}/{tp.partition}": offset for tp, offset in offsets.items()} | {_AS_OF: as_of_ms}
 
 
-def go_on(
-    kept: Mapping[str, int], there: Mapping[TopicPartition, LogRange], *, tombstones_kept_ms: int, now_ms: int
+def resume(
+    saved: Mapping[str, int], logs: Mapping[TopicPartition, LogRange], *, tombstones_kept_ms: int, now_ms: int
 ) -> tuple[dict[TopicPartition, int], int] | str:
-    """Where a reader goes on that kept this `position`, and as of when; or why it must begin anew.
+    """Find the offsets at which a reader with a saved `position` resumes.
 
-    A partition that is new is read from its first offset.
+    Args:
+        saved: Result of `position`.
+        logs: The present partitions. A new partition is read from its first offset.
+        tombstones_kept_ms: How long tombstones stay on the topics, in milliseconds.
+        now_ms: The present time, in milliseconds since the epoch.
+
+    Returns:
+        The offsets and the `as_of_ms` of the saved position, or the reason why the reader must start from the
+        beginning.
     """
-    as_of = kept.get(_AS_OF)
+    as_of = saved.get(_AS_OF)
     if as_of is None:
         return "it does not say when it was saved"
     if now_ms - as_of > tombstones_kept_ms:
@@ -103,14 +117,14 @@ def go_on(
             f"{tombstones_kept_ms / 3.6e6:.1f} (delete.retention.ms)"
         )
     offsets = {}
-    known = {name.rpartition("/")[0] for name in kept}
-    for tp, found in there.items():
-        if found.log not in known:
-            return f"it was made of another topic {tp.topic} than the present one ({found.log})"
-        offset = offsets[tp] = kept.get(f"{found.log}/{tp.partition}", found.first)
-        if not found.first <= offset <= found.end:
+    saved_logs = {name.rpartition("/")[0] for name in saved}
+    for tp, log in logs.items():
+        if log.log not in saved_logs:
+            return f"it was made of another topic {tp.topic} than the present one ({log.log})"
+        offset = offsets[tp] = saved.get(f"{log.log}/{tp.partition}", log.first)
+        if not log.first <= offset <= log.end:
             return (
-                f"it goes on at offset {offset} of {tp.topic}, partition {tp.partition}, which holds "
-                f"{found.first} to {found.end}"
+                f"it resumes at offset {offset} of {tp.topic}, partition {tp.partition}, which holds "
+                f"{log.first} to {log.end}"
             )
     return offsets, as_of

@@ -1,4 +1,4 @@
-"""How we connect to Kafka: one place for the client settings, each with the failure that it prevents."""
+"""Connections to Kafka: all client settings in one place, each with the failure that it prevents."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 import ssl
 from collections.abc import Callable, Mapping
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 from kafka import ConsumerRebalanceListener, KafkaConsumer, KafkaProducer, TopicPartition
@@ -24,10 +24,8 @@ from kafka.partitioner.default import DefaultPartitioner, murmur2
 
 from streaming.contracts import MAX_MESSAGE_BYTES
 from streaming.errors import BrokerError
+from streaming.kafka.codec import JSON, Codec
 from streaming.kafka.handshake import check, tls_context
-
-if TYPE_CHECKING:
-    from streaming.kafka.schema_registry.codec import RegistryWire
 
 __all__ = [
     "Connection",
@@ -44,19 +42,19 @@ __all__ = [
 _KEYS_REMEMBERED = 65_536
 
 POLL_MS = 500
-"""No poll waits longer, so that a signal to stop is heard (kafka-python has no wakeup)."""
+"""Longest wait of a poll, so that a stop signal takes effect soon (kafka-python has no wakeup)."""
 
 
 class _Partitioner(DefaultPartitioner):  # type: ignore[misc]
-    """The partitions of every Kafka client (murmur2); in Python that takes long, and keys come again."""
+    """Chooses partitions as every Kafka client does (murmur2), with a cache: the hash is slow in Python."""
 
     def partition(self, topic: str, key: Any, serialized_key: bytes | None, *rest: Any) -> int:
         cluster = rest[-1]
         partitions = cluster.partitions_for_topic(topic)
         if serialized_key is None or not partitions:
             return int(super().partition(topic, key, serialized_key, *rest))
-        chosen: int = sorted(partitions)[_positive_murmur2(serialized_key) % len(partitions)]
-        return chosen
+        partition: int = sorted(partitions)[_positive_murmur2(serialized_key) % len(partitions)]
+        return partition
 
 
 @lru_cache(_KEYS_REMEMBERED)
@@ -65,25 +63,28 @@ def _positive_murmur2(key: bytes) -> int:
 
 
 class Connection(msgspec.Struct, frozen=True):
-    """Where the brokers are. `client` holds further settings of kafka-python (security), never printed.
+    """How to reach a Kafka cluster, and how its messages are encoded.
 
-    `wire` is how messages stand on the topics where a schema registry is in use; without one they are bare JSON.
+    Attributes:
+        bootstrap_servers: `host:port` of one or several brokers, separated by commas.
+        client: Further settings of kafka-python (security). They are never printed.
+        codec: Encodes and decodes the messages of all topics.
     """
 
     bootstrap_servers: str
     client: Mapping[str, Any] = {}
-    wire: RegistryWire | None = None
+    codec: Codec = JSON
 
     def __repr__(self) -> str:
         return f"Connection({self.bootstrap_servers})"
 
     def admin(self) -> KafkaAdminClient:
-        """A client for topics and groups."""
-        return self._made(lambda common: KafkaAdminClient(**common))
+        """Return a client for topics and groups."""
+        return self._create(lambda common: KafkaAdminClient(**common))
 
     def producer(self, **settings: Any) -> KafkaProducer:
-        """A producer: idempotent and acks=all (kafka-python's defaults since 3.0), batched and compressed."""
-        return self._made(
+        """Return a producer: idempotent, acks=all (kafka-python's defaults since 3.0), batched and compressed."""
+        return self._create(
             lambda common: KafkaProducer(
                 **{
                     **common,
@@ -99,25 +100,29 @@ class Connection(msgspec.Struct, frozen=True):
         )
 
     def consumer(self, group: str | None = None, **settings: Any) -> KafkaConsumer:
-        """A consumer of raw bytes that never commits by itself.
+        """Return a consumer of raw bytes that never commits by itself.
 
-        Deserializers are never given to kafka-python: one that raises makes the next poll spin for ever.
+        kafka-python must not deserialize: a deserializer that raises makes the next poll spin forever.
+
+        Args:
+            group: Consumer group; None for a consumer without a group.
+            settings: Settings of kafka-python that replace ours.
         """
-        return self._made(
+        return self._create(
             lambda common: KafkaConsumer(
                 **{
                     **common,
                     "group_id": group,
                     "enable_auto_commit": False,
                     "auto_offset_reset": "earliest",
-                    # An answer as soon as there is one message: freshness before throughput.
+                    # The broker answers as soon as it has one message: freshness before throughput.
                     "fetch_min_bytes": 1,
                     "fetch_max_wait_ms": 100,
-                    # A dead member is replaced within this time; long work keeps its membership by polling.
+                    # The group replaces a dead member within this time; a consumer at long work polls to stay a member.
                     "session_timeout_ms": 10_000,
                     "heartbeat_interval_ms": 2_000,
                     "max_poll_interval_ms": 300_000,
-                    # A member that joins or leaves moves only the partitions that must move.
+                    # When a member joins or leaves, only the partitions that must move are moved.
                     "partition_assignment_strategy": [CooperativeStickyAssignor],
                     **settings,
                 }
@@ -127,31 +132,32 @@ class Connection(msgspec.Struct, frozen=True):
     def _common(self, context: ssl.SSLContext | None) -> dict[str, Any]:
         return {
             "bootstrap_servers": self.bootstrap_servers,
-            # kafka-python would wait up to 30 s between tries; a broker that is back should be found at once.
+            # kafka-python waits up to 30 s between attempts by default; reconnect soon after a broker restarts.
             "reconnect_backoff_max_ms": 1000,
-            # A wrong address should be told to a person sooner than after the 30 s of the default.
+            # Report a wrong address sooner than after the default of 30 s.
             "bootstrap_timeout_ms": 10_000,
-            # Our own context: of its own kafka-python says nothing when it cannot make one, and tries for ever.
+            # Our own TLS context: when kafka-python cannot create one, it retries forever without an error.
             **{name: value for name, value in self.client.items() if not name.startswith("ssl_")},
             **({} if context is None else {"ssl_context": context}),
         }
 
     def check(self) -> None:
-        """Connect and sign on once.
+        """Connect and authenticate once.
 
         Raises:
-            BrokerError: why that fails: credentials, certificates, another protocol, or no broker is there.
+            BrokerError: The connection fails; the error gives the reason (credentials, certificates, another protocol,
+                or no broker at the address).
         """
-        if away := check(self.bootstrap_servers, self.client, tls_context(self.client)):
-            raise self._unreachable(away)
+        if reason := check(self.bootstrap_servers, self.client, tls_context(self.client)):
+            raise self._unreachable(reason)
 
-    def _made(self, make: Callable[[dict[str, Any]], Any]) -> Any:
+    def _create(self, make: Callable[[dict[str, Any]], Any]) -> Any:
         context = tls_context(self.client)
-        away = check(self.bootstrap_servers, self.client, context)
-        try:  # also when none was reached just now: one that is starting is waited for
+        unreachable = check(self.bootstrap_servers, self.client, context)
+        try:  # even if no broker answered just now: kafka-python waits for a broker that is starting
             return make(self._common(context))
         except KafkaError as error:
-            raise self._unreachable(away or type(error).__name__) from None
+            raise self._unreachable(unreachable or type(error).__name__) from None
 
     def _unreachable(self, why: str) -> BrokerError:
         return BrokerError(
@@ -161,11 +167,11 @@ class Connection(msgspec.Struct, frozen=True):
 
 
 def unpark(consumer: KafkaConsumer) -> None:
-    """Let the next poll look at what was set aside for partitions that were paused; call it before each poll.
+    """Let the next poll return the records that were set aside for paused partitions; call it before each poll.
 
-    kafka-python 3.0.12 parks such records and takes them up again only while `_next_partition_records` is None, but
-    leaves the last drained batch there: a partition resumed after that is never fetched again, and its consumer waits
-    for ever without an error. There is no public way out; where the attribute is gone, so is this.
+    kafka-python 3.0.12 parks such records and returns them only while `_next_partition_records` is None, but leaves
+    the last drained batch there. A partition that is resumed after that is never fetched again, and its consumer waits
+    forever without an error. No public interface helps. In a version without the attribute this function does nothing.
     """
     fetcher = getattr(consumer, "_fetcher", None)
     if fetcher is not None and not getattr(fetcher, "_next_partition_records", None):
@@ -180,18 +186,19 @@ _RIGHTS_ON = {
 
 
 def explained(error: Exception) -> str:
-    """A failure of Kafka in words; of one for want of rights, which and who gives them."""
+    """Return a Kafka error as text; an authorization error names the missing right and says how to get it."""
     name = type(error).__name__
     if not isinstance(error, AuthorizationError):
-        said = str(error)  # most of kafka-python's begin with the name themselves
-        return said if said.startswith(name) else f"{name}: {said}" if said else name
+        text = str(error)  # most texts of kafka-python already begin with the name
+        return text if text.startswith(name) else f"{name}: {text}" if text else name
     what = _RIGHTS_ON.get(type(error), "it")
     named = error.args[0] if error.args else ""
     names = " ".join(sorted(named)) if isinstance(named, set | frozenset | list | tuple) else str(named)
-    if "Request '" in names:  # the admin client gives the whole request
+    if "Request '" in names:  # the admin client reports the whole request
         names = ""
     return (
-        f"this user has no right to {what}{names and ' '}{names} ({name}); docs/security.md lists the rights it needs"
+        f"this user has no right to {what}{names and ' '}{names} ({name}); "
+        "docs/operators/security.md lists the rights it needs"
     )
 
 
@@ -199,10 +206,10 @@ _PARTITION = re.compile(r"TopicPartition\(topic='([^']+)', partition=(\d+)\)")
 
 
 def unreadable_partition(error: CorruptRecordError) -> TopicPartition | None:
-    """The partition whose next bytes a poll could not read; None when the error does not say.
+    """Return the partition whose next bytes a poll could not read; None if the error does not name it.
 
-    Such a poll must be followed by a `seek` of that partition: kafka-python keeps the half-read batch, and the next
-    poll would spin on it for ever.
+    The caller must `seek` that partition after such a poll: kafka-python keeps the half-read batch, and the next poll
+    would spin on it forever.
     """
-    found = _PARTITION.search(str(error))
-    return TopicPartition(found[1], int(found[2])) if found else None
+    match = _PARTITION.search(str(error))
+    return TopicPartition(match[1], int(match[2])) if match else None

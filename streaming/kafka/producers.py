@@ -1,4 +1,4 @@
-"""Putting catalogue updates and shop events on Kafka."""
+"""Publishers of catalogue updates and shop events."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from typing import Any, Self
 
-from streaming.contracts import MAX_MESSAGE_BYTES, SCHEMA_HEADER, SCHEMA_VERSION, Event, ProductUpdate, encode
+from streaming.contracts import MAX_MESSAGE_BYTES, SCHEMA_HEADER, SCHEMA_VERSION, Event, ProductUpdate
 from streaming.errors import BrokerError, ContractError
 from streaming.kafka.connection import Connection, KafkaError, explained
 from streaming.kafka.topics import CATALOG_UPDATES, EVENTS
@@ -15,11 +15,11 @@ _HEADERS = [(SCHEMA_HEADER, SCHEMA_VERSION)]
 
 
 class _Publisher:
-    """Sends in the background; `flush` (and leaving the `with` block) returns when the broker has everything."""
+    """Sends in the background; `flush`, and leaving the `with` block, wait until the broker has everything."""
 
     def __init__(self, connection: Connection, topic: str) -> None:
         self._producer = connection.producer()
-        self._encode = encode if connection.wire is None else connection.wire.encode
+        self._codec = connection.codec
         self._topic = topic
         self._failed: list[Exception] = []
 
@@ -28,24 +28,30 @@ class _Publisher:
         self._queue(key, message).add_errback(self._failed.append)
 
     def _queue(self, key: str, message: ProductUpdate | Event) -> Any:
-        """kafka-python's future of one message."""
+        """Queue one message; return kafka-python's future of it."""
         try:
-            value = self._encode(message)
+            value = self._codec.encode(message)
             raw_key = key.encode("utf-8")
         except UnicodeEncodeError:
             raise ContractError("", f"{key!r} holds a lone surrogate: it is not valid Unicode") from None
         if len(value) > MAX_MESSAGE_BYTES:
-            raise ContractError("", f"{key!r} makes a message of {len(value)} bytes, at most {MAX_MESSAGE_BYTES} go")
+            raise ContractError(
+                "", f"{key!r} makes a message of {len(value)} bytes, at most {MAX_MESSAGE_BYTES} are allowed"
+            )
         try:
             return self._producer.send(self._topic, key=raw_key, value=value, headers=_HEADERS)
         except KafkaError as error:
-            raise BrokerError(f"{self._topic}: the broker takes nothing ({explained(error)})") from error
+            raise BrokerError(f"{self._topic}: the broker accepts nothing ({explained(error)})") from error
 
     def flush(self, timeout_s: float = 60.0) -> None:
-        """Wait until the broker has acknowledged everything sent.
+        """Wait until the broker has acknowledged everything that was sent.
+
+        Args:
+            timeout_s: Longest wait, in seconds.
 
         Raises:
-            BrokerError: it has not within the time, or refused a message; each refusal is told once.
+            BrokerError: The broker did not acknowledge within the time, or refused a message. Each refusal is raised
+                once.
         """
         try:
             self._producer.flush(timeout_s)
@@ -56,14 +62,14 @@ class _Publisher:
     def _raise_failed(self) -> None:
         if count := len(self._failed):
             error = self._failed[0]
-            del self._failed[:count]  # the producer's thread may append meanwhile
+            del self._failed[:count]  # the producer's thread may append at the same time
             raise self._refused(error) from error
 
     def _refused(self, error: Exception) -> BrokerError:
         return BrokerError(f"{self._topic}: a message was refused: {explained(error)}")
 
     def close(self) -> None:
-        """Flush and give the connection back."""
+        """Flush, then close the connection."""
         try:
             self.flush()
         finally:
@@ -77,7 +83,7 @@ class _Publisher:
 
 
 class CatalogPublisher(_Publisher):
-    """Puts product updates on `catalog.updates`, keyed by product id: one product's updates stay in order."""
+    """Publishes product updates on `catalog.updates`, keyed by product id, which keeps a product's updates in order."""
 
     def __init__(self, connection: Connection) -> None:
         super().__init__(connection, CATALOG_UPDATES)
@@ -86,14 +92,20 @@ class CatalogPublisher(_Publisher):
         """Queue one update.
 
         Raises:
-            ContractError: it cannot be sent at all (lone surrogates, too large); nothing else is affected.
-            BrokerError: an earlier one was refused.
-            SchemaError, RegistryError: a schema registry is in use, and does not take our schema or does not answer.
+            ContractError: The update cannot be sent (lone surrogates, too large). Other updates are not affected.
+            BrokerError: The broker refused an earlier update.
+            SchemaError: The schema registry does not accept our schema.
+            RegistryError: The schema registry does not answer.
         """
         self._send(update.id, update)
 
     def send_all(self, updates: Iterable[ProductUpdate], on_sent: Callable[[int], None] = lambda n: None) -> int:
-        """Queue all, then wait for the broker; returns how many."""
+        """Queue all updates, wait until the broker has them, and return their number.
+
+        Args:
+            updates: The updates.
+            on_sent: Called after each queued update with the number of updates so far.
+        """
         count = 0
         for count, update in enumerate(updates, 1):
             self.send(update)
@@ -103,26 +115,26 @@ class CatalogPublisher(_Publisher):
 
 
 class EventPublisher(_Publisher):
-    """Puts events on `events`, keyed by unit id: one unit's events stay in order."""
+    """Publishes events on `events`, keyed by unit id, which keeps a unit's events in order."""
 
     def __init__(self, connection: Connection) -> None:
         super().__init__(connection, EVENTS)
 
     def send(self, event: Event) -> None:
-        """Queue one event; raises as `CatalogPublisher.send` does."""
+        """Queue one event; raises the errors of `CatalogPublisher.send`."""
         self._send(event.unit_id, event)
 
     def deliver(self, event: Event) -> Future[None]:
-        """Queue one event; the future says whether the broker took it (else it holds a BrokerError).
+        """Queue one event; the future completes when the broker has it, or fails with a BrokerError.
 
-        For callers that send again what failed: neither `flush` nor other sends say anything of it.
+        For callers that retry failed events: neither `flush` nor later sends raise this event's error.
 
         Raises:
-            ContractError: it cannot be sent at all.
-            BrokerError: there is no room left for what the broker does not take.
+            ContractError: The event cannot be sent.
+            BrokerError: The producer's buffer is full.
         """
-        outcome: Future[None] = Future()
+        delivery: Future[None] = Future()
         sent = self._queue(event.unit_id, event)
-        sent.add_callback(lambda _: outcome.set_result(None))
-        sent.add_errback(lambda error: outcome.set_exception(self._refused(error)))
-        return outcome
+        sent.add_callback(lambda _: delivery.set_result(None))
+        sent.add_errback(lambda error: delivery.set_exception(self._refused(error)))
+        return delivery

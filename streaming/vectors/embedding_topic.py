@@ -10,14 +10,15 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from inference.retrieval import Attributes, RetrievalIndex
-from streaming.contracts import ProductVector, decode_vector, encode
+from streaming.contracts import ProductOffer, ProductVector
 from streaming.errors import BrokerError, ContractError, RegistryError, TopicError
-from streaming.kafka.compacted import NO_TRACES, LogRange, deleted_version, go_on, position, publish
+from streaming.kafka.codec import Codec
+from streaming.kafka.compacted import NO_TRACES, LogRange, deleted_version, position, publish, resume
 from streaming.kafka.connection import (
     Connection,
     CorruptRecordError,
@@ -28,11 +29,9 @@ from streaming.kafka.connection import (
     explained,
     unreadable_partition,
 )
-from streaming.kafka.topics import PRODUCT_EMBEDDINGS, PRODUCT_OFFERS, log_id, tombstones_kept_ms
-from streaming.vectors.offer_topic import decode_offer
-
-if TYPE_CHECKING:
-    from streaming.kafka.schema_registry.codec import RegistryWire
+from streaming.kafka.topic_admin import log_id, tombstones_kept_ms
+from streaming.kafka.topics import PRODUCT_EMBEDDINGS, PRODUCT_OFFERS
+from streaming.vectors.offer_topic import attributes_of_offer
 
 log = logging.getLogger(__name__)
 
@@ -47,14 +46,15 @@ _LOOK_S = 15.0  # how often a follower that is not asked looks whether it has re
 
 
 class EmbeddingPublisher:
-    """Puts vectors and deletions on the topic; returns when the broker has them all.
+    """Publishes vectors and tombstones on the topic; a call returns when the broker has them all.
 
-    `wire` is how, where a schema registry is in use.
+    Args:
+        producer: Sends the records.
+        codec: `Connection.codec` of the cluster that the producer sends to.
     """
 
-    def __init__(self, producer: KafkaProducer, wire: RegistryWire | None = None) -> None:
-        self._producer = producer
-        self._encode = encode if wire is None else wire.encode
+    def __init__(self, producer: KafkaProducer, codec: Codec) -> None:
+        self._producer, self._codec = producer, codec
 
     def __call__(
         self, vectors: Sequence[tuple[str, str, int, ProductVector | None]], traces: Mapping[str, bytes] = NO_TRACES
@@ -68,7 +68,7 @@ class EmbeddingPublisher:
             BrokerError: the broker did not take them all.
         """
         rows = [
-            (f"{model_version}/{product_id}", version, None if vector is None else self._encode(vector))
+            (f"{model_version}/{product_id}", version, None if vector is None else self._codec.encode(vector))
             for model_version, product_id, version, vector in vectors
         ]
         by_key = {f"{model}/{i}": traces[i] for model, i, *_ in vectors if i in traces} if traces else traces
@@ -98,7 +98,6 @@ class IndexFollower:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._connection, self._index, self._clock = connection, index, clock
-        self._plain = None if connection.wire is None else connection.wire.plain
         self._on_applied, self._on_offer = on_applied, on_offer
         self._stop = threading.Event()
         self._progress = threading.Condition()
@@ -175,7 +174,7 @@ class IndexFollower:
         there = {tp: LogRange(self._logs[tp.topic], first[tp], end[tp]) for tp in self._partitions}
         self._as_of_ms, offsets = self._now_ms(), first
         if kept:
-            found = go_on(kept, there, tombstones_kept_ms=self._kept_ms, now_ms=self._as_of_ms)
+            found = resume(kept, there, tombstones_kept_ms=self._kept_ms, now_ms=self._as_of_ms)
             if isinstance(found, str):
                 log.warning("the index of model version %s is built anew: %s", self._index.model_version, found)
                 self._index.clear()
@@ -295,17 +294,13 @@ class IndexFollower:
             return None
         if record.value is None:
             return product_id, deleted_version(record), None
-        message = decode_vector(self._value(record))
+        message = self._connection.codec.decode(ProductVector, record.value)
         if (message.model_version, message.id) != (model_version, product_id):
             raise ContractError("id", f"{message.model_version}/{message.id} is not what the key names")
         vector = message.unpack()
         if not np.isfinite(vector).all() or not vector.any():
             raise ContractError("vector", "must be finite numbers, not all zero")
         return product_id, message.version, message
-
-    def _value(self, record: Any) -> bytes:
-        value: bytes = record.value
-        return value if self._plain is None else self._plain(record.topic, value, None) or b""
 
     def _apply_vectors(self, messages: Sequence[ProductVector]) -> None:
         if not messages:
@@ -329,10 +324,10 @@ class IndexFollower:
         if record.value is None:
             self._index.set_attributes(product_id, deleted_version(record), Attributes())
             return
-        offer = decode_offer(self._value(record))
+        offer = self._connection.codec.decode(ProductOffer, record.value)
         if offer.id != product_id:
             raise ContractError("id", f"{offer.id} is not what the key names")
-        taken = self._index.set_attributes(offer.id, offer.version, offer.attributes())
+        taken = self._index.set_attributes(offer.id, offer.version, attributes_of_offer(offer))
         if taken and self._on_offer is not None:
             self._on_offer(offer.id, self._clock() * 1000 - offer.source_time)
 

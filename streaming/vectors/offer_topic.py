@@ -8,44 +8,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Protocol
-
-import msgspec
+from typing import Protocol
 
 from feature_repo.rows import OfferRow, ProductFeatures
 from inference.retrieval import Attributes
-from streaming.contracts import ProductId, Version
-from streaming.errors import ContractError
+from streaming.contracts import ProductOffer
+from streaming.kafka.codec import Codec
 from streaming.kafka.compacted import NO_TRACES, publish
 from streaming.kafka.connection import KafkaProducer
 from streaming.kafka.topics import PRODUCT_OFFERS
 
-if TYPE_CHECKING:
-    from streaming.kafka.schema_registry.codec import RegistryWire
 
-
-class ProductOffer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
-    """What a product is filtered by, as published on `product.offers`.
-
-    `source_time` is the broker's timestamp of the update that caused it, in milliseconds since the epoch.
-    """
-
-    id: ProductId
-    version: Version
-    amount_minor: int | None = None
-    currency: str | None = None
-    product_type: str = ""  # a path: "Home > Lighting > Lamps"
-    availability: str | None = None
-    source_time: int
-
-    def attributes(self) -> Attributes:
-        """As the index takes them."""
-        return Attributes(
-            amount_minor=self.amount_minor,
-            currency=self.currency,
-            product_type=self.product_type,
-            availability=self.availability,
-        )
+def attributes_of_offer(offer: ProductOffer) -> Attributes:
+    """Return the filter attributes that an offer message holds."""
+    return attributes(offer, offer.product_type)
 
 
 def attributes_of(product: ProductFeatures) -> Attributes:
@@ -53,7 +29,7 @@ def attributes_of(product: ProductFeatures) -> Attributes:
     return attributes(product, product.text.get("product_type", ""))
 
 
-def attributes(offer: ProductFeatures | OfferRow, product_type: str) -> Attributes:
+def attributes(offer: ProductFeatures | OfferRow | ProductOffer, product_type: str) -> Attributes:
     """What a product is filtered by that has this offer and is of this category."""
     return Attributes(
         amount_minor=offer.amount_minor,
@@ -79,14 +55,15 @@ class PublishOffers(Protocol):
 
 
 class OfferPublisher:
-    """Puts what products are filtered by on the topic; returns when the broker has it all.
+    """Publishes filter attributes and tombstones on the topic; a call returns when the broker has them all.
 
-    `wire` is how, where a schema registry is in use.
+    Args:
+        producer: Sends the records.
+        codec: `Connection.codec` of the cluster that the producer sends to.
     """
 
-    def __init__(self, producer: KafkaProducer, wire: RegistryWire | None = None) -> None:
-        self._producer = producer
-        self._encode = msgspec.json.encode if wire is None else wire.encode
+    def __init__(self, producer: KafkaProducer, codec: Codec) -> None:
+        self._producer, self._codec = producer, codec
 
     def __call__(
         self,
@@ -107,7 +84,9 @@ class OfferPublisher:
             (
                 product_id,
                 version,
-                None if found is None else self._encode(_offer(product_id, version, found, source_time(product_id))),
+                None
+                if found is None
+                else self._codec.encode(_offer(product_id, version, found, source_time(product_id))),
             )
             for product_id, version, found in products
         ]
@@ -183,21 +162,3 @@ def publish_all_offers(store: ScannableOfferStore, publish: PublishOffers, *, ba
 def offer_of(product: ProductFeatures) -> OutgoingOffer:
     """What is to be on the topic of a stored product."""
     return product.id, product.version, None if product.deleted else attributes_of(product)
-
-
-_decoder = msgspec.json.Decoder(ProductOffer)
-
-
-def decode_offer(raw: bytes) -> ProductOffer:
-    """Decode one record of `product.offers` (not a deletion, which has no value). Unknown fields are passed over.
-
-    Raises:
-        ContractError: names the field and the rule.
-    """
-    try:
-        return _decoder.decode(raw)
-    except msgspec.ValidationError as error:
-        message, _, path = str(error).partition(" - at `$")
-        raise ContractError(path.strip("`.") if path else "", message) from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise ContractError("", f"not JSON: {error}") from None

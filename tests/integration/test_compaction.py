@@ -15,7 +15,8 @@ from inference.retrieval import RetrievalIndex
 from sagelift.stack.kafka import KafkaBroker
 from streaming.contracts import ProductVector
 from streaming.kafka.connection import Connection, KafkaConsumer, TopicPartition
-from streaming.kafka.topics import PRODUCT_EMBEDDINGS, ensure_topics
+from streaming.kafka.topic_admin import ensure_topics
+from streaming.kafka.topics import PRODUCT_EMBEDDINGS
 from streaming.vectors.embedding_topic import EmbeddingPublisher, IndexFollower
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
@@ -36,7 +37,7 @@ def test_after_compaction_a_fresh_reader_rebuilds_exactly_the_live_catalogue(con
     vectors = np.random.default_rng(0).normal(size=(VERSIONS, PRODUCTS, 256)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=2, keepdims=True)
     with closing(connection.producer()) as producer, closing(connection.consumer()) as consumer:
-        publish = EmbeddingPublisher(producer)
+        publish = EmbeddingPublisher(producer, connection.codec)
         for version in range(VERSIONS):
             publish([record(n, version + 1, vectors[version, n]) for n in range(PRODUCTS)])
         publish([("1", f"p{n}", VERSIONS + 1, None) for n in range(0, PRODUCTS, 4)])

@@ -40,8 +40,9 @@ from streaming.errors import DeadLetterError, TopicError
 from streaming.kafka.connection import KafkaConsumer, TopicPartition
 from streaming.kafka.lag import LagMeter
 from streaming.kafka.producers import EventPublisher
-from streaming.kafka.topics import CATALOG_UPDATES, EVENTS, REPLAYED, ensure_topics
-from tests.streaming.fakes import Record
+from streaming.kafka.topic_admin import ensure_topics
+from streaming.kafka.topics import CATALOG_UPDATES, EVENTS, REPLAYED
+from tests.streaming.builders import Record
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 

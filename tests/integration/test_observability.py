@@ -21,12 +21,13 @@ from sagelift.stack.kafka import KafkaBroker
 from sagelift.stack.triton import TritonServer
 from sagelift.stack.worker_records import read_records
 from sagelift.workers import POISONED, catalog_worker
-from streaming.contracts import encode
+from streaming.kafka.codec import JSON
 from streaming.kafka.connection import TopicPartition
 from streaming.kafka.lag import LagMeter
-from streaming.kafka.topics import CATALOG_UPDATES, PRODUCT_EMBEDDINGS, dead_letter_topic, ensure_topics
+from streaming.kafka.topic_admin import ensure_topics
+from streaming.kafka.topics import CATALOG_UPDATES, PRODUCT_EMBEDDINGS, dead_letter_topic
 from streaming.tracing import TRACEPARENT
-from tests.streaming.fakes import update
+from tests.streaming.builders import update
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
 
@@ -109,7 +110,7 @@ def test_what_a_consumer_does_is_seen_from_outside_until_poison_stops_it(setting
         with consumer(settings) as process, LagMeter(services.kafka, CATALOG_GROUP, CATALOG_UPDATES) as meter:
             until(lambda: ready(settings), "the consumer to be ready")
             for number in range(20):
-                message = encode(update(f"p{number}", 1))
+                message = JSON.encode(update(f"p{number}", 1))
                 producer.send(CATALOG_UPDATES, message, b"p%d" % number, headers=[(TRACEPARENT, TRACE)])
             producer.send(CATALOG_UPDATES, b'{"id":"bad","version":3}', b"bad", headers=[(TRACEPARENT, TRACE)])
             producer.flush()

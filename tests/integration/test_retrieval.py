@@ -22,12 +22,14 @@ from inference.retrieval import Filter, RetrievalIndex
 from inference.tokenizer import Tokenizer
 from sagelift.stack.kafka import KafkaBroker
 from streaming.contracts import ProductVector
+from streaming.kafka.codec import JSON
 from streaming.kafka.connection import Connection
-from streaming.kafka.topics import PRODUCT_OFFERS, ensure_topics
+from streaming.kafka.topic_admin import ensure_topics
+from streaming.kafka.topics import PRODUCT_OFFERS
 from streaming.vectors.embedding_topic import EmbeddingPublisher, end_position
 from streaming.vectors.followed_index import FollowedIndex, index_from_features, index_from_topics
 from streaming.vectors.offer_topic import OfferPublisher, attributes_of
-from tests.streaming.fakes import NOW, vector_of
+from tests.streaming.builders import NOW, vector_of
 from tests.streaming.vectors.test_followed_index import until
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
@@ -40,7 +42,7 @@ class Catalogue:
         self.connection, self.store = connection, store
         self.model = f"m{uuid.uuid4().hex[:8]}"
         self._producer = connection.producer()
-        self._embeddings, self._offers = EmbeddingPublisher(self._producer), OfferPublisher(self._producer)
+        self._embeddings, self._offers = EmbeddingPublisher(self._producer, JSON), OfferPublisher(self._producer, JSON)
         if store is not None:
             store.ensure_model_version(self.model)
 

@@ -31,7 +31,8 @@ from streaming.kafka.connection import TopicPartition
 from streaming.kafka.producers import EventPublisher
 from streaming.kafka.schema_registry.codec import framed_id
 from streaming.kafka.schema_registry.schemas import avro_schema
-from streaming.kafka.topics import CATALOG_UPDATES, EVENTS, PRODUCT_EMBEDDINGS, PRODUCT_OFFERS, ensure_topics
+from streaming.kafka.topic_admin import ensure_topics
+from streaming.kafka.topics import CATALOG_UPDATES, EVENTS, PRODUCT_EMBEDDINGS, PRODUCT_OFFERS
 from streaming.vectors.embedding_topic import IndexFollower
 from tests.integration.test_streaming import EVENTS_GROUP, NOW, Shop, consuming, until, upsert
 from tests.streaming.schema_registry import Registry

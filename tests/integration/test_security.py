@@ -43,9 +43,10 @@ from streaming.dead_letters.writer import DeadLetter, DeadLetters
 from streaming.errors import BrokerError, TopicError
 from streaming.kafka.connection import Connection, TopicPartition, explained
 from streaming.kafka.lag import LagMeter
-from streaming.kafka.topics import CATALOG_UPDATES, EVENTS, TOPICS, dead_letter_topic, ensure_topics
+from streaming.kafka.topic_admin import ensure_topics
+from streaming.kafka.topics import CATALOG_UPDATES, EVENTS, TOPICS, dead_letter_topic
 from streaming.vectors.embedding_topic import EmbeddingPublisher
-from tests.streaming.fakes import Record
+from tests.streaming.builders import Record
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 
@@ -438,7 +439,7 @@ def test_the_documented_rights_suffice_to_publish(kafka_settings: dict[str, Any]
 
 
 def test_the_documented_rights_suffice_for_a_search_service(kafka_settings: dict[str, Any]) -> None:
-    from streaming.kafka.topics import log_id, tombstones_kept_ms
+    from streaming.kafka.topic_admin import log_id, tombstones_kept_ms
 
     kafka = connection(as_user(kafka_settings, "search service"))
     topics = ("product.embeddings", "product.offers")
@@ -474,8 +475,8 @@ def test_a_topic_that_may_not_be_created_is_named(kafka_settings: dict[str, Any]
 def test_a_topic_that_may_not_be_written_to_is_named(kafka_settings: dict[str, Any]) -> None:
     kafka = connection(as_user(kafka_settings, "shop"))
     with closing(kafka.producer()) as producer:
-        with refused(r"refuse|were not taken: .*TopicAuthorizationFailed"):
-            EmbeddingPublisher(producer)([("1", "lamp", 1, None)])
+        with refused(r"refuse|were not accepted: .*TopicAuthorizationFailed"):
+            EmbeddingPublisher(producer, kafka.codec)([("1", "lamp", 1, None)])
         with pytest.raises(Exception, match="TopicAuthorizationFailed") as raised:
             producer.send(CATALOG_UPDATES, b"{}").get(10)
     assert explained(raised.value) == (

@@ -27,7 +27,6 @@ from sagelift.settings import load_settings
 from sagelift.stack.kafka import KafkaBroker
 from sagelift.stack.triton import TritonServer
 from streaming.release.reembed import Elsewhere, reconcile, reembed
-from streaming.vectors.embedding_topic import EmbeddingPublisher
 from tests.feature_repo.builders import NOON, make_embedding, make_product
 from tests.integration.test_feature_stores import POSTGRES, PostgresServer, postgres  # noqa: F401
 
@@ -203,7 +202,7 @@ def test_a_catalogue_embedded_by_executors_is_the_one_embedded_here(
 ) -> None:
     """By the real Triton and Kafka: the same vectors, and a reconciliation without a difference."""
     from inference.client import ItemEmbedder
-    from streaming.kafka.topics import ensure_topics
+    from streaming.kafka.topic_admin import ensure_topics
 
     with installation(tmp_path, kafka, triton, model_repository) as services:
         ensure_topics(services.kafka)
@@ -212,7 +211,7 @@ def test_a_catalogue_embedded_by_executors_is_the_one_embedded_here(
         ids = [f"p{i:02}" for i in range(70)]
         store.write_features([make_product(id, 1, images=1) for id in ids])
         embedder = ItemEmbedder(services.triton, model_repository, version="1")
-        publish = EmbeddingPublisher(services.producer())
+        publish = services.publishers()[0]
         elsewhere = Elsewhere(engine, partial(open_parts, services.settings))
         progress: list[int] = []
         counts, rejected = reembed(

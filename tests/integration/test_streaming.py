@@ -41,7 +41,8 @@ from streaming.events.sink import to_row
 from streaming.kafka.connection import TopicPartition
 from streaming.kafka.lag import LagMeter
 from streaming.kafka.producers import CatalogPublisher, EventPublisher
-from streaming.kafka.topics import CATALOG_UPDATES, EVENTS, dead_letter_topic, ensure_topics, log_id
+from streaming.kafka.topic_admin import ensure_topics, log_id
+from streaming.kafka.topics import CATALOG_UPDATES, EVENTS, dead_letter_topic
 from streaming.vectors.embedding_topic import IndexFollower
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]

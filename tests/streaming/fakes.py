@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -14,48 +12,13 @@ from feature_repo.rows import Deletion, EmbeddingState, OfferRow, ProductEmbeddi
 from inference.client import Embedded
 from inference.inputs import Float32Array, ProductInput
 from inference.retrieval import Attributes
-from streaming.contracts import Price, ProductUpdate, ProductVector, encode
+from streaming.contracts import ProductVector
 from streaming.errors import ImageError
 from streaming.kafka.compacted import NO_TRACES
 from streaming.vectors.offer_topic import OutgoingOffer
+from tests.streaming.builders import vector_of
 
-NOW = datetime(2026, 5, 4, 12, tzinfo=UTC)
 VIEWS = ("text", "images", "offer")
-
-
-class Record(NamedTuple):
-    """A Kafka record as kafka-python hands it over."""
-
-    topic: str = "catalog.updates"
-    partition: int = 0
-    offset: int = 0
-    timestamp: int = 0
-    key: bytes | None = None
-    value: bytes | None = None
-    headers: Sequence[tuple[str, bytes]] = ()
-
-
-def update(id: str, version: int, op: str = "upsert", **fields: Any) -> ProductUpdate:
-    if op == "upsert":
-        fields.setdefault("title", f"{id} {version}")
-    return ProductUpdate(id=id, version=version, op=op, event_time=NOW + timedelta(seconds=version), **fields)
-
-
-def price(amount: str, currency: str = "EUR") -> Price:
-    from decimal import Decimal
-
-    return Price(Decimal(amount), currency)
-
-
-def record(message: ProductUpdate | bytes, offset: int = 0, **fields: Any) -> Record:
-    if isinstance(message, bytes):
-        return Record(value=message, offset=offset, timestamp=1000 + offset, **fields)
-    fields.setdefault("key", message.id.encode())
-    return Record(value=encode(message), offset=offset, timestamp=1000 + offset, **fields)
-
-
-def records(*updates: ProductUpdate) -> list[Record]:
-    return [record(u, offset) for offset, u in enumerate(updates)]
 
 
 class Crash(Exception):
@@ -174,13 +137,6 @@ class FakeStore:
         self.embeddings.setdefault(model_version, {})
 
 
-def vector_of(*parts: object) -> Float32Array:
-    """A unit vector that depends on nothing but the parts."""
-    seed = int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:8], "little")
-    vector = np.random.default_rng(seed).normal(size=256).astype(np.float32)
-    return vector / np.linalg.norm(vector)
-
-
 class FakeEmbedder:
     """A model whose vector depends on its version, the text and the images, and on nothing else."""
 
@@ -254,3 +210,23 @@ class FakeOffers:
         """By product the last record of its key alone, as after compaction."""
         last = {i: found for i, _, found in self.log}
         return {i: found for i, found in last.items() if found is not None}
+
+
+class CompactedProducer:
+    """A Kafka producer whose records are acknowledged, or all fail, when they are flushed."""
+
+    def __init__(self, fail: Exception | None = None) -> None:
+        self.fail = fail
+        self.sent: list[tuple[str, bytes, bytes | None, dict[str, bytes]]] = []
+
+    def send(self, topic: str, *, key: bytes, value: bytes | None, headers: Any) -> CompactedProducer:
+        self.sent.append((topic, key, value, dict(headers)))
+        return self
+
+    def flush(self, timeout: float) -> None:
+        if self.fail:
+            raise self.fail
+
+    def get(self, timeout: float) -> None:
+        if self.fail:
+            raise self.fail

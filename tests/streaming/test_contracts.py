@@ -10,19 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from streaming.contracts import (
-    MAX_MESSAGE_BYTES,
-    Event,
-    ProductUpdate,
-    ProductVector,
-    decode_event,
-    decode_update,
-    decode_vector,
-    encode,
-    image_links,
-)
+from streaming.contracts import MAX_MESSAGE_BYTES, Event, ProductUpdate, ProductVector, image_links
 from streaming.errors import ContractError
-from tests.streaming.fakes import NOW, price, update
+from streaming.kafka.codec import JSON
+from tests.streaming.builders import NOW, decode_event, decode_update, price, update
 
 GOOD: dict[str, Any] = {"id": "p1", "version": 7, "event_time": "2026-05-01T00:00:00Z", "title": "Oak table"}
 
@@ -117,7 +108,7 @@ def test_an_update_comes_back_as_it_was_sent() -> None:
         availability="in_stock",
         brand=None,
     )
-    got = decode_update(encode(sent), now=NOW)
+    got = decode_update(JSON.encode(sent), now=NOW)
     assert got == sent
     assert got.price is not None
     assert got.price.amount_minor == 1230
@@ -134,8 +125,8 @@ def test_a_field_left_out_of_a_patch_is_not_one_set_to_null() -> None:
     got = decode_update(raw(op="patch", title=..., brand=None), now=NOW)
     assert got.brand is None
     assert got.title is not None
-    assert b"title" not in encode(got)
-    assert json.loads(encode(got))["brand"] is None
+    assert b"title" not in JSON.encode(got)
+    assert json.loads(JSON.encode(got))["brand"] is None
 
 
 def test_versions_may_be_sequence_numbers_or_microseconds_of_today() -> None:
@@ -180,7 +171,7 @@ def test_vectors_travel_as_float16_and_come_back_within_its_precision() -> None:
     sent = ProductVector(
         id="p1", version=7, model_version="1", content_hash="h", vector=ProductVector.pack(vector), source_time=5
     )
-    got = decode_vector(encode(sent))
+    got = JSON.decode(ProductVector, JSON.encode(sent))
     assert got == sent
     np.testing.assert_allclose(got.unpack(), vector, atol=2**-12)
     assert got.unpack().dtype == np.float32
@@ -238,9 +229,9 @@ def test_an_event_comes_back_as_it_was_sent_without_its_unknown_fields() -> None
         amount_minor=199,
         currency="EUR",
     )
-    assert decode_event(encode(sent), now=NOW) == sent
+    assert decode_event(JSON.encode(sent), now=NOW) == sent
     unknown: Counter[str] = Counter()
-    more = json.dumps({**json.loads(encode(sent)), "session": 5}).encode()
+    more = json.dumps({**json.loads(JSON.encode(sent)), "session": 5}).encode()
     assert decode_event(more, now=NOW, unknown=unknown) == sent
     assert unknown == {"session": 1}
 

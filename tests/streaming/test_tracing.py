@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 
 from streaming.dead_letters.writer import DeadLetter, DeadLetters, whereabouts
+from streaming.kafka.codec import JSON
 from streaming.tracing import TRACEPARENT, trace_id, traceparent
 from streaming.vectors.embedding_topic import EmbeddingPublisher
-from tests.streaming.catalogue.test_pipeline import World
-from tests.streaming.fakes import NOW, Record, record, update
-from tests.streaming.vectors.test_embedding_topic import FakeProducer
+from tests.streaming.builders import NOW, Record, record, update
+from tests.streaming.fakes import CompactedProducer
+from tests.streaming.world import World
 
 ID = "4bf92f3577b34da6a3ce929d0e0e4736"
 HEADER = f"00-{ID}-00f067aa0ba902b7-01".encode()
@@ -51,8 +52,8 @@ def test_a_record_without_headers_has_none() -> None:
 
 
 def test_the_trace_of_the_update_stands_on_the_record_of_its_vector() -> None:
-    producer = FakeProducer()
-    EmbeddingPublisher(producer)([("1", "a", 7, None), ("1", "b", 8, None)], {"a": HEADER})
+    producer = CompactedProducer()
+    EmbeddingPublisher(producer, JSON)([("1", "a", 7, None), ("1", "b", 8, None)], {"a": HEADER})
     (_, _, _, traced), (_, _, _, untraced) = producer.sent
     assert traced[TRACEPARENT] == HEADER
     assert TRACEPARENT not in untraced

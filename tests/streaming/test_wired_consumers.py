@@ -7,23 +7,23 @@ from collections.abc import Iterator
 import pytest
 
 from inference.retrieval import Filter, RetrievalIndex
-from streaming.contracts import Event, decode_update
+from streaming.contracts import Event
 from streaming.errors import ContractError, RegistryError
 from streaming.events.sink import EventSink
 from streaming.kafka.connection import TopicPartition
 from streaming.kafka.producers import CatalogPublisher, EventPublisher
 from streaming.kafka.schema_registry.client import SchemaRegistry
-from streaming.kafka.schema_registry.codec import RegistryWire, framed_id
+from streaming.kafka.schema_registry.codec import RegistryCodec, framed_id
 from streaming.vectors.embedding_topic import EmbeddingPublisher
 from streaming.vectors.offer_topic import OfferPublisher, attributes_of
-from tests.streaming.catalogue.test_pipeline import World
+from tests.streaming.builders import NOW, Record, decode_update, price, record, update, vector_of
 from tests.streaming.events.test_sink import FakeDatabase
-from tests.streaming.fakes import NOW, Record, price, record, update, vector_of
+from tests.streaming.fakes import CompactedProducer
 from tests.streaming.kafka.test_producers import FakeProducer
 from tests.streaming.schema_registry import Registry
 from tests.streaming.vectors.test_embedding_topic import FakeBroker, follower_of, message
-from tests.streaming.vectors.test_embedding_topic import FakeProducer as CompactedProducer
 from tests.streaming.vectors.test_offer_topic import LAMP
+from tests.streaming.world import World
 
 EVENT = Event(event_id="e", kind="click", unit_id="u7", event_time=NOW, product_id="p", surface="user")
 
@@ -35,39 +35,37 @@ def server() -> Iterator[Registry]:
 
 
 @pytest.fixture(params=["json_schema", "avro"])
-def wire(server: Registry, request: pytest.FixtureRequest) -> Iterator[RegistryWire]:
+def codec(server: Registry, request: pytest.FixtureRequest) -> Iterator[RegistryCodec]:
     with SchemaRegistry(server.url) as client:
-        yield RegistryWire(client, request.param)
+        yield RegistryCodec(client, request.param)
 
 
 @pytest.fixture
-def fresh(server: Registry) -> Iterator[RegistryWire]:
+def fresh(server: Registry) -> Iterator[RegistryCodec]:
     """Another process: it knows no schema yet."""
     with SchemaRegistry(server.url) as client:
-        yield RegistryWire(client)
+        yield RegistryCodec(client)
 
 
-def framed(wire: RegistryWire, id: str, version: int, **fields: object) -> Record:
-    return record(wire.encode(update(id, version, **fields)), key=id.encode())
+def framed(codec: RegistryCodec, id: str, version: int, **fields: object) -> Record:
+    return record(codec.encode(update(id, version, **fields)), key=id.encode())
 
 
-def test_framed_and_bare_updates_of_one_topic_come_to_the_same(wire: RegistryWire) -> None:
-    bare, mixed = World(), World()
+def test_framed_and_bare_updates_of_one_topic_come_to_the_same(codec: RegistryCodec) -> None:
+    bare, mixed = World(codec=codec), World(codec=codec)
     for world, first in (
         (bare, record(update("p1", 1, image_link="a"))),
-        (mixed, framed(wire, "p1", 1, image_link="a")),
+        (mixed, framed(codec, "p1", 1, image_link="a")),
     ):
-        world.pipeline.plain = wire.plain
         assert world.process(first, update("p2", 1, price=price("5"))).dead_letters == []
     assert mixed.state() == bare.state()
 
 
-def test_what_cannot_be_read_is_a_dead_letter_with_its_own_bytes(wire: RegistryWire) -> None:
-    world = World()
-    world.pipeline.plain = wire.plain
-    other = record(wire.encode(EVENT), key=b"p1")
+def test_what_cannot_be_read_is_a_dead_letter_with_its_own_bytes(codec: RegistryCodec) -> None:
+    world = World(codec=codec)
+    other = record(codec.encode(EVENT), key=b"p1")
     unknown = record(b"\x00\x00\x00\x00\x63{}", key=b"p1")
-    outcome = world.process(other, unknown, framed(wire, "p2", 1))
+    outcome = world.process(other, unknown, framed(codec, "p2", 1))
     assert [(letter.stage, letter.record) for letter in outcome.dead_letters] == [
         ("decode", other),
         ("decode", unknown),
@@ -80,11 +78,10 @@ def test_what_cannot_be_read_is_a_dead_letter_with_its_own_bytes(wire: RegistryW
 
 
 def test_a_registry_that_is_away_stops_the_batch_before_anything_is_written(
-    wire: RegistryWire, fresh: RegistryWire, server: Registry
+    codec: RegistryCodec, fresh: RegistryCodec, server: Registry
 ) -> None:
     """The loop tries the same batch again (RegistryError is among its transient errors)."""
-    world, first = World(), framed(wire, "p1", 1)
-    world.pipeline.plain = fresh.plain
+    world, first = World(codec=fresh), framed(codec, "p1", 1)
     server.down = True
     with pytest.raises(RegistryError):
         world.process(update("p0", 1), first)
@@ -94,41 +91,41 @@ def test_a_registry_that_is_away_stops_the_batch_before_anything_is_written(
     assert list(world.store.views["text"]) == ["p0", "p1"]
 
 
-def test_events_are_read_in_the_same_way(wire: RegistryWire, fresh: RegistryWire, server: Registry) -> None:
+def test_events_are_read_in_the_same_way(codec: RegistryCodec, fresh: RegistryCodec, server: Registry) -> None:
     database, letters = FakeDatabase(), []
-    sink = EventSink(database, letters.extend, "log", lambda: NOW, plain=wire.plain)  # type: ignore[arg-type]
-    good, bad = Record("events", offset=4, value=wire.encode(EVENT)), Record("events", offset=5, value=b"\x00\x00")
+    sink = EventSink(database, letters.extend, "log", codec, lambda: NOW)  # type: ignore[arg-type]
+    good, bad = Record("events", offset=4, value=codec.encode(EVENT)), Record("events", offset=5, value=b"\x00\x00")
     sink.handle({TopicPartition("events", 0): [good, bad]})
     assert list(database.rows) == ["e"]
     assert [letter.record for letter in letters] == [bad]
     assert database.written_offsets == {("events", 0): 6}
     server.down = True
     with pytest.raises(RegistryError):
-        EventSink(database, letters.extend, "log", lambda: NOW, plain=fresh.plain).handle(  # type: ignore[arg-type]
+        EventSink(database, letters.extend, "log", fresh, lambda: NOW).handle(  # type: ignore[arg-type]
             {TopicPartition("events", 0): [good._replace(offset=6)]}
         )
     assert database.written_offsets == {("events", 0): 6}, "nothing is passed"
 
 
-def test_publishers_write_the_wire_format(wire: RegistryWire) -> None:
+def test_publishers_write_the_wire_format(codec: RegistryCodec) -> None:
     producer = FakeProducer()
-    producer.wire = wire  # type: ignore[assignment]
+    producer.codec = codec
     with CatalogPublisher(producer) as updates, EventPublisher(producer) as events:  # type: ignore[arg-type]
         updates.send(update("p", 1))
         events.send(EVENT)
     assert [framed_id(value) for _, _, value, _ in producer.sent] == [1, 2]
-    assert decode_update(wire.plain("catalog.updates", producer.sent[0][2]), now=NOW) == update("p", 1)
+    assert decode_update(producer.sent[0][2], codec=codec) == update("p", 1)
 
 
 def test_a_follower_reads_framed_vectors_and_offers_and_loses_none_while_the_registry_is_away(
-    wire: RegistryWire, fresh: RegistryWire, server: Registry
+    codec: RegistryCodec, fresh: RegistryCodec, server: Registry
 ) -> None:
     vectors, offers = CompactedProducer(), CompactedProducer()
-    EmbeddingPublisher(vectors, wire)([("1", "lamp", 7, message("lamp", 7)), ("1", "gone", 8, None)])
-    OfferPublisher(offers, wire)([("lamp", 7, attributes_of(LAMP))], {"lamp": 123}.__getitem__)
+    EmbeddingPublisher(vectors, codec)([("1", "lamp", 7, message("lamp", 7)), ("1", "gone", 8, None)])
+    OfferPublisher(offers, codec)([("lamp", 7, attributes_of(LAMP))], {"lamp": 123}.__getitem__)
     assert {framed_id(sent[2]) for sent in (vectors.sent[0], offers.sent[0])} == {1, 2}
     broker = FakeBroker()
-    broker.wire = fresh
+    broker.codec = fresh
     for topic, key, value, headers in [*vectors.sent, *offers.sent]:
         broker.logs[TopicPartition(topic, 0)].append((key, value, list(headers.items())))
     index = RetrievalIndex("1")
@@ -143,6 +140,6 @@ def test_a_follower_reads_framed_vectors_and_offers_and_loses_none_while_the_reg
     assert found.ids == ["lamp"]
 
 
-def test_without_a_registry_a_framed_message_says_what_is_missing(wire: RegistryWire) -> None:
+def test_without_a_registry_a_framed_message_says_what_is_missing(codec: RegistryCodec) -> None:
     with pytest.raises(ContractError, match=r"wire format of a schema registry .*SAGELIFT_SCHEMA_REGISTRY__URL"):
         decode_update(b"\x00\x00\x00\x00\x01{}", now=NOW)

@@ -1,37 +1,42 @@
-"""The contracts as schemas for others: JSON Schema and Avro, both made from the types that decode the messages.
+"""The contracts as JSON Schema and Avro for other programs, both derived from the types that decode the messages.
 
-`docs/schemas/` holds them (`sagelift stream schema --write docs/schemas`), and a schema registry when one is configured
-(`streaming.kafka.schema_registry.codec`). What the types cannot state (the clock, a currency's decimals) only the
-decoder knows.
+`docs/schemas/` holds the schemas (`sagelift stream schema --write docs/schemas`), and so does the schema registry when
+one is configured (`streaming.kafka.schema_registry.codec`). Only the consumers check what types cannot express, such as
+event times in the future and the decimals of a currency.
 """
 
 from __future__ import annotations
 
 from copy import deepcopy
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
-from msgspec import Meta, inspect
+from msgspec import inspect
 
-from streaming.contracts import REQUIRED_BY_KIND, Event, ProductUpdate, ProductVector
-from streaming.dead_letters.writer import ERRORS, TRUNCATED
+from streaming.contracts import (
+    REQUIRED_BY_KIND,
+    DeadLetterHeaders,
+    Event,
+    Message,
+    ProductOffer,
+    ProductUpdate,
+    ProductVector,
+)
 from streaming.kafka.topics import CATALOG_UPDATES, EVENTS, PRODUCT_EMBEDDINGS, PRODUCT_OFFERS
-from streaming.vectors.offer_topic import ProductOffer
 
 CLEARED = "cleared"
-"""Field of an update in Avro: the attributes that it empties. There null says "not stated", as nothing else can."""
+"""Field of an Avro update: the attributes that it empties. A null attribute means "not stated" in Avro."""
 
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _NAMESPACE = "sagelift"
-_Number = Annotated[str, Meta(pattern=r"^[0-9]+$")]
 
 
 class Contract(NamedTuple):
-    """What the values of a topic hold."""
+    """A topic and the type of its messages."""
 
     topic: str
-    type: type[msgspec.Struct]
+    type: type[Message]
 
 
 CONTRACTS: dict[str, Contract] = {
@@ -42,36 +47,17 @@ CONTRACTS: dict[str, Contract] = {
 }
 
 
-class DeadLetterHeaders(msgspec.Struct, rename=lambda name: ERRORS + name.replace("_", ".")):
-    """Headers of a record on `<topic>.dlq`, as UTF-8 text; its key, value and other headers are the original's.
-
-    Where the failed record is, who could not use it, where and why it failed, how often and when.
-    """
-
-    topic: str
-    partition: _Number
-    offset: _Number
-    consumer_group: str
-    stage: str
-    exception_class_name: str
-    exception_message: Annotated[str, Meta(max_length=1_000)]
-    attempts: _Number
-    time: str
-    first_time: str
-    truncated_from: _Number | msgspec.UnsetType = msgspec.field(default=msgspec.UNSET, name=TRUNCATED)
-
-
 def json_schemas() -> dict[str, dict[str, Any]]:
-    """The JSON Schema of every contract, by name; `dead-letter` describes headers, the others a record's value."""
-    found = {name: json_schema(contract.type) for name, contract in CONTRACTS.items()}
-    return found | {"dead-letter": json_schema(DeadLetterHeaders)}
+    """Return the JSON Schema of every contract by name; `dead-letter` describes headers, the others values."""
+    schemas = {name: json_schema(contract.type) for name, contract in CONTRACTS.items()}
+    return schemas | {"dead-letter": json_schema(DeadLetterHeaders)}
 
 
 def json_schema(contract: type[msgspec.Struct]) -> dict[str, Any]:
-    """The JSON Schema (draft 2020-12) of one contract, complete in itself."""
+    """Return the self-contained JSON Schema (draft 2020-12) of one contract."""
     (root,), components = msgspec.json.schema_components([contract], ref_template="#/$defs/{name}")
     schema = deepcopy(components.pop(root["$ref"].rpartition("/")[2]))
-    schema.pop("additionalProperties", None)  # what we do not know is kept out and counted, not refused
+    schema.pop("additionalProperties", None)  # a decoder drops and counts unknown fields, it does not refuse them
     schema["description"] = " ".join(schema["description"].split())
     if rules := _RULES.get(contract):
         schema["allOf"] = rules
@@ -97,15 +83,16 @@ _RULES: dict[type[msgspec.Struct], list[dict[str, Any]]] = {
 
 
 def avro_schemas() -> dict[str, dict[str, Any]]:
-    """The Avro schema of every contract that a topic's values have, by name."""
+    """Return the Avro schema of every topic's messages, by contract name."""
     return {name: avro_schema(contract.type) for name, contract in CONTRACTS.items()}
 
 
 def avro_schema(contract: type[msgspec.Struct]) -> dict[str, Any]:
-    """The Avro schema of one contract: a record whose optional fields are null by default.
+    """Return the Avro schema of one contract: a record whose optional fields default to null.
 
-    Texts with few values are strings, not enums: a symbol that an older reader does not know is then one refused
-    message with a reason, not a schema that no longer resolves. An amount is decimal text, as in JSON.
+    Fields with few possible texts are strings, not enums. So a text that an older reader does not know makes it refuse
+    one message with a reason; an unknown enum symbol would make the whole schema fail to resolve. An amount is decimal
+    text, as in JSON.
     """
     record: dict[str, Any] = _avro(inspect.type_info(contract))
     record["namespace"] = _NAMESPACE
@@ -115,13 +102,17 @@ def avro_schema(contract: type[msgspec.Struct]) -> dict[str, Any]:
         vector.update(type="bytes", doc="256 little-endian float16")
     if contract is ProductUpdate:
         names = {"type": "array", "items": "string"}
-        doc = "Attributes that this update empties; one that is null is not stated."
+        doc = "Attributes that this update empties. A null attribute is not stated."
         record["fields"].append({"name": CLEARED, "type": names, "default": [], "doc": doc})
     return record
 
 
 def write_schemas(folder: Path) -> list[Path]:
-    """Write all schemas into a folder, made when missing: `<name>.schema.json` and `<name>.avsc`; returns the files."""
+    """Write all schemas as `<name>.schema.json` and `<name>.avsc`; return the files.
+
+    Args:
+        folder: Where to write; created if missing.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     files = {f"{name}.schema.json": schema for name, schema in json_schemas().items()}
     files |= {f"{name}.avsc": schema for name, schema in avro_schemas().items()}
@@ -150,14 +141,14 @@ def _avro(kind: inspect.Type) -> Any:
             return "double"
         case inspect.StrType() | inspect.LiteralType() | inspect.DecimalType():
             return "string"
-    raise NotImplementedError(f"a contract has a field of {kind}, which has no form in Avro yet")
+    raise NotImplementedError(f"a contract has a field of {kind}, which has no Avro type yet")
 
 
 def _avro_field(field: inspect.Field) -> dict[str, Any]:
     kind = _avro(field.type)
-    made = {"name": field.encode_name, "type": kind}
+    avro_field = {"name": field.encode_name, "type": kind}
     if isinstance(kind, list):
-        made["default"] = None
+        avro_field["default"] = None
     elif not field.required:
-        made["default"] = field.default
-    return made
+        avro_field["default"] = field.default
+    return avro_field

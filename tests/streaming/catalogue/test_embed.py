@@ -10,8 +10,9 @@ from inference.errors import InputError
 from inference.inputs import ProductInput
 from streaming.catalogue.embed import Outgoing, embed, publish_newest
 from streaming.release.reembed import reembed
-from tests.streaming.catalogue.test_pipeline import World
-from tests.streaming.fakes import FakeEmbedder, FakeStore, update
+from tests.streaming.builders import update
+from tests.streaming.fakes import FakeEmbedder, FakeStore
+from tests.streaming.world import World
 
 
 def held(world: World) -> dict[str, str]:

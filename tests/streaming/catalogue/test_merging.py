@@ -11,7 +11,7 @@ from feature_repo.rows import ProductFeatures
 from streaming.catalogue.merging import Product, changed_views, in_order, is_offer_patch, merge
 from streaming.contracts import ATTRIBUTES
 from streaming.errors import ContractError
-from tests.streaming.fakes import NOW, price, update, vector_of
+from tests.streaming.builders import NOW, price, update, vector_of
 
 FULL: dict[str, Any] = {
     "title": "Oak table",

@@ -15,78 +15,11 @@ from hypothesis import strategies as st
 from feature_repo.errors import InvalidFeatureError
 from inference.errors import ArtifactError
 from inference.retrieval import Attributes
-from streaming.catalogue.embed import Publish
-from streaming.catalogue.pipeline import CatalogPipeline, Outcome
 from streaming.contracts import ProductUpdate
-from streaming.vectors.offer_topic import OutgoingOffer, PublishOffers
-from tests.streaming.fakes import (
-    NOW,
-    Crash,
-    FakeEmbedder,
-    FakeImages,
-    FakeOffers,
-    FakeStore,
-    FakeTopic,
-    Record,
-    price,
-    record,
-    records,
-    update,
-)
-
-
-class World:
-    def __init__(self, images_again_after: timedelta = timedelta(0)) -> None:
-        self.store, self.images = FakeStore(), FakeImages()
-        self.topic, self.offers = FakeTopic(), FakeOffers()
-        self.embedder: FakeEmbedder | None = FakeEmbedder()
-        self.now = NOW
-        self.restart(images_again_after=images_again_after)
-
-    def restart(
-        self,
-        publish: Publish | None = None,
-        publish_offers: PublishOffers | None = None,
-        images_again_after: timedelta = timedelta(minutes=5),
-    ) -> None:
-        """A new process: it remembers nothing."""
-        self.pipeline = CatalogPipeline(
-            self.store,
-            self.images,
-            lambda: self.embedder,
-            publish or self.topic,
-            publish_offers or self.offers,
-            lambda: self.now,
-            images_again_after=images_again_after,
-        )
-
-    def process(self, *updates: ProductUpdate | Record) -> Outcome:
-        return self.pipeline.process(
-            [u if isinstance(u, Record) else record(u, offset) for offset, u in enumerate(updates)]
-        )
-
-    def state(self) -> dict[str, Any]:
-        """All that counts: features, embeddings, and what a reader of the compacted topic would have."""
-        products = self.store.read_features(list(self.store.views["text"]))
-        return {
-            "features": {
-                i: (p.version, p.deleted, p.text, p.image_urls, p.image_hashes, p.amount_minor, p.currency)
-                for i, p in products.items()
-            },
-            "embeddings": {
-                i: (e.content_hash, e.vector.tobytes()) for i, e in self.store.embeddings["1"].items() if not e.deleted
-            },
-            "topic": self.topic.compacted(),
-            "offers": self.offers.compacted(),
-        }
-
-
-def counts(outcome: Outcome) -> dict[str, int]:
-    return dict(+outcome.counts)
-
-
-def stages(outcome: Outcome) -> list[str]:
-    return [letter.stage for letter in outcome.dead_letters]
+from streaming.vectors.offer_topic import OutgoingOffer
+from tests.streaming.builders import price, record, records, update
+from tests.streaming.fakes import Crash, FakeEmbedder
+from tests.streaming.world import World, counts, stages
 
 
 def test_a_new_product_has_features_an_embedding_and_a_message() -> None:

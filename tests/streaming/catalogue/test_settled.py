@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from streaming.catalogue.settled import InOrder, Settled
-from tests.streaming.catalogue.test_pipeline import World
-from tests.streaming.fakes import price, update
+from tests.streaming.builders import price, update
+from tests.streaming.world import World
 
 
 def test_a_product_is_in_order_at_one_version_of_one_model_and_encoder() -> None:

@@ -23,7 +23,7 @@ from streaming.consumer.loop import ConsumerLoop, Records, watch
 from streaming.consumer.observer import NOBODY
 from streaming.errors import BrokerError
 from streaming.kafka.connection import TopicPartition
-from tests.streaming.fakes import Record
+from tests.streaming.builders import Record
 
 P0, P1 = TopicPartition("t", 0), TopicPartition("t", 1)
 

@@ -6,8 +6,8 @@ import pytest
 
 from streaming.consumer.poison import PoisonGuard, PoisonLimit
 from streaming.errors import PoisonRateError
-from tests.streaming.catalogue.test_pipeline import World
-from tests.streaming.fakes import record, update
+from tests.streaming.builders import record, update
+from tests.streaming.world import World
 
 LIMIT = PoisonLimit(share=0.5, least=200, window_s=60)
 

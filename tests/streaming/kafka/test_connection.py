@@ -17,7 +17,7 @@ from streaming.kafka.connection import Connection, explained
 )
 def test_a_refusal_names_what_was_refused_and_where_the_rights_are_listed(error: Exception, said: str) -> None:
     assert explained(error).startswith(said)
-    assert ("docs/security.md" in explained(error)) == ("right" in said)
+    assert ("docs/operators/security.md" in explained(error)) == ("right" in said)
 
 
 def test_a_connection_does_not_show_its_credentials() -> None:

@@ -8,16 +8,17 @@ from typing import Any
 import pytest
 from kafka.errors import KafkaTimeoutError, MessageSizeTooLargeError
 
-from streaming.contracts import Event, decode_update
+from streaming.contracts import Event
 from streaming.errors import BrokerError, ContractError
+from streaming.kafka.codec import JSON, Codec
 from streaming.kafka.producers import CatalogPublisher, EventPublisher
-from tests.streaming.fakes import NOW, update
+from tests.streaming.builders import NOW, decode_update, update
 
 
 class FakeProducer:
     """Both the connection and its producer; acknowledges, or fails, at the flush."""
 
-    wire = None
+    codec: Codec = JSON
 
     def __init__(self) -> None:
         self.sent: list[tuple[str, bytes, bytes, Any]] = []

@@ -1,139 +1,17 @@
-"""The topics' settings: what would lose data is refused by name, with the command that mends it."""
+"""The topics that we create."""
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
-
-import pytest
-from kafka.errors import InvalidReplicationFactorError, KafkaConnectionError, TopicAlreadyExistsError
-
-from streaming.errors import BrokerError, TopicError
-from streaming.kafka.topics import (
-    PRODUCT_EMBEDDINGS,
-    PRODUCT_OFFERS,
-    TOMBSTONES_KEPT_MS,
-    TOPICS,
-    dead_letter_topic,
-    ensure_topics,
-    log_id,
-    tombstones_kept_ms,
-)
+from streaming.kafka.topics import CATALOG_UPDATES, EVENTS, PRODUCT_EMBEDDINGS, TOPICS, dead_letter_topic
 
 
-class FakeCluster:
-    """A connection and its admin client: topics with all their settings, the broker's defaults included."""
-
-    bootstrap_servers = "broker:9092"
-    DEFAULTS: ClassVar = {
-        "cleanup.policy": "delete",
-        "message.timestamp.type": "CreateTime",
-        "max.message.bytes": "1048588",
-    }
-
-    def __init__(self) -> None:
-        self.topics: dict[str, dict[str, str]] = {}
-        self.closed = False
-        self.fail: Exception | None = None
-
-    def admin(self) -> FakeCluster:
-        return self
-
-    def list_topics(self) -> list[str]:
-        return list(self.topics)
-
-    def create_topics(self, new: list[Any]) -> None:
-        if self.fail:
-            raise self.fail
-        for topic in new:
-            self.topics[topic.name] = {**self.DEFAULTS, **topic.topic_configs}
-
-    def describe_configs(self, resources: list[Any], config_filter: str) -> dict[str, Any]:
-        settings = self.topics[resources[0].name]
-        return {"topic": {resources[0].name: {key: {"value": value} for key, value in settings.items()}}}
-
-    def close(self) -> None:
-        self.closed = True
+def test_every_topic_with_a_consumer_group_has_a_dead_letter_topic() -> None:
+    names = [topic.name for topic in TOPICS]
+    assert {dead_letter_topic(CATALOG_UPDATES), dead_letter_topic(EVENTS)} <= set(names)
+    assert len(names) == len(set(names))
 
 
-def test_missing_topics_are_made_and_pass_their_own_check() -> None:
-    cluster = FakeCluster()
-    ensure_topics(cluster)  # type: ignore[arg-type]
-    assert set(cluster.topics) == {topic.name for topic in TOPICS}
-    assert cluster.topics[PRODUCT_EMBEDDINGS]["cleanup.policy"] == "compact"
-    assert cluster.topics[PRODUCT_OFFERS]["cleanup.policy"] == "compact"
-    ensure_topics(cluster)  # type: ignore[arg-type]
-    assert cluster.closed
-
-
-@pytest.mark.parametrize(
-    ("topic", "key", "value"),
-    [
-        (PRODUCT_EMBEDDINGS, "cleanup.policy", "delete"),
-        (PRODUCT_OFFERS, "cleanup.policy", "delete"),
-        ("catalog.updates", "message.timestamp.type", "CreateTime"),
-        ("events", "cleanup.policy", "compact"),
-        (dead_letter_topic("events"), "max.message.bytes", "1048588"),
-    ],
-)
-def test_a_setting_that_would_lose_data_is_named_with_its_remedy(topic: str, key: str, value: str) -> None:
-    cluster = FakeCluster()
-    ensure_topics(cluster)  # type: ignore[arg-type]
-    cluster.topics[topic][key] = value
-    with pytest.raises(TopicError, match=rf"{topic} has {key}={value}.*kafka-configs.sh .*--entity-name {topic}"):
-        ensure_topics(cluster)  # type: ignore[arg-type]
-    assert cluster.closed
-
-
-def test_how_long_messages_are_kept_is_the_operators_to_say() -> None:
-    cluster = FakeCluster()
-    ensure_topics(cluster)  # type: ignore[arg-type]
-    cluster.topics[PRODUCT_EMBEDDINGS]["delete.retention.ms"] = "1000"
-    cluster.topics[dead_letter_topic("events")] |= {"retention.ms": "1000", "max.message.bytes": "9000000"}
-    ensure_topics(cluster)  # type: ignore[arg-type]
-
-
-def test_another_process_may_make_them_first() -> None:
-    cluster = FakeCluster()
-    cluster.fail = TopicAlreadyExistsError()
-    ensure_topics(cluster)  # type: ignore[arg-type]
-
-
-def test_what_the_cluster_refuses_and_a_cluster_that_is_away_are_told_apart() -> None:
-    cluster = FakeCluster()
-    cluster.fail = InvalidReplicationFactorError()
-    with pytest.raises(TopicError, match=r"catalog\.updates cannot be created .* replication factor 3"):
-        ensure_topics(cluster, replication=3)  # type: ignore[arg-type]
-    cluster.fail = KafkaConnectionError("gone")
-    with pytest.raises(BrokerError, match="broker:9092"):
-        ensure_topics(cluster)  # type: ignore[arg-type]
-
-
-def test_deletions_stay_as_long_as_the_topic_that_forgets_first_says() -> None:
-    cluster = FakeCluster()
-    ensure_topics(cluster)  # type: ignore[arg-type]
-    both = (PRODUCT_EMBEDDINGS, PRODUCT_OFFERS)
-    assert tombstones_kept_ms(cluster, both) == TOMBSTONES_KEPT_MS  # type: ignore[arg-type]
-    cluster.topics[PRODUCT_OFFERS]["delete.retention.ms"] = "5000"
-    assert tombstones_kept_ms(cluster, both) == 5000  # type: ignore[arg-type]
-    assert cluster.closed
-
-
-def test_a_topic_made_anew_has_another_log_and_one_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Described(FakeCluster):
-        error, made = 0, 1
-
-        def describe_topics(self, topics: list[str]) -> list[dict[str, Any]]:
-            return [{"error_code": self.error, "topic_id": f"id{self.made}"}]
-
-        def describe_cluster(self) -> dict[str, str]:
-            return {"cluster_id": "c"}
-
-    cluster = Described()
-    assert log_id(cluster, "events") == "c/id1"  # type: ignore[arg-type]
-    cluster.made = 2
-    assert log_id(cluster, "events") == "c/id2"  # type: ignore[arg-type]
-    cluster.error = 3
-    monkeypatch.setattr("streaming.kafka.topics._CREATION_S", 0.0)
-    with pytest.raises(BrokerError, match="broker:9092 does not know topic events"):
-        log_id(cluster, "events")  # type: ignore[arg-type]
-    assert cluster.closed
+def test_the_broker_stamps_updates_so_that_freshness_counts_from_their_arrival() -> None:
+    settings = {topic.name: topic.settings for topic in TOPICS}
+    assert settings[CATALOG_UPDATES]["message.timestamp.type"] == "LogAppendTime"
+    assert settings[PRODUCT_EMBEDDINGS]["cleanup.policy"] == "compact"

@@ -10,8 +10,9 @@ import pytest
 
 from streaming.release import reembed as module
 from streaming.release.reembed import Elsewhere, Parts, reconcile, reembed, shards
-from tests.streaming.catalogue.test_pipeline import World
-from tests.streaming.fakes import Crash, FakeEmbedder, FakeStore, FakeTopic, update
+from tests.streaming.builders import update
+from tests.streaming.fakes import Crash, FakeEmbedder, FakeStore, FakeTopic
+from tests.streaming.world import World
 
 
 def catalogue() -> World:

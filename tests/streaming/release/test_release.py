@@ -17,8 +17,9 @@ from inference.tokenizer import Tokenizer
 from streaming.release import release
 from streaming.release.reembed import reembed
 from streaming.release.release import Released, make_live, release_model
-from tests.streaming.catalogue.test_pipeline import World
-from tests.streaming.fakes import Crash, FakeEmbedder, update, vector_of
+from tests.streaming.builders import update, vector_of
+from tests.streaming.fakes import Crash, FakeEmbedder
+from tests.streaming.world import World
 
 
 class FakeTriton:

@@ -15,13 +15,13 @@ import pytest
 from kafka.errors import CorruptRecordError, KafkaConnectionError, KafkaTimeoutError
 
 from inference.retrieval import Filter, RetrievalIndex
-from streaming.contracts import ProductVector, decode_vector, encode
+from streaming.contracts import ProductOffer, ProductVector
 from streaming.errors import BrokerError, TopicError
+from streaming.kafka.codec import JSON, Codec
 from streaming.kafka.connection import TopicPartition
-from streaming.kafka.schema_registry.codec import RegistryWire
 from streaming.vectors.embedding_topic import EmbeddingPublisher, IndexFollower, end_position
-from streaming.vectors.offer_topic import ProductOffer
-from tests.streaming.fakes import Record, vector_of
+from tests.streaming.builders import Record, vector_of
+from tests.streaming.fakes import CompactedProducer
 
 P0 = TopicPartition("product.embeddings", 0)
 O0 = TopicPartition("product.offers", 0)
@@ -40,42 +40,27 @@ def message(id: str, version: int, model: str = "1") -> ProductVector:
 
 
 def on_topic(id: str, version: int, vector: ProductVector | None, model: str = "1") -> tuple[Any, ...]:
-    return f"{model}/{id}".encode(), vector and encode(vector), [("sagelift-version", str(version).encode())]
-
-
-class FakeProducer:
-    def __init__(self, fail: Exception | None = None) -> None:
-        self.fail, self.sent = fail, []  # type: ignore[var-annotated]
-
-    def send(self, topic: str, *, key: bytes, value: bytes | None, headers: Any) -> FakeProducer:
-        self.sent.append((topic, key, value, dict(headers)))
-        return self
-
-    def flush(self, timeout: float) -> None:
-        if self.fail:
-            raise self.fail
-
-    def get(self, timeout: float) -> None: ...
+    return f"{model}/{id}".encode(), vector and JSON.encode(vector), [("sagelift-version", str(version).encode())]
 
 
 def test_vectors_and_deletions_go_under_model_and_product_with_their_version() -> None:
-    producer = FakeProducer()
-    EmbeddingPublisher(producer)([("1", "a/b", 7, message("a/b", 7)), ("1", "c", 8, None)])
+    producer = CompactedProducer()
+    EmbeddingPublisher(producer, JSON)([("1", "a/b", 7, message("a/b", 7)), ("1", "c", 8, None)])
     (topic, key, value, _), (_, gone, nothing, headers) = producer.sent
     assert (topic, key, gone, nothing) == ("product.embeddings", b"1/a/b", b"1/c", None)
-    assert decode_vector(value) == message("a/b", 7)
+    assert JSON.decode(ProductVector, value) == message("a/b", 7)
     assert headers["sagelift-version"] == b"8"
 
 
 def test_embeddings_that_the_broker_does_not_take_are_an_error() -> None:
-    with pytest.raises(BrokerError, match=r"1 records of product\.embeddings were not taken: KafkaTimeoutError"):
-        EmbeddingPublisher(FakeProducer(KafkaTimeoutError()))([("1", "a", 1, None)])
+    with pytest.raises(BrokerError, match=r"1 records of product\.embeddings were not accepted: KafkaTimeoutError"):
+        EmbeddingPublisher(CompactedProducer(KafkaTimeoutError()), JSON)([("1", "a", 1, None)])
 
 
 class FakeBroker:
     """The connection, its consumer and its admin client: one partition a topic, read one record at a time."""
 
-    wire: RegistryWire | None = None
+    codec: Codec = JSON
 
     def __init__(
         self,
@@ -179,11 +164,15 @@ BAD_RECORDS = [
     (b"1/a", b"{", []),
     (b"1/a", None, []),
     (b"1/a", None, [("sagelift-version", b"seven")]),
-    (b"1/other", encode(message("a", 1)), []),
-    (b"1/a", encode(message("a", 1, "2")), []),
-    (b"1/a", encode(message("a", 1)).replace(b'"vector":"', b'"vector":"!'), []),
-    (b"1/a", encode(msgspec.structs.replace(message("a", 1), vector=ProductVector.pack(np.zeros(256)))), []),
-    (b"1/a", encode(msgspec.structs.replace(message("a", 1), vector=ProductVector.pack(np.full(256, np.nan)))), []),
+    (b"1/other", JSON.encode(message("a", 1)), []),
+    (b"1/a", JSON.encode(message("a", 1, "2")), []),
+    (b"1/a", JSON.encode(message("a", 1)).replace(b'"vector":"', b'"vector":"!'), []),
+    (b"1/a", JSON.encode(msgspec.structs.replace(message("a", 1), vector=ProductVector.pack(np.zeros(256)))), []),
+    (
+        b"1/a",
+        JSON.encode(msgspec.structs.replace(message("a", 1), vector=ProductVector.pack(np.full(256, np.nan)))),
+        [],
+    ),
 ]
 
 

@@ -15,13 +15,14 @@ from feature_repo.rows import TEXT_FIELDS, ProductEmbedding, ProductFeatures
 from inference.inputs import Float32Array
 from inference.recommend import Recommender
 from inference.retrieval import Filter, MonitorSettings, RetrievalIndex
-from streaming.contracts import ProductVector, encode
+from streaming.contracts import ProductVector
+from streaming.kafka.codec import JSON
 from streaming.vectors import followed_index
 from streaming.vectors.followed_index import FollowedIndex, Upkeep, index_from_features, index_from_topics, load_index
 from streaming.vectors.offer_topic import OfferPublisher, attributes_of
-from tests.streaming.fakes import NOW, FakeStore, vector_of
+from tests.streaming.builders import NOW, vector_of
+from tests.streaming.fakes import CompactedProducer, FakeStore
 from tests.streaming.vectors.test_embedding_topic import O0, P0, FakeBroker, on_topic
-from tests.streaming.vectors.test_offer_topic import FakeProducer
 
 
 def until(condition: Callable[[], bool], what: str) -> None:
@@ -153,7 +154,7 @@ class ScannedStore(FakeStore):
 
 
 def test_from_the_topics_and_from_the_feature_store_comes_the_same_index() -> None:
-    store, broker, producer = ScannedStore(), FakeBroker(), FakeProducer()
+    store, broker, producer = ScannedStore(), FakeBroker(), CompactedProducer()
     products = [
         ProductFeatures(
             id=f"p{n}",
@@ -190,8 +191,8 @@ def test_from_the_topics_and_from_the_feature_store_comes_the_same_index() -> No
             source_time=1,
         )
         broker.logs[P0].append(on_topic(row.id, row.version, None if row.deleted else packed))
-        assert row.deleted or encode(packed)
-    OfferPublisher(producer)(
+        assert row.deleted or JSON.encode(packed)
+    OfferPublisher(producer, JSON)(
         [(p.id, p.version, None if p.deleted else attributes_of(p)) for p in products], lambda id: 1
     )
     broker.logs[O0] = [(key, value, list(headers.items())) for _, key, value, headers in producer.sent]

@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import pytest
 from kafka.errors import KafkaTimeoutError
 
 from feature_repo.rows import TEXT_FIELDS, ProductFeatures
 from inference.retrieval import Attributes
+from streaming.contracts import ProductOffer
 from streaming.errors import BrokerError, ContractError
+from streaming.kafka.codec import JSON
 from streaming.vectors.offer_topic import (
     OfferPublisher,
     OutgoingOffer,
     attributes_of,
-    decode_offer,
+    attributes_of_offer,
     offer_of,
     publish_all_offers,
     publish_offers,
 )
-from tests.streaming.catalogue.test_pipeline import World
-from tests.streaming.fakes import NOW, FakeOffers, price, record, update
+from tests.streaming.builders import NOW, price, record, update
+from tests.streaming.fakes import CompactedProducer, FakeOffers
+from tests.streaming.world import World
 
 LAMP = ProductFeatures(
     id="lamp",
@@ -34,41 +36,25 @@ LAMP = ProductFeatures(
 )
 
 
-class FakeProducer:
-    def __init__(self, fail: Exception | None = None) -> None:
-        self.fail = fail
-        self.sent: list[tuple[str, bytes, bytes | None, dict[str, bytes]]] = []
-
-    def send(self, topic: str, *, key: bytes, value: bytes | None, headers: Any) -> FakeProducer:
-        self.sent.append((topic, key, value, dict(headers)))
-        return self
-
-    def flush(self, timeout: float) -> None: ...
-
-    def get(self, timeout: float) -> None:
-        if self.fail:
-            raise self.fail
-
-
 def test_an_offer_is_read_as_it_was_written() -> None:
-    producer = FakeProducer()
-    OfferPublisher(producer)([("lamp", 7, attributes_of(LAMP))], {"lamp": 123}.__getitem__)
+    producer = CompactedProducer()
+    OfferPublisher(producer, JSON)([("lamp", 7, attributes_of(LAMP))], {"lamp": 123}.__getitem__)
     ((topic, key, value, headers),) = producer.sent
     assert (topic, key) == ("product.offers", b"lamp")
     assert "sagelift-version" not in headers, "only where no value says it"
     assert value is not None
-    offer = decode_offer(value)
+    offer = JSON.decode(ProductOffer, value)
     assert (offer.id, offer.version, offer.source_time) == ("lamp", 7, 123)
-    assert offer.attributes() == attributes_of(LAMP)
-    assert offer.attributes() == Attributes(
+    assert attributes_of_offer(offer) == attributes_of(LAMP)
+    assert attributes_of_offer(offer) == Attributes(
         amount_minor=1999, currency="EUR", product_type="Home > Lamps", availability="in_stock"
     )
 
 
 def test_the_trace_of_the_update_goes_on_with_the_offer() -> None:
-    producer = FakeProducer()
+    producer = CompactedProducer()
     world = World()
-    world.restart(publish_offers=OfferPublisher(producer))
+    world.restart(publish_offers=OfferPublisher(producer, JSON))
     trace = b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
     world.process(record(update("a", 1), headers=[("traceparent", trace)]), update("b", 1))
     headers = {key: headers.get("traceparent") for _, key, _, headers in producer.sent}
@@ -76,8 +62,8 @@ def test_the_trace_of_the_update_goes_on_with_the_offer() -> None:
 
 
 def test_deleted_products_have_no_value_and_their_version() -> None:
-    producer = FakeProducer()
-    OfferPublisher(producer)([("gone", 8, None), ("too", 9, None)], {}.__getitem__)
+    producer = CompactedProducer()
+    OfferPublisher(producer, JSON)([("gone", 8, None), ("too", 9, None)], {}.__getitem__)
     assert [(key, value, headers["sagelift-version"]) for _, key, value, headers in producer.sent] == [
         (b"gone", None, b"8"),
         (b"too", None, b"9"),
@@ -85,16 +71,16 @@ def test_deleted_products_have_no_value_and_their_version() -> None:
 
 
 def test_offers_that_the_broker_does_not_take_are_an_error() -> None:
-    with pytest.raises(BrokerError, match=r"1 records of product\.offers were not taken: KafkaTimeoutError"):
-        OfferPublisher(FakeProducer(KafkaTimeoutError()))([("lamp", 7, attributes_of(LAMP))], lambda id: 0)
+    with pytest.raises(BrokerError, match=r"1 records of product\.offers were not accepted: KafkaTimeoutError"):
+        OfferPublisher(CompactedProducer(KafkaTimeoutError()), JSON)([("lamp", 7, attributes_of(LAMP))], lambda id: 0)
 
 
 def test_a_later_contract_s_fields_are_passed_over_and_a_broken_field_is_named() -> None:
-    assert decode_offer(b'{"id":"a","version":1,"source_time":1,"rating":5}').id == "a"
+    assert JSON.decode(ProductOffer, b'{"id":"a","version":1,"source_time":1,"rating":5}').id == "a"
     with pytest.raises(ContractError, match="version: Expected `int`"):
-        decode_offer(b'{"id":"a","version":"x","source_time":1}')
+        JSON.decode(ProductOffer, b'{"id":"a","version":"x","source_time":1}')
     with pytest.raises(ContractError, match="not JSON"):
-        decode_offer(b"{")
+        JSON.decode(ProductOffer, b"{")
 
 
 def test_the_last_record_on_the_topic_is_what_the_store_holds_whoever_wrote_it() -> None:

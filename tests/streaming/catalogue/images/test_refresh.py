@@ -9,8 +9,9 @@ import pytest
 from inference.inputs import Float32Array
 from streaming.catalogue.images.refresh import chosen, refreshes
 from streaming.errors import ContractError, ImageError
-from tests.streaming.catalogue.test_pipeline import World, counts, stages
-from tests.streaming.fakes import FakeImages, price, update, vector_of
+from tests.streaming.builders import price, update, vector_of
+from tests.streaming.fakes import FakeImages
+from tests.streaming.world import World, counts, stages
 
 
 class ChangingImages(FakeImages):

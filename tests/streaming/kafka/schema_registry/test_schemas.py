@@ -12,11 +12,11 @@ import jsonschema_rs
 import numpy as np
 import pytest
 
-from streaming.contracts import Event, ProductUpdate, ProductVector, encode
+from streaming.contracts import Event, ProductOffer, ProductUpdate, ProductVector
 from streaming.dead_letters.writer import DeadLetter, DeadLetters
+from streaming.kafka.codec import JSON
 from streaming.kafka.schema_registry.schemas import avro_schema, avro_schemas, json_schemas, write_schemas
-from streaming.vectors.offer_topic import ProductOffer
-from tests.streaming.fakes import NOW, Record, price, update
+from tests.streaming.builders import NOW, Record, price, update
 from tests.streaming.test_contracts import BAD
 
 DOCS = Path(__file__).parents[4] / "docs" / "schemas"
@@ -58,12 +58,12 @@ def test_each_is_an_avro_schema(name: str) -> None:
 
 @pytest.mark.parametrize("name", list(GOOD))
 def test_what_we_write_is_valid(name: str) -> None:
-    assert all(valid(name, encode(message)) for message in GOOD[name])
+    assert all(valid(name, JSON.encode(message)) for message in GOOD[name])
 
 
 def test_a_field_that_the_contract_does_not_name_is_allowed() -> None:
     """As the decoder keeps it out and goes on: a producer may be ahead of its readers."""
-    assert valid("product-update", encode(update("p", 1))[:-1] + b',"colour_code":7}')
+    assert valid("product-update", JSON.encode(update("p", 1))[:-1] + b',"colour_code":7}')
 
 
 def is_json(value: bytes) -> bool:
@@ -91,7 +91,7 @@ def test_what_the_decoder_refuses_is_invalid(value: bytes) -> None:
 
 @pytest.mark.parametrize("kind", ["exposure", "impression", "click", "save", "add_to_cart", "order", "refund"])
 def test_an_event_without_what_its_kind_needs_is_invalid(kind: str) -> None:
-    assert not valid("event", json.dumps({**json.loads(encode(EVENT)), "kind": kind, "product_id": None}).encode())
+    assert not valid("event", json.dumps({**json.loads(JSON.encode(EVENT)), "kind": kind, "product_id": None}).encode())
 
 
 def test_the_headers_of_a_dead_letter_are_as_described() -> None:

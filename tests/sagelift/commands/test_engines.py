@@ -1,0 +1,39 @@
+"""Where the jobs over a whole catalogue run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import inference.client
+from sagelift.commands.engines import open_parts
+from sagelift.services import Services
+from sagelift.settings import load_settings
+from streaming.kafka.connection import Connection
+from streaming.kafka.schema_registry.codec import framed_id
+from tests.streaming.fakes import CompactedProducer
+from tests.streaming.schema_registry import Registry
+from tests.streaming.vectors.test_embedding_topic import message
+
+
+def test_a_spark_executor_publishes_with_the_codec_of_the_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reader that expects framed vectors must not find bare JSON among them."""
+    producer: Any = CompactedProducer()
+    monkeypatch.setattr(Connection, "producer", lambda _, **__: producer)
+    monkeypatch.setattr(Services, "features", None)
+    monkeypatch.setattr(inference.client, "ItemEmbedder", lambda *_, **__: None)
+    with Registry() as registry:
+        settings = load_settings(
+            state_dir=tmp_path,
+            kafka={"bootstrap_servers": "kafka:9092"},
+            triton={"url": "triton:8001"},
+            schema_registry={"url": registry.url},
+        )
+        publish = open_parts(settings, "1").publish
+        publish([("1", "lamp", 7, message("lamp", 7))])
+    (sent,) = producer.sent
+    assert framed_id(sent[2]) == 1

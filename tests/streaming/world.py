@@ -1,0 +1,71 @@
+"""A catalogue pipeline on stand-ins, and what became of its batches."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+from streaming.catalogue.embed import Publish
+from streaming.catalogue.pipeline import CatalogPipeline, Outcome
+from streaming.contracts import ProductUpdate
+from streaming.kafka.codec import JSON, Codec
+from streaming.vectors.offer_topic import PublishOffers
+from tests.streaming.builders import NOW, Record, record
+from tests.streaming.fakes import FakeEmbedder, FakeImages, FakeOffers, FakeStore, FakeTopic
+
+
+class World:
+    """A pipeline on stand-ins for everything around it."""
+
+    def __init__(self, images_again_after: timedelta = timedelta(0), *, codec: Codec = JSON) -> None:
+        self.store, self.images = FakeStore(), FakeImages()
+        self.topic, self.offers = FakeTopic(), FakeOffers()
+        self.embedder: FakeEmbedder | None = FakeEmbedder()
+        self.now, self.codec = NOW, codec
+        self.restart(images_again_after=images_again_after)
+
+    def restart(
+        self,
+        publish: Publish | None = None,
+        publish_offers: PublishOffers | None = None,
+        images_again_after: timedelta = timedelta(minutes=5),
+    ) -> None:
+        """A new process: it remembers nothing."""
+        self.pipeline = CatalogPipeline(
+            self.store,
+            self.images,
+            lambda: self.embedder,
+            publish or self.topic,
+            publish_offers or self.offers,
+            self.codec,
+            lambda: self.now,
+            images_again_after=images_again_after,
+        )
+
+    def process(self, *updates: ProductUpdate | Record) -> Outcome:
+        return self.pipeline.process(
+            [u if isinstance(u, Record) else record(u, offset) for offset, u in enumerate(updates)]
+        )
+
+    def state(self) -> dict[str, Any]:
+        """All that counts: features, embeddings, and what a reader of the compacted topic would have."""
+        products = self.store.read_features(list(self.store.views["text"]))
+        return {
+            "features": {
+                i: (p.version, p.deleted, p.text, p.image_urls, p.image_hashes, p.amount_minor, p.currency)
+                for i, p in products.items()
+            },
+            "embeddings": {
+                i: (e.content_hash, e.vector.tobytes()) for i, e in self.store.embeddings["1"].items() if not e.deleted
+            },
+            "topic": self.topic.compacted(),
+            "offers": self.offers.compacted(),
+        }
+
+
+def counts(outcome: Outcome) -> dict[str, int]:
+    return dict(+outcome.counts)
+
+
+def stages(outcome: Outcome) -> list[str]:
+    return [letter.stage for letter in outcome.dead_letters]
