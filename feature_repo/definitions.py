@@ -8,7 +8,7 @@ Sources are folders of append-only Parquet parts, `<home>/history/<view>/*.parqu
 Feast's DuckDB store resolves relative ones against the working directory.
 
 Whoever changes a definition raises `DEFINITIONS_VERSION`: a program applies its definitions over older ones, never over
-newer ones, so that both may run side by side while a fleet is rolled (`docs/features.md`).
+newer ones, so that both may run side by side while a fleet is rolled (`docs/jobs/features.md`).
 """
 
 from __future__ import annotations

@@ -9,18 +9,17 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Final, NamedTuple
 
 import msgspec
 
 from feature_repo.errors import InvalidFeatureError
+from feature_repo.times import from_microseconds, to_microseconds
 
 MAX_RECENT: Final = 50  # products that are kept of one shopper
 
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND: Final = timedelta(microseconds=1)
-_LAST_US: Final = (datetime.max.replace(tzinfo=UTC) - _EPOCH) // _MICROSECOND
+_LAST_US: Final = to_microseconds(datetime.max)
 
 
 class Engagement(NamedTuple):
@@ -63,7 +62,7 @@ def merged(before: UserRecent | None, engagements: Iterable[Engagement], limit: 
     last: dict[str, int] = {}
     forgotten_us = -1
     if before is not None and before.deleted:
-        forgotten_us = (before.event_time - _EPOCH) // _MICROSECOND
+        forgotten_us = to_microseconds(before.event_time)
     elif before is not None:
         last = dict(zip(before.product_ids, before.event_times, strict=True))
     user_id = ""
@@ -78,7 +77,7 @@ def merged(before: UserRecent | None, engagements: Iterable[Engagement], limit: 
     return UserRecent(
         id=user_id,
         version=before.version + 1 if before is not None else 1,
-        event_time=_EPOCH + timedelta(microseconds=event_times[-1]),
+        event_time=from_microseconds(event_times[-1]),
         product_ids=product_ids,
         event_times=event_times,
     )

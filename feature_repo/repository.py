@@ -8,7 +8,6 @@ that folder register what Sagelift registers (without it, `feast apply` would de
 from __future__ import annotations
 
 import fcntl
-import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from feature_repo.errors import StoreStateError
+from feature_repo.files import write_atomically
 
 ENVIRONMENT_VARIABLE: Final = "SAGELIFT_FEAST"
 ONLINE_STORE_FILE: Final = "online_store.yaml"
@@ -175,6 +175,4 @@ def _told(tags: Mapping[str, str]) -> str:
 def _write_if_changed(path: Path, text: str) -> None:
     if path.exists() and path.read_text() == text:
         return
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    aside.write_text(text)
-    aside.replace(path)
+    write_atomically(path, text)

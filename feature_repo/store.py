@@ -37,7 +37,8 @@ from feature_repo.history.as_of import known_rows
 from feature_repo.jobs.shards import ShardJob
 from feature_repo.recent import Engagement, UserRecent
 from feature_repo.rows import Deletion, EmbeddingState, OfferRow, ProductEmbedding, ProductFeatures
-from feature_repo.stores.base import GuardedOnlineStore, OnlineRow, microseconds, payload_columns
+from feature_repo.stores.base import GuardedOnlineStore, OnlineRow, payload_columns
+from feature_repo.times import to_microseconds
 from feature_repo.values import decode_key, decode_string, encode_key
 
 ALL_VIEWS: Final = ("text", "images", "offer")
@@ -176,7 +177,7 @@ class ProductFeatureStore:
         past, view = self.history(view_name), self._view(view_name)
         job = ShardJob(self._config, view, past.schema, equal=False, batch_rows=history.GROUP_ROWS, online=self._online)
         with repository.compaction_lock(self.home):
-            for shard in known_rows(past.parts(), job.key, microseconds(at), history.GROUP_ROWS):
+            for shard in known_rows(past.parts(), job.key, to_microseconds(at), history.GROUP_ROWS):
                 yield job.read(shard, columns)
 
     # Embeddings.

@@ -13,7 +13,8 @@ from feature_repo import values
 from feature_repo.definitions import IMAGES_VIEW, JOIN_KEY, OFFER_VIEW, TEXT_VIEW, USER_KEY, USER_VIEW
 from feature_repo.recent import UserRecent
 from feature_repo.rows import EMBEDDING_DIM, TEXT_FIELDS, Deletion, OfferRow, ProductEmbedding, ProductFeatures
-from feature_repo.stores.sqlite import OnlineRow, from_microseconds, microseconds
+from feature_repo.stores.base import OnlineRow
+from feature_repo.times import from_microseconds, to_microseconds
 
 _FLOATS: Final = pa.list_(pa.float32())
 _NO_TEXT: Final = dict.fromkeys(TEXT_FIELDS, "")
@@ -35,12 +36,14 @@ Row = ProductFeatures | OfferRow | ProductEmbedding | UserRecent | Deletion
 def online_row(form: ViewFormat, row: Row) -> OnlineRow:
     deleted = isinstance(row, Deletion) or row.deleted
     payload = [None] * len(form.types) if deleted else form.encode(row)
-    return OnlineRow(values.encode_key(row.id, form.key), row.version, deleted, microseconds(row.event_time), payload)
+    return OnlineRow(
+        values.encode_key(row.id, form.key), row.version, deleted, to_microseconds(row.event_time), payload
+    )
 
 
 def history_table(form: ViewFormat, schema: Any, rows: Sequence[Any], created: datetime) -> Any:
     """Arrow table of `rows`, all with the same created time."""
-    times = pa.array([microseconds(row.event_time) for row in rows], pa.int64())
+    times = pa.array([to_microseconds(row.event_time) for row in rows], pa.int64())
     deleted = [isinstance(row, Deletion) or row.deleted for row in rows]
     if all(deleted):
         payload = [pa.nulls(len(rows), kind) for kind in form.types.values()]

@@ -11,7 +11,6 @@ Feast's own writer is not used: it rewrites one whole file for every push, not a
 
 from __future__ import annotations
 
-import os
 import time
 import uuid
 from collections.abc import Iterator
@@ -24,11 +23,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from feature_repo.errors import HistoryError
+from feature_repo.files import PARTIAL, atomic_file
 from feature_repo.history.parts import KEY_ORDER, MERGED_PARTS, PartsReader, as_schema
 
 _TIME: Final = pa.timestamp("us", tz="UTC")
 _GUARD: Final = [("version", pa.int64()), ("deleted", pa.bool_())]
-_PARTIAL: Final = ".partial"  # suffix of a part that is being written: `*.parquet` does not match it
 GROUP_ROWS: Final = 2048  # of a row group: whoever wants a few rows, or little memory, need not read a large part whole
 
 
@@ -150,30 +149,24 @@ class History:
     def _write_part(self, tables: Iterator[Any]) -> Path:
         # Names sort by time; the random part keeps processes that write in the same microsecond apart.
         name = f"part-{time.time_ns() // 1000:017d}-{uuid.uuid4().hex[:12]}.parquet"
-        aside = self.folder / (name + _PARTIAL)
+        part = self.folder / name
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            try:
-                with open(aside, "wb") as file:
-                    with pq.ParquetWriter(
-                        file, self.schema, compression="zstd", use_dictionary=False, sorting_columns=KEY_ORDER
-                    ) as writer:
-                        for table in tables:
-                            writer.write_table(table, row_group_size=GROUP_ROWS)
-                    file.flush()
-                    os.fsync(file.fileno())
-                part = aside.rename(self.folder / name)
-            except BaseException:
-                aside.unlink(missing_ok=True)
-                raise
-            _sync_folder(self.folder)
+            with (
+                atomic_file(part, durable=True) as partial,
+                pq.ParquetWriter(
+                    partial, self.schema, compression="zstd", use_dictionary=False, sorting_columns=KEY_ORDER
+                ) as writer,
+            ):
+                for table in tables:
+                    writer.write_table(table, row_group_size=GROUP_ROWS)
         except (OSError, pa.ArrowException) as error:
-            raise HistoryError(f"Cannot write {self.folder / name}: {error}.") from error
+            raise HistoryError(f"Cannot write {part}: {error}.") from error
         return part
 
     def _remove_abandoned(self) -> None:
         """Delete what writers that died have left, an hour after."""
-        for aside in self.folder.glob(f"*{_PARTIAL}"):
+        for aside in self.folder.glob(f"*{PARTIAL}"):
             if aside.stat().st_mtime < time.time() - 3600:
                 aside.unlink(missing_ok=True)
 
@@ -191,11 +184,3 @@ def _groups(parts: list[Path], rows_per_part: int) -> Iterator[list[Path]]:
             group, rows = [], 0
     if len(group) > 1:
         yield group
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

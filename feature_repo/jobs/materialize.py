@@ -46,7 +46,8 @@ from feature_repo.history.parts import PartGoneError
 from feature_repo.jobs.journal import Journal, Plan
 from feature_repo.jobs.locks import run_lock
 from feature_repo.jobs.shards import KINDS, Engine, InProcess, ShardJob, WrittenShard
-from feature_repo.stores.base import GuardedOnlineStore, from_microseconds, microseconds, payload_columns
+from feature_repo.stores.base import GuardedOnlineStore, payload_columns
+from feature_repo.times import from_microseconds, to_microseconds
 from feature_repo.values import encode_key
 
 SHARD_ROWS: Final = 8192
@@ -198,8 +199,8 @@ class _ViewJob:
         self._view = definitions.view_named(store.home, name)
         self._history = store.history(name)
         self._folder: Path = store.home / "materialize" / name
-        self._since_us = None if since is None else microseconds(since)
-        self._until_us = None if until is None else microseconds(until)
+        self._since_us = None if since is None else to_microseconds(since)
+        self._until_us = None if until is None else to_microseconds(until)
         self._full = full
         self._shard_rows = shard_rows
         self._engine = engine

@@ -24,7 +24,7 @@ from feature_repo.definitions import CREATED_TIME, DELETED, EVENT_TIME, VERSION,
 from feature_repo.errors import HistoryError, InvalidFeatureError
 from feature_repo.monitoring.canary import CanaryDrift, CanaryLimits
 from feature_repo.monitoring.canary import findings as canary_findings
-from feature_repo.stores.base import from_microseconds, microseconds
+from feature_repo.times import from_microseconds, to_microseconds
 
 SAMPLE: Final = 20_000  # products
 AGE_EDGES: Final = (60, 600, 3600, 6 * 3600, 86400, 7 * 86400, 30 * 86400)  # seconds
@@ -209,7 +209,7 @@ def _status(store: Any, name: str, now: datetime, sample: int) -> ViewStatus:
             raise HistoryError(f"{part} cannot be read ({error}). Move it away.") from error
     figures, counts, rows = _figures(history, name, columns if history_rows else set(), now, sample)
     live, deleted, newest, *quantiles = figures
-    ages = [None if q is None else (microseconds(now) - q) / _MICROSECONDS for q in (newest, *quantiles)]
+    ages = [None if q is None else (to_microseconds(now) - q) / _MICROSECONDS for q in (newest, *quantiles)]
     return ViewStatus(
         view=name,
         parts=len(parts),
@@ -243,7 +243,7 @@ def _figures(history: Any, name: str, there: set[str], now: datetime, sample: in
     """
     for attempt in range(1, _TRIES + 1):
         try:
-            return _query(newest, payload, there, microseconds(now), sample)
+            return _query(newest, payload, there, to_microseconds(now), sample)
         except duckdb.Error as error:
             # Compaction may take a part away after DuckDB has listed it.
             if attempt == _TRIES or not isinstance(error, duckdb.IOException):

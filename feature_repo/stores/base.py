@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from functools import cached_property
 from typing import Any, Final, NamedTuple
 
@@ -31,10 +31,9 @@ from pydantic import SecretStr
 from feature_repo.definitions import DELETED, VERSION
 from feature_repo.errors import InvalidFeatureError
 from feature_repo.stores.vector_search import VectorSearch
+from feature_repo.times import from_microseconds, to_microseconds
 
 SCAN_PAGE: Final = 4096
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND: Final = timedelta(microseconds=1)
 
 
 class OnlineRow(NamedTuple):
@@ -136,7 +135,7 @@ class GuardedOnlineStore(OnlineStore):
         rows = []
         for entity_key, values, event_time, _ in data:
             _check(table, values)
-            event_us = microseconds(event_time)
+            event_us = to_microseconds(event_time)
             deleted = DELETED in names and values[DELETED].bool_val
             rows.append(
                 OnlineRow(
@@ -256,15 +255,6 @@ def newest_of_each_key(rows: Sequence[OnlineRow]) -> list[OnlineRow]:
         if row.key not in kept or row.version >= kept[row.key].version:
             kept[row.key] = row
     return list(kept.values())
-
-
-def microseconds(moment: datetime) -> int:
-    """Microseconds since the Unix epoch; a time without a zone is UTC, as everywhere in Feast."""
-    return ((moment if moment.tzinfo else moment.replace(tzinfo=UTC)) - _EPOCH) // _MICROSECOND
-
-
-def from_microseconds(event_us: int) -> datetime:
-    return _EPOCH + timedelta(microseconds=event_us)
 
 
 def key_of(config: Any, entity_key: Any) -> bytes:

@@ -42,8 +42,6 @@ from feature_repo.stores.base import (
     SCAN_PAGE,
     GuardedOnlineStore,
     OnlineRow,
-    from_microseconds,
-    microseconds,
     newest_of_each_key,
     payload_columns,
 )
@@ -52,8 +50,6 @@ __all__ = [
     "GuardedSqliteOnlineStore",
     "GuardedSqliteOnlineStoreConfig",
     "OnlineRow",
-    "from_microseconds",
-    "microseconds",
     "payload_columns",
 ]
 

@@ -92,3 +92,8 @@ def test_the_types_can_be_imported_without_feast_and_arrow() -> None:
 def test_errors_can_be_caught_as_the_builtin_too() -> None:
     assert issubclass(InvalidFeatureError, ValueError)
     assert issubclass(InvalidFeatureError, FeatureRepoError)
+
+
+def test_importing_the_rows_loads_neither_feast_nor_arrow_nor_pandas() -> None:
+    code = "import sys, feature_repo.rows; print(*sorted({'feast', 'pyarrow', 'pandas', 'torch'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "\n"

@@ -16,7 +16,7 @@ from analysis.report import analyze
 from analysis.sources import UserTable
 from feature_repo.recent import Engagement
 from feature_repo.store import ProductFeatureStore
-from feature_repo.stores.base import microseconds
+from feature_repo.times import to_microseconds
 from tests.feature_repo.builders import NOON, make_product
 
 PAGE = Path(__file__).parents[3] / "docs" / "jobs" / "features.md"
@@ -48,9 +48,9 @@ def test_the_covariates_of_the_page_are_of_the_time_before_and_narrow_the_interv
     looked = {unit: int(rng.integers(10)) for unit in units}
     exposed = datetime.now(UTC) + HOUR
     with ProductFeatureStore.open(tmp_path / ".sagelift") as store:
-        early = [Engagement(unit, f"p{i}", microseconds(NOON) + i) for unit in units for i in range(looked[unit])]
+        early = [Engagement(unit, f"p{i}", to_microseconds(NOON) + i) for unit in units for i in range(looked[unit])]
         store.add_engagements(early)
-        late = [Engagement(unit, f"q{i}", microseconds(exposed) + i) for unit in units for i in range(20)]
+        late = [Engagement(unit, f"q{i}", to_microseconds(exposed) + i) for unit in units for i in range(20)]
         store.add_engagements(late)
     arms = ["control" if i % 2 else "treatment" for i in range(len(units))]
     gmv = [100.0 + 10 * looked[unit] + float(rng.normal()) for unit in units]

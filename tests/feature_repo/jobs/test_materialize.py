@@ -21,7 +21,7 @@ from feature_repo.jobs.materialize import Progress, Summary, ViewSummary, materi
 from feature_repo.recent import Engagement
 from feature_repo.rows import Deletion, OfferRow
 from feature_repo.store import ProductFeatureStore
-from feature_repo.stores.base import microseconds
+from feature_repo.times import to_microseconds
 from feature_repo.views import PRODUCT_FORMATS, history_table, online_row
 from tests.feature_repo.builders import NOON, make_embedding, make_product, moment, same
 
@@ -63,7 +63,7 @@ def test_a_lost_online_store_is_rebuilt_as_it_was(open_store: Open) -> None:
         store.write_features([make_product(f"p{i}", version, images=i % 3) for i in range(40)])
     store.write_embeddings("m1", [make_embedding(f"p{i}", 2) for i in range(40)])
     store.delete([Deletion(id="p3", version=5, event_time=NOON)])
-    store.add_engagements(Engagement(f"u{i}", f"p{i}", microseconds(NOON)) for i in range(40))
+    store.add_engagements(Engagement(f"u{i}", f"p{i}", to_microseconds(NOON)) for i in range(40))
     ids, users = [f"p{i}" for i in range(40)], [f"u{i}" for i in range(40)]
     features, embeddings, recent = store.read_features(ids), store.read_embeddings("m1", ids), store.read_recent(users)
     lose_online(store)

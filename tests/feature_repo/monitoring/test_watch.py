@@ -17,7 +17,7 @@ from feature_repo.monitoring.watch import Norms, Thresholds, ViewStatus, finding
 from feature_repo.recent import Engagement
 from feature_repo.rows import TEXT_FIELDS, Deletion
 from feature_repo.store import ProductFeatureStore
-from feature_repo.stores.base import microseconds
+from feature_repo.times import to_microseconds
 from tests.feature_repo.builders import NOON, make_embedding, make_product
 
 NOW = NOON + timedelta(hours=1)
@@ -112,7 +112,7 @@ def test_products_are_counted_by_the_age_of_their_last_change(store: ProductFeat
 
 
 def test_shoppers_lists_are_watched_by_their_last_event(store: ProductFeatureStore) -> None:
-    us = microseconds(NOW)
+    us = to_microseconds(NOW)
     store.add_engagements([Engagement("u", "a", us - 5_000_000), Engagement("v", "b", us - 9_000_000)])
     store.add_engagements([Engagement("u", "b", us - 1_000_000)])
     found = status(store, "user_recent")
