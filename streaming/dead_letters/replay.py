@@ -1,12 +1,12 @@
-"""Sending dead letters back to the topic that they came from, each once.
+"""Send dead letters back to the topic that they came from, each once.
 
-What was sent is remembered on the compacted topic `dlq.replayed`. A batch is written to its own topic first, then
-remembered in one transaction: killed in between, a replay sends at most that batch again (`MAX_BATCH` messages, or
-what the rate allows in a second), which changes nothing, as every consumer is idempotent. The transaction's id is the
-same for every replay, so a second one that is started meanwhile fences the first, which stops within its batch.
+A batch of messages is sent to the source topic first, then recorded on `dlq.replayed` in one transaction. A replay that
+is killed between the two sends at most that batch again (`MAX_BATCH` messages, or the messages of one second), which
+does no harm: every consumer is idempotent. All replays use the same transactional id, so a second replay fences the
+first, which stops within its batch.
 
-The messages themselves are sent outside the transaction: a transaction's marker takes an offset, which no consumer
-commits, so that their lag would never be 0 again.
+The messages themselves are sent outside the transaction: a transaction marker takes an offset that no consumer commits,
+so the consumers' lag would never return to 0.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from datetime import UTC, datetime, timedelta
+from enum import StrEnum
 from typing import Any, NamedTuple, Protocol
 
 from kafka.errors import (
@@ -25,35 +25,34 @@ from kafka.errors import (
     RecordListTooLargeError,
 )
 
-from streaming.dead_letters.reader import (
-    DeadLetterReader,
-    Letter,
-    LetterId,
-    describe,
-    offset_at,
-    read_range,
-    source_topic,
-)
-from streaming.dead_letters.writer import ERRORS, LIVING_ON, TRUNCATED
+from streaming.contracts import ERROR_HEADERS, KEPT_ERROR_HEADERS, TRUNCATED_HEADER
+from streaming.dead_letters.letters import Letter, LetterId, source_topic
+from streaming.dead_letters.reader import DeadLetterReader
+from streaming.dead_letters.replay_log import ReplayLog
 from streaming.errors import BrokerError, DeadLetterError
-from streaming.kafka.connection import Connection, KafkaError, KafkaProducer, TopicPartition, explained
-from streaming.kafka.topics import REPLAYED, ensure_topics
+from streaming.kafka.connection import Connection, KafkaError, KafkaProducer, explained
+from streaming.kafka.topic_admin import ensure_topics
+from streaming.kafka.topics import REPLAYED
 
 MAX_BATCH = 100
-"""Messages that are sent, but not yet remembered."""
+"""Largest number of messages that are sent but not yet recorded."""
 _MAX_BATCH_BYTES = 16_000_000
-
-ALREADY = "already replayed"
-UNREADABLE = "their bytes are damaged in the broker's log"
-CUT = "they were too large for a dead letter, and the original is no longer on its topic"
-TOO_LARGE = "their topic takes no message that large"
 
 _FENCED = (ProducerFencedError, InvalidProducerEpochError)
 _TOO_LARGE = (MessageSizeTooLargeError, RecordListTooLargeError)
 
 
+class SkipReason(StrEnum):
+    """Why a letter is not replayed."""
+
+    ALREADY_REPLAYED = "already replayed"
+    UNREADABLE = "damaged in the broker's log"
+    ORIGINAL_GONE = "too large for a dead letter, and the original is no longer on its topic"
+    TOO_LARGE = "too large for its topic"
+
+
 class Message(NamedTuple):
-    """What is sent for a letter: the original, with what its next failure must know of the earlier ones."""
+    """The message to send for a letter: the original, and the headers that its next failure continues from."""
 
     topic: str
     key: bytes | None
@@ -61,167 +60,166 @@ class Message(NamedTuple):
     headers: list[tuple[str, bytes | None]]
 
 
-class Replayed(NamedTuple):
-    """When a letter was replayed, and where the message went: `catalog.updates/3:456`."""
-
-    time: datetime
-    to: str
+Planned = tuple[Letter, Message | SkipReason]
+"""A letter, and the message to send for it or the reason to skip it."""
 
 
-class Result(NamedTuple):
-    """How many letters were replayed (in a dry run: would be), and how many not, by the reason."""
+class ReplayResult(NamedTuple):
+    """The result of a replay or a dry run.
+
+    Attributes:
+        replayed: Number of letters that were replayed; in a dry run, that would be.
+        skipped: Number of skipped letters by reason.
+    """
 
     replayed: int
     skipped: Counter[str]
 
 
-class Done(Protocol):
-    """Which letters were replayed."""
+class ReplayedLetters(Protocol):
+    """The part of `ReplayLog` that a plan needs."""
 
-    def __contains__(self, id: LetterId, /) -> bool: ...
-
-
-class Memory(Done, Protocol):
-    """The part of `Ledger` that a replayer needs."""
-
-    def key(self, id: LetterId) -> bytes: ...
-    def add(self, id: LetterId) -> None: ...
-    def forgotten(self) -> list[bytes]: ...
+    def __contains__(self, id: LetterId, /) -> bool:
+        """Return whether the letter was replayed."""
 
 
-def message_of(letter: Letter, original: Callable[[Letter], bytes | None]) -> Message | str:
-    """The message to send for a letter, or the reason why there is none. `original` finds the bytes of one cut short.
+class WritableReplayLog(ReplayedLetters, Protocol):
+    """The part of `ReplayLog` that a replayer needs."""
 
-    The topic follows from the dead-letter topic, never from a header, which anyone may have written.
-    """
-    if letter.stage == "fetch":
-        return UNREADABLE
-    value = letter.value
-    if letter.cut_from is not None and (value := original(letter)) is None:
-        return CUT
-    if value is None and letter.key is None:
-        value = b""  # kafka-python sends no record of nothing at all
-    kept = {ERRORS + name for name in LIVING_ON}
-    headers = [(k, v) for k, v in letter.headers if k in kept or not (k.startswith(ERRORS) or k == TRUNCATED)]
-    return Message(source_topic(letter.id.topic), letter.key, value, headers)
+    def key(self, id: LetterId) -> bytes:
+        """Return the key of the letter's record on `dlq.replayed`."""
+
+    def add(self, id: LetterId) -> None:
+        """Remember that a letter was replayed."""
+
+    def take_outdated(self) -> list[bytes]:
+        """Remove and return some keys of letters that no longer exist."""
 
 
 def plan(
     letters: Iterable[Letter],
     original: Callable[[Letter], bytes | None],
-    done: Done,
+    replayed: ReplayedLetters,
     *,
     again: bool = False,
     limit: int | None = None,
-) -> Iterator[tuple[Letter, Message | str]]:
-    """Each letter with its message, or the reason to skip it; `limit` counts messages."""
-    left = limit
-    if left == 0:
+) -> Iterator[Planned]:
+    """Yield each letter with the message to send, or with the reason to skip it.
+
+    Args:
+        letters: The letters, in the order to send them.
+        original: Returns the whole value of a letter that was cut, such as `DeadLetterReader.original`.
+        replayed: The letters that were replayed before.
+        again: Whether to replay those too.
+        limit: Largest number of messages; skipped letters do not count.
+    """
+    remaining = limit
+    if remaining == 0:
         return
     for letter in letters:
-        message = ALREADY if not again and letter.id in done else message_of(letter, original)
+        skip = not again and letter.id in replayed
+        message = SkipReason.ALREADY_REPLAYED if skip else message_of(letter, original)
         yield letter, message
-        if left is not None and isinstance(message, Message):
-            left -= 1
-            if not left:
+        if remaining is not None and isinstance(message, Message):
+            remaining -= 1
+            if not remaining:
                 return
 
 
-class Ledger:
-    """What was replayed, as `dlq.replayed` says; without that topic, nothing.
+def message_of(letter: Letter, original: Callable[[Letter], bytes | None]) -> Message | SkipReason:
+    """Return the message to send for a letter, or the reason to skip it.
 
-    A key names the letter and its topic's log: `catalog.updates.dlq/0:17/<topic id>`. In memory it is a number for
-    each letter that was replayed and is still there.
+    The topic follows from the letter's own topic, never from a header: anybody may write a header.
+
+    Args:
+        letter: The letter.
+        original: Returns the whole value of a letter that was cut.
     """
+    if letter.stage == "fetch":
+        return SkipReason.UNREADABLE
+    value = letter.value
+    if letter.cut_from is not None and (value := original(letter)) is None:
+        return SkipReason.ORIGINAL_GONE
+    if value is None and letter.key is None:
+        value = b""  # kafka-python cannot send a record without key and value
+    kept = {ERROR_HEADERS + name for name in KEPT_ERROR_HEADERS}
+    headers = [
+        (name, content)
+        for name, content in letter.headers
+        if name in kept or not (name.startswith(ERROR_HEADERS) or name == TRUNCATED_HEADER)
+    ]
+    return Message(source_topic(letter.id.topic), letter.key, value, headers)
 
-    def __init__(
-        self, connection: Connection, reader: DeadLetterReader, *, of_letters_since: datetime | None = None
-    ) -> None:
-        self._reader = reader
-        self._done: dict[TopicPartition, set[int]] = {}
-        self._gone: set[bytes] = set()  # keys of letters that are deleted
-        for record in _replayed_records(connection, of_letters_since):
-            self._note(record)
 
-    def __contains__(self, id: LetterId) -> bool:
-        return id.offset in self._done.get(TopicPartition(id.topic, id.partition), ())
-
-    def key(self, id: LetterId) -> bytes:
-        """The key under which a letter is remembered."""
-        return _key(id, self._reader)
-
-    def add(self, id: LetterId) -> None:
-        """Know of one more."""
-        self._done.setdefault(TopicPartition(id.topic, id.partition), set()).add(id.offset)
-
-    def forgotten(self) -> list[bytes]:
-        """Keys of letters that are no longer there, some at a time: to be deleted from the topic."""
-        return [self._gone.pop() for _ in range(min(len(self._gone), 10 * MAX_BATCH))]
-
-    def _note(self, record: Any) -> None:
-        if record.value is None:
-            self._gone.discard(record.key)
-            return
-        try:
-            text, _, log = record.key.decode().rpartition("/")
-            id = LetterId.parse(text)
-        except (AttributeError, ValueError, DeadLetterError):
-            return  # not ours
-        if id.topic not in self._reader.logs:
-            return
-        first = self._reader.first.get(TopicPartition(id.topic, id.partition), 0)
-        if log != self._reader.logs[id.topic] or id.offset < first:
-            self._gone.add(record.key)
+def dry_run(
+    planned: Iterable[Planned],
+    on_skipped: Callable[[Letter, SkipReason], None] = lambda letter, reason: None,
+) -> ReplayResult:
+    """Return what a replay would do; nothing is sent or recorded."""
+    count, skipped = 0, Counter[str]()
+    for letter, message in planned:
+        if isinstance(message, SkipReason):
+            skipped[message] += 1
+            on_skipped(letter, message)
         else:
-            self.add(id)
+            count += 1
+    return ReplayResult(count, skipped)
 
 
-def find_replayed(connection: Connection, reader: DeadLetterReader, letter: Letter) -> Replayed | None:
-    """When and as what a letter was replayed the last time."""
-    found, key = None, _key(letter.id, reader)
-    for record in _replayed_records(connection, letter.time):
-        if record.key == key and record.value is not None:
-            found = Replayed(datetime.fromtimestamp(record.timestamp / 1000, UTC), record.value.decode())
-    return found
+@contextmanager
+def replaying(
+    connection: Connection, reader: DeadLetterReader, *, rate: float, replication: int = 1
+) -> Iterator[Replayer]:
+    """Open a replayer. From then on no earlier replay can record anything; each stops within its batch.
 
+    Args:
+        connection: The brokers.
+        reader: Reads the letters.
+        rate: Messages per second.
+        replication: Replication factor of topics that must be created.
 
-def _key(id: LetterId, reader: DeadLetterReader) -> bytes:
-    return f"{id}/{reader.logs[id.topic]}".encode()
-
-
-def _replayed_records(connection: Connection, of_letters_since: datetime | None) -> Iterator[Any]:
-    if not describe(connection, [REPLAYED]):
-        return
-    consumer = connection.consumer(isolation_level="read_committed", max_poll_records=2_000)
-    tp = TopicPartition(REPLAYED, 0)
-    try:
-        start, end = int(consumer.beginning_offsets([tp])[tp]), int(consumer.end_offsets([tp])[tp])
-        if of_letters_since is not None:
-            # A letter is replayed after it was written, but another machine's clock says when.
-            start = max(start, offset_at(consumer, tp, of_letters_since - timedelta(days=1), end))
-        yield from read_range(consumer, tp, start, end)
-    except KafkaError as error:
-        raise BrokerError(f"{REPLAYED} cannot be read: {explained(error)}") from error
-    finally:
-        consumer.close(timeout_ms=3_000)
+    Raises:
+        TopicError: A topic has a wrong setting or cannot be created.
+        BrokerError: The broker does not answer or denies access.
+    """
+    ensure_topics(connection, replication=replication)
+    with ExitStack() as stack:
+        # No limit of our own: the original may be large, and its topic decides what it accepts.
+        producer = connection.producer(max_request_size=2**30)
+        stack.callback(producer.close, 2)  # a short wait: everything that counts was flushed
+        log_producer = connection.producer(transactional_id=f"sagelift-{REPLAYED}")
+        stack.callback(log_producer.close, 2)
+        try:
+            log_producer.init_transactions()
+        except KafkaError as error:
+            raise BrokerError(f"{REPLAYED} cannot be written: {explained(error)}") from error
+        # Read the log only now, when no other replay can add to it.
+        yield Replayer(producer, log_producer, ReplayLog(connection, reader), rate=rate)
 
 
 class Replayer:
-    """Sends letters, remembers them, and goes no faster than told. Made by `replaying`.
+    """Sends letters at a limited rate and records them. Made by `replaying`.
 
     Args:
-        producer: sends the messages.
-        memory: a transactional producer, initialised; writes `dlq.replayed`.
-        ledger: read after `memory` was initialised, when no other replay could add to it any more.
-        rate: messages a second.
-        clock, sleep: seconds, as `time.monotonic` and `time.sleep`.
+        producer: Sends the messages.
+        log_producer: An initialised transactional producer; writes `dlq.replayed`.
+        log: The replayed letters, read after `log_producer` was initialised.
+        rate: Messages per second.
+        clock: Returns seconds, as `time.monotonic` does.
+        sleep: Waits for some seconds, as `time.sleep` does.
+
+    Attributes:
+        log: The replayed letters, also those of this run.
+
+    Raises:
+        ValueError: The rate is not above 0.
     """
 
     def __init__(
         self,
         producer: KafkaProducer,
-        memory: KafkaProducer,
-        ledger: Memory,
+        log_producer: KafkaProducer,
+        log: WritableReplayLog,
         *,
         rate: float,
         clock: Callable[[], float] = time.monotonic,
@@ -229,161 +227,132 @@ class Replayer:
     ) -> None:
         if not rate > 0:
             raise ValueError(f"rate {rate} must be above 0")
-        self._producer, self._memory, self.ledger = producer, memory, ledger
-        self._pace, self._batch_size = Pace(rate, clock, sleep), max(1, min(MAX_BATCH, int(rate)))
-        self._unremembered: list[tuple[Letter, Message, Any]] = []
-        self._bytes = self._replayed = 0
+        self.log = log
+        self._producer, self._log_producer = producer, log_producer
+        self._limiter, self._batch_size = RateLimiter(rate, clock, sleep), max(1, min(MAX_BATCH, int(rate)))
+        self._batch: list[tuple[Letter, Message, Any]] = []  # sent, not yet recorded; with kafka-python's future
+        self._batch_bytes = self._replayed = 0
         self._skipped: Counter[str] = Counter()
 
     def run(
         self,
-        planned: Iterable[tuple[Letter, Message | str]],
+        planned: Iterable[Planned],
         on_progress: Callable[[int], None] = lambda replayed: None,
-        on_skipped: Callable[[Letter, str], None] = lambda letter, reason: None,
-    ) -> Result:
-        """Replay what `plan` made.
+        on_skipped: Callable[[Letter, SkipReason], None] = lambda letter, reason: None,
+    ) -> ReplayResult:
+        """Replay a plan.
+
+        Args:
+            planned: The letters and their messages, from `plan`.
+            on_progress: Receives the number of replayed letters after each batch.
+            on_skipped: Receives each skipped letter and the reason.
 
         Raises:
-            BrokerError: the broker no longer takes them; what it took is remembered, if it can be.
-            DeadLetterError: another replay was started meanwhile.
+            BrokerError: The broker no longer accepts messages; those it accepted are recorded if possible.
+            DeadLetterError: Another replay was started during this one.
         """
         self._on_skipped = on_skipped
         try:
             for letter, message in planned:
-                if isinstance(message, str):
+                if isinstance(message, SkipReason):
                     self._skip(letter, message)
                     continue
-                self._pace.wait()
+                self._limiter.wait()
                 self._send(letter, message)
-                if len(self._unremembered) >= self._batch_size or self._bytes >= _MAX_BATCH_BYTES:
-                    self._settle()
+                if len(self._batch) >= self._batch_size or self._batch_bytes >= _MAX_BATCH_BYTES:
+                    self._finish_batch()
                     on_progress(self._replayed)
         except KeyboardInterrupt:
-            self._settle()
+            self._finish_batch()
             raise
-        self._settle()
+        self._finish_batch()
         on_progress(self._replayed)
-        return Result(self._replayed, self._skipped)
+        return ReplayResult(self._replayed, self._skipped)
 
     def _send(self, letter: Letter, message: Message) -> None:
         topic, key, value, headers = message
         try:
-            sent = self._producer.send(topic, key=key, value=value, headers=headers)
+            future = self._producer.send(topic, key=key, value=value, headers=headers)
         except _TOO_LARGE:
-            self._skip(letter, TOO_LARGE)
+            self._skip(letter, SkipReason.TOO_LARGE)
         except KafkaError as error:
-            self._settle()
-            raise self._broken(error) from error
+            self._finish_batch()
+            raise self._stopped(error) from error
         else:
-            self._unremembered.append((letter, message, sent))
-            self._bytes += len(value or b"")
+            self._batch.append((letter, message, future))
+            self._batch_bytes += len(value or b"")
 
-    def _settle(self) -> None:
-        """Wait until the broker has the batch, and remember what it took."""
-        batch, self._unremembered, self._bytes = self._unremembered, [], 0
+    def _finish_batch(self) -> None:
+        """Wait until the broker has the batch, and record the messages that it accepted."""
+        batch, self._batch, self._batch_bytes = self._batch, [], 0
         if not batch:
             return
-        taken: list[tuple[LetterId, str]] = []
-        broken: KafkaError | None = None
+        accepted: list[tuple[LetterId, str]] = []
+        failure: KafkaError | None = None
         try:
             self._producer.flush(30)
         except KafkaError as error:
-            broken = error
-        for letter, message, sent in batch:
+            failure = error
+        for letter, message, future in batch:
             try:
-                at = sent.get(0 if broken else 30)
-                taken.append((letter.id, f"{message.topic}/{at.partition}:{at.offset}"))
+                place = future.get(0 if failure else 30)
+                accepted.append((letter.id, f"{message.topic}/{place.partition}:{place.offset}"))
             except _TOO_LARGE:
-                self._skip(letter, TOO_LARGE)
+                self._skip(letter, SkipReason.TOO_LARGE)
             except KafkaError as error:
-                broken = error
-        self._remember(taken)
-        if broken is not None:
-            raise self._broken(broken) from broken
+                failure = error
+        self._record(accepted)
+        if failure is not None:
+            raise self._stopped(failure) from failure
 
-    def _remember(self, taken: Sequence[tuple[LetterId, str]]) -> None:
-        if not taken:
+    def _record(self, accepted: Sequence[tuple[LetterId, str]]) -> None:
+        if not accepted:
             return
         try:
-            self._memory.begin_transaction()
-            for id, place in taken:
-                self._memory.send(REPLAYED, key=self.ledger.key(id), value=place.encode())
-            for key in self.ledger.forgotten():
-                self._memory.send(REPLAYED, key=key, value=None)
-            self._memory.commit_transaction()
+            self._log_producer.begin_transaction()
+            for id, place in accepted:
+                self._log_producer.send(REPLAYED, key=self.log.key(id), value=place.encode())
+            for key in self.log.take_outdated():
+                self._log_producer.send(REPLAYED, key=key, value=None)
+            self._log_producer.commit_transaction()
         except _FENCED:
             raise DeadLetterError(
-                f"another replay was started meanwhile and goes on; this one stopped after {self._replayed} letters "
-                f"(the last {len(taken)} may be sent twice)"
+                f"another replay was started and continues; this one stopped after {self._replayed} letters "
+                f"(the last {len(accepted)} may be sent twice)"
             ) from None
         except KafkaError as error:
-            raise self._broken(error) from error
-        for id, _ in taken:
-            self.ledger.add(id)
-        self._replayed += len(taken)
+            raise self._stopped(error) from error
+        for id, _ in accepted:
+            self.log.add(id)
+        self._replayed += len(accepted)
 
-    def _broken(self, error: KafkaError) -> BrokerError:
+    def _stopped(self, error: KafkaError) -> BrokerError:
         return BrokerError(
-            f"the broker no longer takes them ({explained(error)}): {self._replayed} letters were replayed; the "
-            "same command goes on after them"
+            f"the broker no longer accepts messages ({explained(error)}): {self._replayed} letters were replayed; run "
+            "the same command again to continue"
         )
 
-    def _skip(self, letter: Letter, reason: str) -> None:
+    def _skip(self, letter: Letter, reason: SkipReason) -> None:
         self._skipped[reason] += 1
         self._on_skipped(letter, reason)
 
 
-class Pace:
-    """Lets one through after the other, `rate` a second; what was missed is not caught up with in a burst."""
+class RateLimiter:
+    """Spaces calls evenly, `rate` per second. After a pause there is no burst to catch up.
+
+    Args:
+        rate: Calls per second.
+        clock: Returns seconds, as `time.monotonic` does.
+        sleep: Waits for some seconds, as `time.sleep` does.
+    """
 
     def __init__(self, rate: float, clock: Callable[[], float], sleep: Callable[[float], None]) -> None:
-        self._each, self._clock, self._sleep = 1 / rate, clock, sleep
+        self._interval_s, self._clock, self._sleep = 1 / rate, clock, sleep
         self._next = clock()
 
     def wait(self) -> None:
-        """Returns when the next may go."""
+        """Wait until the next call is due."""
         now = self._clock()
         if self._next > now:
             self._sleep(self._next - now)
-        self._next = max(self._next, now) + self._each
-
-
-@contextmanager
-def replaying(
-    connection: Connection, reader: DeadLetterReader, *, rate: float, replication: int = 1
-) -> Iterator[Replayer]:
-    """A replayer; from now on no earlier one can remember anything, and each stops within its batch.
-
-    `replication` is that of topics that are missing.
-
-    Raises:
-        TopicError: a topic has another setting than we need, or cannot be made.
-        BrokerError: the broker refuses, or does not answer.
-    """
-    ensure_topics(connection, replication=replication)
-    with ExitStack() as opened:
-        # As large as the original may have been; it is the topic that decides what it takes.
-        producer = connection.producer(max_request_size=2**30)
-        opened.callback(producer.close, 2)  # all that counts was flushed
-        memory = connection.producer(transactional_id=f"sagelift-{REPLAYED}")
-        opened.callback(memory.close, 2)
-        try:
-            memory.init_transactions()
-        except KafkaError as error:
-            raise BrokerError(f"{REPLAYED} cannot be written: {explained(error)}") from error
-        yield Replayer(producer, memory, Ledger(connection, reader), rate=rate)
-
-
-def rehearse(
-    planned: Iterable[tuple[Letter, Message | str]],
-    on_skipped: Callable[[Letter, str], None] = lambda letter, reason: None,
-) -> Result:
-    """What a replay would do; nothing is sent, nothing remembered."""
-    count, skipped = 0, Counter[str]()
-    for letter, message in planned:
-        if isinstance(message, str):
-            skipped[message] += 1
-            on_skipped(letter, message)
-        else:
-            count += 1
-    return Result(count, skipped)
+        self._next = max(self._next, now) + self._interval_s

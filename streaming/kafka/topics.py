@@ -9,7 +9,7 @@ PRODUCT_EMBEDDINGS = "product.embeddings"
 PRODUCT_OFFERS = "product.offers"
 EVENTS = "events"
 REPLAYED = "dlq.replayed"
-"""Which dead letters were replayed; see `streaming.dead_letters.replay`."""
+"""Which dead letters were replayed; see `streaming.dead_letters.replay_log`."""
 
 DEAD_LETTER_BYTES = 2_000_000
 """Maximum size of a dead letter, headers included: it fits any uncompressed message of its topic, and our headers."""

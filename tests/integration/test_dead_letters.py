@@ -1,6 +1,6 @@
-"""Dead letters on a real broker: found, shown, and sent again, each once, whatever is killed or started meanwhile.
+"""Dead letters on a real broker: listed, shown, and replayed once each, even if a replay is killed or overtaken.
 
-A broker of their own: other tests count the letters of theirs. Each test has keys of its own.
+The module has its own broker, because other tests count their letters. Each test has its own keys.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from sagelift.services import Services
 from sagelift.settings import load_settings
 from sagelift.stack.kafka import KafkaBroker
 from sagelift.workers import events_worker
-from streaming.contracts import Event
-from streaming.dead_letters import reader as dead_letter_reader
-from streaming.dead_letters import replay
-from streaming.dead_letters.reader import DeadLetterReader, LetterId, readable
-from streaming.dead_letters.replay import Ledger, plan, replaying
-from streaming.dead_letters.writer import DeadLetter, DeadLetters
+from streaming.contracts import ERROR_HEADERS, Event
+from streaming.dead_letters.letters import LetterFilter, LetterId, readable
+from streaming.dead_letters.reader import DeadLetterReader
+from streaming.dead_letters.replay import SkipReason, plan, replaying
+from streaming.dead_letters.replay_log import ReplayLog
+from streaming.dead_letters.writer import DeadLetterWriter, FailedRecord
 from streaming.errors import DeadLetterError, TopicError
 from streaming.kafka.connection import KafkaConsumer, TopicPartition
 from streaming.kafka.lag import LagMeter
@@ -47,7 +47,6 @@ from tests.streaming.builders import Record
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 
 NOW = datetime.now(UTC).replace(microsecond=0)
-ERRORS = "__connect.errors."
 LETTERS = f"{CATALOG_UPDATES}.dlq"
 
 
@@ -79,8 +78,8 @@ class Shop:
 
     def write(self, *records: Record, stage: str = "decode", message: str = "title: too long") -> None:
         """Dead letters, as a consumer writes them."""
-        letters = [DeadLetter(record, stage, "ContractError", message) for record in records]
-        DeadLetters(self.producer, "g").send_all(letters)
+        letters = [FailedRecord(record, stage, "ContractError", message) for record in records]
+        DeadLetterWriter(self.producer, "g").send_all(letters)
 
     def read(self, topic: str, prefix: bytes = b"") -> list[Any]:
         """All records of a topic whose keys begin so."""
@@ -146,7 +145,7 @@ def exposure(unit: str, experiment: str) -> Event:
     )
 
 
-def test_what_was_mended_is_applied_and_what_fails_again_counts_on(shop: Shop) -> None:
+def test_a_repaired_cause_lets_the_replay_succeed_and_a_second_failure_counts_on(shop: Shop) -> None:
     def enrolled() -> list[str]:
         with shop.services.database.connect() as connection:
             return list(connection.execute(text("select unit_id from exposure")).scalars())
@@ -154,11 +153,11 @@ def test_what_was_mended_is_applied_and_what_fails_again_counts_on(shop: Shop) -
     store = shop.services.experiments
     with consuming_events(shop):
         with EventPublisher(shop.kafka) as publisher:
-            publisher.send(exposure("mended", "later"))
+            publisher.send(exposure("repaired", "later"))
             publisher.send(exposure("hopeless", "never"))
         until(lambda: len(shop.listed("--topic", EVENTS)) == 2, "both dead letters")
         first = {letter["key"]: letter for letter in shop.listed("--topic", EVENTS, "--stage", "store")}
-        assert set(first) == {"mended", "hopeless"}
+        assert set(first) == {"repaired", "hopeless"}
         assert enrolled() == []
 
         store.create_experiment("later", actor="test")
@@ -167,7 +166,7 @@ def test_what_was_mended_is_applied_and_what_fails_again_counts_on(shop: Shop) -
         store.transition("later", "running", actor="test", reason="test")
         assert shop.replayed("--topic", EVENTS, "--stage", "store") == {"replayed": 2, "skipped": {}, "dry_run": False}
 
-        until(lambda: enrolled() == ["mended"], "the exposure in the database")
+        until(lambda: enrolled() == ["repaired"], "the exposure in the database")
         until(lambda: len(shop.listed("--topic", EVENTS)) == 3, "the second failure")
     again, *_ = shop.listed("--topic", EVENTS)
     assert (again["key"], again["attempts"], again["replayed"]) == ("hopeless", 2, False)
@@ -181,8 +180,7 @@ def test_what_was_mended_is_applied_and_what_fails_again_counts_on(shop: Shop) -
     assert shop.replayed("--topic", EVENTS, "--max-attempts", 1) == already
 
 
-def test_letters_are_listed_the_newest_first_and_filtered(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dead_letter_reader, "_WINDOW", 3)  # several windows, also for a few letters
+def test_letters_are_listed_the_newest_first_and_filtered(shop: Shop) -> None:
     for n in range(10):
         shop.write(
             Record(partition=2, offset=n, key=f"list-{n % 5}".encode(), value=b"x"),
@@ -193,6 +191,9 @@ def test_letters_are_listed_the_newest_first_and_filtered(shop: Shop, monkeypatc
     keys = [option for n in range(5) for option in ("--key", f"list-{n}")]
     found = shop.listed(*keys)
     assert [letter["offset"] for letter in found] == [0, *range(9, -1, -1)]
+    with DeadLetterReader(shop.kafka) as reader:  # several windows, though there are only a few letters
+        newest = reader.newest(LetterFilter(keys=keys[1::2]), 3, window=3)
+    assert [str(letter.id) for letter in newest] == [letter["id"] for letter in found[:3]]
     assert [letter["topic"] for letter in found] == [EVENTS, *[CATALOG_UPDATES] * 10]
     assert found[1].items() >= {
         "partition": 2, "key": "list-4", "stage": "decode", "error": "ContractError", "attempts": 1,
@@ -258,9 +259,12 @@ def test_a_letter_that_is_not_there_is_named(shop: Shop) -> None:
     shop.write(Record(key=b"missing"))
     id = LetterId.parse(shop.listed("--limit", 1)[0]["id"])
     for wrong, said in [
-        (id._replace(offset=id.offset + 1000), f"holds offsets 0 to {id.offset}; letters are deleted"),
+        (id._replace(offset=id.offset + 1000), f"holds offsets 0 to {id.offset}; the broker deletes letters"),
         (id._replace(partition=7), r"catalog\.updates\.dlq has no partition 7"),
-        (id._replace(topic="orders.dlq"), r"orders\.dlq is no dead-letter topic; there are catalog\.updates\.dlq"),
+        (
+            id._replace(topic="orders.dlq"),
+            r"orders\.dlq is not a dead-letter topic; the topics are catalog\.updates\.dlq",
+        ),
     ]:
         with pytest.raises(DeadLetterError, match=said):
             shop.run("show", wrong)
@@ -270,7 +274,7 @@ def test_a_letter_that_is_not_there_is_named(shop: Shop) -> None:
         assert len(shop.read(CATALOG_UPDATES, b"missing")) == before, "nothing is sent when one of the ids is wrong"
 
 
-def test_a_replay_sends_the_original_once_and_again_only_when_told(shop: Shop) -> None:
+def test_a_replay_sends_the_original_once_and_a_second_time_only_with_again(shop: Shop) -> None:
     own = [("sagelift-schema", b"1"), ("traceparent", b"00-1")]
     shop.write(
         Record(key=b"once-\xff", value=b'{"id"', headers=own),
@@ -290,9 +294,9 @@ def test_a_replay_sends_the_original_once_and_again_only_when_told(shop: Shop) -
     assert [(r.key, r.value) for r in sent] == [(b"once-2", None), (b"once-3", b""), (b"once-\xff", b'{"id"')]
     for record in sent:
         headers = dict(record.headers)
-        first = headers.pop(ERRORS + "first.time")
+        first = headers.pop(ERROR_HEADERS + "first.time")
         assert datetime.fromisoformat(first.decode()) >= NOW
-        assert headers.pop(ERRORS + "attempts") == b"1"
+        assert headers.pop(ERROR_HEADERS + "attempts") == b"1"
         assert list(headers.items()) == (own if record.key != b"once-3" else [])
     place = f"{sent[2].topic}/{sent[2].partition}:{sent[2].offset}"
     assert f" as {place}\n" in shop.run("show", ids[0]).stdout
@@ -312,7 +316,7 @@ def test_a_cut_letter_is_replayed_whole_while_its_original_is_there(shop: Shop) 
         Record(partition=gone.partition, offset=gone.offset + 100, key=b"cut-1", value=large),
         Record(partition=at.partition, offset=at.offset, key=b"cut-1", value=large + b"longer"),
     )
-    DeadLetters(producer, "g").send_unreadable(TopicPartition(CATALOG_UPDATES, 0), 3, ValueError("crc"))
+    DeadLetterWriter(producer, "g").send_unreadable(TopicPartition(CATALOG_UPDATES, 0), 3, ValueError("crc"))
     unreadable, other, missing, cut = (letter["id"] for letter in shop.listed("--limit", 4))
     assert shop.run("show", cut, "--raw").stdout_bytes == large
     shown = shop.run("show", missing, "--raw", code=1)
@@ -321,11 +325,11 @@ def test_a_cut_letter_is_replayed_whole_while_its_original_is_there(shop: Shop) 
 
     done = shop.run("replay", cut, missing, other, unreadable, code=1)
     assert "1 replayed, 3 skipped" in done.stdout
-    assert f"  2: {replay.CUT}" in done.stdout
-    assert f"{unreadable} is skipped: {replay.UNREADABLE}" in done.stderr
+    assert f"  2: {SkipReason.ORIGINAL_GONE}" in done.stdout
+    assert f"{unreadable} is skipped: {SkipReason.UNREADABLE}" in done.stderr
     assert [r.value for r in shop.read(CATALOG_UPDATES, b"cut-1")] == [large, large + b"y", large]
     last = shop.read(CATALOG_UPDATES, b"cut-1")[-1]
-    assert {name for name, _ in last.headers} == {ERRORS + "attempts", ERRORS + "first.time"}
+    assert {name for name, _ in last.headers} == {ERROR_HEADERS + "attempts", ERROR_HEADERS + "first.time"}
 
 
 def written(shop: Shop, prefix: str, count: int) -> None:
@@ -367,17 +371,17 @@ def test_a_replay_that_is_overtaken_by_another_stops(shop: Shop) -> None:
 
     with DeadLetterReader(shop.kafka) as mine, replaying(shop.kafka, mine, rate=10) as first:
         meant = list(mine.letters(lambda letter: letter.message == "two-"))
-        first.run(plan(meant[:20], mine.original, first.ledger))
+        first.run(plan(meant[:20], mine.original, first.log))
         assert shop.replayed("--match", "two-")["replayed"] == 20
-        with pytest.raises(DeadLetterError, match=r"another replay was started meanwhile .* stopped after 20 letters"):
-            first.run(plan(meant[20:], mine.original, first.ledger))
+        with pytest.raises(DeadLetterError, match=r"another replay was started .* stopped after 20 letters"):
+            first.run(plan(meant[20:], mine.original, first.log))
     copies = keys(shop.read(CATALOG_UPDATES, b"two-"))
     assert len(copies) == 40
     assert sum(copies.values()) <= 50
     assert shop.replayed("--match", "two-") == {"replayed": 0, "skipped": {"already replayed": 40}, "dry_run": False}
 
 
-def test_letters_that_are_deleted_are_forgotten_and_a_topic_made_anew_starts_afresh(shop: Shop) -> None:
+def test_deleted_letters_leave_the_log_and_a_topic_created_again_starts_empty(shop: Shop) -> None:
     """Last: it empties the topic. Without the log's id, the new topic's letters would pass for replayed ones."""
     written(shop, "old-", 5)
     shop.replayed("--match", "old-")
@@ -385,17 +389,17 @@ def test_letters_that_are_deleted_are_forgotten_and_a_topic_made_anew_starts_afr
     try:
         with DeadLetterReader(shop.kafka) as reader:
             end = reader.end[tp]
-            assert LetterId(LETTERS, 0, end - 1) in Ledger(shop.kafka, reader)
+            assert LetterId(LETTERS, 0, end - 1) in ReplayLog(shop.kafka, reader)
         admin.delete_records({tp: end})
         written(shop, "young-", 1)
         shop.replayed("--match", "young-")
         tombstones = {r.key for r in shop.read(REPLAYED) if r.value is None}
         with DeadLetterReader(shop.kafka) as reader:
-            ledger = Ledger(shop.kafka, reader)
-            assert LetterId(LETTERS, 0, end) in ledger
-            assert LetterId(LETTERS, 0, end - 1) not in ledger
-            assert tombstones >= {ledger.key(LetterId(LETTERS, 0, end - n)) for n in (1, 5)}
-            assert ledger.forgotten() == [], "what has a tombstone needs no other"
+            log = ReplayLog(shop.kafka, reader)
+            assert LetterId(LETTERS, 0, end) in log
+            assert LetterId(LETTERS, 0, end - 1) not in log
+            assert tombstones >= {log.key(LetterId(LETTERS, 0, end - n)) for n in (1, 5)}
+            assert log.take_outdated() == [], "what has a tombstone needs no other"
 
         admin.delete_topics([LETTERS])
         until(lambda: LETTERS not in admin.list_topics(), "the topic to be gone")

@@ -7,11 +7,10 @@ from typing import Any
 
 import pytest
 
-from streaming.dead_letters.writer import DeadLetter, DeadLetters, whereabouts
 from streaming.kafka.codec import JSON
 from streaming.tracing import TRACEPARENT, trace_id, traceparent
 from streaming.vectors.embedding_topic import EmbeddingPublisher
-from tests.streaming.builders import NOW, Record, record, update
+from tests.streaming.builders import Record, record, update
 from tests.streaming.fakes import CompactedProducer
 from tests.streaming.world import World
 
@@ -79,27 +78,5 @@ def test_the_pipeline_hands_on_the_trace_of_the_last_update_that_counted() -> No
     assert seen[1:] == [({"c"}, None)], "whoever traces nothing pays nothing"
 
 
-def test_a_refused_message_is_found_in_the_log_by_product_place_and_trace(caplog: pytest.LogCaptureFixture) -> None:
-    class Taker:
-        def send(self, *_: Any, **__: Any) -> Taker:
-            return self
-
-        def flush(self, _: float) -> None: ...
-        def get(self, _: float) -> None: ...
-
-    bad = Record(partition=3, offset=42, value=b'{"id":"lamp","version":7,"title":1}', headers=[(TRACEPARENT, HEADER)])
-    letters = [DeadLetter(bad._replace(offset=n), "decode", "ContractError", "title: wrong") for n in range(42, 70)]
-    DeadLetters(Taker(), "g", lambda: NOW).send_all(letters)
-    first, *others = caplog.records
-    assert first.getMessage() == "refused at decode: title: wrong"
-    expected = {"product_id": "lamp", "version": 7, "partition": 3, "offset": 42, "stage": "decode", "trace_id": ID}
-    assert vars(first).items() >= expected.items()
-    assert len(others) == 20, "a flood is cut short"
-    assert others[-1].getMessage().startswith("8 more were refused")
 
 
-@pytest.mark.parametrize("value", [None, b"", b"\xff\x00", b"[1]", b'{"id": {"a": 1}, "version": "x"}', b'"text"'])
-def test_of_a_message_of_any_kind_the_place_is_known(value: bytes | None) -> None:
-    found = whereabouts(DeadLetter(Record(value=value, offset=9), "decode", "ContractError", ""))
-    assert (found["topic"], found["partition"], found["offset"]) == ("catalog.updates", 0, 9)
-    assert all(isinstance(value, str | int) for value in found.values())

@@ -1,4 +1,4 @@
-"""Replaying: what is sent, what is not and why, how fast, and what is remembered when the broker fails in between."""
+"""Replaying: which messages are sent or skipped, how fast, and what is recorded when the broker fails."""
 
 from __future__ import annotations
 
@@ -8,36 +8,32 @@ from typing import Any, NamedTuple
 import pytest
 from kafka.errors import KafkaTimeoutError, MessageSizeTooLargeError, ProducerFencedError
 
-from streaming.dead_letters.reader import Letter, LetterId
+from streaming.contracts import ERROR_HEADERS
+from streaming.dead_letters.letters import Letter, LetterId
 from streaming.dead_letters.replay import (
-    ALREADY,
-    CUT,
     MAX_BATCH,
-    TOO_LARGE,
-    UNREADABLE,
     Message,
-    Pace,
+    RateLimiter,
     Replayer,
-    Result,
+    ReplayResult,
+    SkipReason,
+    dry_run,
     message_of,
     plan,
-    rehearse,
 )
-from streaming.dead_letters.writer import DeadLetter, DeadLetters
+from streaming.dead_letters.writer import DeadLetterWriter, FailedRecord
 from streaming.errors import BrokerError, DeadLetterError
-from tests.streaming.fakes import NOW, Record
-
-ERRORS = "__connect.errors."
+from tests.streaming.builders import NOW, Record
 
 
 class Future:
-    def __init__(self, outcome: Any) -> None:
-        self.outcome = outcome
+    def __init__(self, result: Any) -> None:
+        self.result = result
 
     def get(self, timeout: float) -> Any:
-        if isinstance(self.outcome, Exception):
-            raise self.outcome
-        return self.outcome
+        if isinstance(self.result, Exception):
+            raise self.result
+        return self.result
 
 
 class Place(NamedTuple):
@@ -46,7 +42,7 @@ class Place(NamedTuple):
 
 
 class FakeProducer:
-    """Takes everything but the keys that it was told to refuse."""
+    """Accepts everything except the keys in `refuse` and `refuse_at_once`."""
 
     def __init__(self) -> None:
         self.sent: list[dict[str, Any]] = []
@@ -65,8 +61,8 @@ class FakeProducer:
     def flush(self, timeout: float) -> None: ...
 
 
-class FakeMemory(FakeProducer):
-    """The transactional producer: what was not committed is not there."""
+class FakeLogProducer(FakeProducer):
+    """The transactional producer: what was not committed does not exist."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -82,10 +78,10 @@ class FakeMemory(FakeProducer):
         self.committed.append(self.sent)
 
 
-class FakeLedger:
+class FakeReplayLog:
     def __init__(self, done: Sequence[LetterId] = ()) -> None:
         self.done = set(done)
-        self.gone: list[bytes] = []
+        self.outdated: list[bytes] = []
 
     def __contains__(self, id: LetterId) -> bool:
         return id in self.done
@@ -96,9 +92,9 @@ class FakeLedger:
     def add(self, id: LetterId) -> None:
         self.done.add(id)
 
-    def forgotten(self) -> list[bytes]:
-        gone, self.gone = self.gone, []
-        return gone
+    def take_outdated(self) -> list[bytes]:
+        outdated, self.outdated = self.outdated, []
+        return outdated
 
 
 class Clock:
@@ -119,21 +115,28 @@ class Bench:
     """A replayer whose broker is made of fakes."""
 
     def __init__(self, rate: float = 1000) -> None:
-        self.producer, self.memory, self.ledger, self.clock = FakeProducer(), FakeMemory(), FakeLedger(), Clock()
+        self.producer, self.log_producer, self.log, self.clock = (
+            FakeProducer(),
+            FakeLogProducer(),
+            FakeReplayLog(),
+            Clock(),
+        )
         self.replayer = Replayer(
-            self.producer, self.memory, self.ledger, rate=rate, clock=self.clock, sleep=self.clock.sleep
+            self.producer, self.log_producer, self.log, rate=rate, clock=self.clock, sleep=self.clock.sleep
         )
         self.skipped: list[tuple[int, str]] = []
 
-    def run(self, letters: Sequence[Letter]) -> Result:
+    def run(self, letters: Sequence[Letter]) -> ReplayResult:
         return self.replayer.run(
-            plan(letters, lambda letter: None, self.ledger),
+            plan(letters, lambda letter: None, self.log),
             on_skipped=lambda letter, reason: self.skipped.append((letter.id.offset, reason)),
         )
 
     @property
-    def remembered(self) -> list[bytes]:
-        return [message["key"] for batch in self.memory.committed for message in batch if message["value"] is not None]
+    def recorded(self) -> list[bytes]:
+        return [
+            message["key"] for batch in self.log_producer.committed for message in batch if message["value"] is not None
+        ]
 
 
 @pytest.fixture
@@ -142,15 +145,12 @@ def bench() -> Bench:
 
 
 def letter(offset: int, *, stage: str = "decode", value: bytes | None = b"{", **headers: bytes) -> Letter:
-    named = [(ERRORS + "stage", stage.encode()), *headers.items()]
+    named = [(ERROR_HEADERS + "stage", stage.encode()), *headers.items()]
     return Letter(LetterId("events.dlq", 0, offset), NOW, f"k{offset}".encode(), value, named)
 
 
 def no_original(letter: Letter) -> bytes | None:
     raise AssertionError("only a letter that was cut needs its original")
-
-
-# What is sent.
 
 
 def test_the_message_of_a_letter_is_the_original_and_its_next_failure_counts_on() -> None:
@@ -160,20 +160,23 @@ def test_the_message_of_a_letter_is_the_original_and_its_next_failure_counts_on(
     own = [("traceparent", b"00-1"), ("empty", None)]
     record = Record(partition=2, offset=7, key=b"k\xff", value=b"{", headers=own)  # type: ignore[arg-type]
     for attempt in (1, 2):
-        DeadLetters(producer, "g", lambda: NOW).send_all([DeadLetter(record, "decode", "E", "m")])
+        DeadLetterWriter(producer, "g", lambda: NOW).send_all([FailedRecord(record, "decode", "E", "m")])
         sent = producer.sent[-1]
         found = Letter(LetterId(sent["topic"], 0, attempt), NOW, sent["key"], sent["value"], sent["headers"])
         assert found.attempts == attempt
         message = message_of(found, no_original)
         assert isinstance(message, Message)
         assert message[:3] == ("catalog.updates", b"k\xff", b"{")
-        living = [(ERRORS + "attempts", str(attempt).encode()), (ERRORS + "first.time", NOW.isoformat().encode())]
+        living = [
+            (ERROR_HEADERS + "attempts", str(attempt).encode()),
+            (ERROR_HEADERS + "first.time", NOW.isoformat().encode()),
+        ]
         assert message.headers == own + living
         record = Record(offset=20 + attempt, key=message.key, value=message.value, headers=message.headers)  # type: ignore[arg-type]
 
 
 def test_a_header_cannot_send_a_letter_elsewhere() -> None:
-    message = message_of(letter(1, **{ERRORS + "topic": b"payments"}), no_original)
+    message = message_of(letter(1, **{ERROR_HEADERS + "topic": b"payments"}), no_original)
     assert isinstance(message, Message)
     assert message.topic == "events"
 
@@ -183,11 +186,11 @@ def test_a_letter_that_was_cut_is_sent_whole_without_the_mark_or_not_at_all() ->
     message = message_of(cut, lambda letter: b"{original")
     assert isinstance(message, Message)
     assert (message.value, message.headers) == (b"{original", [])
-    assert message_of(cut, lambda letter: None) == CUT
+    assert message_of(cut, lambda letter: None) == SkipReason.ORIGINAL_GONE
 
 
 def test_what_cannot_be_read_is_not_sent_and_a_deletion_stays_one() -> None:
-    assert message_of(letter(1, stage="fetch", value=b""), no_original) == UNREADABLE
+    assert message_of(letter(1, stage="fetch", value=b""), no_original) == SkipReason.UNREADABLE
     deletion = message_of(letter(1, value=None), no_original)
     assert isinstance(deletion, Message)
     assert deletion.value is None
@@ -201,45 +204,45 @@ def test_a_limit_counts_what_is_sent_and_no_letter_is_read_after_it() -> None:
         yield from (letter(0), letter(1, stage="fetch"), letter(2), letter(3))
         raise AssertionError("read too far")
 
-    ledger = FakeLedger([letter(0).id])
-    planned = [(at.id.offset, isinstance(m, Message)) for at, m in plan(letters(), no_original, ledger, limit=2)]
+    log = FakeReplayLog([letter(0).id])
+    planned = [(at.id.offset, isinstance(m, Message)) for at, m in plan(letters(), no_original, log, limit=2)]
     assert planned == [(0, False), (1, False), (2, True), (3, True)]
 
 
-def test_a_rehearsal_counts_what_a_replay_would_do() -> None:
+def test_a_dry_run_counts_what_a_replay_would_do() -> None:
     letters = [letter(0), letter(1), letter(2, stage="fetch")]
-    told: list[str] = []
-    planned = plan(letters, no_original, FakeLedger([letters[0].id]))
-    assert rehearse(planned, lambda letter, reason: told.append(reason)) == (1, {ALREADY: 1, UNREADABLE: 1})
-    assert told == [ALREADY, UNREADABLE]
-    assert rehearse(plan(letters, no_original, FakeLedger([letters[0].id]), again=True)).replayed == 2
+    reported: list[str] = []
+    planned = plan(letters, no_original, FakeReplayLog([letters[0].id]))
+    assert dry_run(planned, lambda letter, reason: reported.append(reason)) == (
+        1,
+        {SkipReason.ALREADY_REPLAYED: 1, SkipReason.UNREADABLE: 1},
+    )
+    assert reported == [SkipReason.ALREADY_REPLAYED, SkipReason.UNREADABLE]
+    assert dry_run(plan(letters, no_original, FakeReplayLog([letters[0].id]), again=True)).replayed == 2
 
 
-# What is remembered.
-
-
-def test_each_letter_is_sent_once_in_its_order_and_remembered_with_its_place(bench: Bench) -> None:
+def test_each_letter_is_sent_once_in_its_order_and_recorded_with_its_place(bench: Bench) -> None:
     letters = [letter(n) for n in range(2 * MAX_BATCH + 50)]
-    bench.ledger.gone = [b"old"]
+    bench.log.outdated = [b"old"]
     assert bench.run(letters) == (250, {})
     assert [m["key"] for m in bench.producer.sent] == [found.key for found in letters]
-    assert [len([m for m in batch if m["value"]]) for batch in bench.memory.committed] == [100, 100, 50]
-    first, tombstone = bench.memory.committed[0][0], bench.memory.committed[0][-1]
+    assert [len([m for m in batch if m["value"]]) for batch in bench.log_producer.committed] == [100, 100, 50]
+    first, tombstone = bench.log_producer.committed[0][0], bench.log_producer.committed[0][-1]
     assert first == {"topic": "dlq.replayed", "key": b"events.dlq/0:0", "value": b"events/3:0"}
     assert tombstone == {"topic": "dlq.replayed", "key": b"old", "value": None}
-    assert bench.run(letters) == (250, {ALREADY: 250}), "the second time nothing is sent"
+    assert bench.run(letters) == (250, {SkipReason.ALREADY_REPLAYED: 250}), "the second time nothing is sent"
     assert len(bench.producer.sent) == 250
 
 
-def test_nothing_is_remembered_before_it_is_sent(bench: Bench) -> None:
-    """What a kill leaves at any moment: sent and not remembered is at most one batch."""
+def test_nothing_is_recorded_before_it_is_sent(bench: Bench) -> None:
+    """What a kill leaves at any moment: sent and not recorded is at most one batch."""
     most = 0
 
     class Watched(list[Any]):
         def append(self, item: Any) -> None:
             nonlocal most
             super().append(item)
-            most = max(most, len(self) - len(bench.remembered))
+            most = max(most, len(self) - len(bench.recorded))
 
     bench.producer.sent = Watched()
     bench.run([letter(n) for n in range(350)])
@@ -248,31 +251,31 @@ def test_nothing_is_remembered_before_it_is_sent(bench: Bench) -> None:
 
 def test_large_messages_make_small_batches(bench: Bench) -> None:
     bench.run([letter(n, value=b"x" * 9_000_000) for n in range(4)])
-    assert [len(batch) for batch in bench.memory.committed] == [2, 2]
+    assert [len(batch) for batch in bench.log_producer.committed] == [2, 2]
 
 
 @pytest.mark.parametrize("when", ["refuse", "refuse_at_once"])
 def test_a_message_too_large_for_its_topic_is_skipped_and_the_others_go(bench: Bench, when: str) -> None:
     getattr(bench.producer, when)[b"k1"] = MessageSizeTooLargeError()
-    assert bench.run([letter(n) for n in range(3)]) == (2, {TOO_LARGE: 1})
-    assert bench.skipped == [(1, TOO_LARGE)]
-    assert bench.remembered == [b"events.dlq/0:0", b"events.dlq/0:2"]
+    assert bench.run([letter(n) for n in range(3)]) == (2, {SkipReason.TOO_LARGE: 1})
+    assert bench.skipped == [(1, SkipReason.TOO_LARGE)]
+    assert bench.recorded == [b"events.dlq/0:0", b"events.dlq/0:2"]
 
 
 @pytest.mark.parametrize("when", ["refuse", "refuse_at_once"])
-def test_a_broker_that_fails_is_told_and_what_it_took_is_remembered(bench: Bench, when: str) -> None:
+def test_a_broker_that_fails_is_told_and_what_it_took_is_recorded(bench: Bench, when: str) -> None:
     getattr(bench.producer, when)[b"k2"] = KafkaTimeoutError()
-    with pytest.raises(BrokerError, match=r"KafkaTimeoutError\): 2 letters were replayed; the same command goes on"):
+    with pytest.raises(BrokerError, match=r"KafkaTimeoutError\): 2 letters were replayed; run the same command again"):
         bench.run([letter(n) for n in range(3)])
-    assert bench.remembered == [b"events.dlq/0:0", b"events.dlq/0:1"]
+    assert bench.recorded == [b"events.dlq/0:0", b"events.dlq/0:1"]
 
 
 def test_one_that_another_replay_overtook_stops_and_says_what_may_be_doubled(bench: Bench) -> None:
-    bench.memory.fail = ProducerFencedError()
+    bench.log_producer.fail = ProducerFencedError()
     with pytest.raises(DeadLetterError, match=r"stopped after 0 letters \(the last 100 may be sent twice\)"):
         bench.run([letter(n) for n in range(300)])
     assert len(bench.producer.sent) == MAX_BATCH
-    assert bench.ledger.done == set()
+    assert bench.log.done == set()
 
 
 def test_ctrl_c_remembers_what_was_sent(bench: Bench) -> None:
@@ -282,10 +285,7 @@ def test_ctrl_c_remembers_what_was_sent(bench: Bench) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         bench.run(letters())
-    assert len(bench.remembered) == 7
-
-
-# How fast.
+    assert len(bench.recorded) == 7
 
 
 @pytest.mark.parametrize("rate", [0.5, 1, 7, 100, 2000])
@@ -294,17 +294,17 @@ def test_it_goes_as_fast_as_told_and_no_faster(rate: float) -> None:
     count = int(5 * rate) + 1
     bench.run([letter(n) for n in range(count)])
     assert bench.clock.now - 100 == pytest.approx((count - 1) / rate)
-    assert max(len(batch) for batch in bench.memory.committed) == max(1, min(MAX_BATCH, int(rate)))
+    assert max(len(batch) for batch in bench.log_producer.committed) == max(1, min(MAX_BATCH, int(rate)))
 
 
 def test_after_a_pause_there_is_no_burst() -> None:
     clock = Clock()
-    pace = Pace(10, clock, clock.sleep)
-    pace.wait()
+    limiter = RateLimiter(10, clock, clock.sleep)
+    limiter.wait()
     clock.now += 60
     times = []
     for _ in range(3):
-        pace.wait()
+        limiter.wait()
         times.append(round(clock.now - 160, 6))
     assert times == [0, 0.1, 0.2]
 
@@ -312,4 +312,4 @@ def test_after_a_pause_there_is_no_burst() -> None:
 @pytest.mark.parametrize("rate", [0, -1, float("nan")])
 def test_a_rate_that_is_none_is_refused(rate: float) -> None:
     with pytest.raises(ValueError, match=f"rate {rate} must be above 0"):
-        Replayer(FakeProducer(), FakeMemory(), FakeLedger(), rate=rate)
+        Replayer(FakeProducer(), FakeLogProducer(), FakeReplayLog(), rate=rate)

@@ -8,13 +8,16 @@ from typing import Any
 import pytest
 from kafka.errors import KafkaTimeoutError, MessageSizeTooLargeError
 
-from streaming.dead_letters.writer import TRUNCATED, DeadLetter, DeadLetters
+from streaming.contracts import ERROR_HEADERS, TRUNCATED_HEADER
+from streaming.dead_letters.writer import DeadLetterWriter, FailedRecord, log_fields
 from streaming.errors import BrokerError
 from streaming.kafka.connection import TopicPartition
 from streaming.kafka.topics import DEAD_LETTER_BYTES
-from tests.streaming.fakes import NOW, Record
+from streaming.tracing import TRACEPARENT
+from tests.streaming.builders import NOW, Record
 
-PREFIX = "__connect.errors."
+TRACE_ID = "4bf92f3577b34da6a3ce929d0e0e4736"
+TRACE_HEADER = f"00-{TRACE_ID}-00f067aa0ba902b7-01".encode()
 
 
 class FakeProducer:
@@ -43,96 +46,131 @@ class FakeProducer:
             raise self.fail
 
 
-def letter(record: Record, message: str = "title: too long") -> DeadLetter:
-    return DeadLetter(record, "decode", "ContractError", message)
+def letter(record: Record, message: str = "title: too long") -> FailedRecord:
+    return FailedRecord(record, "decode", "ContractError", message)
 
 
 def test_the_original_is_untouched_and_the_headers_say_what_happened() -> None:
     producer = FakeProducer()
     record = Record(partition=3, offset=42, key=b"\xff\x00", value=b'{"id": ', headers=[("traceparent", b"00-1")])
-    DeadLetters(producer, "g", lambda: NOW).send_all([letter(record)])
+    DeadLetterWriter(producer, "g", lambda: NOW).send_all([letter(record)])
     (sent,) = producer.sent
     assert (sent["topic"], sent["key"], sent["value"]) == ("catalog.updates.dlq", record.key, record.value)
     assert sent["headers"] == [
         ("traceparent", b"00-1"),
-        (PREFIX + "topic", b"catalog.updates"),
-        (PREFIX + "partition", b"3"),
-        (PREFIX + "offset", b"42"),
-        (PREFIX + "consumer.group", b"g"),
-        (PREFIX + "stage", b"decode"),
-        (PREFIX + "exception.class.name", b"ContractError"),
-        (PREFIX + "exception.message", b"title: too long"),
-        (PREFIX + "attempts", b"1"),
-        (PREFIX + "time", NOW.isoformat().encode()),
-        (PREFIX + "first.time", NOW.isoformat().encode()),
+        (ERROR_HEADERS + "topic", b"catalog.updates"),
+        (ERROR_HEADERS + "partition", b"3"),
+        (ERROR_HEADERS + "offset", b"42"),
+        (ERROR_HEADERS + "consumer.group", b"g"),
+        (ERROR_HEADERS + "stage", b"decode"),
+        (ERROR_HEADERS + "exception.class.name", b"ContractError"),
+        (ERROR_HEADERS + "exception.message", b"title: too long"),
+        (ERROR_HEADERS + "attempts", b"1"),
+        (ERROR_HEADERS + "time", NOW.isoformat().encode()),
+        (ERROR_HEADERS + "first.time", NOW.isoformat().encode()),
     ]
 
 
 def test_a_second_failure_replaces_the_headers_of_the_first_and_counts_on() -> None:
     producer = FakeProducer()
-    DeadLetters(producer, "g", lambda: NOW).send_all([letter(Record(offset=1, headers=[("own", b"x")]))])
+    DeadLetterWriter(producer, "g", lambda: NOW).send_all([letter(Record(offset=1, headers=[("own", b"x")]))])
     replayed = Record(offset=99, headers=producer.sent[0]["headers"])
-    DeadLetters(producer, "g", lambda: NOW + timedelta(hours=1)).send_all([letter(replayed, "again")])
+    DeadLetterWriter(producer, "g", lambda: NOW + timedelta(hours=1)).send_all([letter(replayed, "again")])
     first, second = (message["headers"] for message in producer.sent)
     assert sorted(name for name, _ in second) == sorted(name for name, _ in first)
     after = dict(second)
     assert after["own"] == b"x"
-    assert (after[PREFIX + "offset"], after[PREFIX + "exception.message"]) == (b"99", b"again")
-    assert after[PREFIX + "attempts"] == b"2"
-    assert after[PREFIX + "first.time"] == NOW.isoformat().encode()
-    assert after[PREFIX + "time"] == (NOW + timedelta(hours=1)).isoformat().encode()
+    assert (after[ERROR_HEADERS + "offset"], after[ERROR_HEADERS + "exception.message"]) == (b"99", b"again")
+    assert after[ERROR_HEADERS + "attempts"] == b"2"
+    assert after[ERROR_HEADERS + "first.time"] == NOW.isoformat().encode()
+    assert after[ERROR_HEADERS + "time"] == (NOW + timedelta(hours=1)).isoformat().encode()
 
 
 @pytest.mark.parametrize("attempts", [b"", b"-1", b"many", b"9" * 5000, b"\xff"])
 def test_headers_that_somebody_forged_do_no_harm(attempts: bytes) -> None:
     producer = FakeProducer()
-    forged = [(PREFIX + "attempts", attempts), (PREFIX + "first.time", b"\xff" * 500)]
-    DeadLetters(producer, "g").send_all([letter(Record(headers=forged))])
-    assert dict(producer.sent[0]["headers"])[PREFIX + "attempts"] == b"1"
+    forged = [(ERROR_HEADERS + "attempts", attempts), (ERROR_HEADERS + "first.time", b"\xff" * 500)]
+    DeadLetterWriter(producer, "g").send_all([letter(Record(headers=forged))])
+    assert dict(producer.sent[0]["headers"])[ERROR_HEADERS + "attempts"] == b"1"
 
 
 def test_a_long_or_unprintable_message_is_cut_and_sent() -> None:
     producer = FakeProducer()
-    DeadLetters(producer, "g").send_all([letter(Record(), "\udc80" + "x" * 100_000)])
-    assert len(dict(producer.sent[0]["headers"])[PREFIX + "exception.message"]) == 1000
+    DeadLetterWriter(producer, "g").send_all([letter(Record(), "\udc80" + "x" * 100_000)])
+    assert len(dict(producer.sent[0]["headers"])[ERROR_HEADERS + "exception.message"]) == 1000
 
 
 def test_a_message_that_its_topic_takes_is_sent_whole_and_a_larger_one_cut() -> None:
     """One that no topic takes would stop the consumer for good."""
     producer = FakeProducer()
-    DeadLetters(producer, "g").send_all(
+    DeadLetterWriter(producer, "g").send_all(
         [letter(Record(value=b"x" * 1_048_576)), letter(Record(value=b"x" * 50_000_000))]
     )
     whole, cut = producer.sent
     assert len(whole["value"]) == 1_048_576
-    assert TRUNCATED not in dict(whole["headers"])
-    assert dict(cut["headers"])[TRUNCATED] == b"50000000"
+    assert TRUNCATED_HEADER not in dict(whole["headers"])
+    assert dict(cut["headers"])[TRUNCATED_HEADER] == b"50000000"
     assert 1_900_000 < len(cut["value"]) < DEAD_LETTER_BYTES
 
 
 def test_an_offset_that_cannot_be_read_is_a_dead_letter_without_bytes() -> None:
     producer = FakeProducer()
-    DeadLetters(producer, "g").send_unreadable(TopicPartition("events", 2), 7, ValueError("crc"))
+    DeadLetterWriter(producer, "g").send_unreadable(TopicPartition("events", 2), 7, ValueError("crc"))
     (sent,) = producer.sent
     headers = dict(sent["headers"])
     assert (sent["topic"], sent["key"], sent["value"]) == ("events.dlq", None, b"")
-    assert (headers[PREFIX + "partition"], headers[PREFIX + "offset"]) == (b"2", b"7")
-    assert headers[PREFIX + "stage"] == b"fetch"
+    assert (headers[ERROR_HEADERS + "partition"], headers[ERROR_HEADERS + "offset"]) == (b"2", b"7")
+    assert headers[ERROR_HEADERS + "stage"] == b"fetch"
 
 
 def test_a_record_of_nothing_at_all_is_a_dead_letter_too() -> None:
     """Kafka takes a record without key and value, kafka-python's producer does not."""
     producer = FakeProducer()
-    DeadLetters(producer, "g").send_all([letter(Record()), letter(Record(key=b"k"))])
+    DeadLetterWriter(producer, "g").send_all([letter(Record()), letter(Record(key=b"k"))])
     assert [(m["key"], m["value"]) for m in producer.sent] == [(None, b""), (b"k", None)]
 
 
 def test_what_the_broker_does_not_take_is_an_error_so_that_nothing_is_committed() -> None:
     producer = FakeProducer()
     producer.fail = KafkaTimeoutError()
-    with pytest.raises(BrokerError, match="1 dead letters were not taken: KafkaTimeoutError"):
-        DeadLetters(producer, "g").send_all([letter(Record())])
+    with pytest.raises(BrokerError, match="the broker did not accept 1 dead letters: KafkaTimeoutError"):
+        DeadLetterWriter(producer, "g").send_all([letter(Record())])
 
 
 def test_no_letters_no_wait() -> None:
-    DeadLetters(None, "g").send_all([])
+    DeadLetterWriter(None, "g").send_all([])
+
+
+def test_a_refused_message_is_found_in_the_log_by_product_place_and_trace(caplog: pytest.LogCaptureFixture) -> None:
+    class Taker:
+        def send(self, *_: Any, **__: Any) -> Taker:
+            return self
+
+        def flush(self, _: float) -> None: ...
+        def get(self, _: float) -> None: ...
+
+    bad = Record(
+        partition=3, offset=42, value=b'{"id":"lamp","version":7,"title":1}', headers=[(TRACEPARENT, TRACE_HEADER)]
+    )
+    letters = [FailedRecord(bad._replace(offset=n), "decode", "ContractError", "title: wrong") for n in range(42, 70)]
+    DeadLetterWriter(Taker(), "g", lambda: NOW).send_all(letters)
+    first, *others = caplog.records
+    assert first.getMessage() == "refused at decode: title: wrong"
+    expected = {
+        "product_id": "lamp",
+        "version": 7,
+        "partition": 3,
+        "offset": 42,
+        "stage": "decode",
+        "trace_id": TRACE_ID,
+    }
+    assert vars(first).items() >= expected.items()
+    assert len(others) == 20, "a flood is cut short"
+    assert others[-1].getMessage().startswith("8 more records were refused")
+
+
+@pytest.mark.parametrize("value", [None, b"", b"\xff\x00", b"[1]", b'{"id": {"a": 1}, "version": "x"}', b'"text"'])
+def test_the_place_of_a_record_is_logged_whatever_its_value_holds(value: bytes | None) -> None:
+    found = log_fields(FailedRecord(Record(value=value, offset=9), "decode", "ContractError", ""))
+    assert (found["topic"], found["partition"], found["offset"]) == ("catalog.updates", 0, 9)
+    assert all(isinstance(value, str | int) for value in found.values())
