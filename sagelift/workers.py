@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import gc
 import logging
-import os
 import signal
-import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -19,15 +17,13 @@ import msgspec
 from sagelift.observability.logs import configure
 from sagelift.observability.monitor import Monitor
 from sagelift.observability.server import serving
-from sagelift.observability.triton_probe import KnownAnswerProbe
 from sagelift.services import CATALOG_GROUP, EVENTS_GROUP, Services
 from sagelift.settings import Settings
-from sagelift.stack.stack import LocalStack, StackOptions, WorkerSpec
 from sagelift.stack.worker_records import announced, folder_of, write_record
 
 if TYPE_CHECKING:
     from streaming.consumer.loop import ConsumerLoop
-    from streaming.dead_letters.writer import DeadLetters
+    from streaming.dead_letters.writer import DeadLetterWriter
     from streaming.kafka.connection import TopicPartition
     from streaming.kafka.lag import LagMeter
 
@@ -35,7 +31,8 @@ log = logging.getLogger(__name__)
 
 POISONED = 4
 """Exit code of a consumer that stopped because most messages cannot be used: starting it again would not help."""
-_WRONG_SETTINGS = 2
+WRONG_SETTINGS = 2
+"""Exit code of a consumer whose settings are wrong."""
 
 
 def catalog_worker(
@@ -49,11 +46,12 @@ def catalog_worker(
 
     from feature_repo.errors import HistoryError, StoreBusyError, StoreStateError
     from inference.errors import ArtifactError, ServingError
-    from inference.failures import CircuitBreaker
+    from inference.triton.circuit import CircuitBreaker
     from streaming.catalogue.pipeline import CatalogPipeline, Prepared
-    from streaming.consumer.loop import ConsumerLoop, Records
+    from streaming.consumer.loop import ConsumerLoop
+    from streaming.consumer.partitions import Records
     from streaming.consumer.poison import PoisonGuard, PoisonLimit
-    from streaming.dead_letters.writer import DeadLetters
+    from streaming.dead_letters.writer import DeadLetterWriter
     from streaming.errors import BrokerError, RegistryError
     from streaming.kafka.lag import LagMeter
     from streaming.kafka.topic_admin import ensure_topics
@@ -66,7 +64,7 @@ def catalog_worker(
         pipeline: CatalogPipeline = services.catalog_pipeline()
         pipeline.observer = monitor.metrics
         pipeline.poison = monitor.poison = PoisonGuard(CATALOG_UPDATES, PoisonLimit(**settings.poison.model_dump()))
-        dead_letters = DeadLetters(services.producer(), CATALOG_GROUP)
+        dead_letters = DeadLetterWriter(services.producer(), CATALOG_GROUP)
         prepared, waiting = False, [after_first_batch]
 
         def features(records: Records) -> Prepared:
@@ -89,7 +87,7 @@ def catalog_worker(
 
         # What a person or a supervisor mends while we wait: a server that is away, a model that is not loaded or was
         # left half-written, a store that is locked, a full disk.
-        transient = (
+        retryable = (
             *(BrokerError, RegistryError, ServingError, ArtifactError),
             *(StoreBusyError, StoreStateError, HistoryError, OperationalError),
         )
@@ -98,7 +96,7 @@ def catalog_worker(
             consumer,
             CATALOG_UPDATES,
             {"features": features, "embeddings": pipeline.embeddings, "publishing": publishing},
-            transient=transient,
+            retryable=retryable,
             unreadable=partial(_refuse_unreadable, dead_letters, monitor),
             observer=monitor.metrics,
         )
@@ -110,9 +108,10 @@ def events_worker(settings: Settings, stop: threading.Event, monitor: Monitor | 
     from sqlalchemy.exc import DBAPIError, TimeoutError
 
     from feature_repo.errors import HistoryError, StoreBusyError, StoreStateError
-    from streaming.consumer.loop import ConsumerLoop, Records
+    from streaming.consumer.loop import ConsumerLoop
+    from streaming.consumer.partitions import Records
     from streaming.consumer.poison import PoisonGuard, PoisonLimit
-    from streaming.dead_letters.writer import DeadLetters
+    from streaming.dead_letters.writer import DeadLetterWriter
     from streaming.errors import BrokerError, RegistryError
     from streaming.events.sink import EventSink
     from streaming.kafka.lag import LagMeter
@@ -122,7 +121,7 @@ def events_worker(settings: Settings, stop: threading.Event, monitor: Monitor | 
     monitor = monitor or Monitor("events", stop)
     with Services(settings) as services:
         ensure_topics(services.kafka, replication=settings.kafka.replication)
-        dead_letters = DeadLetters(services.producer(), EVENTS_GROUP)
+        dead_letters = DeadLetterWriter(services.producer(), EVENTS_GROUP)
         kafka = services.kafka
         sink = EventSink(services.experiments, dead_letters.send_all, log_id(kafka, EVENTS), kafka.codec)
         sink.observer = monitor.metrics
@@ -141,7 +140,7 @@ def events_worker(settings: Settings, stop: threading.Event, monitor: Monitor | 
             consumer,
             EVENTS,
             {"write": handle},
-            transient=(
+            retryable=(
                 *(BrokerError, RegistryError, DBAPIError, TimeoutError),
                 *(StoreBusyError, StoreStateError, HistoryError),
             ),
@@ -153,7 +152,7 @@ def events_worker(settings: Settings, stop: threading.Event, monitor: Monitor | 
 
 
 def _run(loop: ConsumerLoop, stop: threading.Event, monitor: Monitor, lag: Callable[[], LagMeter]) -> None:
-    from streaming.consumer.loop import end_process, watch
+    from streaming.consumer.watchdog import end_process, watch
 
     monitor.loop = loop
     ended = threading.Event()
@@ -166,7 +165,7 @@ def _run(loop: ConsumerLoop, stop: threading.Event, monitor: Monitor, lag: Calla
 
 
 def _refuse_unreadable(
-    dead_letters: DeadLetters, monitor: Monitor, partition: TopicPartition, offset: int, error: Exception
+    dead_letters: DeadLetterWriter, monitor: Monitor, partition: TopicPartition, offset: int, error: Exception
 ) -> None:
     dead_letters.send_unreadable(partition, offset, error)
     monitor.metrics.dead_letters({"fetch": 1})
@@ -216,54 +215,3 @@ def run_worker(name: str, settings: Settings) -> None:
             log.critical("%s stops: %s: %s", name, state, reason, extra={"state": state})
             write_record(folder_of(settings.state), msgspec.structs.replace(record, ended=(state, reason)))
             raise
-
-
-def stack_options(settings: Settings) -> StackOptions:
-    """The local stack as the settings want it: a service given by address is not started."""
-    return StackOptions(
-        # With the settings' users and certificates, which the stack's own probes know nothing of.
-        kafka_answers=lambda _: _kafka_answers(settings),
-        triton_answers=lambda _: _triton_answers(settings),
-        kafka_bootstrap=settings.kafka.bootstrap_servers or None,
-        kafka_port=settings.kafka.port or None,
-        triton_url=settings.triton.url or None,
-        triton_port=settings.triton.port or None,
-        model_repository=settings.model_repository,
-        triton_probe=KnownAnswerProbe(settings.model_repository),
-    )
-
-
-def _kafka_answers(settings: Settings) -> bool:
-    with Services(settings) as services:
-        services.kafka.check()  # raises BrokerError with the reason
-    return True
-
-
-def _triton_answers(settings: Settings) -> bool:
-    with Services(settings) as services:
-        return services.triton.server_ready()
-
-
-def worker_specs(stack: LocalStack, settings: Settings) -> Sequence[WorkerSpec]:
-    """The consumers as processes of the local stack."""
-    env = {
-        **settings.environment(),
-        "SAGELIFT_STATE_DIR": str(settings.state),
-        "SAGELIFT_KAFKA__BOOTSTRAP_SERVERS": stack.kafka_bootstrap,
-        "SAGELIFT_TRITON__URL": stack.triton_grpc,
-        "SAGELIFT_TRITON__MODEL_REPOSITORY": str(stack.model_repository),
-        # Said here, because a consumer that is told an address cannot know that the broker is the local one.
-        "SAGELIFT_IMAGES__FOLDERS": os.pathsep.join(map(str, settings.image_folders)),
-        # One thread each: on a small machine the consumers must not take the cores from Triton.
-        "OMP_NUM_THREADS": "1",
-    }
-    port = settings.metrics.port  # each needs its own
-    return [
-        WorkerSpec(
-            name,
-            [sys.executable, "-m", "sagelift", "stream", name],
-            env | ({"SAGELIFT_METRICS__PORT": str(port + number)} if port else {}),
-            final=(POISONED, _WRONG_SETTINGS),
-        )
-        for number, name in enumerate(WORKERS)
-    ]

@@ -25,8 +25,9 @@ import numpy as np
 
 from feature_repo.errors import InvalidFeatureError
 from feature_repo.rows import Deletion, OfferRow, ProductFeatures
+from inference.arrays import Float32Array
 from inference.errors import ArtifactError, InputError
-from inference.inputs import VECTOR_DIM, Float32Array
+from inference.inputs import VECTOR_DIM
 from streaming.catalogue.embed import Embedder, EmbeddingStore, Outgoing, Publish, embed, publish_newest
 from streaming.catalogue.merging import (
     VIEWS,
@@ -39,10 +40,10 @@ from streaming.catalogue.merging import (
     offer_changed,
 )
 from streaming.catalogue.settled import InOrder, Settled
-from streaming.consumer.observer import NOBODY, Observer
+from streaming.consumer.observer import NO_OBSERVER, Observer
 from streaming.consumer.poison import PoisonGuard
 from streaming.contracts import ProductUpdate, check_update, image_links
-from streaming.dead_letters.writer import DeadLetter
+from streaming.dead_letters.writer import FailedRecord
 from streaming.errors import ContractError, ImageError
 from streaming.kafka.codec import Codec
 from streaming.tracing import traceparent
@@ -81,12 +82,12 @@ class Received(msgspec.Struct, frozen=True):
 class Outcome(msgspec.Struct):
     """What became of a batch: dead letters still to be sent, counts by what was done, fields that were kept out."""
 
-    dead_letters: list[DeadLetter] = []
+    dead_letters: list[FailedRecord] = []
     counts: Counter[str] = msgspec.field(default_factory=Counter)
     unknown_fields: Counter[str] = msgspec.field(default_factory=Counter)
 
     def refuse(self, record: Any, stage: str, error: Exception) -> None:
-        self.dead_letters.append(DeadLetter(record, stage, type(error).__name__, str(error)))
+        self.dead_letters.append(FailedRecord(record, stage, type(error).__name__, str(error)))
         self.counts[f"refused_{stage}"] += 1
 
     def add(self, other: Outcome) -> None:
@@ -163,7 +164,7 @@ class CatalogPipeline:
         self._not_before: dict[str, datetime] = {}  # links that failed
         self._settled = Settled()
         self.poison: PoisonGuard | None = None
-        self.observer: Observer = NOBODY
+        self.observer: Observer = NO_OBSERVER
 
     def process(self, records: Sequence[Any]) -> Outcome:
         """All stages; everything about these records is written when this returns."""

@@ -1,7 +1,7 @@
-"""What a consumer tells of its work while it works: for metrics and health, never for decisions.
+"""What a consumer reports while it works, for metrics and health; no decision depends on it.
 
-The loop and the pipeline call an observer from several threads, once a batch and not once a record; it must be quick
-and must not raise.
+The loop and the pipeline call an observer from several threads, once for a batch and not for a record. An observer must
+be quick and must not raise.
 """
 
 from __future__ import annotations
@@ -11,33 +11,36 @@ from typing import Final, Protocol
 
 
 class Observer(Protocol):
-    """Hears what happens; see the methods for when."""
+    """Hears of a consumer's progress."""
 
     def stage_done(self, stage: str, records: int, seconds: float) -> None:
-        """A stage is through with a batch of so many records; its failed attempts and pauses are in the seconds."""
+        """Report that a stage has finished a batch of `records`; `seconds` include failed attempts and pauses."""
 
     def stage_failed(self, stage: str, error: Exception) -> None:
-        """An attempt failed in a way that waiting may mend; the stage will try again."""
+        """Report a retryable error of a stage; the stage will try again."""
 
     def finished(self, records: int, in_flight: int) -> None:
-        """A batch is through all stages, its offsets are about to be committed; so many others are under way."""
+        """Report that a batch passed all stages and will be committed, with `in_flight` other batches behind it."""
 
     def counted(self, counts: Mapping[str, int]) -> None:
-        """What became of a batch's updates, by reason (embedded, stale, features_text, refused_decode, ...)."""
+        """Report what became of a batch's updates, by reason (embedded, stale, features_text, refused_decode, ...)."""
 
     def dead_letters(self, by_stage: Mapping[str, int]) -> None:
-        """Records that the broker has taken as dead letters, by the stage that refused them."""
+        """Report records that the broker accepted as dead letters, by the stage that refused them."""
 
     def unknown_fields(self, names: Mapping[str, int]) -> None:
-        """Fields that the contract does not name, kept out, by name."""
+        """Report dropped fields that the contract does not name, by name."""
 
     def fresh(self, milliseconds: Sequence[float]) -> None:
-        """Of each effect that was just written (a vector on its topic, an event's row), how long ago its record arrived
-        in Kafka."""
+        """Report the age of each effect that was just written (a vector on its topic, an event's row).
+
+        Args:
+            milliseconds: Time from the record's arrival in Kafka to the write, for each effect.
+        """
 
 
-class _Nobody:
-    """Hears nothing."""
+class _NoObserver:
+    """Ignores everything."""
 
     def stage_done(self, stage: str, records: int, seconds: float) -> None:
         pass
@@ -61,5 +64,5 @@ class _Nobody:
         pass
 
 
-NOBODY: Final[Observer] = _Nobody()
-"""The observer of those who want none."""
+NO_OBSERVER: Final[Observer] = _NoObserver()
+"""The no-op observer."""

@@ -1,8 +1,9 @@
-"""When most of what arrives cannot be used, something upstream is broken: stop, rather than drain the topic.
+"""Protection against poisoned topics: the consumer stops when most messages cannot be used.
 
-A dead letter is for the odd message. A feed that was switched to another format would become dead letters as a whole,
-while the consumer looked healthy and its lag small. The message at fault is not committed: a consumer that is started
-again stops at the same place, until the producer is mended or a person says that it is to go on.
+Dead letters are for single bad messages. If a whole feed switches to another format, it would turn into dead letters
+while the consumer looked healthy and its lag stayed small. So the consumer stops instead, without committing the
+messages at fault. After a restart it stops at the same place, until the producer is fixed or an operator lets the
+consumer continue.
 """
 
 from __future__ import annotations
@@ -17,7 +18,13 @@ from streaming.errors import PoisonRateError
 
 @dataclass(frozen=True)
 class PoisonLimit:
-    """Too many: more than `share` of at least `least` messages that were read within the last `window_s` seconds."""
+    """How many refused messages stop the consumer.
+
+    Attributes:
+        share: Largest share of refused messages that is tolerated.
+        least: Number of messages in the window from which on the share counts.
+        window_s: Length of the window, in seconds.
+    """
 
     share: float = 0.5
     least: int = 200
@@ -25,31 +32,40 @@ class PoisonLimit:
 
 
 class PoisonGuard:
-    """Counts what was read and what was refused; raises at the first batch that brings the share above the limit.
+    """Counts read and refused messages; raises at the first batch that brings the share above the limit.
 
-    A batch is counted once, when it is first decoded: `key` tells an attempt made again from another batch.
+    Args:
+        topic: The topic that is read, for the error message.
+        limit: When to stop.
+        clock: Seconds, such as `time.monotonic`.
 
     Attributes:
-        tripped: what it raised, once it did.
+        tripped: The text of the raised error; None if none was raised.
     """
 
     def __init__(self, topic: str, limit: PoisonLimit, clock: Callable[[], float] = time.monotonic) -> None:
         self._topic, self._limit, self._clock = topic, limit, clock
-        self._batches: deque[tuple[float, Hashable, int, int]] = deque()  # when, key, read, refused
+        self._batches: deque[tuple[float, Hashable, int, int]] = deque()  # time, key, read, refused
         self.tripped: str | None = None
 
     @property
     def share(self) -> float:
-        """Of the messages within the window, how many were refused; 0 when there are none. For any thread."""
+        """Share of refused messages within the window; 0 for an empty window. Safe to read from any thread."""
         since = self._clock() - self._limit.window_s
         batches = [batch for batch in tuple(self._batches) if batch[0] >= since]
         return sum(n for *_, n in batches) / max(1, sum(n for *_, n, _ in batches))
 
     def count(self, key: Hashable, read: int, refused: int, example: str = "") -> None:
-        """A batch of `read` messages of which `refused` cannot be used, one of them for the reason `example`.
+        """Count a batch once, however often it is retried.
+
+        Args:
+            key: Identifies the batch, so that a retry is not counted again.
+            read: Number of messages in the batch.
+            refused: Number of those that cannot be used.
+            example: Why one of them was refused.
 
         Raises:
-            PoisonRateError: that is too many; says how to go on.
+            PoisonRateError: The share is above the limit; the error says how to continue.
         """
         now = self._clock()
         while self._batches and self._batches[0][0] < now - self._limit.window_s:
@@ -62,8 +78,8 @@ class PoisonGuard:
             such = f" (such as: {example})" if example else ""
             self.tripped = (
                 f"{self._topic}: {bad} of the last {total} messages cannot be used{such}, more than "
-                f"{self._limit.share:.0%} within {self._limit.window_s:g} s; the consumer stops before it makes dead "
-                "letters of a whole feed. Mend what sends them, then reset the group's offsets past what was sent, or "
-                "start once with SAGELIFT_POISON__SHARE=1 to have it all as dead letters"
+                f"{self._limit.share:.0%} within {self._limit.window_s:g} s; the consumer stops before it turns a "
+                "whole feed into dead letters. Fix the producer, then reset the group's offsets past the bad messages, "
+                "or start once with SAGELIFT_POISON__SHARE=1 to send them all to the dead letters"
             )
             raise PoisonRateError(self.tripped)

@@ -17,11 +17,11 @@ from sqlalchemy.exc import DataError, IntegrityError
 from experiments.event_rows import EventRow
 from experiments.event_writer import Rejected, WriteResult
 from feature_repo.recent import Engagement
-from streaming.consumer.loop import Records
-from streaming.consumer.observer import NOBODY, Observer
+from streaming.consumer.observer import NO_OBSERVER, Observer
+from streaming.consumer.partitions import Records
 from streaming.consumer.poison import PoisonGuard
 from streaming.contracts import Event, check_event
-from streaming.dead_letters.writer import DeadLetter
+from streaming.dead_letters.writer import FailedRecord
 from streaming.errors import ContractError
 from streaming.kafka.codec import Codec
 from streaming.kafka.connection import KafkaConsumer
@@ -67,7 +67,7 @@ class EventSink:
     def __init__(
         self,
         store: EventStore,
-        dead_letters: Callable[[Sequence[DeadLetter]], None],
+        dead_letters: Callable[[Sequence[FailedRecord]], None],
         log_id: str,
         codec: Codec,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
@@ -78,7 +78,7 @@ class EventSink:
         self.unknown_fields: Counter[str] = Counter()
         self.recent: Callable[[Sequence[Engagement]], object] | None = None
         self.poison: PoisonGuard | None = None
-        self.observer: Observer = NOBODY
+        self.observer: Observer = NO_OBSERVER
 
     def start_offsets(self, consumer: KafkaConsumer, topic: str) -> dict[int, int]:
         """Where to begin in the consumer's partitions; one that is not named begins at its log's start.
@@ -116,12 +116,12 @@ class EventSink:
                 check_event(event, now=now)
                 read.append((record, to_row(event)))
             except ContractError as error:
-                letters.append(DeadLetter(record, "decode", type(error).__name__, str(error)))
+                letters.append(FailedRecord(record, "decode", type(error).__name__, str(error)))
                 read.append((record, None))
         at = [index for index, (_, row) in enumerate(read) if row is not None]
         for rejected in self._store.rejected([row for _, row in read if row is not None]):
             record, _ = read[at[rejected.index]]
-            letters.append(DeadLetter(record, "store", "ContractError", rejected.reason))
+            letters.append(FailedRecord(record, "store", "ContractError", rejected.reason))
             read[at[rejected.index]] = record, None
         if self.poison and read:
             first = read[0][0]
@@ -140,7 +140,7 @@ class EventSink:
         del counts["dead_letters"]  # told when they were sent
         self.observer.counted(counts)
 
-    def _send(self, letters: Sequence[DeadLetter]) -> None:
+    def _send(self, letters: Sequence[FailedRecord]) -> None:
         if letters:
             self._dead_letters(letters)
             self.counts["dead_letters"] += len(letters)
@@ -157,7 +157,7 @@ class EventSink:
                 self._write(read[middle:])
             else:
                 record = read[0][0]
-                self._send([DeadLetter(record, "store", type(error).__name__, str(error))])
+                self._send([FailedRecord(record, "store", type(error).__name__, str(error))])
                 self._write([(record, None)])
             return
         self.counts.update(written=result.written, duplicate=result.duplicate)

@@ -47,7 +47,7 @@ def test_a_handler_that_outlasts_the_keep_alive_polls_still_gets_every_record(
         raise AssertionError("nothing here is damaged")
 
     consumer = connection.consumer(f"group-{topic}", max_poll_records=64)
-    loop = ConsumerLoop(consumer, topic, {"work": handle}, transient=(ConnectionError,), unreadable=unreadable)
+    loop = ConsumerLoop(consumer, topic, {"work": handle}, retryable=(ConnectionError,), unreadable=unreadable)
     timer = threading.Timer(60, stop.set)
     timer.start()
     loop.run(stop)

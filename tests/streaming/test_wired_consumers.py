@@ -80,7 +80,7 @@ def test_what_cannot_be_read_is_a_dead_letter_with_its_own_bytes(codec: Registry
 def test_a_registry_that_is_away_stops_the_batch_before_anything_is_written(
     codec: RegistryCodec, fresh: RegistryCodec, server: Registry
 ) -> None:
-    """The loop tries the same batch again (RegistryError is among its transient errors)."""
+    """The loop tries the same batch again (RegistryError is retryable)."""
     world, first = World(codec=fresh), framed(codec, "p1", 1)
     server.down = True
     with pytest.raises(RegistryError):

@@ -1,4 +1,4 @@
-"""A monitor's view of a consumer follows its loop, its poison guard and the broker."""
+"""A monitor follows its consumer's loop, its poison guard and the broker."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ from typing import Any
 import pytest
 from prometheus_client.exposition import generate_latest
 
-from sagelift.observability import monitor as module
-from sagelift.observability.health import State
+from sagelift.observability.health import HealthState
 from sagelift.observability.monitor import Monitor
-from sagelift.observability.stream_status import parse
+from sagelift.observability.scrape import parse
 from streaming.consumer.poison import PoisonGuard, PoisonLimit
 from streaming.errors import BrokerError, PoisonRateError
+from tests.waiting import wait_until
 
 
 class Loop:
-    """What a monitor looks at of a `ConsumerLoop`."""
+    """The attributes of a `ConsumerLoop` that a monitor reads."""
 
     def __init__(self) -> None:
         self.last_poll = time.monotonic()
         self.partitions: frozenset[int] | None = frozenset({0, 2})
         self.failing: str | None = None
-        self.under_way = 9
+        self.records_in_flight = 9
 
 
 class Meter:
-    """Answers with what is next in `answers`; the last one again and again."""
+    """Returns or raises the next of `answers`; repeats the last one."""
 
     def __init__(self, answers: list[Any]) -> None:
         self.answers, self.closed = answers, threading.Event()
@@ -43,10 +43,10 @@ class Meter:
         self.closed.set()
 
 
-def watching(loop: Loop) -> Monitor:
-    found = Monitor("catalog")
-    found.loop = loop  # type: ignore[assignment]
-    return found
+def watching(loop: Loop, lag_every_s: float = 5.0) -> Monitor:
+    monitor = Monitor("catalog", lag_every_s=lag_every_s)
+    monitor.loop = loop  # type: ignore[assignment]
+    return monitor
 
 
 def lags(monitor: Monitor) -> dict[str, float]:
@@ -54,54 +54,46 @@ def lags(monitor: Monitor) -> dict[str, float]:
     return {labels["partition"]: value for labels, value in samples.get("sagelift_lag_records", ())}
 
 
-def until(condition: Any, what: str) -> None:
-    end = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < end, what
-        time.sleep(0.005)
-
-
 def test_the_state_follows_the_loop() -> None:
     monitor, loop = Monitor("catalog"), Loop()
-    assert monitor.health().state is State.STARTING
+    assert monitor.health().state is HealthState.STARTING
     monitor.loop = loop  # type: ignore[assignment]
-    assert monitor.health().state is State.RUNNING
+    assert monitor.health().state is HealthState.RUNNING
     assert monitor.facts() == {"consumer": "catalog", "partitions": [0, 2]}
-    loop.failing = "Triton is away"
-    assert monitor.health()[:2] == (State.BACKING_OFF, "Triton is away")
+    loop.failing = "Triton does not answer"
+    assert monitor.health()[:2] == (HealthState.BACKING_OFF, "Triton does not answer")
     loop.last_poll -= 100
     assert not monitor.health().alive
     monitor.end(ValueError("disk full"))
-    assert monitor.health()[:2] == (State.FAILED, "disk full")
+    assert monitor.health()[:2] == (HealthState.FAILED, "disk full")
 
 
-def test_poison_is_told_while_the_loop_still_ends() -> None:
+def test_poison_shows_before_the_loop_has_ended() -> None:
     monitor = watching(Loop())
     monitor.poison = PoisonGuard("catalog.updates", PoisonLimit(least=10))
     with pytest.raises(PoisonRateError) as raised:
         monitor.poison.count(1, 10, 10)
-    assert monitor.health()[:2] == (State.POISONED, str(raised.value))
-    assert monitor.end(raised.value)[0] is State.POISONED
+    assert monitor.health()[:2] == (HealthState.POISONED, str(raised.value))
+    assert monitor.end(raised.value)[0] is HealthState.POISONED
 
 
-def test_lag_is_that_of_its_own_partitions_and_unknown_when_the_broker_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "LAG_EVERY_S", 0.01)
-    monitor = watching(Loop())
+def test_lag_covers_its_own_partitions_and_is_absent_while_the_broker_does_not_answer() -> None:
+    monitor = watching(Loop(), lag_every_s=0.01)
     meter = Meter([{0: 4, 1: 100, 2: 6}])
     made: list[Any] = [BrokerError("starting"), meter]
 
     def make() -> Any:
-        found = made.pop(0) if len(made) > 1 else made[0]
-        if isinstance(found, Exception):
-            raise found
-        return found
+        meter_or_error = made.pop(0) if len(made) > 1 else made[0]
+        if isinstance(meter_or_error, Exception):
+            raise meter_or_error
+        return meter_or_error
 
     with monitor.measuring_lag(make):
-        until(lambda: lags(monitor) == {"0": 4, "2": 6}, "the lag, once the broker answers")
-        meter.answers = [BrokerError("away")]
-        until(lambda: not lags(monitor), "no lag while it is away")
-        assert meter.closed.is_set(), "its connection is given back"
+        wait_until(lambda: lags(monitor) == {"0": 4, "2": 6}, "the lag, once the broker answers")
+        meter.answers = [BrokerError("no answer")]
+        wait_until(lambda: not lags(monitor), "no lag while it does not answer")
+        assert meter.closed.is_set(), "its connection is closed"
         meter.answers = [{0: 1}]
-        until(lambda: lags(monitor) == {"0": 1}, "the lag again")
+        wait_until(lambda: lags(monitor) == {"0": 1}, "the lag again")
         meter.closed.clear()
     assert meter.closed.wait(10)

@@ -7,6 +7,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -18,131 +19,17 @@ from kafka.errors import (
     TopicAuthorizationFailedError,
 )
 
-from streaming.consumer import loop as loop_module
-from streaming.consumer.loop import ConsumerLoop, Records, watch
-from streaming.consumer.observer import NOBODY
+from streaming.consumer.loop import ConsumerLoop, Pacing
+from streaming.consumer.observer import NO_OBSERVER
+from streaming.consumer.partitions import Records
+from streaming.consumer.stages import Backoff
 from streaming.errors import BrokerError
 from streaming.kafka.connection import TopicPartition
-from tests.streaming.builders import Record
-
-P0, P1 = TopicPartition("t", 0), TopicPartition("t", 1)
+from tests.streaming.consumer.fakes import P0, P1, FakeConsumer
 
 
 class Away(Exception):
     """What the handler needs is not there at the moment."""
-
-
-class FakeConsumer:
-    """Kafka-python as the loop sees it: positions advance by polling, a rebalance forgets them, corruption sticks.
-
-    `script` holds what happens at the beginning of the next polls; the loop is stopped when it is used up and all is
-    read, or, if `patient`, committed.
-    """
-
-    def __init__(self, stop: threading.Event, **logs: int) -> None:
-        self.stop = stop
-        self.logs = {TopicPartition("t", int(p[1:])): count for p, count in logs.items()}
-        self.damaged: set[tuple[TopicPartition, int]] = set()
-        self.committed: dict[TopicPartition, int] = {}
-        self.commits: list[dict[TopicPartition, int]] = []
-        self.commit_errors: deque[Exception] = deque()
-        self.script: deque[Callable[[], None]] = deque()
-        self.positions: dict[TopicPartition, int] = {}
-        self.pauses: set[TopicPartition] = set()
-        self.polls = 0
-        self.deferred: TopicPartition | None = None  # an error that the next poll raises
-        self.spinning: TopicPartition | None = None
-        self.closed = False
-        self.batch = 2
-        self.patient = False
-
-    def subscribe(self, topics: list[str], listener: Any) -> None:
-        self.listener = listener
-        self.script.appendleft(lambda: self.assign(*self.logs))
-
-    def assign(self, *partitions: TopicPartition) -> None:
-        for tp in partitions:
-            self.positions[tp] = self.committed.get(tp, 0)
-        self.listener.on_partitions_assigned(list(partitions))
-
-    def revoke(self, tp: TopicPartition, *, lost: bool = False) -> None:
-        del self.positions[tp]
-        self.pauses.discard(tp)
-        (self.listener.on_partitions_lost if lost else self.listener.on_partitions_revoked)([tp])
-
-    def poll(self, timeout_ms: int) -> dict[TopicPartition, list[Record]]:
-        assert not self.closed
-        self.polls += 1
-        if self.script:
-            self.script.popleft()()
-        elif not self.unread() and (not self.patient or self.all_committed()):
-            self.stop.set()
-        deferred, self.deferred = self.deferred, None
-        if deferred is not None:
-            self.spinning = deferred
-            if deferred not in self.pauses:
-                raise self.corrupt(deferred)
-        found: dict[TopicPartition, list[Record]] = {}
-        for tp, position in self.positions.items():
-            if tp in self.pauses:
-                continue
-            assert self.spinning != tp, "kafka-python would spin for ever now"
-            if (tp, position) in self.damaged:
-                if not found:
-                    self.spinning = tp
-                    raise self.corrupt(tp)
-                self.deferred = tp
-                break
-            if found:
-                continue
-            end = min(self.logs[tp], position + self.batch)
-            end = min([end, *(offset for p, offset in self.damaged if p == tp and offset > position)])
-            if end > position:
-                self.positions[tp] = end
-                found = {tp: [Record("t", tp.partition, offset) for offset in range(position, end)]}
-        return found
-
-    def corrupt(self, tp: TopicPartition) -> CorruptRecordError:
-        return CorruptRecordError(f"Record batch for partition {tp} at offset {self.positions[tp]} failed crc check")
-
-    def unread(self) -> bool:
-        return any(position < self.logs[tp] for tp, position in self.positions.items())
-
-    def all_committed(self) -> bool:
-        return all(self.committed.get(tp, 0) >= self.logs[tp] for tp in self.positions)
-
-    def assignment(self) -> set[TopicPartition]:
-        return set(self.positions)
-
-    def pause(self, *partitions: TopicPartition) -> None:
-        self.pauses |= set(partitions)
-
-    def paused(self) -> set[TopicPartition]:
-        return set(self.pauses)
-
-    def resume(self, *partitions: TopicPartition) -> None:
-        self.pauses -= set(partitions)
-
-    def position(self, tp: TopicPartition, timeout_ms: int | None = None) -> int:
-        return self.positions[tp]
-
-    def seek(self, tp: TopicPartition, offset: int) -> None:
-        if self.spinning == tp and self.positions[tp] != offset:
-            self.spinning = None
-        self.positions[tp] = offset
-
-    def seek_to_beginning(self, tp: TopicPartition) -> None:
-        self.seek(tp, 0)
-
-    def commit(self, offsets: Mapping[TopicPartition, Any], timeout_ms: int) -> None:
-        if self.commit_errors:
-            raise self.commit_errors.popleft()
-        plain = {tp: o.offset for tp, o in offsets.items()}
-        self.commits.append(plain)
-        self.committed |= plain
-
-    def close(self, timeout_ms: int) -> None:
-        self.closed = True
 
 
 class Handler:
@@ -167,16 +54,12 @@ def stop() -> threading.Event:
     return threading.Event()
 
 
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop_module, "_FIRST_PAUSE_S", 0.002)
-    monkeypatch.setattr(loop_module, "_LONGEST_PAUSE_S", 0.01)
-    monkeypatch.setattr(loop_module, "_KEEP_ALIVE_S", 0.005)
+QUICK = Pacing(Backoff(first_s=0.002, longest_s=0.01), keep_alive_s=0.005)
 
 
 def make(consumer: FakeConsumer, handle: Callable[[Records], None], **options: Any) -> ConsumerLoop:
-    options.setdefault("unreadable", lambda tp, offset, error: None)
-    return ConsumerLoop(consumer, "t", {"work": handle}, transient=(Away, BrokerError), **options)
+    options = {"unreadable": lambda tp, offset, error: None, "pacing": QUICK} | options
+    return ConsumerLoop(consumer, "t", {"work": handle}, retryable=(Away, BrokerError), **options)
 
 
 def test_each_batch_is_handled_and_then_committed(stop: threading.Event) -> None:
@@ -240,16 +123,16 @@ def test_a_stop_lets_work_under_way_finish_and_commits_it(stop: threading.Event)
 
 def test_a_stop_abandons_work_that_is_not_done_within_the_deadline(stop: threading.Event) -> None:
     consumer, handler = FakeConsumer(stop, p0=4), Handler()
-    release = threading.Event()
+    release, finished = threading.Event(), threading.Event()
 
     def hang() -> None:
         stop.set()
         release.wait(30)
+        finished.set()
 
     handler.meanwhile = hang
-    started = time.monotonic()
-    make(consumer, handler, stop_within_s=0.2).run(stop)
-    assert time.monotonic() - started < 5
+    make(consumer, handler, pacing=replace(QUICK, stop_within_s=0.2)).run(stop)
+    assert not finished.is_set(), "the loop returned while the work was hanging"
     assert consumer.committed == {}
     assert consumer.closed
     release.set()
@@ -358,11 +241,12 @@ def test_a_last_commit_that_is_forbidden_leaves_neither_the_consumer_nor_the_wor
 ) -> None:
     consumer, handler = FakeConsumer(stop, p0=2), Handler()
     consumer.commit_errors.extend([TopicAuthorizationFailedError("t")] * 2)
+    before = threading.enumerate()
     loop = make(consumer, handler)
     with pytest.raises(BrokerError, match="refuses us: this user has no right to the topic t "):
         loop.run(stop)
     assert consumer.closed
-    for thread in loop._line.threads:
+    for thread in [t for t in threading.enumerate() if t not in before and t.name == "consumer-work"]:
         thread.join(10)
         assert not thread.is_alive()
 
@@ -461,8 +345,8 @@ def line(
 ) -> tuple[ConsumerLoop, dict[str, Gate]]:
     consumer.patient = True
     stages = {name: Gate(log, name) for name in STAGES}
-    options.setdefault("unreadable", lambda tp, offset, error: None)
-    return ConsumerLoop(consumer, "t", stages, transient=(Away, BrokerError), **options), stages
+    options = {"unreadable": lambda tp, offset, error: None, "pacing": QUICK} | options
+    return ConsumerLoop(consumer, "t", stages, retryable=(Away, BrokerError), **options), stages
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
@@ -543,7 +427,7 @@ def test_an_error_that_waiting_does_not_mend_lets_the_batches_before_it_finish_a
     stages["read"].breaks_at = 4
 
     def open_later() -> None:
-        wait_for(lambda: loop._line.error is not None)
+        wait_for(lambda: loop.error is not None)
         stages["write"].open.set()
 
     failing = threading.Thread(target=open_later)
@@ -599,9 +483,10 @@ def test_while_a_stage_fails_a_rebalance_drops_all_that_is_under_way_and_what_is
         consumer,
         "t",
         {"read": stages["read"], "think": failing, "write": stages["write"]},
-        transient=(Away,),
+        retryable=(Away,),
         unreadable=lambda tp, offset, error: None,
         batch=1,
+        pacing=QUICK,
     )
 
     def revoke() -> None:
@@ -645,7 +530,7 @@ def test_records_that_arrive_while_others_are_under_way_go_on_together(stop: thr
 
 
 def test_an_observer_hears_of_stages_retries_and_finished_batches(stop: threading.Event) -> None:
-    class Ears(type(NOBODY)):  # type: ignore[misc]
+    class Ears(type(NO_OBSERVER)):  # type: ignore[misc]
         def __init__(self) -> None:
             self.done: dict[str, int] = {}
             self.failed: list[str] = []
@@ -669,15 +554,3 @@ def test_an_observer_hears_of_stages_retries_and_finished_batches(stop: threadin
     assert ears.done == dict.fromkeys(STAGES, 6)
     assert ears.failed == ["think: triton"]
     assert ears.finished_records == loop.handled == 6
-
-
-def test_the_watchdog_bites_when_no_poll_comes_back_and_only_then(stop: threading.Event) -> None:
-    loop = make(FakeConsumer(stop, p0=0), Handler())
-    bitten: list[str] = []
-    loop.last_poll = time.monotonic() - 100
-    watch(loop, stop, limit_s=0.2, end=lambda: bitten.append("x"))
-    assert bitten == ["x"]
-    loop.last_poll = time.monotonic()
-    stop.set()
-    watch(loop, stop, limit_s=0.2, end=lambda: bitten.append("y"))
-    assert bitten == ["x"]
