@@ -1,7 +1,6 @@
-"""`sagelift features status --html`: the features' state as one self-contained page, without script, font or network.
+"""`sagelift features status --html`: the features' state as one self-contained page without scripts and fonts.
 
-The pictures are inline SVG written by hand: their colours are CSS classes that follow the reader's light or dark, and
-each says in words what it shows.
+The pictures are inline SVG. Their colours are CSS classes for light and dark mode, and each has a text alternative.
 """
 
 from __future__ import annotations
@@ -17,6 +16,7 @@ from feature_repo.monitoring.canary import CanaryDrift
 from feature_repo.monitoring.watch import AGE_EDGES, ViewStatus
 
 AGE_NAMES: Final = ("1 min", "10 min", "1 h", "6 h", "1 d", "7 d", "30 d")
+"""Names of the `AGE_EDGES`."""
 _WIDTH, _BAR, _HEIGHT, _MAP = 520, 22, 150, 420
 _LEFT, _RIGHT, _BOTTOM = 10, 10, 22
 
@@ -24,13 +24,20 @@ _LEFT, _RIGHT, _BOTTOM = 10, 10, 22
 def write_page(
     path: Path, statuses: Sequence[ViewStatus], findings: Sequence[str], canary: CanaryDrift | None, now: datetime
 ) -> None:
-    """Write the page aside and rename it, so that nobody reads half of it."""
+    """Write the page atomically; see `page` for the arguments."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write(page(statuses, findings, canary, now), path)
 
 
 def page(statuses: Sequence[ViewStatus], findings: Sequence[str], canary: CanaryDrift | None, now: datetime) -> str:
-    """The page as text. Everything that comes from data is escaped."""
+    """Return the page as HTML. All text from data is escaped.
+
+    Args:
+        statuses: Status of each feature view.
+        findings: Sentences about exceeded limits.
+        canary: Comparison of two model versions; None without one.
+        now: Time that the page shows.
+    """
     from markupsafe import Markup
 
     assert len(AGE_NAMES) == len(AGE_EDGES)
@@ -51,7 +58,7 @@ def page(statuses: Sequence[ViewStatus], findings: Sequence[str], canary: Canary
 
 
 def age(seconds: float | None) -> str:
-    """A duration in its greatest fitting unit."""
+    """Return a duration in its largest fitting unit; "-" for None."""
     if seconds is None:
         return "-"
     for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
@@ -61,7 +68,7 @@ def age(seconds: float | None) -> str:
 
 
 def age_bar(status: ViewStatus) -> str:
-    """Live products by the age of their last change: one bar, cut into shares."""
+    """Draw one bar of the live products, divided by the age of their last change."""
     total, x, parts = sum(status.age_counts), 0.0, []
     for number, count in enumerate(status.age_counts):
         width = _WIDTH * count / total
@@ -71,14 +78,14 @@ def age_bar(status: ViewStatus) -> str:
             )
         x += width
     names = [*(f"under {name}" for name in AGE_NAMES), "older"]
-    told = ", ".join(
+    shares = ", ".join(
         f"{count / total:.1%} {name}" for name, count in zip(names, status.age_counts, strict=True) if count
     )
-    return _svg("ages", _WIDTH, _BAR, f"{status.view}: age of the last change: {told}", "".join(parts))
+    return _svg("ages", _WIDTH, _BAR, f"{status.view}: age of the last change: {shares}", "".join(parts))
 
 
 def length_histogram(status: ViewStatus) -> str:
-    """Lengths of the sampled vectors of one view."""
+    """Draw the histogram of the lengths of one view's sampled vectors."""
     norms = status.norms
     assert norms is not None
     title = f"{status.view}: lengths of the vectors, {norms.smallest:.6f} to {norms.largest:.6f}"
@@ -88,7 +95,16 @@ def length_histogram(status: ViewStatus) -> str:
 def histogram(
     title: str, counts: Sequence[int], low: float, high: float, *, digits: int = 1, mark: float | None = None
 ) -> str:
-    """Bars from `low` to `high`, with the ends of the axis in numbers; `mark`: a dashed line, such as of chance."""
+    """Draw a histogram.
+
+    Args:
+        title: Text alternative.
+        counts: Heights of the bars.
+        low: Left end of the axis.
+        high: Right end of the axis.
+        digits: Decimals of the numbers at the axis.
+        mark: Position of a dashed line, such as the value by chance.
+    """
     most = max(counts, default=0) or 1
     width = (_WIDTH - _LEFT - _RIGHT) / max(len(counts), 1)
     floor = _HEIGHT - _BOTTOM
@@ -111,7 +127,7 @@ def histogram(
 
 
 def drift_map(canary: CanaryDrift) -> str:
-    """Each product before and after, joined by a line, on the two axes along which they differ most."""
+    """Draw each product before and after, joined by a line, on the two axes of the largest difference."""
     points = canary.map
     if not points:
         return ""
@@ -147,9 +163,9 @@ def _share(feature: str, rate: float) -> str:
 
 
 def _svg(kind: str, width: float, height: float, title: str, body: str) -> str:
-    told = escape(title)
+    text = escape(title)
     fill = ' preserveAspectRatio="none"' if kind == "ages" else ""
     return (
-        f'<svg class="{kind}" viewBox="0 0 {width:g} {height:g}"{fill} role="img" aria-label="{told}">'
-        f"<title>{told}</title>{body}</svg>"
+        f'<svg class="{kind}" viewBox="0 0 {width:g} {height:g}"{fill} role="img" aria-label="{text}">'
+        f"<title>{text}</title>{body}</svg>"
     )

@@ -1,4 +1,4 @@
-"""How a consumer is, in one word and one sentence, from what is known of its loop. Pure."""
+"""The health of a consumer: one state and one sentence, from the signs of its loop. Pure functions."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from enum import StrEnum
 from typing import NamedTuple
 
 STUCK_S = 60.0
-"""A loop polls about once a second whatever happens; one that has not for so long hangs."""
+"""A loop polls about once a second. If no poll returns for this long, the loop hangs."""
 
 
-class State(StrEnum):
-    """What each means and asks for is in docs/operations.md."""
+class HealthState(StrEnum):
+    """The states of a consumer; docs/operators/consumers.md says what to do in each."""
 
     STARTING = "starting"
     RUNNING = "running"
@@ -23,44 +23,57 @@ class State(StrEnum):
 
 
 class Signs(NamedTuple):
-    """What is known of a consumer.
+    """What a consumer's process knows about its loop.
 
-    partitions: those that it reads; None before it is a member of its group.
-    failing: why it is backing off.
-    poll_age_s: how long ago it came back from its last poll; None before its loop began.
-    ended: POISONED or FAILED with the reason, once an error ended it.
+    Attributes:
+        partitions: Partitions that it reads; None before it has joined its group.
+        failing: Why it is backing off; None if it is not.
+        poll_age_s: Seconds since its last poll returned; None before the loop began.
+        stopping: Whether it received a signal to stop.
+        ended: POISONED or FAILED and the reason, if an error ended it.
     """
 
     partitions: frozenset[int] | None = None
     failing: str | None = None
     poll_age_s: float | None = None
     stopping: bool = False
-    ended: tuple[State, str] | None = None
+    ended: tuple[HealthState, str] | None = None
 
 
 class Health(NamedTuple):
-    """`alive`: it still does something, so that a restart would not help. `ready`: it does what it is there for."""
+    """The health of a consumer.
 
-    state: State
+    Attributes:
+        state: Its state.
+        reason: Why it is in this state; empty if it runs.
+        alive: Whether the loop makes progress, so that a restart would not help.
+        ready: Whether the consumer does its work or can take over at once.
+    """
+
+    state: HealthState
     reason: str
     alive: bool
     ready: bool
 
 
-def judge(signs: Signs) -> Health:
-    """The worst that is known counts."""
+def assess(signs: Signs) -> Health:
+    """Return the health: of several signs the worst decides."""
     if signs.ended is not None:
         return Health(*signs.ended, alive=True, ready=False)
     if signs.poll_age_s is not None and signs.poll_age_s > STUCK_S:
-        return Health(State.STUCK, f"no poll came back for {signs.poll_age_s:.0f} s", alive=False, ready=False)
+        reason = f"no poll has returned for {signs.poll_age_s:.0f} s"
+        return Health(HealthState.STUCK, reason, alive=False, ready=False)
     if signs.stopping:
-        return Health(State.STOPPING, "it was told to stop, and finishes what is under way", alive=True, ready=False)
+        reason = "it received a signal to stop and finishes the work in flight"
+        return Health(HealthState.STOPPING, reason, alive=True, ready=False)
     if signs.failing is not None:
-        return Health(State.BACKING_OFF, signs.failing, alive=True, ready=False)
+        return Health(HealthState.BACKING_OFF, signs.failing, alive=True, ready=False)
     if signs.poll_age_s is None:
-        return Health(State.STARTING, "it is not reading yet", alive=True, ready=False)
+        return Health(HealthState.STARTING, "it does not read yet", alive=True, ready=False)
     if signs.partitions is None:
-        return Health(State.STARTING, "its group has not given it partitions yet", alive=True, ready=False)
+        reason = "its group has not assigned partitions to it yet"
+        return Health(HealthState.STARTING, reason, alive=True, ready=False)
     if not signs.partitions:
-        return Health(State.STANDBY, "its group has more members than there are partitions", alive=True, ready=True)
-    return Health(State.RUNNING, "", alive=True, ready=True)
+        reason = "its group has more members than the topic has partitions"
+        return Health(HealthState.STANDBY, reason, alive=True, ready=True)
+    return Health(HealthState.RUNNING, "", alive=True, ready=True)

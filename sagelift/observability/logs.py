@@ -1,4 +1,4 @@
-"""Logs of the consumers: lines for people on a terminal, JSON objects elsewhere."""
+"""Logs of the consumers: text on a terminal, one JSON object per line elsewhere."""
 
 from __future__ import annotations
 
@@ -12,28 +12,34 @@ import msgspec
 LogFormat = Literal["auto", "text", "json"]
 
 _TEXT = "%(asctime)s %(levelname)s %(name)s %(message)s"
-# What every record has; whatever else it bears was given as `extra`.
-_USUAL = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}
+# Attributes of every record; all others came in as `extra`.
+_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line: time, level, logger, message, what was given as `extra`, and an exception's traceback."""
+    """Formats a record as one line of JSON: time, level, logger, message, the fields of `extra`, and the traceback."""
 
     def format(self, record: logging.LogRecord) -> str:
+        """Return the line."""
         line: dict[str, Any] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname,
             "logger": record.name,
             "message": record.getMessage(),
         }
-        line |= {k: v for k, v in vars(record).items() if k not in _USUAL and k not in line and v is not None}
+        line |= {k: v for k, v in vars(record).items() if k not in _STANDARD and k not in line and v is not None}
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         return _encoded(line)
 
 
 def configure(chosen: LogFormat, stream: IO[str] | None = None) -> None:
-    """Set up this process's logging, to stderr; `auto` is text on a terminal, JSON elsewhere."""
+    """Set up the logging of this process.
+
+    Args:
+        chosen: Format; `auto` is text on a terminal and JSON elsewhere.
+        stream: Where to write; by default stderr.
+    """
     stream = stream or sys.stderr
     if chosen == "auto":
         chosen = "text" if stream.isatty() else "json"
@@ -46,6 +52,6 @@ def configure(chosen: LogFormat, stream: IO[str] | None = None) -> None:
 def _encoded(line: dict[str, Any]) -> str:
     try:
         return msgspec.json.encode(line, enc_hook=str).decode()
-    except (UnicodeEncodeError, TypeError, OverflowError):  # lone surrogates, keys that are no strings
+    except (UnicodeEncodeError, TypeError, OverflowError):  # lone surrogates, or keys that are not strings
         clean = {k: str(v).encode("utf-8", "backslashreplace").decode() for k, v in line.items()}
         return msgspec.json.encode(clean).decode()

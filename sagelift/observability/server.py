@@ -1,4 +1,4 @@
-"""`/metrics`, `/healthz` and `/readyz` over HTTP, for Prometheus, orchestrators and `sagelift stream status`."""
+"""Serve `/metrics`, `/healthz` and `/readyz` for Prometheus, orchestrators and `sagelift stream status`."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from sagelift.errors import SettingsError
 from sagelift.observability.health import Health
 
 PATHS = ("/metrics", "/healthz", "/readyz")
+"""The paths that are served."""
 
 
 @contextmanager
@@ -27,20 +28,23 @@ def serving(
     health: Callable[[], Health],
     facts: Callable[[], dict[str, Any]] = dict,
 ) -> Iterator[str]:
-    """Answers in the background until the block is left; yields the address as a URL.
+    """Serve in a thread until the block ends; yield the base URL.
 
     Args:
-        port: 0 takes any free one.
-        facts: what the answers of `/healthz` and `/readyz` say besides state and reason.
+        host: Address to listen on.
+        port: Port to listen on; 0 picks a free one.
+        registry: Source of `/metrics`.
+        health: Source of `/healthz` (alive) and `/readyz` (ready).
+        facts: More fields for the answers of `/healthz` and `/readyz`.
 
     Raises:
-        SettingsError: the address cannot be listened on.
+        SettingsError: The server cannot listen on this address.
     """
 
     class Handler(BaseHTTPRequestHandler):
         server_version = "sagelift"
         sys_version = ""
-        timeout = 5  # of a client that sends nothing
+        timeout = 5  # seconds for a client that sends nothing
 
         def do_GET(self) -> None:
             path = self.path.partition("?")[0]
@@ -49,13 +53,13 @@ def serving(
                 self._answer(HTTPStatus.OK, content_type, encode(registry))
                 return
             if path not in PATHS:
-                self._answer(HTTPStatus.NOT_FOUND, "text/plain", f"there are {', '.join(PATHS)}\n".encode())
+                self._answer(HTTPStatus.NOT_FOUND, "text/plain", f"the paths are {', '.join(PATHS)}\n".encode())
                 return
-            found = health()
-            well = found.alive if path == "/healthz" else found.ready
-            told = {"ok": well, "state": found.state, "reason": found.reason, **facts()}
-            status = HTTPStatus.OK if well else HTTPStatus.SERVICE_UNAVAILABLE
-            self._answer(status, "application/json", json.dumps(told).encode() + b"\n")
+            current = health()
+            ok = current.alive if path == "/healthz" else current.ready
+            answer = {"ok": ok, "state": current.state, "reason": current.reason, **facts()}
+            status = HTTPStatus.OK if ok else HTTPStatus.SERVICE_UNAVAILABLE
+            self._answer(status, "application/json", json.dumps(answer).encode() + b"\n")
 
         do_HEAD = do_GET
 
@@ -69,31 +73,31 @@ def serving(
                 self.wfile.write(body)
 
         def log_message(self, format: str, *args: Any) -> None:
-            """A line for each scrape would bury the log."""
+            """Log nothing: a line per scrape would fill the log."""
 
     class Server(ThreadingHTTPServer):
         daemon_threads = True
 
         def handle_error(self, *_: Any) -> None:
-            """A client that hung up is no news."""
+            """Ignore clients that disconnect."""
 
     try:
         server = Server((host, port), Handler)
     except (OSError, OverflowError) as error:
         raise SettingsError(
-            f"metrics.host, metrics.port: {host}:{port} cannot be listened on "
-            f"({getattr(error, 'strerror', None) or error}); 0 takes any free port"
+            f"metrics.host, metrics.port: cannot listen on {host}:{port} "
+            f"({getattr(error, 'strerror', None) or error}); port 0 picks a free one"
         ) from None
     thread = threading.Thread(target=server.serve_forever, args=(0.1,), name="metrics", daemon=True)
     thread.start()
     try:
-        yield f"http://{_named(server.server_address[0])}:{server.server_port}"
+        yield f"http://{_reachable(server.server_address[0])}:{server.server_port}"
     finally:
         server.shutdown()
         server.server_close()
         thread.join(5)
 
 
-def _named(host: Any) -> str:
-    """Under which name this machine reaches what listens on `host`."""
+def _reachable(host: Any) -> str:
+    """Return the address under which this machine reaches a server on `host`."""
     return {"0.0.0.0": "127.0.0.1"}.get(host, str(host))

@@ -1,8 +1,8 @@
-"""The stack's question to Triton: not whether it says it is well, but whether it still answers, and answers right.
+"""The stack's probe of Triton: inferences with known answers.
 
-Triton reports ready while a model's process is frozen or garbles its tensors; only an inference whose answer is known
-tells. It runs in the background, so that the supervisor never waits for it, and with patience: a server that is busy
-encoding a catalogue is slow, not dead.
+Triton reports ready even if a model's process is frozen or corrupts its tensors. Only an inference with a known answer
+finds that. The probe runs in the background, so the supervisor never waits for it, and with a long timeout: a server
+that encodes a catalogue is slow, not dead.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-_GOOD_ANSWERS = 8  # in a row, after one of a model's processes was found dead
+_GOOD_ANSWERS = 8  # in a row, that prove the recovery of a model with a dead process
 
 
 class KnownAnswerProbe:
-    """Called with Triton's address once a second; false once a known answer came out wrong or not at all.
+    """A probe for `StackOptions.triton_probe`: returns False once after a wrong or missing answer.
 
     Args:
-        repository: the model repository; the visual encoder's and the live release's probes are asked.
-        every_s: pause between two rounds of questions.
-        patience_s: how long an answer may take.
+        repository: Model repository, with the probes of the visual encoder and the live release.
+        every_s: Seconds between two rounds of inferences.
+        patience_s: Seconds that an answer may take.
     """
 
     def __init__(self, repository: Path, *, every_s: float = 15.0, patience_s: float = 30.0) -> None:
@@ -30,15 +30,15 @@ class KnownAnswerProbe:
         self._lock = threading.Lock()
         self._failed = False
         self._asking = False
-        self._next = time.monotonic() + every_s  # a server that has just started is left alone for a moment
+        self._next = time.monotonic() + every_s  # no probe just after the start
 
     def __call__(self, address: str) -> bool:
-        """Whether the last round of questions was answered; starts the next round when it is due."""
+        """Return whether the last round succeeded; start the next round if it is due."""
         with self._lock:
             if not self._asking and time.monotonic() >= self._next:
                 self._asking = True
                 threading.Thread(target=self._ask, args=(address,), name="triton-probe", daemon=True).start()
-            failed, self._failed = self._failed, False  # told once: the supervisor restarts, then all begins anew
+            failed, self._failed = self._failed, False  # reported once: the supervisor restarts the server
             return not failed
 
     def _ask(self, address: str) -> None:
@@ -52,11 +52,11 @@ class KnownAnswerProbe:
             self._failed = failed
 
     def _answers(self, address: str) -> bool:
-        from inference.client import TritonClient
         from inference.errors import ArtifactError, ServingError
-        from inference.repository import ITEMSAGE, VISUAL_ENCODER, live_version
+        from inference.releases.repository import ITEMSAGE, VISUAL_ENCODER, live_version
+        from inference.triton.client import TritonClient
 
-        dead: list[str] = []  # healing is the consumers' and the supervisor's part
+        dead: list[str] = []  # only recorded here: consumers and the supervisor recover models
         live = live_version(self._repository)
         folders = [(self._repository / VISUAL_ENCODER / "1", "")]
         if live is not None:
@@ -71,14 +71,14 @@ class KnownAnswerProbe:
                             return False
         except ServingError:
             return False
-        except ArtifactError:  # a release in the making is no fault of the server
+        except ArtifactError:  # a release that is being written is no fault of the server
             return True
         return True
 
     def _recovers(self, ask: Callable[[], object], dead: list[str]) -> bool:
-        """Whether a model that answered though one of its processes did not has them all again before long.
+        """Return whether all processes of a model answer again within the patience, after one of them did not.
 
-        Triton asks whichever instance is free, so one good answer says nothing of the others.
+        Triton uses any free instance, so one good answer proves nothing about the other instances.
         """
         end = time.monotonic() + self._patience_s
         good = 0

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from sagelift.observability.stream_status import Samples, StreamStatus, ask_broker, fetch, look, parse, status
+from sagelift.observability.scrape import Samples, fetch, parse
+from sagelift.observability.stream_status import StreamStatus, ask_broker, collect, summarize
 from sagelift.services import CATALOG_GROUP, Services
 from sagelift.settings import PoisonSettings, Settings, load_settings
 from sagelift.stack.kafka import KafkaBroker
@@ -81,7 +82,7 @@ def dead_lettering(settings: Settings) -> Iterator[None]:
 
 def seen(settings: Settings) -> StreamStatus:
     """What `sagelift stream status` would show."""
-    return status(ask_broker(settings), [], look(settings, [], fetch))
+    return summarize(ask_broker(settings), [], collect(settings, [], fetch))
 
 
 def until(condition: Callable[[], bool], what: str, timeout_s: float = 60) -> None:

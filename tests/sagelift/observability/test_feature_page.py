@@ -1,4 +1,4 @@
-"""The page of the features: whole, escaped, with what it draws, and nothing from elsewhere."""
+"""The features' page: complete, escaped, with text alternatives, and without external resources."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def pictures(text: str) -> list[ElementTree.Element]:
     return [ElementTree.fromstring(svg) for svg in re.findall(r"<svg.*?</svg>", text, re.DOTALL)]
 
 
-def test_the_page_needs_nothing_from_elsewhere_and_escapes_what_comes_from_data() -> None:
+def test_the_page_needs_no_external_resource_and_escapes_data() -> None:
     text = page([STATUS], ["<script>alert(1)</script>"], CANARY, NOW)
     assert not re.search(r"<script|<link|<img|https?:|@import|url\(", text)
     assert "&lt;script&gt;" in text
@@ -59,7 +59,7 @@ def test_the_page_needs_nothing_from_elsewhere_and_escapes_what_comes_from_data(
     assert "part-1 lacks &lt;b&gt;" in text
 
 
-def test_every_picture_is_well_formed_and_says_what_it_shows() -> None:
+def test_every_picture_is_well_formed_and_has_a_text_alternative() -> None:
     found = pictures(page([STATUS], [], CANARY, NOW))
     assert [picture.get("class") for picture in found] == [
         "ages", "share", "share", "histogram", "histogram", "histogram", "map",
@@ -82,10 +82,10 @@ def test_bars_are_as_tall_as_their_counts() -> None:
     assert tall == [61.0, 122.0]
 
 
-def test_what_is_passed_is_said_first_and_nothing_else_is_claimed() -> None:
-    assert "No limit is passed" in page([STATUS], [], None, NOW)
+def test_exceeded_limits_are_shown_and_the_canary_only_if_there_is_one() -> None:
+    assert "No limit is exceeded" in page([STATUS], [], None, NOW)
     two = page([STATUS], ["one", "two"], None, NOW)
-    assert "2 limits are passed" in two
+    assert "2 limits are exceeded" in two
     assert "No limit" not in two
     assert "Canary" not in two
     assert "Canary: m1 to" in page([STATUS], [], CANARY, NOW)
@@ -99,13 +99,14 @@ def test_an_empty_store_has_a_page_too() -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "told"), [(None, "-"), (0.4, "0 s"), (119, "119 s"), (120, "2 min"), (7200, "2 h"), (200_000, "2 d")]
+    ("seconds", "expected"),
+    [(None, "-"), (0.4, "0 s"), (119, "119 s"), (120, "2 min"), (7200, "2 h"), (200_000, "2 d")],
 )
-def test_ages_are_told_in_their_greatest_fitting_unit(seconds: float | None, told: str) -> None:
-    assert age(seconds) == told
+def test_ages_use_their_largest_fitting_unit(seconds: float | None, expected: str) -> None:
+    assert age(seconds) == expected
 
 
-def test_a_page_that_cannot_be_made_leaves_the_one_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_page_that_fails_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "new" / "page.html"
     write_page(path, [STATUS], [], None, NOW)
     before = path.read_text()

@@ -1,8 +1,8 @@
-"""One word for how a consumer is: the worst that is known counts."""
+"""The health of a consumer is one state: of several signs the worst decides."""
 
 import pytest
 
-from sagelift.observability.health import STUCK_S, Signs, State, judge
+from sagelift.observability.health import STUCK_S, HealthState, Signs, assess
 
 READING = Signs(frozenset({0, 1}), poll_age_s=0.5)
 
@@ -10,26 +10,38 @@ READING = Signs(frozenset({0, 1}), poll_age_s=0.5)
 @pytest.mark.parametrize(
     ("signs", "state", "alive", "ready"),
     [
-        pytest.param(Signs(), State.STARTING, True, False, id="no loop yet"),
-        pytest.param(Signs(poll_age_s=0.5), State.STARTING, True, False, id="not yet in its group"),
-        pytest.param(READING, State.RUNNING, True, True, id="reads"),
-        pytest.param(READING._replace(partitions=frozenset()), State.STANDBY, True, True, id="nothing left to read"),
-        pytest.param(READING._replace(failing="Triton is away"), State.BACKING_OFF, True, False, id="waits"),
-        pytest.param(READING._replace(stopping=True), State.STOPPING, True, False, id="told to stop"),
-        pytest.param(READING._replace(poll_age_s=STUCK_S + 1), State.STUCK, False, False, id="hangs"),
+        pytest.param(Signs(), HealthState.STARTING, True, False, id="no loop yet"),
+        pytest.param(Signs(poll_age_s=0.5), HealthState.STARTING, True, False, id="not yet in its group"),
+        pytest.param(READING, HealthState.RUNNING, True, True, id="reads"),
         pytest.param(
-            READING._replace(poll_age_s=STUCK_S + 1, stopping=True), State.STUCK, False, False, id="hangs at the end"
+            READING._replace(partitions=frozenset()), HealthState.STANDBY, True, True, id="nothing left to read"
         ),
         pytest.param(
-            READING._replace(ended=(State.POISONED, "garbage"), stopping=True), State.POISONED, True, False, id="poison"
+            READING._replace(failing="Triton does not answer"), HealthState.BACKING_OFF, True, False, id="waits"
+        ),
+        pytest.param(READING._replace(stopping=True), HealthState.STOPPING, True, False, id="told to stop"),
+        pytest.param(READING._replace(poll_age_s=STUCK_S + 1), HealthState.STUCK, False, False, id="hangs"),
+        pytest.param(
+            READING._replace(poll_age_s=STUCK_S + 1, stopping=True),
+            HealthState.STUCK,
+            False,
+            False,
+            id="hangs at the end",
+        ),
+        pytest.param(
+            READING._replace(ended=(HealthState.POISONED, "garbage"), stopping=True),
+            HealthState.POISONED,
+            True,
+            False,
+            id="poison",
         ),
     ],
 )
-def test_what_is_known_makes_one_state(signs: Signs, state: State, alive: bool, ready: bool) -> None:
-    found = judge(signs)
-    assert (found.state, found.alive, found.ready) == (state, alive, ready)
+def test_the_worst_sign_decides_the_state(signs: Signs, state: HealthState, alive: bool, ready: bool) -> None:
+    health = assess(signs)
+    assert (health.state, health.alive, health.ready) == (state, alive, ready)
 
 
-def test_the_reason_is_the_loops_own() -> None:
-    assert judge(READING._replace(failing="Unavailable: Triton")).reason == "Unavailable: Triton"
-    assert judge(READING._replace(ended=(State.FAILED, "disk"))).reason == "disk"
+def test_the_reason_is_that_of_the_loop() -> None:
+    assert assess(READING._replace(failing="Unavailable: Triton")).reason == "Unavailable: Triton"
+    assert assess(READING._replace(ended=(HealthState.FAILED, "disk"))).reason == "disk"

@@ -1,30 +1,27 @@
-"""What a consumer counts comes out under its documented names, and nothing a sender chooses becomes a label."""
+"""Counts are exported under their documented names, and nothing that a sender chooses becomes a label."""
 
 from __future__ import annotations
 
-import math
 import re
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from prometheus_client.exposition import generate_latest
 
-from inference.failures import Circuit
-from sagelift.observability.health import State
-from sagelift.observability.metrics import Live, WorkerMetrics, quantile
-from sagelift.observability.stream_status import parse
+from inference.triton.circuit import CircuitState
+from sagelift.observability.health import HealthState
+from sagelift.observability.metrics import LiveValues, WorkerMetrics
+from sagelift.observability.scrape import parse
 
-LIVE = Live(State.RUNNING, 2, {0: 5, 1: 7}, 12, 0.25, 1_000.0, Circuit.CLOSED)
+LIVE = LiveValues(HealthState.RUNNING, 2, {0: 5, 1: 7}, 12, 0.25, 1_000.0, CircuitState.CLOSED)
 
 
-def metrics(live: Live = LIVE) -> WorkerMetrics:
+def metrics(live: LiveValues = LIVE) -> WorkerMetrics:
     return WorkerMetrics("catalog", "1.2", lambda: live)
 
 
 def scraped(found: WorkerMetrics) -> dict[tuple[str, ...], float]:
-    """By name and the values of its labels, in the labels' order by name."""
+    """Return the samples by name and the values of their labels, sorted by label."""
     samples = parse(generate_latest(found.registry).decode())
     return {
         (name, *(value for label, value in sorted(labels.items()) if label != "consumer")): number
@@ -33,7 +30,7 @@ def scraped(found: WorkerMetrics) -> dict[tuple[str, ...], float]:
     }
 
 
-def test_what_became_of_updates_is_told_apart_into_done_skipped_and_refused() -> None:
+def test_outcomes_are_counted_as_updates_skipped_and_dead_letters() -> None:
     found = metrics()
     found.counted({"embedded": 3, "features_text": 3, "stale": 2, "embedding_unchanged": 4, "refused_decode": 1})
     found.dead_letters({"decode": 1})
@@ -50,7 +47,7 @@ def test_batches_stages_retries_and_freshness_are_counted_in_base_units() -> Non
     found = metrics()
     found.finished(40, 1)
     found.stage_done("features", 40, 0.2)
-    found.stage_failed("embeddings", ConnectionError("Triton at host:8001 is away"))
+    found.stage_failed("embeddings", ConnectionError("Triton at host:8001 does not answer"))
     found.fresh([120.0, 900.0])
     seen = scraped(found)
     assert seen["sagelift_records_total",] == seen["sagelift_batch_records_sum",] == 40
@@ -61,25 +58,25 @@ def test_batches_stages_retries_and_freshness_are_counted_in_base_units() -> Non
     assert seen["sagelift_freshness_seconds_bucket", "1.0"] == 2
 
 
-def test_what_is_looked_at_is_that_of_the_moment() -> None:
+def test_live_values_are_read_at_the_scrape() -> None:
     seen = scraped(metrics())
     assert (seen["sagelift_lag_records", "0"], seen["sagelift_lag_records", "1"]) == (5, 7)
     assert (seen["sagelift_partitions",], seen["sagelift_in_flight_records",]) == (2, 12)
     assert (seen["sagelift_poison_share",], seen["sagelift_last_poll_timestamp_seconds",]) == (0.25, 1000)
     assert {key[1]: value for key, value in seen.items() if key[0] == "sagelift_state"} == {
-        state: float(state == "running") for state in State
+        state: float(state == "running") for state in HealthState
     }
 
 
-def test_what_is_not_known_is_not_shown() -> None:
-    seen = scraped(metrics(Live(State.STARTING, 0, {}, 0, None, None)))
+def test_unknown_values_are_absent() -> None:
+    seen = scraped(metrics(LiveValues(HealthState.STARTING, 0, {}, 0, None, None)))
     shown = {key[0] for key in seen}
     assert not shown & {"sagelift_lag_records", "sagelift_poison_share", "sagelift_last_poll_timestamp_seconds"}
 
 
 def test_the_circuit_to_triton_is_in_one_state() -> None:
-    seen = scraped(metrics(LIVE._replace(circuit=Circuit.OPEN)))
-    assert {state: seen["sagelift_triton_circuit", state] for state in Circuit} == {
+    seen = scraped(metrics(LIVE._replace(circuit=CircuitState.OPEN)))
+    assert {state: seen["sagelift_triton_circuit", state] for state in CircuitState} == {
         "closed": 0,
         "open": 1,
         "half_open": 0,
@@ -114,30 +111,4 @@ def test_the_documented_metrics_are_the_exported_ones_with_their_labels() -> Non
 
 def test_every_state_is_explained() -> None:
     page = (Path(__file__).parents[3] / "docs" / "operators" / "consumers.md").read_text()
-    assert set(re.findall(r"^\| `(\w+)` \| (?:yes|no) \|", page, re.M)) == set(State)
-
-
-def test_a_quantile_is_interpolated_within_its_bucket() -> None:
-    cumulative = [(0.1, 0.0), (0.2, 50.0), (0.4, 100.0), (math.inf, 100.0)]
-    assert quantile(cumulative, 0.5) == pytest.approx(0.2)
-    assert quantile(cumulative, 0.25) == pytest.approx(0.15)
-    assert quantile(cumulative, 0.99) == pytest.approx(0.396)
-
-
-def test_beyond_the_last_bucket_the_last_bound_is_all_that_is_known() -> None:
-    assert quantile([(1.0, 1.0), (math.inf, 100.0)], 0.99) == 1.0
-
-
-def test_nothing_has_no_quantile() -> None:
-    assert quantile([], 0.5) is quantile([(1.0, 0.0), (math.inf, 0.0)], 0.5) is None
-
-
-@given(st.lists(st.floats(0.001, 99), min_size=1), st.floats(0.01, 1))
-def test_a_quantile_is_no_further_off_than_its_bucket_is_wide(values: list[float], q: float) -> None:
-    bounds = [0.0, 0.01, 0.1, 1.0, 10.0, 100.0]
-    cumulative = [(b, float(sum(v <= b for v in values))) for b in bounds[1:]] + [(math.inf, float(len(values)))]
-    exact = sorted(values)[max(0, math.ceil(q * len(values)) - 1)]
-    low = max(b for b in bounds if b < exact)
-    found = quantile(cumulative, q)
-    assert found is not None
-    assert low <= found <= min(b for b in bounds if b >= exact) * (1 + 1e-9)
+    assert set(re.findall(r"^\| `(\w+)` \| (?:yes|no) \|", page, re.M)) == set(HealthState)

@@ -12,10 +12,10 @@ import pytest
 from prometheus_client import CollectorRegistry, Counter
 
 from sagelift.errors import SettingsError
-from sagelift.observability.health import Health, State
+from sagelift.observability.health import Health, HealthState
 from sagelift.observability.server import serving
 
-WELL = Health(State.RUNNING, "", alive=True, ready=True)
+WELL = Health(HealthState.RUNNING, "", alive=True, ready=True)
 
 
 class Served:
@@ -25,11 +25,11 @@ class Served:
 
 @pytest.fixture
 def served() -> Iterator[Served]:
-    registry, found = CollectorRegistry(), Served()
+    registry, consumer = CollectorRegistry(), Served()
     Counter("lamps", "Sold.", registry=registry).inc(3)
-    with serving("127.0.0.1", 0, registry, lambda: found.health, lambda: {"partitions": [0]}) as url:
-        found.url = url
-        yield found
+    with serving("127.0.0.1", 0, registry, lambda: consumer.health, lambda: {"partitions": [0]}) as url:
+        consumer.url = url
+        yield consumer
 
 
 def get(url: str, **headers: str) -> tuple[int, str, str]:
@@ -55,8 +55,8 @@ def test_metrics_come_in_the_format_that_is_asked_for(served: Served) -> None:
     ("health", "healthz", "readyz"),
     [
         (WELL, 200, 200),
-        (Health(State.BACKING_OFF, "Triton is away", alive=True, ready=False), 200, 503),
-        (Health(State.STUCK, "no poll came back", alive=False, ready=False), 503, 503),
+        (Health(HealthState.BACKING_OFF, "Triton does not answer", alive=True, ready=False), 200, 503),
+        (Health(HealthState.STUCK, "no poll has returned", alive=False, ready=False), 503, 503),
     ],
 )
 def test_health_and_readiness_say_why(served: Served, health: Health, healthz: int, readyz: int) -> None:
@@ -64,15 +64,15 @@ def test_health_and_readiness_say_why(served: Served, health: Health, healthz: i
     for path, expected in (("/healthz", healthz), ("/readyz", readyz)):
         status, kind, body = get(served.url + path)
         assert (status, kind) == (expected, "application/json")
-        told = {"ok": expected == 200, "state": health.state, "reason": health.reason, "partitions": [0]}
-        assert json.loads(body) == told
+        answer = {"ok": expected == 200, "state": health.state, "reason": health.reason, "partitions": [0]}
+        assert json.loads(body) == answer
 
 
-def test_another_path_says_which_there_are(served: Served) -> None:
-    assert get(served.url + "/") == (404, "text/plain", "there are /metrics, /healthz, /readyz\n")
+def test_another_path_names_the_paths(served: Served) -> None:
+    assert get(served.url + "/") == (404, "text/plain", "the paths are /metrics, /healthz, /readyz\n")
 
 
-def test_what_others_send_does_not_disturb(served: Served) -> None:
+def test_requests_that_are_no_http_do_no_harm(served: Served) -> None:
     host, port = served.url.removeprefix("http://").split(":")
     for rubbish in (b"\x16\x03\x01\x00", b"GET /metrics\r\n\r\n", b"POST / HTTP/1.1\r\nContent-Length: 9\r\n\r\n"):
         with socket.create_connection((host, int(port))) as connection:
@@ -80,19 +80,19 @@ def test_what_others_send_does_not_disturb(served: Served) -> None:
     assert get(served.url + "/healthz")[0] == 200
 
 
-def test_a_port_that_is_taken_is_a_wrong_setting() -> None:
+def test_a_port_in_use_is_a_settings_error() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
         with (
-            pytest.raises(SettingsError, match=rf"metrics\.port: 127\.0\.0\.1:{port} cannot be listened on \(.*in use"),
+            pytest.raises(SettingsError, match=rf"metrics\.port: cannot listen on 127\.0\.0\.1:{port} \(.*in use"),
             serving("127.0.0.1", port, CollectorRegistry(), lambda: WELL),
         ):
             pass
 
 
-def test_it_is_silent_when_it_ends() -> None:
+def test_the_server_stops_at_the_end_of_the_block() -> None:
     with serving("127.0.0.1", 0, CollectorRegistry(), lambda: WELL) as url:
         assert get(url + "/healthz")[0] == 200
     with pytest.raises(urllib.error.URLError):

@@ -1,4 +1,4 @@
-"""`sagelift stream status`: what consumers answer becomes rows, and what is not well is said and counted."""
+"""`sagelift stream status`: the answers of consumers become rows, and every problem is listed."""
 
 from __future__ import annotations
 
@@ -17,53 +17,59 @@ from typer.testing import CliRunner
 
 from sagelift.commands.cli import app
 from sagelift.observability import stream_status
-from sagelift.observability.health import State
-from sagelift.observability.metrics import Live, WorkerMetrics
+from sagelift.observability.health import HealthState
+from sagelift.observability.metrics import LiveValues, WorkerMetrics
 from sagelift.observability.monitor import Monitor
+from sagelift.observability.scrape import parse
 from sagelift.observability.server import serving
-from sagelift.observability.stream_status import Seen, TopicRow, look, parse, render, status
+from sagelift.observability.stream_status import Observation, StreamStatus, TopicRow, collect, summarize
+from sagelift.observability.stream_table import render
 from sagelift.settings import load_settings
 from sagelift.stack.worker_records import WorkerRecord, announced, folder_of, write_record
 
 LAGS = [TopicRow(topic="catalog.updates", group="sagelift-catalog", lag=5)]
-WELL = {"ok": True, "state": "running", "reason": "", "partitions": [0, 1, 2, 5]}
+READY = {"ok": True, "state": "running", "reason": "", "partitions": [0, 1, 2, 5]}
 
 
 class Consumer:
-    """Counts as a consumer does; `seen` is what it answers at a time."""
+    """Counts like a consumer; `seen` is an observation of it."""
 
     def __init__(self) -> None:
-        self.metrics = WorkerMetrics("catalog", "1", lambda: Live(State.RUNNING, 4, {0: 3, 5: 2}, 7, 0.0, 1.0))
+        self.metrics = WorkerMetrics(
+            "catalog", "1", lambda: LiveValues(HealthState.RUNNING, 4, {0: 3, 5: 2}, 7, 0.0, 1.0)
+        )
 
-    def seen(self, at: float, told: dict[str, Any] | None = None) -> Seen:
+    def seen(self, at: float, readiness: dict[str, Any] | None = None) -> Observation:
         samples = parse(generate_latest(self.metrics.registry).decode())
-        return Seen(name="catalog", where="http://h:1", at=at, told=told or WELL, samples=samples, pid=7)
+        return Observation(
+            name="catalog", where="http://h:1", at=at, readiness=readiness or READY, samples=samples, pid=7
+        )
 
 
-def shown(found: stream_status.StreamStatus) -> str:
+def shown(found: StreamStatus) -> str:
     out = io.StringIO()
     Console(file=out, width=220, color_system=None).print(render(found))
     return out.getvalue()
 
 
-def test_rates_and_percentiles_are_of_the_time_between_two_looks() -> None:
+def test_rates_and_percentiles_cover_the_time_between_two_observations() -> None:
     consumer = Consumer()
     consumer.metrics.finished(1000, 1)
     consumer.metrics.fresh([60_000.0] * 1000)
     before = consumer.seen(10.0)
     consumer.metrics.finished(500, 1)
     consumer.metrics.fresh([90.0] * 500)
-    (row,) = status(LAGS, [before], [consumer.seen(12.0)]).workers
+    (row,) = summarize(LAGS, [before], [consumer.seen(12.0)]).workers
     assert row.records_per_s == 250
     assert row.freshness_p99_s is not None
     assert row.freshness_p99_s <= 0.1, "the slow thousand came before"
     assert (row.lag, row.in_flight, row.records_per_batch) == (5, 7, 750)
 
 
-def test_percentiles_of_a_quiet_time_are_of_all_there_was() -> None:
+def test_percentiles_of_a_quiet_time_cover_all_the_time_before() -> None:
     consumer = Consumer()
     consumer.metrics.fresh([400.0] * 10)
-    (row,) = status(LAGS, [consumer.seen(10.0)], [consumer.seen(12.0)]).workers
+    (row,) = summarize(LAGS, [consumer.seen(10.0)], [consumer.seen(12.0)]).workers
     assert row.records_per_s == 0
     assert row.freshness_p50_s == pytest.approx(0.4)
 
@@ -71,15 +77,15 @@ def test_percentiles_of_a_quiet_time_are_of_all_there_was() -> None:
 def test_a_consumer_seen_for_the_first_time_has_no_rate() -> None:
     consumer = Consumer()
     consumer.metrics.finished(10, 0)
-    (row,) = status(LAGS, [], [consumer.seen(1.0)]).workers
+    (row,) = summarize(LAGS, [], [consumer.seen(1.0)]).workers
     assert row.records_per_s is None
 
 
-def test_all_that_is_well_is_healthy_and_a_table_shows_it() -> None:
+def test_ready_consumers_are_healthy_and_the_table_shows_them() -> None:
     consumer = Consumer()
     consumer.metrics.stage_failed("embeddings", ConnectionError())
     consumer.metrics.dead_letters({"decode": 2, "image": 9})
-    found = status(LAGS, [], [consumer.seen(1.0)])
+    found = summarize(LAGS, [], [consumer.seen(1.0)])
     assert found.healthy
     text = shown(found)
     assert "catalog   7    running  0-2 5" in text
@@ -88,28 +94,28 @@ def test_all_that_is_well_is_healthy_and_a_table_shows_it() -> None:
     assert "group sagelift-catalog   lag 5" in text
 
 
-def test_what_is_not_ready_is_a_problem_with_its_reason() -> None:
-    told = {**WELL, "ok": False, "state": "backing_off", "reason": "Unavailable: Triton"}
-    found = status(LAGS, [], [Consumer().seen(1.0, told)])
+def test_a_consumer_that_is_not_ready_is_a_problem_with_its_reason() -> None:
+    not_ready = {**READY, "ok": False, "state": "backing_off", "reason": "Unavailable: Triton"}
+    found = summarize(LAGS, [], [Consumer().seen(1.0, not_ready)])
     assert found.problems == ["catalog (7) is backing_off: Unavailable: Triton"]
     assert "! catalog (7) is backing_off: Unavailable: Triton" in shown(found)
 
 
 def test_a_broker_that_does_not_answer_is_a_problem_and_the_consumers_are_shown_all_the_same() -> None:
-    found = status([TopicRow(topic="events", group="g", problem="no broker")], [], [Consumer().seen(1.0)])
+    found = summarize([TopicRow(topic="events", group="g", problem="no broker")], [], [Consumer().seen(1.0)])
     assert found.problems == ["events: no broker"]
     assert found.workers[0].state == "running"
 
 
 def test_no_consumer_at_all_is_a_problem() -> None:
-    assert status(LAGS, [], []).problems[0].startswith("no consumer is known here")
+    assert summarize(LAGS, [], []).problems[0].startswith("no consumer is known here")
 
 
 def refuse(_: str) -> tuple[dict[str, Any], str]:
     raise ConnectionRefusedError("refused")
 
 
-def test_of_a_dead_consumer_its_last_words_are_shown_and_nobody_is_asked(tmp_path: Path) -> None:
+def test_a_dead_consumer_shows_its_last_record_and_is_not_asked(tmp_path: Path) -> None:
     for name, ended in (("catalog", ("poisoned", "a whole feed of garbage")), ("events", None)):
         record = WorkerRecord(name=name, pid=1, started_at=1.0, url="http://127.0.0.1:1", ended=ended)
         write_record(folder_of(tmp_path), record)
@@ -117,22 +123,22 @@ def test_of_a_dead_consumer_its_last_words_are_shown_and_nobody_is_asked(tmp_pat
     def ask(_: str) -> tuple[dict[str, Any], str]:
         raise AssertionError("another process may have got its port")
 
-    found = status(LAGS, [], look(load_settings(state_dir=tmp_path), [], ask))
+    found = summarize(LAGS, [], collect(load_settings(state_dir=tmp_path), [], ask))
     assert [row.state for row in found.workers] == ["poisoned", "down"]
     assert found.problems[0] == "catalog (1) is poisoned: a whole feed of garbage"
     assert "killed" in found.problems[1]
 
 
-def test_one_that_is_there_but_does_not_answer_is_silent(tmp_path: Path) -> None:
+def test_a_consumer_that_runs_but_does_not_answer_is_silent(tmp_path: Path) -> None:
     with announced(tmp_path, "catalog", "http://127.0.0.1:1", time.time()):
-        found = status(LAGS, [], look(load_settings(state_dir=tmp_path), [], refuse))
+        found = summarize(LAGS, [], collect(load_settings(state_dir=tmp_path), [], refuse))
     assert [(row.state, row.pid) for row in found.workers] == [("silent", os.getpid())]
     assert not found.healthy
 
 
 @pytest.fixture
 def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Monitor]:
-    """A consumer that starts, and a broker that knows everything."""
+    """A consumer that starts, and fixed lags instead of a broker."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SAGELIFT_STATE_DIR", str(tmp_path))
     monkeypatch.setattr(stream_status, "ask_broker", lambda _: LAGS)
@@ -149,7 +155,7 @@ def run(*arguments: str) -> tuple[int, str]:
     return done.exit_code, done.output
 
 
-def test_the_command_asks_over_http_and_its_exit_code_tells(served: Monitor) -> None:
+def test_the_command_asks_over_http_and_its_exit_code_says_whether_all_is_healthy(served: Monitor) -> None:
     served.metrics.finished(12, 0)
     code, out = run("--json")
     found = json.loads(out)
@@ -159,10 +165,10 @@ def test_the_command_asks_over_http_and_its_exit_code_tells(served: Monitor) -> 
     code, out = run("--once")
     assert code == 1
     assert "catalog" in out
-    assert "is starting: it is not reading yet" in out
+    assert "is starting: it does not read yet" in out
 
 
-def test_a_consumer_elsewhere_is_asked_by_its_address(served: Monitor, tmp_path: Path) -> None:
+def test_a_consumer_on_another_machine_is_asked_at_its_url(served: Monitor, tmp_path: Path) -> None:
     url = json.loads(next(folder_of(tmp_path).glob("*.json")).read_text())["url"]
     for path in folder_of(tmp_path).glob("*.json"):
         path.unlink()

@@ -68,7 +68,7 @@ def test_one_dead_process_of_several_is_found_unless_a_consumer_brings_it_back(
                 self._heal("itemsage")
             return 1.0
 
-    monkeypatch.setattr("inference.client.TritonClient", Client)
+    monkeypatch.setattr("inference.triton.client.TritonClient", Client)
     (tmp_path / "visual_encoder" / "1").mkdir(parents=True)
     assert KnownAnswerProbe(tmp_path, patience_s=0.2)._answers("localhost:1") is is_well
 
