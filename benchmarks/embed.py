@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import os
 
+from inference.arrays import Float32Array, Int32Array
+
 # As in the model on Triton (itemsage/model.py): the floor, too, sleeps instead of spinning.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
@@ -32,11 +34,13 @@ import torch
 
 from benchmarks.harness import Row, compared, figure, in_turn
 from benchmarks.tokenize import real_products
-from inference.client import TritonClient, bucketed
-from inference.inputs import Float32Array, stack_images
+from inference.inputs import stack_images
 from inference.model import ItemSage, ItemSageConfig
-from inference.repository import ITEMSAGE, export_release, set_live
-from inference.tokenizer import IntArray, Tokenizer
+from inference.releases.export import export_release
+from inference.releases.repository import ITEMSAGE, set_live
+from inference.tokenizer import Tokenizer
+from inference.triton.batching import group_by_size
+from inference.triton.client import TritonClient
 from inference.visual import has_bfloat16
 from sagelift.stack.components import fetch_all
 from sagelift.stack.triton import TritonServer
@@ -51,8 +55,8 @@ class Catalogue(NamedTuple):
     """Products as the client takes them: image vectors of each, token ids `[B, T]`, field lengths `[B, 12]`."""
 
     images: list[Float32Array]
-    token_ids: IntArray
-    field_lengths: IntArray
+    token_ids: Int32Array
+    field_lengths: Int32Array
 
 
 class Served(NamedTuple):
@@ -122,7 +126,7 @@ def floor(served: Served, size: int) -> Callable[[], object]:
     """The bare forward pass over requests of this size, grouped and stacked beforehand."""
     images, token_ids, field_lengths = served.catalogue
     ready = []
-    for group in bucketed(np.array([len(i) for i in images], np.int32), size, field_lengths.sum(1)):
+    for group in group_by_size(np.array([len(i) for i in images], np.int32), size, field_lengths.sum(1)):
         lengths = field_lengths[group]
         stacked, counts = stack_images([images[row] for row in group])
         ids = token_ids[group, : lengths.sum(1).max()]

@@ -22,9 +22,12 @@ from torch.nn import functional as F
 
 from benchmarks.embed import Catalogue, as_served, serving
 from benchmarks.harness import Row, compared, cpu_clock, figure, in_turn
-from inference.client import TritonClient, _Chunk, _Job, _nan_rows, bucketed
 from inference.model import ItemSage, ItemSageConfig
-from inference.repository import ITEMSAGE
+from inference.releases.repository import ITEMSAGE
+from inference.triton.batching import group_by_size
+from inference.triton.client import TritonClient
+from inference.triton.dispatch import Job
+from inference.triton.requests import Chunk
 
 BATCH = 256
 SLOTS = 20
@@ -101,7 +104,7 @@ def _bucketing(reference: ItemSage, served: ItemSage, say: Callable[[str], None]
         return [(images[at, : width or int(counts[at].max())], counts[at], ids[at], lengths[at]) for at in parts]
 
     all_slots = prepared([np.arange(s, s + BATCH) for s in range(0, number, BATCH)], SLOTS)
-    grouped = prepared(list(bucketed(counts.numpy().astype(np.int32), BATCH)), None)
+    grouped = prepared(list(group_by_size(counts.numpy().astype(np.int32), BATCH)), None)
     seconds = in_turn(
         {
             "textbook": lambda: [textbook(reference, *batch) for batch in all_slots],
@@ -125,9 +128,7 @@ def _served_bucketing(say: Callable[[str], None]) -> Row:
         say(f"{number} products through Triton: all {SLOTS} slots sent, and grouped by number of images")
         seconds = in_turn(
             {
-                "all slots": lambda: client._run(
-                    _Job(ITEMSAGE, "1", _nan_rows(number), {}), _all_slots(served.catalogue)
-                ),
+                "all slots": lambda: client.dispatcher.run(Job.of(ITEMSAGE, "1", number), _all_slots(served.catalogue)),
                 "grouped": lambda: client.embed(*served.catalogue, version="1"),
             },
             runs=7,
@@ -137,7 +138,7 @@ def _served_bucketing(say: Callable[[str], None]) -> Row:
     return compared("bucketing_speedup", "products/s", rate["grouped"], "all slots", rate["all slots"], at_least=1.8)
 
 
-def _all_slots(catalogue: Catalogue) -> Iterator[_Chunk]:
+def _all_slots(catalogue: Catalogue) -> Iterator[Chunk]:
     """Requests as our client makes them, but in the catalogue's order and with every slot there."""
     for start in range(0, len(catalogue.images), BATCH):
         rows = np.arange(start, min(start + BATCH, len(catalogue.images)))
@@ -147,7 +148,7 @@ def _all_slots(catalogue: Catalogue) -> Iterator[_Chunk]:
             stacked[place, : counts[place]] = catalogue.images[row]
         lengths = catalogue.field_lengths[rows]
         ids = catalogue.token_ids[rows, : lengths.sum(1).max()]
-        yield _Chunk(
+        yield Chunk(
             rows,
             {"images": stacked, "image_counts": counts[:, None], "token_ids": ids, "field_lengths": lengths},
         )

@@ -472,7 +472,8 @@ def _own_site(folder: Path, say: Say) -> Iterator[Site]:
     import torch
 
     from inference.model import ItemSage, ItemSageConfig
-    from inference.repository import export_release, export_visual_encoder, set_live
+    from inference.releases.export import export_release, export_visual_encoder
+    from inference.releases.repository import set_live
     from inference.tokenizer import Tokenizer
 
     cache = load_settings().cache

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.harness import Row, compared, cpu_clock, figure, in_turn
-from inference.inputs import Float32Array
+from inference.arrays import Float32Array
 from inference.retrieval import Attributes, Candidates, Filter, RetrievalIndex
 
 PRODUCTS = 100_000

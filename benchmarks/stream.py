@@ -31,6 +31,8 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+from inference.arrays import Float32Array
+
 # As Triton's model does (inference/triton_models): threads that wait must not spin on cores that others need.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
@@ -42,12 +44,13 @@ from benchmarks.embed import as_served
 from benchmarks.harness import Row, compared, figure
 from benchmarks.tokenize import real_products
 from feature_repo.rows import ProductFeatures
-from inference.client import bucketed
-from inference.inputs import TEXT_FIELDS, VECTOR_DIM, Float32Array
+from inference.inputs import TEXT_FIELDS, VECTOR_DIM
 from inference.model import ItemSage, ItemSageConfig
-from inference.repository import export_release, export_visual_encoder, set_live
+from inference.releases.export import export_release, export_visual_encoder
+from inference.releases.repository import set_live
 from inference.retrieval import RetrievalIndex
 from inference.tokenizer import Tokenizer
+from inference.triton.batching import group_by_size
 from inference.visual import VISUAL_VERSION
 from sagelift.services import CATALOG_GROUP, Services
 from sagelift.settings import load_settings
@@ -60,7 +63,7 @@ from streaming.kafka.connection import KafkaError
 from streaming.kafka.lag import LagMeter
 from streaming.kafka.topic_admin import ensure_topics
 from streaming.kafka.topics import CATALOG_UPDATES
-from streaming.vectors.embedding_topic import IndexFollower
+from streaming.vectors.follower import IndexFollower
 
 PRODUCTS = 16_384
 BATCH = 256  # of the bare pipeline: the model's own best
@@ -359,7 +362,7 @@ class Rig:
         images = [self.images[int(update.id.removeprefix("product-"))] for update in updates]
         counts = np.array([len(vectors) for vectors in images], np.int32)
         out = np.empty((len(updates), VECTOR_DIM), np.float32)
-        for group in bucketed(counts, BATCH):
+        for group in group_by_size(counts, BATCH):
             stacked = np.zeros((len(group), int(counts[group].max()), VECTOR_DIM), np.float32)
             for place, row in enumerate(group):
                 stacked[place, : counts[row]] = images[row]
@@ -401,7 +404,7 @@ def _floor_database(path: Path) -> Iterator[None]:
 
 def _full_vocabulary(texts: Sequence[Mapping[str, str]]) -> Tokenizer:
     """The texts' own tokens, strewn among as many others as the paper's vocabularies have."""
-    content = Tokenizer.fit(texts)._content
+    content = Tokenizer.fit(texts).vocabulary
     rng = np.random.default_rng(2)
 
     def filled(tokens: Sequence[str], size: int, other: Callable[[int], str]) -> list[str]:

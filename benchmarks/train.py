@@ -23,11 +23,13 @@ import numpy as np
 import torch
 
 from benchmarks.harness import Row, compared, in_turn
-from inference.dataset import TASKS, Engagement, PackedProducts, Pairs
 from inference.inputs import VECTOR_DIM, ProductInput
 from inference.tokenizer import Tokenizer
-from inference.train import TrainConfig
-from inference.trainer import Trainer
+from inference.training.config import TrainConfig
+from inference.training.engagements import TASKS, Engagement
+from inference.training.loop import Trainer
+from inference.training.packed import PackedProducts
+from inference.training.pairs import Pairs
 
 STEPS = 8
 FEW, MANY = 1_024, 65_536

@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -19,12 +18,10 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from inference.arrays import Float32Array
 from inference.errors import ArtifactError
-from inference.inputs import Float32Array
 from inference.model import HashEmbedding
 from inference.tokenizer import Tokenizer
-
-IntArray = np.ndarray[Any, np.dtype[np.int64]]
 
 
 class SearchEncoder(nn.Module):

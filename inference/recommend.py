@@ -9,8 +9,8 @@ from typing import NamedTuple
 import msgspec
 import numpy as np
 
+from inference.arrays import Float32Array
 from inference.errors import InputError
-from inference.inputs import Float32Array
 from inference.queries import interests
 from inference.retrieval import Candidates, Filter, RetrievalIndex
 

@@ -3,7 +3,7 @@
 224 dimensions are the pooled features of EfficientNet-Lite0 (ImageNet weights from a package), projected onto the
 leading right singular vectors of its own classifier matrix: the directions in which its 1000 classes differ. That
 needs no data to fit, so a vector means the same on every catalogue and for ever, and finds neighbours within a
-percentage point of a PCA fitted on the very images that it is tested on (docs/log.md). The other 32 are a colour
+percentage point of a PCA fitted on the very images that it is tested on (docs/research/log.md). The other 32 are a colour
 histogram (24 bins of hue and value, 8 of grey), because the network is nearly blind to colour.
 
 This file depends on torch and efficientnet_lite_pytorch alone: it travels into Triton's model repository as it is.

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
+from inference.arrays import Float32Array
 from inference.errors import ArtifactError
-from inference.inputs import VECTOR_DIM, Float32Array
+from inference.inputs import VECTOR_DIM
 
 
 class VisualCache:

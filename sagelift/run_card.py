@@ -6,8 +6,8 @@ from pathlib import Path
 
 import msgspec
 
-from inference.train_config import TrainConfig
-from inference.trained import TrainedModel
+from inference.training.config import TrainConfig
+from inference.training.result import TrainedModel
 
 
 def run_card(folder: Path, trained: TrainedModel) -> str:

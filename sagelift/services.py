@@ -18,17 +18,17 @@ from sagelift.settings import Settings
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
+    from experiments.privacy import Tokens
     from experiments.store import ExperimentStore
     from feature_repo.store import ProductFeatureStore
-    from inference.channel import Tls
-    from inference.client import ItemEmbedder, TritonClient
-    from inference.failures import CircuitBreaker
+    from inference.triton.channel import Tls
+    from inference.triton.circuit import CircuitBreaker
+    from inference.triton.client import TritonClient
+    from inference.triton.embedder import ItemEmbedder
     from inference.visual_cache import VisualCache
     from streaming.catalogue.pipeline import CatalogPipeline
     from streaming.kafka.connection import Connection
     from streaming.kafka.schema_registry.codec import RegistryCodec
-    from streaming.vectors.embedding_topic import EmbeddingPublisher
-    from streaming.vectors.offer_topic import OfferPublisher
 
 CATALOG_GROUP = "sagelift-catalog"
 """Consumer group of `sagelift stream catalog`."""
@@ -89,8 +89,8 @@ class Services:
     @cached_property
     def triton(self) -> TritonClient:
         """A client of the settings' Triton, or of the local stack's."""
-        from inference.channel import open_channel
-        from inference.client import TritonClient
+        from inference.triton.channel import open_channel
+        from inference.triton.client import TritonClient
 
         settings = self.settings.triton
         address = settings.url or self._local("triton_grpc", "Triton")
@@ -101,7 +101,7 @@ class Services:
     @property
     def triton_tls(self) -> Tls | None:
         """How to speak TLS with the settings' Triton; None without."""
-        from inference.channel import Tls
+        from inference.triton.channel import Tls
 
         tls = self.settings.triton
         if not tls.tls:
@@ -152,10 +152,21 @@ class Services:
         store.create_all()
         return store
 
+    def create_stores(self) -> None:
+        """Create the experiment database and the feature store if they are missing."""
+        _ = self.experiments, self.features
+
+    def unit_tokens(self) -> Tokens | None:
+        """Unit tokens made from the settings' key; None without a key."""
+        from experiments.privacy import SqlNonces, Tokens
+
+        key = self.settings.experiments.token_key.get_secret_value()
+        return Tokens(bytes.fromhex(key), SqlNonces(self.experiments.engine)) if key else None
+
     def embedder(self) -> ItemEmbedder | None:
         """The live release, asked for anew at each call; None before the first."""
-        from inference.client import ItemEmbedder
-        from inference.repository import live_version
+        from inference.releases.repository import live_version
+        from inference.triton.embedder import ItemEmbedder
 
         if live_version(self.settings.model_repository) is None:
             return None
@@ -175,7 +186,8 @@ class Services:
             ArtifactError: the model repository cannot be written.
             ServingError: Triton cannot load it, or answers its probe wrongly: it may serve another repository.
         """
-        from inference.repository import VISUAL_ENCODER, export_visual_encoder
+        from inference.releases.export import export_visual_encoder
+        from inference.releases.repository import VISUAL_ENCODER
 
         folder = export_visual_encoder(self.settings.model_repository)
         self.triton.load(VISUAL_ENCODER)
@@ -201,13 +213,12 @@ class Services:
         vectors, offers = self.publishers()
         return CatalogPipeline(self.features, images, self.embedder, vectors, offers, self.kafka.codec)
 
-    def publishers(self) -> tuple[EmbeddingPublisher, OfferPublisher]:
+    def publishers(self) -> tuple[PublishVectors, PublishOffers]:
         """Publishers of vectors and offers with the connection's codec; closed with the services."""
-        from streaming.vectors.embedding_topic import EmbeddingPublisher
-        from streaming.vectors.offer_topic import OfferPublisher
+        from streaming.vectors.publisher import embedding_publisher, offer_publisher
 
         producer, codec = self.producer(), self.kafka.codec
-        return EmbeddingPublisher(producer, codec), OfferPublisher(producer, codec)
+        return embedding_publisher(producer, codec), offer_publisher(producer, codec)
 
     def producer(self) -> Any:
         """A Kafka producer, closed with the services."""

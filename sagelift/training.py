@@ -9,20 +9,15 @@ from pathlib import Path
 from typing import Any, Final
 
 from experiments.engagements import engagement_counts
-from inference.dataset import Engagement
 from inference.errors import ArtifactError, InputError
 from inference.inputs import TEXT_FIELDS, ProductInput
-from inference.repository import Release, export_release
-from inference.train import (
-    OnProgress,
-    TrainConfig,
-    TrainedModel,
-    TrainResult,
-    continue_run,
-    prepare_run,
-    unfinished_runs,
-    work_folder,
-)
+from inference.releases.export import export_release
+from inference.releases.repository import Release
+from inference.training.config import TrainConfig
+from inference.training.engagements import Engagement
+from inference.training.progress import OnProgress
+from inference.training.result import TrainedModel, TrainResult
+from inference.training.run import continue_run, prepare_run, unfinished_runs, work_folder
 from sagelift.services import Services
 from streaming.release.check import ReleaseCheck
 from streaming.release.reembed import Elsewhere
@@ -69,7 +64,7 @@ def read_engagements(services: Services, as_of: datetime) -> list[Engagement]:
 
 
 def prepare_training(services: Services, config: TrainConfig, as_of: datetime | None = None) -> Path:
-    """Write the installation's training set for a new run; `inference.train.continue_run` trains it.
+    """Write the installation's training set for a new run; `inference.training.run.continue_run` trains it.
 
     as_of: what was known at that moment, with a time zone; None: now. The run keeps it in `data/about.json`.
 
@@ -109,7 +104,7 @@ def train_run(services: Services, config: TrainConfig, on_progress: OnProgress) 
 
 
 def export_run(repo: Path, run: Path) -> Release:
-    """Write a run as the next release of a model repository; see `inference.repository.export_release`."""
+    """Write a run as the next release of a model repository; see `inference.releases.export.export_release`."""
     trained, rest = _release_of(run)
     return export_release(repo, trained.model, trained.tokenizer, **rest)
 

@@ -1,6 +1,6 @@
 """A simulated engagement log for the model's evidence: what shoppers would engage with if they could see everything.
 
-A real log shows only what its shop put before people, and so favours whoever ranks alike (docs/log.md). Here nobody
+A real log shows only what its shop put before people, and so favours whoever ranks alike (docs/research/log.md). Here nobody
 ranks: a shopper engages with products of the whole catalogue, drawn by how much each would please.
 
 A visit, in the world of `sagelift.demo.shoppers` (hidden tastes, appeal, prices; no model sees them):
@@ -25,8 +25,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from inference.dataset import Engagement, QueryKind
 from inference.errors import InputError
+from inference.training.engagements import Engagement, QueryKind
 from sagelift.demo.shoppers import FloatArray, Market
 
 IntArray = np.ndarray[Any, np.dtype[np.int64]]

@@ -25,11 +25,13 @@ import msgspec
 import numpy as np
 
 from benchmarks.evidence.engagement_log import ceiling, simulate_log
-from inference.dataset import TASKS, Pairs
+from inference.arrays import Float32Array
 from inference.errors import ArtifactError, InputError
-from inference.evaluate import Evaluation, evaluate
-from inference.inputs import VECTOR_DIM, Float32Array, ProductInput
-from inference.train_config import TrainConfig
+from inference.inputs import VECTOR_DIM, ProductInput
+from inference.training.config import TrainConfig
+from inference.training.engagements import TASKS
+from inference.training.evaluation import Evaluation, evaluate
+from inference.training.pairs import Pairs
 from sagelift.demo.shoppers import FloatArray, Market, ShopProduct
 
 if TYPE_CHECKING:
@@ -318,9 +320,10 @@ class _World:
     def __init__(self, catalogue: Catalogue, config: EvidenceConfig, seed: int) -> None:
         import torch
 
-        from inference.dataset import PackedProducts
-        from inference.search_training import train_search
-        from inference.train import TrainingSet, query_vectors
+        from inference.training.dataset import TrainingSet
+        from inference.training.evaluation import query_vectors
+        from inference.training.packed import PackedProducts
+        from inference.training.search import train_search
 
         self.market = Market(catalogue.shop, 7, catalogue.looks)
         self.log = simulate_log(self.market, config.visits_per_product * len(catalogue.products), seed)
@@ -330,7 +333,7 @@ class _World:
         # A query by a new product's image is left out of the training with the product.
         self.data = TrainingSet.build(known, [e for e in self.log if e.product_id not in new], wanted)
         torch.manual_seed(seed)
-        search = train_search(*self.data, wanted)
+        search = train_search(self.data, wanted)
         self.queries = query_vectors(self.data.pairs, self.data.packed, search)
         self.packed = PackedProducts(catalogue.products, self.data.tokenizer)
         whole = Pairs(self.log, self.packed)
@@ -371,8 +374,8 @@ def _vectors(world: _World, config: EvidenceConfig, variant: str, seed: int) -> 
     """Vectors of all products and all queries, by a variant."""
     import torch
 
-    from inference.train import embed_all
-    from inference.trainer import Trainer
+    from inference.training.evaluation import embed_all
+    from inference.training.loop import Trainer
 
     if variant == CEILING:
         return ceiling(world.market, world.log, world.known_products.queries)

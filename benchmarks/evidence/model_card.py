@@ -1,4 +1,4 @@
-"""`docs/model-card.md`: what the evidence says, written from `results.jsonl` and nothing else."""
+"""`docs/research/model-card.md`: what the evidence says, written from `results.jsonl` and nothing else."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from benchmarks.evidence.evidence import CEILING, FULL, NEW_SHARE, SUM, VARIANTS, EvidenceConfig, Trained
-from inference.dataset import TASKS
-from inference.evaluate import Evaluation
+from inference.training.engagements import TASKS
+from inference.training.evaluation import Evaluation
 
 NAMES = {
     CEILING: "ceiling: the hidden truth",

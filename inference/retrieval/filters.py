@@ -13,9 +13,9 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from inference.arrays import BoolArray
 from inference.errors import InputError
 
-BoolArray = np.ndarray[Any, np.dtype[np.bool_]]
 _REMEMBERED = 256  # category filters whose matching paths are kept
 _CURRENCY = re.compile(r"[A-Z]{3}")
 

@@ -10,12 +10,11 @@ from usearch.compiled import MetricKind
 from usearch.index import Index
 from usearch.index import search as search_matrix
 
-from inference.inputs import Float32Array
-from inference.retrieval.rows import Float16Array
+from inference.arrays import Float16Array, Float32Array
 
 
 class HnswSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """The graph's parameters. `docs/log.md` has the figures that they were chosen by."""
+    """The graph's parameters. `docs/research/log.md` has the figures that they were chosen by."""
 
     connectivity: int = 48  # links per node (M); twice as many in the lowest layer
     expansion_add: int = 128  # candidates looked at when a node is linked (efConstruction)

@@ -21,11 +21,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from inference.arrays import BoolArray, Float16Array, Float32Array, Int64Array
 from inference.errors import InputError
-from inference.inputs import VECTOR_DIM, Float32Array
-from inference.retrieval.filters import Attributes, BoolArray, Filter
+from inference.inputs import VECTOR_DIM
+from inference.retrieval.filters import Attributes, Filter
 from inference.retrieval.graph import HnswSettings, Matches, nearest_rows, new_graph
-from inference.retrieval.rows import Float16Array, IntArray, ProductRows, unit_queries, unit_rows
+from inference.retrieval.rows import ProductRows, unit_queries, unit_rows
 from inference.retrieval.storage import Saved, load, save
 
 # Writers of many products let searches in after so many; each costs about a third of a millisecond and thread. On one
@@ -79,7 +80,7 @@ class RetrievalIndex:
         self._rows = ProductRows(dim)
         self._graph = new_graph(self.dim, self.settings)
         self._waiting: dict[int, None] = {}  # rows that are held but not in the graph, in the order of their coming
-        self._waiting_vectors: tuple[IntArray, Float16Array] | None = None  # of those, once a search has asked
+        self._waiting_vectors: tuple[Int64Array, Float16Array] | None = None  # of those, once a search has asked
         self._taken_out = 0  # nodes, since the graph was built
         self._journal: set[int] | None = None  # rows changed while the graph is rebuilt
         # Changes take both locks, in this order. Who must only see that nothing changes (saving, the judge of recall)
@@ -325,7 +326,7 @@ class RetrievalIndex:
         return held if where is None else self._rows.attributes.matching(where, len(self._rows)) & held
 
     def _walk(
-        self, queries: Float32Array, k: int, pool: IntArray, passing: BoolArray, threads: int
+        self, queries: Float32Array, k: int, pool: Int64Array, passing: BoolArray, threads: int
     ) -> list[Candidates]:
         """Read more neighbours than asked for and keep those that pass; four times as many where that was too few.
 
@@ -353,7 +354,7 @@ class RetrievalIndex:
         return [answer for answer in answers if answer is not None]
 
     def _compare(
-        self, queries: Float32Array, k: int, rows: IntArray, vectors: Float16Array, threads: int
+        self, queries: Float32Array, k: int, rows: Int64Array, vectors: Float16Array, threads: int
     ) -> list[Candidates]:
         """The `k` nearest of these rows, by comparing with each."""
         answers: list[Candidates] = []
@@ -395,7 +396,7 @@ class RetrievalIndex:
     def wear(self) -> float:
         """How far the graph is from a fresh one: nodes taken out since it was built, per product held.
 
-        A replaced product's node is linked anew in place, which costs a little recall (`docs/log.md`); a removed
+        A replaced product's node is linked anew in place, which costs a little recall (`docs/research/log.md`); a removed
         one's stays until another product takes it. `compact` when it passes 2 or so, or when the recall monitor asks.
         """
         with self._lock:
@@ -425,7 +426,7 @@ class RetrievalIndex:
             finally:
                 self._journal = None
 
-    def _link(self, graph: Any, rows: IntArray, threads: int) -> None:
+    def _link(self, graph: Any, rows: Int64Array, threads: int) -> None:
         """Add those of the rows that are held now."""
         with self._changing:
             rows = rows[self._rows.held[rows]]

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from inference.inputs import Float32Array
+from inference.arrays import Float32Array
 from inference.retrieval.filters import Filter
 from inference.retrieval.index import RetrievalIndex
 

@@ -8,15 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import islice
-from typing import Any
 
 import numpy as np
 
-from inference.inputs import Float32Array
-from inference.retrieval.filters import AttributeColumns, BoolArray
-
-Float16Array = np.ndarray[Any, np.dtype[np.float16]]
-IntArray = np.ndarray[Any, np.dtype[np.int64]]
+from inference.arrays import BoolArray, Float16Array, Float32Array, Int64Array
+from inference.retrieval.filters import AttributeColumns
 
 
 class ProductRows:
@@ -25,7 +21,7 @@ class ProductRows:
     def __init__(self, dim: int) -> None:
         self.ids: list[str] = []
         self.row_of: dict[str, int] = {}
-        self.versions: IntArray = np.zeros(0, np.int64)
+        self.versions: Int64Array = np.zeros(0, np.int64)
         self.held: BoolArray = np.zeros(0, np.bool_)  # false: removed, or only its attributes are known yet
         self.vectors: Float16Array = np.zeros((0, dim), np.float16)
         self.attributes = AttributeColumns()

@@ -20,9 +20,10 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 
+from feature_repo.files import sync
+from inference.arrays import BoolArray
 from inference.errors import ArtifactError
-from inference.files import sync
-from inference.retrieval.filters import AttributeColumns, BoolArray
+from inference.retrieval.filters import AttributeColumns
 from inference.retrieval.graph import HnswSettings
 from inference.retrieval.rows import ProductRows
 

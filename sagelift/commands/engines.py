@@ -73,7 +73,7 @@ def embedding_elsewhere(services: Services, options: EngineOptions) -> Iterator[
 
 def open_parts(settings: Settings, version: str) -> Parts:
     """Open what an executor embeds with: the store, Triton and Kafka of the same settings."""
-    from inference.client import ItemEmbedder
+    from inference.triton.embedder import ItemEmbedder
     from sagelift.services import Services
     from streaming.release.reembed import Parts
 

@@ -2,83 +2,98 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from sagelift.commands.console import AsJson, current_settings, print_json, say
-from sagelift.commands.engines import EngineName, EngineOption, MasterOption, embedding_elsewhere
-from sagelift.commands.times import instant
+from sagelift.commands.console import AsJson, counted, current_settings, print_json, say
+from sagelift.commands.engines import EngineOptions, embedding_elsewhere
+from sagelift.commands.option_groups import expand_options
+from sagelift.commands.times import parse_time
 
 if TYPE_CHECKING:
-    from inference.evaluate import Evaluation
-    from inference.train import TrainConfig
+    from inference.training.config import TrainConfig
+    from inference.training.evaluation import Evaluation
     from sagelift.services import Services
     from streaming.release.release import Released
 
-app = typer.Typer(help="ItemSage: train, evaluate, export, release, list.", no_args_is_help=True)
+app = typer.Typer(help="ItemSage models: train, evaluate, export, release.", no_args_is_help=True)
+
+_Run = Annotated[str | None, typer.Argument(help="Name or folder of a run. Default: the newest.")]
 
 
-class Device(StrEnum):
-    """Where to train."""
+@dataclass(frozen=True)
+class TrainOptions:
+    """What a new run trains on, and how."""
 
-    AUTO = "auto"
-    CPU = "cpu"
-    CUDA = "cuda"
-
-
-_Run = Annotated[str | None, typer.Argument(help="A run's name or folder; without it, the newest.")]
-
-
-@app.command("train")
-def train(
     config: Annotated[
-        Path | None, typer.Option(help="TOML, YAML or JSON with fields of the configuration (`sagelift model config`).")
-    ] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Training steps, instead of the configuration's.")] = None,
-    seed: Annotated[
-        int | None, typer.Option(min=0, help="Of everything random, instead of the configuration's.")
-    ] = None,
-    device: Annotated[Device, typer.Option(help="Where to train; auto: on CUDA where there is one.")] = Device.AUTO,
+        Path | None,
+        typer.Option(help="TOML, YAML or JSON file of the configuration. Default: `sagelift model config` prints it."),
+    ] = None
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Number of training steps. Default: the configuration's.")
+    ] = None
+    seed: Annotated[int | None, typer.Option(min=0, help="Random seed. Default: the configuration's.")] = None
     as_of: Annotated[
         str | None,
-        typer.Option(help="Train on what was known at a time, such as 2026-03-01T12:00:00Z; without it, now."),
-    ] = None,
-    resume: Annotated[str | None, typer.Option(help="A run that was broken off, by name or folder.")] = None,
+        typer.Option(help="Train on what was known at this time, such as 2026-03-01T12:00:00Z. Default: now."),
+    ] = None
     prepare_only: Annotated[
-        bool, typer.Option("--prepare-only", help="Write the training set and print how to train it on several GPUs.")
-    ] = False,
+        bool, typer.Option("--prepare-only", help="Write the training set and print how to train on several GPUs.")
+    ] = False
+
+    def configuration(self) -> TrainConfig:
+        """The configuration of the file with the options in place of its values."""
+        import msgspec
+
+        from inference.training.config import TrainConfig
+        from inference.training.config_file import read_config
+
+        config = TrainConfig() if self.config is None else read_config(self.config)
+        changes = {name: value for name in ("steps", "seed") if (value := getattr(self, name)) is not None}
+        return msgspec.structs.replace(config, **changes)
+
+
+@app.command()
+@expand_options
+def train(
+    options: TrainOptions,
+    device: Annotated[
+        Literal["auto", "cpu", "cuda"], typer.Option(help="Device to train on; auto is CUDA if available.")
+    ] = "auto",
+    resume: Annotated[str | None, typer.Option(help="Name or folder of an interrupted run to resume.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Train ItemSage on the feature store's products and the event store's engagements."""
-    if resume is not None and ((config, steps, seed, as_of) != (None, None, None, None) or prepare_only):
+    if resume is not None and options != TrainOptions():
         raise typer.BadParameter(
-            "--resume goes on with the run's own configuration and data; leave out --config, --steps, --seed, --as-of "
-            "and --prepare-only"
+            "--resume uses the run's own configuration and data; leave out --config, --steps, --seed, --as-of and "
+            "--prepare-only"
         )
-    at = instant(as_of)
-    from inference.train import choose_device, continue_run
+    as_of = None if options.as_of is None else parse_time(options.as_of, "--as-of")
+    from inference.training.distributed import choose_device
+    from inference.training.run import continue_run
     from sagelift.progress import Stages
     from sagelift.services import Services
     from sagelift.training import data_as_of, find_unfinished, prepare_training
 
-    where = choose_device(device.value)
-    chosen = _configuration(config, steps, seed)
+    chosen_device = choose_device(device)
+    configuration = options.configuration()
     with Services(current_settings()) as services:
         if resume is not None:
             run = find_unfinished(services, resume)
         else:
-            if not prepare_only:
-                _tell_unfinished(services)
-            run = prepare_training(services, chosen, at)
-    if prepare_only:
+            if not options.prepare_only:
+                _say_unfinished(services)
+            run = prepare_training(services, configuration, as_of)
+    if options.prepare_only:
         return _print_command(run, as_json)
     if not run.exists():
-        say(f"run {run.name}; should this be broken off: sagelift model train --resume {run.name}")
-    with Stages().stage("train", f"Training on {where.type}") as stage:
-        trained = continue_run(run, lambda name, done, total: stage.update(done, total, name), device=where)
+        say(f"run {run.name}; to resume it after an interruption: sagelift model train --resume {run.name}")
+    with Stages().stage("train", f"Training on {chosen_device.type}") as stage:
+        trained = continue_run(run, lambda name, done, total: stage.update(done, total, name), device=chosen_device)
     if as_json:
         return print_json({"run": str(run), "as_of": data_as_of(run), "result": trained.result})
     typer.echo(f"run {run}")
@@ -86,148 +101,103 @@ def train(
     _print_recall(10, trained.config.model, trained.result.itemsage, trained.result.sum)
 
 
-def _configuration(file: Path | None, steps: int | None, seed: int | None) -> TrainConfig:
-    import msgspec
-
-    from inference.train_config import TrainConfig, read_config
-
-    config = TrainConfig() if file is None else read_config(file)
-    changes = {name: value for name, value in (("steps", steps), ("seed", seed)) if value is not None}
-    return msgspec.structs.replace(config, **changes)
-
-
-def _tell_unfinished(services: Services) -> None:
-    from inference.train import unfinished_runs
-    from sagelift.training import runs_folder
-
-    for run in unfinished_runs(runs_folder(services)):
-        say(f"run {run.name} was broken off; to go on with it: sagelift model train --resume {run.name}")
-
-
-def _print_command(run: Path, as_json: bool) -> None:
-    import shlex
-
-    import torch
-
-    processes = str(torch.cuda.device_count() or 1)
-    command = ["torchrun", "--standalone", "--nproc-per-node", processes, "-m", "inference.train", str(run)]
-    if as_json:
-        return print_json({"run": str(run), "command": command})
-    say(f"run {run.name} is prepared; train it with this command, or with: sagelift model train --resume {run.name}")
-    typer.echo(shlex.join(command))
-
-
-def _print_recall(k: int, model: str, found: Evaluation, by_sum: Evaluation) -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    names = {"itemsage": "ItemSage", "sum_mlp": "Sum-MLP", "mlp_concat_mlp": "MLP-Concat-MLP"}
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column(f"Recall@{k}")
-    for name in ("pairs", names[model], "Sum"):
-        table.add_column(name, justify="right")
-    for task, recall in found.recall.items():
-        table.add_row(task, f"{found.pairs[task]:,}", f"{recall:.3f}", f"{by_sum.recall[task]:.3f}")
-    table.add_section()
-    table.add_row("mean of the tasks", "", f"{found.mean_recall:.3f}", f"{by_sum.mean_recall:.3f}")
-    table.add_row("coverage", "", f"{found.coverage:.3f}", f"{by_sum.coverage:.3f}")
-    Console().print(table)
-
-
-@app.command("config")
+@app.command()
 def config(
-    markdown: Annotated[bool, typer.Option("--markdown", help="Print the table of docs/model.md.")] = False,
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="Print the reference table of the documentation.")
+    ] = False,
 ) -> None:
     """Print all fields of the training configuration, as a TOML file for `sagelift model train --config`."""
-    from inference.train_config import as_table, as_toml
+    from inference.training.config_file import as_table, as_toml
 
     typer.echo(as_table() if markdown else as_toml(), nl=False)
 
 
-@app.command("evaluate")
+@app.command()
 def evaluate(
     run: _Run = None,
-    k: Annotated[int, typer.Option("--k", min=1, help="A pair counts if its product is among the best so many.")] = 10,
+    k: Annotated[
+        int, typer.Option("--k", min=1, help="Number of best products among which a pair's product must be.")
+    ] = 10,
     as_json: AsJson = False,
 ) -> None:
-    """Compute a run's recall per task and coverage again, from its model and the training set it keeps."""
-    from inference.train import evaluate_run
+    """Compute a run's recall per task and its coverage again, from its model and its training set."""
+    from inference.training.run import evaluate_run
     from sagelift.services import Services
     from sagelift.training import find_run
 
     with Services(current_settings()) as services:
         folder = find_run(services, run)
-    found = evaluate_run(folder, k)
+    evaluation = evaluate_run(folder, k)
     if as_json:
         import msgspec
 
-        return print_json({"run": str(folder), **msgspec.structs.asdict(found)})
+        return print_json({"run": str(folder), **msgspec.structs.asdict(evaluation)})
     typer.echo(f"run {folder}")
-    _print_recall(found.k, found.model, found.itemsage, found.sum)
+    _print_recall(evaluation.k, evaluation.model, evaluation.itemsage, evaluation.sum)
 
 
-@app.command("export")
+@app.command()
 def export(
     run: _Run = None,
     to: Annotated[
-        Path | None, typer.Option(help="A Triton model repository, made when missing; without it, the settings'.")
+        Path | None, typer.Option(help="Triton model repository, created if missing. Default: that of the settings.")
     ] = None,
     visual_encoder: Annotated[
-        bool, typer.Option("--visual-encoder/--no-visual-encoder", help="The frozen image encoder too, where missing.")
+        bool, typer.Option("--visual-encoder/--no-visual-encoder", help="Also write the image encoder if missing.")
     ] = True,
     as_json: AsJson = False,
 ) -> None:
-    """Write a run as the next release of a model repository; it is not made live, and no Triton is asked."""
-    from inference.repository import export_visual_encoder
+    """Write a run as the next release of a model repository, without making it live. Needs no Triton."""
+    from inference.releases.export import export_visual_encoder
     from sagelift.services import Services
     from sagelift.training import export_run, find_run
 
     with Services(current_settings()) as services:
-        repo = to if to is not None else services.settings.model_repository
-        release = export_run(repo, find_run(services, run))
+        repository = to if to is not None else services.settings.model_repository
+        exported = export_run(repository, find_run(services, run))
     if visual_encoder:
-        export_visual_encoder(repo)
+        export_visual_encoder(repository)
     if as_json:
-        return print_json({"version": release.version, "path": str(release.path)})
-    typer.echo(f"release {release.version}  {release.path}")
+        return print_json({"version": exported.version, "path": str(exported.path)})
+    typer.echo(f"release {exported.version}  {exported.path}")
     if to is None:
-        say(f"to make it live: sagelift model live {release.version}")
+        say(f"to make it live: sagelift model live {exported.version}")
 
 
 @app.command("export-onnx")
-def export_as_onnx(
-    folder: Annotated[Path, typer.Argument(help="The model repository to make; it must not exist.")],
-    release: Annotated[str | None, typer.Option(help="A release's version; without it, the live one.")] = None,
+def export_onnx(
+    folder: Annotated[Path, typer.Argument(help="Model repository to create. It must not exist.")],
+    release: Annotated[str | None, typer.Option(help="Version of the release. Default: the live one.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write a release as ONNX, with its configuration, for a Triton with the ONNX Runtime backend."""
+    """Write a release as ONNX with its configuration, for a Triton with the ONNX Runtime backend."""
     from inference.errors import ArtifactError
-    from inference.onnx_export import export_onnx
-    from inference.repository import live_version
+    from inference.releases.onnx_export import export_onnx as write_onnx
+    from inference.releases.repository import live_version
 
-    repo = current_settings().model_repository
-    version = release or live_version(repo)
+    repository = current_settings().model_repository
+    version = release or live_version(repository)
     if version is None:
-        raise ArtifactError(f"{repo} has no live release: make one live, or name one with --release")
-    export_onnx(repo, version, folder)
+        raise ArtifactError(f"{repository} has no live release; make one live, or name one with --release")
+    write_onnx(repository, version, folder)
     if as_json:
         return print_json({"version": version, "path": str(folder)})
     typer.echo(f"release {version} as ONNX  {folder}")
 
 
-@app.command("release")
+@app.command()
+@expand_options
 def release(
-    run: Annotated[str | None, typer.Option(help="A run's name or folder; without it, the newest.")] = None,
-    resume: Annotated[str | None, typer.Option(help="The version of a release that was broken off.")] = None,
-    engine: EngineOption = EngineName.LOCAL,
-    master: MasterOption = None,
+    engine: EngineOptions,
+    run: Annotated[str | None, typer.Option(help="Name or folder of a run. Default: the newest.")] = None,
+    resume: Annotated[str | None, typer.Option(help="Version of an interrupted release to resume.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Export a run to Triton, probe it, embed the catalogue with it, compare it with the live one, and switch to it.
+    """Export a run to Triton, probe it, embed the catalogue, compare it with the live release, and switch to it.
 
-    One that is too much worse than the live one, or too different, does not become live; `sagelift model live` takes
-    it all the same.
+    A release that is much worse than the live one, or too different from it, does not become live.
+    `sagelift model live` skips this check. Exit code 1 when a product was rejected or has no current vector.
     """
     from sagelift.progress import Stages
     from sagelift.services import Services
@@ -235,96 +205,56 @@ def release(
 
     if resume is not None:
         if run is not None:
-            raise typer.BadParameter("--resume takes up a release that has its run; leave out --run")
-        return _make_live(resume, as_json, engine, master, checked=True)
+            raise typer.BadParameter("--resume takes the run from the interrupted release; leave out --run")
+        return _make_live(resume, engine, as_json, checked=True)
 
-    def exported(version: str) -> None:
-        say(f"exported as {version}; should this be broken off: sagelift model release --resume {version}")
+    def say_exported(version: str) -> None:
+        say(f"exported as {version}; to resume it after an interruption: sagelift model release --resume {version}")
 
     with Services(current_settings()) as services:
-        folder = find_run(services, run)  # before anything is asked of Triton
-        with (
-            embedding_elsewhere(services, engine, master) as elsewhere,
-            Stages().stage("release", "Release") as stage,
-        ):
-            released = release_run(services, folder, lambda done: stage.update(done), exported, elsewhere)
+        folder = find_run(services, run)  # before the first request to Triton
+        with embedding_elsewhere(services, engine) as elsewhere, Stages().stage("release", "Release") as stage:
+            released = release_run(services, folder, lambda done: stage.update(done), say_exported, elsewhere)
     _print_released(released, as_json)
 
 
-@app.command("live")
+@app.command()
+@expand_options
 def live(
-    version: Annotated[str, typer.Argument(help="A release that `sagelift model list` lists.")],
-    engine: EngineOption = EngineName.LOCAL,
-    master: MasterOption = None,
+    version: Annotated[str, typer.Argument(help="Version of a release that `sagelift model list` lists.")],
+    engine: EngineOptions,
     as_json: AsJson = False,
 ) -> None:
-    """Switch to another release, for instance back to an older one; the catalogue is embedded with it first."""
-    _make_live(version, as_json, engine, master)
+    """Switch to another release, for instance back to an older one. Embeds the catalogue with it first.
 
-
-def _make_live(version: str, as_json: bool, engine: EngineName, master: str | None, *, checked: bool = False) -> None:
-    from inference.repository import find_release
-    from sagelift.progress import Stages
-    from sagelift.services import Services
-    from sagelift.training import make_release_live
-
-    with Services(current_settings()) as services:
-        find_release(services.settings.model_repository, version)  # before anything is asked of Triton
-        with (
-            embedding_elsewhere(services, engine, master) as elsewhere,
-            Stages().stage("release", f"Release {version}") as stage,
-        ):
-            released = make_release_live(
-                services, version, lambda done: stage.update(done), checked=checked, elsewhere=elsewhere
-            )
-    _print_released(released, as_json)
-
-
-def _print_released(released: Released, as_json: bool) -> None:
-    if as_json:
-        return print_json(released)
-    typer.echo(f"release {released.version} is live; {released.counts.get('embedded', 0)} products embedded")
-    if (beside := released.compared) is not None:
-        recall = f"Recall@10 {_figure(beside.recall)} (release {beside.live}: {_figure(beside.live_recall)})"
-        typer.echo(f"{recall}, nearest neighbours kept {_figure(beside.overlap)}")
-    for product, reason in released.rejected.items():
-        say(f"rejected: {product}: {reason}")
-    found = released.reconciliation
-    if not found.ok:
-        say(
-            f"of {found.products:,} products {found.missing:,} have no vector and {found.stale:,} one of other inputs; "
-            f"to embed them: sagelift model live {released.version}"
-        )
-    raise typer.Exit(0 if found.ok and not released.rejected else 1)
-
-
-def _figure(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
+    Exit code 1 when a product was rejected or has no current vector.
+    """
+    _make_live(version, engine, as_json)
 
 
 @app.command("list")
 def list_releases(as_json: AsJson = False) -> None:
-    """List the releases; the live one is marked."""
-    from inference.repository import live_version, releases
+    """List the releases. The live one is marked with *."""
+    from inference.releases.repository import live_version, releases
 
-    repo = current_settings().model_repository
-    live = live_version(repo)
-    found: list[dict[str, Any]] = [
-        {"version": r.version, "live": r.version == live, "path": str(r.path)} for r in releases(repo)
-    ]
+    repository = current_settings().model_repository
+    live = live_version(repository)
     if as_json:
-        return print_json(found)
-    for one in found:
-        typer.echo(f"{'*' if one['live'] else ' '} {one['version']}  {one['path']}")
+        return print_json(
+            [{"version": r.version, "live": r.version == live, "path": str(r.path)} for r in releases(repository)]
+        )
+    for each in releases(repository):
+        typer.echo(f"{'*' if each.version == live else ' '} {each.version}  {each.path}")
 
 
 @app.command()
 def card(
-    run: Annotated[str | None, typer.Argument(help="A run folder or a run's name; without it, the newest.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Write it here instead of printing it.")] = None,
+    run: _Run = None,
+    out: Annotated[Path | None, typer.Option(help="File to write. Default: print the card.")] = None,
 ) -> None:
-    """Print the card of one training run: data, configuration, Recall@10 per task, where it was trained."""
-    from inference.trained import TrainedModel
+    """Print the card of a training run: data, configuration, Recall@10 per task, environment."""
+    from feature_repo.files import write_atomically
+    from inference.training.result import TrainedModel
     from sagelift.run_card import run_card
     from sagelift.services import Services
     from sagelift.training import find_run
@@ -334,7 +264,89 @@ def card(
     text = run_card(folder, TrainedModel.load(folder))
     if out is None:
         return typer.echo(text)
-    aside = out.with_name(out.name + ".partial")
-    aside.write_text(text + "\n", encoding="utf-8")
-    aside.replace(out)
+    write_atomically(out, text + "\n")
     say(f"card: {out}")
+
+
+def _make_live(version: str, engine: EngineOptions, as_json: bool, *, checked: bool = False) -> None:
+    from inference.releases.repository import find_release
+    from sagelift.progress import Stages
+    from sagelift.services import Services
+    from sagelift.training import make_release_live
+
+    with Services(current_settings()) as services:
+        find_release(services.settings.model_repository, version)  # before the first request to Triton
+        with (
+            embedding_elsewhere(services, engine) as elsewhere,
+            Stages().stage("release", f"Release {version}") as stage,
+        ):
+            released = make_release_live(
+                services, version, lambda done: stage.update(done), checked=checked, elsewhere=elsewhere
+            )
+    _print_released(released, as_json)
+
+
+def _say_unfinished(services: Services) -> None:
+    from inference.training.run import unfinished_runs
+    from sagelift.training import runs_folder
+
+    for run in unfinished_runs(runs_folder(services)):
+        say(f"run {run.name} was interrupted; to resume it: sagelift model train --resume {run.name}")
+
+
+def _print_command(run: Path, as_json: bool) -> None:
+    import shlex
+
+    import torch
+
+    processes = str(torch.cuda.device_count() or 1)
+    command = ["torchrun", "--standalone", "--nproc-per-node", processes, "-m", "inference.training", str(run)]
+    if as_json:
+        return print_json({"run": str(run), "command": command})
+    say(f"run {run.name} is prepared; train it with this command, or with: sagelift model train --resume {run.name}")
+    typer.echo(shlex.join(command))
+
+
+def _print_recall(k: int, model: str, trained: Evaluation, by_sum: Evaluation) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    names = {"itemsage": "ItemSage", "sum_mlp": "Sum-MLP", "mlp_concat_mlp": "MLP-Concat-MLP"}
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column(f"Recall@{k}")
+    for name in ("pairs", names[model], "Sum"):
+        table.add_column(name, justify="right")
+    for task, recall in trained.recall.items():
+        table.add_row(task, f"{trained.pairs[task]:,}", f"{recall:.3f}", f"{by_sum.recall[task]:.3f}")
+    table.add_section()
+    table.add_row("mean of the tasks", "", f"{trained.mean_recall:.3f}", f"{by_sum.mean_recall:.3f}")
+    table.add_row("coverage", "", f"{trained.coverage:.3f}", f"{by_sum.coverage:.3f}")
+    Console().print(table)
+
+
+def _print_released(released: Released, as_json: bool) -> None:
+    if as_json:
+        print_json(released)
+    else:
+        _print_release(released)
+    raise typer.Exit(0 if released.reconciliation.ok and not released.rejected else 1)
+
+
+def _print_release(released: Released) -> None:
+    typer.echo(f"release {released.version} is live; {counted(released.counts.get('embedded', 0), 'product')} embedded")
+    if (compared := released.compared) is not None:
+        recall = f"Recall@10 {_figure(compared.recall)} (release {compared.live}: {_figure(compared.live_recall)})"
+        typer.echo(f"{recall}, nearest neighbours kept {_figure(compared.overlap)}")
+    for product, reason in released.rejected.items():
+        say(f"rejected: {product}: {reason}")
+    result = released.reconciliation
+    if not result.ok:
+        say(
+            f"{result.missing:,} of {counted(result.products, 'product')} have no vector and {result.stale:,} have a "
+            f"vector of older inputs; to embed them: sagelift model live {released.version}"
+        )
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"

@@ -1,8 +1,8 @@
-"""The demo's shop: what stands between shoppers and recommenders, and writes everything down as events.
+"""The demo's shops: they answer the shoppers' requests.
 
-Before the experiment a shop of the usual kind answers: keyword search, visually similar products, and now and then
-something random (so that the log is not only about what the old system liked). In the experiment a recommender answers
-for each arm, assigned at the moment of use.
+Before the experiment a conventional shop answers with keyword search, visually similar products and some random ones,
+so that the log covers more than what the old system preferred. During the experiment the recommender of the shopper's
+arm answers. `to_event` turns the shoppers' actions into events.
 """
 
 from __future__ import annotations
@@ -17,26 +17,29 @@ import numpy as np
 
 from experiments.assigner import Assigner
 from inference.recommend import Recommender
-from inference.tokenizer import words
+from inference.words import words
 from sagelift.demo.shoppers import Action, Request, ShopProduct, Shown
 from streaming.contracts import Event
 
 LIST_LENGTH = 10
+"""Products in one answer."""
 
 
 class Answers(Protocol):
-    """Anything that answers a batch of requests, in order."""
+    """Answers a batch of requests."""
 
-    def __call__(self, requests: Sequence[Request]) -> list[Shown]: ...
+    def __call__(self, requests: Sequence[Request]) -> list[Shown]:
+        """Return one list of products per request, in the order of the requests."""
 
 
 class RecommenderAnswers:
-    """Answers all three surfaces from one recommender."""
+    """Answers all three surfaces with one recommender."""
 
     def __init__(self, recommender: Recommender) -> None:
         self._recommender = recommender
 
     def __call__(self, requests: Sequence[Request]) -> list[Shown]:
+        """Return one list of products per request."""
         by_surface: dict[str, list[int]] = defaultdict(list)
         for i, request in enumerate(requests):
             by_surface[request.surface].append(i)
@@ -47,15 +50,17 @@ class RecommenderAnswers:
                 answers = [Shown(ids, sources) for ids, sources in lists]
             else:
                 find = self._recommender.for_image if surface == "image" else self._recommender.for_search
-                found = find([requests[i].query for i in rows], LIST_LENGTH)
-                answers = [Shown(ids, [requests[i].query] * len(ids)) for i, ids in zip(rows, found, strict=True)]
+                lists_of_ids = find([requests[i].query for i in rows], LIST_LENGTH)
+                answers = [
+                    Shown(ids, [requests[i].query] * len(ids)) for i, ids in zip(rows, lists_of_ids, strict=True)
+                ]
             for i, answer in zip(rows, answers, strict=True):
                 out[i] = answer
         return out
 
 
 class KeywordSearch:
-    """Search by words of the title, rare words first: what the shop had before."""
+    """Search by words of title and product type; rare words weigh more."""
 
     def __init__(self, products: Sequence[ShopProduct]) -> None:
         self._ids = [p.id for p in products]
@@ -65,7 +70,7 @@ class KeywordSearch:
                 self._where[word].append(i)
 
     def __call__(self, text: str, k: int) -> list[str]:
-        """The `k` best matching product ids."""
+        """Return the ids of the `k` best matches."""
         scores: Counter[int] = Counter()
         for word in set(words(text)):
             for i in self._where.get(word, ()):
@@ -74,7 +79,14 @@ class KeywordSearch:
 
 
 class UsualShop:
-    """Before the experiment: keyword search, similar images, and a share of random products."""
+    """The shop before the experiment: keyword search, similar images, and some random products.
+
+    Args:
+        similar: Recommender by image similarity.
+        products: All products.
+        seed: Random seed.
+        explore: Share of random products.
+    """
 
     def __init__(self, similar: Recommender, products: Sequence[ShopProduct], seed: int, explore: float = 0.5) -> None:
         self._similar = RecommenderAnswers(similar)
@@ -84,7 +96,7 @@ class UsualShop:
         self._explore = explore
 
     def __call__(self, requests: Sequence[Request]) -> list[Shown]:
-        """One list per request."""
+        """Return one list of products per request."""
         visual = self._similar([r for r in requests if r.surface != "search"])
         others = iter(visual)
         out = []
@@ -115,13 +127,19 @@ class UsualShop:
 
 
 class ExperimentShop:
-    """During the experiment: each arm's recommender answers, and what is there to be shown is logged as exposed."""
+    """The shop during the experiment: each arm's recommender answers, and each answer is logged as an exposure.
+
+    Args:
+        assigner: Assigns units to arms and logs exposures.
+        experiment: Key of the experiment.
+        arms: Recommender of each arm. The first one answers units that the experiment does not include.
+    """
 
     def __init__(self, assigner: Assigner, experiment: str, arms: Mapping[str, Answers]) -> None:
         self._assigner, self._experiment, self._arms = assigner, experiment, arms
 
     def __call__(self, requests: Sequence[Request]) -> list[Shown]:
-        """One list per request."""
+        """Return one list of products per request."""
         assignments = [self._assigner.assign(request.unit_id, self._experiment) for request in requests]
         by_arm: dict[str, list[int]] = defaultdict(list)
         for i, assignment in enumerate(assignments):
@@ -130,13 +148,13 @@ class ExperimentShop:
         for arm, rows in by_arm.items():
             for i, answer in zip(rows, self._arms[arm]([requests[i] for i in rows]), strict=True):
                 out[i] = answer
-        for assignment in assignments:  # only now: an answer that failed was not shown
+        for assignment in assignments:  # only now, because an answer that failed was not shown
             self._assigner.expose(assignment)
         return out
 
 
 def to_event(action: Action) -> Event:
-    """An action as an event; its id is made of what it is, so that sending it twice is no second event."""
+    """Return an action as an event. Equal actions have equal ids, so sending one twice makes no second event."""
     name = f"{action.unit_id}/{action.number}/{action.surface}/{action.query}/{action.product_id}/{action.kind}"
     is_order = action.kind in ("order", "refund")
     return Event(
@@ -154,7 +172,7 @@ def to_event(action: Action) -> Event:
 
 
 def simulated_clock(start: datetime) -> tuple[Callable[[], int], Callable[[datetime], None]]:
-    """A clock in microseconds that stands where it was last set: exposures are stamped in the shoppers' time."""
+    """Return a clock in microseconds and its setter, so that exposures get the simulated time."""
     now = [start]
     return lambda: int(now[0].timestamp() * 1e6), lambda at: now.__setitem__(0, at)
 

@@ -17,13 +17,11 @@ import numpy as np
 
 from feature_repo.errors import InvalidFeatureError
 from feature_repo.rows import EmbeddingState, ProductEmbedding, ProductFeatures
-from inference.client import Embedded
 from inference.errors import InputError
 from inference.inputs import VECTOR_DIM, ProductInput, content_hash
+from inference.triton.client import Embedded
 from streaming.contracts import ProductVector
-
-Outgoing = tuple[str, str, int, ProductVector | None]
-"""(model version, product id, product version, vector or None for a deletion)."""
+from streaming.vectors.publisher import OutgoingVector, publish_until_current
 
 
 class EmbeddingStore(Protocol):
@@ -35,20 +33,11 @@ class EmbeddingStore(Protocol):
 
 
 class Embedder(Protocol):
-    """The live model, as `inference.client.ItemEmbedder` serves it."""
+    """The live model, as `inference.triton.embedder.ItemEmbedder` serves it."""
 
     @property
     def model_version(self) -> str: ...
     def embed_products(self, products: Sequence[ProductInput]) -> Embedded: ...
-
-
-class Publish(Protocol):
-    """Puts vectors (or deletions, None) on `product.embeddings`; returns when the broker has them all.
-
-    `traces` has by product id the `traceparent` of the update that is the cause; it is given only where there are some.
-    """
-
-    def __call__(self, vectors: Sequence[Outgoing], traces: Mapping[str, bytes] = ...) -> None: ...
 
 
 def embed(
@@ -59,7 +48,7 @@ def embed(
     source_time: Callable[[str], int],
     republish: Callable[[str, EmbeddingState], bool],
     counts: Counter[str],
-) -> tuple[list[Outgoing], dict[str, str]]:
+) -> tuple[list[OutgoingVector], dict[str, str]]:
     """Embed those products whose inputs changed since their stored embedding.
 
     Args:
@@ -102,32 +91,35 @@ def embed(
 
 
 def publish_newest(
-    vectors: Sequence[Outgoing],
+    vectors: Sequence[OutgoingVector],
     store: EmbeddingStore,
-    publish: Callable[[Sequence[Outgoing]], None],
+    publish: Callable[[Sequence[OutgoingVector]], None],
     clock: Callable[[], float] = time.time,
 ) -> None:
-    """Publish, then publish again what the store meanwhile holds otherwise (see the module's text)."""
-    latest = {(vector[0], vector[1]): vector for vector in vectors}
-    while latest:
-        publish(list(latest.values()))
-        latest = _overtaken(latest, store, int(clock() * 1000))
+    """Publish the vectors that were just written to the store; see `publish_until_current`.
 
+    Args:
+        vectors: The vectors and tombstones.
+        store: The feature store that holds them.
+        publish: Sends records and returns when the broker has them all.
+        clock: Returns seconds since the epoch; gives the `source_time` of what the store holds instead.
 
-def _overtaken(
-    published: dict[tuple[str, str], Outgoing], store: EmbeddingStore, now: int
-) -> dict[tuple[str, str], Outgoing]:
-    """What the store holds now of those products whose published vector is no longer theirs."""
-    by_model: dict[str, list[str]] = defaultdict(list)
-    for model_version, product_id in published:
-        by_model[model_version].append(product_id)
-    out: dict[tuple[str, str], Outgoing] = {}
-    for model_version, ids in by_model.items():
-        states = store.embedding_states(model_version, ids)
-        differ = [i for i, state in states.items() if not _holds(state, published[model_version, i][3])]
-        for row in store.read_embeddings(model_version, differ).values() if differ else ():
-            out[model_version, row.id] = _outgoing(row, now)
-    return out
+    Raises:
+        BrokerError: The broker did not accept all records.
+    """
+
+    def overtaken(published: Mapping[str, OutgoingVector]) -> Iterable[OutgoingVector]:
+        by_model: dict[str, dict[str, OutgoingVector]] = defaultdict(dict)
+        for vector in published.values():
+            by_model[vector.model_version][vector.product_id] = vector
+        now_ms = int(clock() * 1000)
+        for model_version, vectors_of in by_model.items():
+            states = store.embedding_states(model_version, vectors_of)
+            differ = [i for i, state in states.items() if not _holds(state, vectors_of[i].message)]
+            for row in store.read_embeddings(model_version, differ).values() if differ else ():
+                yield _outgoing(row, now_ms)
+
+    publish_until_current(vectors, publish, overtaken)
 
 
 def _holds(state: EmbeddingState, vector: ProductVector | None) -> bool:
@@ -189,9 +181,9 @@ def _tombstone(product: ProductFeatures, model_version: str) -> ProductEmbedding
     )
 
 
-def _outgoing(row: ProductEmbedding, source_time: int) -> Outgoing:
+def _outgoing(row: ProductEmbedding, source_time: int) -> OutgoingVector:
     if row.deleted:
-        return row.model_version, row.id, row.version, None
+        return OutgoingVector(row.model_version, row.id, row.version, None)
     vector = ProductVector(
         id=row.id,
         version=row.version,
@@ -200,4 +192,4 @@ def _outgoing(row: ProductEmbedding, source_time: int) -> Outgoing:
         vector=ProductVector.pack(row.vector),
         source_time=source_time,
     )
-    return row.model_version, row.id, row.version, vector
+    return OutgoingVector(row.model_version, row.id, row.version, vector)

@@ -15,7 +15,8 @@ import msgspec
 
 from feature_repo.errors import InvalidFeatureError
 from feature_repo.monitoring.canary import compare
-from inference.repository import find_release, release_metadata
+from inference.releases.release import release_metadata
+from inference.releases.repository import find_release
 from streaming.errors import ReleaseError
 
 RECALL = "mean_recall_at_10"

@@ -13,11 +13,10 @@ from typing import Any, Protocol
 
 import msgspec
 
-from inference.client import ItemEmbedder, TritonClient
 from inference.model import ItemSage
-from inference.repository import (
+from inference.releases.export import export_release
+from inference.releases.repository import (
     ITEMSAGE,
-    export_release,
     find_release,
     live_version,
     releasing,
@@ -26,7 +25,8 @@ from inference.repository import (
     set_live,
 )
 from inference.tokenizer import Tokenizer
-from streaming.catalogue.embed import Publish
+from inference.triton.client import TritonClient
+from inference.triton.embedder import ItemEmbedder
 from streaming.release.check import Comparison
 from streaming.release.reembed import Elsewhere, Reconciliation, ScannableStore, reconcile, reembed
 from streaming.vectors.offer_topic import PublishOffers, ScannableOfferStore, publish_all_offers

@@ -1,10 +1,10 @@
-"""What a service holds for each model version: an index that follows the topics, is kept in shape, saved and judged.
+"""What a service holds per model version: an index that follows the topics, with upkeep, saving and a recall monitor.
 
     with FollowedIndex(kafka, "3", folder=state / "retrieval" / "3") as followed:
         followed.catch_up(600)
         shop = Recommender(followed.index, search, main_images, observe=followed.monitor.observe)
 
-An index is kept in files only to start sooner: the topics and the feature store each hold all that it is made of.
+The saved files only make the start faster: the topics and the feature store each hold everything the index is made of.
 """
 
 from __future__ import annotations
@@ -12,42 +12,52 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Protocol
 
 import msgspec
-import numpy as np
 
-from feature_repo.rows import ProductEmbedding, ProductFeatures
 from inference.errors import ArtifactError
-from inference.inputs import Float32Array
 from inference.retrieval import MonitorSettings, RecallEstimate, RecallMonitor, RetrievalIndex
-from streaming.errors import BrokerError
 from streaming.kafka.connection import Connection
-from streaming.vectors.embedding_topic import Applied, IndexFollower
-from streaming.vectors.offer_topic import attributes_of
+from streaming.vectors.follower import IndexFollower
+from streaming.vectors.index_updates import OnApplied
 
 log = logging.getLogger(__name__)
 
-_TICK_S = 1.0
-
 
 class Upkeep(msgspec.Struct, frozen=True, kw_only=True):
-    """How an index is kept in shape. `docs/retrieval.md` says what each costs."""
+    """Settings for the upkeep of an index. `docs/shops/retrieval.md` states their costs.
 
-    save_every_s: float = 900.0  # while requests are answered; it is saved at the end too
-    compact_at_wear: float = 2.0  # nodes taken out of the graph per product (`RetrievalIndex.wear`)
-    removed_kept: int = 10_000  # removed products that are remembered, so that no late vector brings them back
+    Attributes:
+        save_every_s: Seconds between two saves while the index serves requests; it is also saved when it is closed.
+        compact_at_wear: Rebuild the graph above this number of removed nodes per product (`RetrievalIndex.wear`).
+        removed_kept: Number of removed products to remember, so that a late vector does not bring them back.
+        check_every_s: Seconds between two checks of the above.
+    """
+
+    save_every_s: float = 900.0
+    compact_at_wear: float = 2.0
+    removed_kept: int = 10_000
+    check_every_s: float = 1.0
 
 
 class FollowedIndex:
     """An index of one model version with its follower, its upkeep and its recall monitor. A context manager.
 
     Args:
-        folder: where the index is kept between runs, one folder for each model version; None: it is filled anew at
-            each start. What is there and cannot be used is said in the log and written over.
-        on_applied, on_offer: as for `IndexFollower`.
+        connection: The brokers.
+        model_version: Model version of the vectors.
+        folder: Folder of the saved index, one per model version. None fills the index from the topics at each start. A
+            saved index that cannot be used is logged and overwritten.
+        on_applied: Called for each new vector; see `IndexFollower`.
+        on_offer: Called for each new offer; see `IndexFollower`.
+        upkeep: Settings for the upkeep.
+        monitor: Settings of the recall monitor.
+
+    Attributes:
+        index: The index.
+        follower: Follows the topics.
+        monitor: Estimates the recall of live queries.
     """
 
     def __init__(
@@ -56,8 +66,8 @@ class FollowedIndex:
         model_version: str,
         *,
         folder: Path | None = None,
-        on_applied: Applied | None = None,
-        on_offer: Applied | None = None,
+        on_applied: OnApplied | None = None,
+        on_offer: OnApplied | None = None,
         upkeep: Upkeep | None = None,
         monitor: MonitorSettings | None = None,
     ) -> None:
@@ -70,15 +80,15 @@ class FollowedIndex:
         self._stop = threading.Event()
         self._threads = [
             threading.Thread(target=self.monitor.run, args=(self._stop,), name="recall-monitor", daemon=True),
-            threading.Thread(target=self._keep_up, name="index-upkeep", daemon=True),
+            threading.Thread(target=self._run_upkeep, name="index-upkeep", daemon=True),
         ]
 
     def start(self) -> FollowedIndex:
-        """Begin to follow.
+        """Start to follow; return the index itself.
 
         Raises:
-            TopicError: a topic does not exist.
-            BrokerError: the broker cannot be reached.
+            TopicError: A topic does not exist.
+            BrokerError: The broker does not answer or denies access.
         """
         self.follower.start()
         for thread in self._threads:
@@ -92,124 +102,70 @@ class FollowedIndex:
         self.close()
 
     def catch_up(self, timeout_s: float) -> bool:
-        """Whether everything that is on the topics now is applied within the time."""
+        """Wait until everything that is on the topics now is applied; return whether that happened in time."""
         return self.follower.catch_up(timeout_s)
 
     def recall(self) -> RecallEstimate:
-        """How well live queries were answered lately, by the judgement of exact search."""
+        """Return the recall of recent live queries, compared with exact search."""
         return self.monitor.estimate()
 
     @property
     def healthy(self) -> bool:
-        """Whether it has read what was there when it began, and still follows."""
+        """Whether the index has caught up with the topics once, and still follows them."""
         return self.follower.current and self.follower.following
 
     def save(self) -> None:
-        """Write the index and how far it is into its folder.
+        """Save the index and its position in its folder.
 
         Raises:
-            OSError: the folder cannot be written; what was saved before is still whole.
+            OSError: The folder cannot be written; the earlier saved index is intact.
         """
         if self._folder is None:
             return
         with self._saving:
-            position = self.follower.position()  # first: what is applied after it is only applied again
+            position = self.follower.position()  # before saving: records applied in between are only applied again
             self.index.save(self._folder, position)
             self._saved = position
 
     def close(self) -> None:
-        """Stop following, and save what was followed."""
+        """Stop following, and save the index."""
         self._stop.set()
-        began = self.follower.following
+        was_following = self.follower.following
         self.follower.close()
         for thread in self._threads:
             if thread.ident is not None:
                 thread.join()
-        if began and self.follower.current:
+        if was_following and self.follower.current:
             self.save()
 
-    def _keep_up(self) -> None:
+    def _run_upkeep(self) -> None:
         next_save = 0.0
-        while not self._stop.wait(_TICK_S):
+        while not self._stop.wait(self._upkeep.check_every_s):
             try:
-                self._mend()
+                self._compact()
                 if self.follower.current and time.monotonic() >= next_save:
                     next_save = time.monotonic() + self._upkeep.save_every_s
                     if self.follower.position() != self._saved:
                         self.save()
             except Exception:
-                log.exception("the index of model version %s is not kept up", self.index.model_version)
+                log.exception("the upkeep of the index of model version %s failed", self.index.model_version)
 
-    def _mend(self) -> None:
-        """Forget removed products and build the graph anew, where it is time to."""
+    def _compact(self) -> None:
+        """Forget removed products and rebuild the graph, if the limits of the upkeep are exceeded."""
         if forgotten := self.index.forget_removed(max(self._upkeep.removed_kept, len(self.index) // 4)):
-            log.info("%d removed products are forgotten", forgotten)
+            log.info("forgot %d removed products", forgotten)
         if self.index.wear > self._upkeep.compact_at_wear and len(self.index) > self.index.settings.exact_up_to:
             started = time.monotonic()
             self.index.compact(threads=1)
-            log.info("the graph of %d products is built anew in %.1f s", len(self.index), time.monotonic() - started)
+            log.info("rebuilt the graph of %d products in %.1f s", len(self.index), time.monotonic() - started)
 
 
 def load_index(folder: Path, model_version: str) -> RetrievalIndex:
-    """The index saved there; an empty one, and a line in the log, where none is or it cannot be used."""
+    """Load a saved index; return an empty one, and log the reason, if there is none or it cannot be used."""
     try:
         index = RetrievalIndex.load(folder, model_version)
     except ArtifactError as error:
-        log.warning("the index of model version %s is built anew: %s", model_version, error)
+        log.warning("the index of model version %s is rebuilt: %s", model_version, error)
         return RetrievalIndex(model_version)
-    log.info("an index of %d products is loaded from %s", len(index), folder)
+    log.info("loaded an index of %d products from %s", len(index), folder)
     return index
-
-
-class EmbeddingStore(Protocol):
-    """The part of `feature_repo.store.ProductFeatureStore` that an index is rebuilt from."""
-
-    def scan_embeddings(self, model_version: str, batch: int = 4096) -> Iterator[list[ProductEmbedding]]: ...
-    def read_features(self, ids: Iterable[str]) -> dict[str, ProductFeatures]: ...
-
-
-def index_from_topics(connection: Connection, model_version: str, *, timeout_s: float = 3600.0) -> RetrievalIndex:
-    """An index of all that is on the topics now.
-
-    Raises:
-        TopicError: a topic does not exist.
-        BrokerError: the broker cannot be reached, or does not give everything in time.
-    """
-    index = RetrievalIndex(model_version)
-    with IndexFollower(connection, index) as follower:
-        if not follower.catch_up(timeout_s):
-            raise BrokerError(f"the topics were not read to their ends within {timeout_s:g} s")
-        index.position = follower.position()
-    return index
-
-
-def index_from_features(
-    store: EmbeddingStore, model_version: str, *, position: Mapping[str, int] | None = None
-) -> RetrievalIndex:
-    """An index of all that the feature store holds: the same as from the topics.
-
-    Args:
-        position: where on the topics a follower of this index goes on: `end_position`, asked before. What is on the
-            topics was in the store first, so nothing is missed.
-
-    Raises:
-        UnknownModelVersionError: the store has no embeddings of this model version.
-    """
-    index = RetrievalIndex(model_version)
-    index.position = dict(position or {})
-    for page in store.scan_embeddings(model_version):
-        index.upsert_many(
-            [row.id for row in page],
-            [row.version for row in page],
-            np.stack([_as_published(row.vector) for row in page]),
-            model_version=model_version,
-        )
-        for product in store.read_features([row.id for row in page]).values():
-            if not product.deleted:
-                index.set_attributes(product.id, product.version, attributes_of(product))
-    return index
-
-
-def _as_published(vector: Float32Array) -> Float32Array:
-    """What is left of a vector on the topic, so that both ways lead to the same bits."""
-    return vector.astype(np.float16).astype(np.float32)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from inference.dataset import Engagement
 from inference.inputs import VECTOR_DIM, ProductInput
+from inference.training.engagements import Engagement
 
 COLOURS = ("crimson", "azure", "olive", "amber")
 KINDS = ("lamp", "boots", "kettle", "tent", "drill")

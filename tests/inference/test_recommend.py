@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
+from inference.arrays import Float32Array
 from inference.errors import InputError
-from inference.inputs import Float32Array
 from inference.recommend import Interest, Mixing, Recommender, deal
 from inference.retrieval import Attributes, Candidates, Filter, Live, RetrievalIndex
 from tests.inference.builders import unit

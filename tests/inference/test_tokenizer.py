@@ -13,10 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from inference import tokenizer as module
 from inference.errors import ArtifactError, InputError
 from inference.inputs import TEXT_FIELDS
-from inference.tokenizer import Tokenizer, words
+from inference.tokenizer import Tokenizer
+from inference.vocabulary_index import FREQUENT_CHARACTERS, HashTable
+from inference.words import words
 from tests.inference.plain_tokenizer import PlainTokenizer, plain_words
 
 REAL = Path(__file__).parents[3] / "shared" / "data"
@@ -54,7 +55,7 @@ def test_words(text: str, expected: list[str]) -> None:
 
 def named(tokenizer: Tokenizer, text: str) -> Counter[str]:
     """The tokens behind the ids, via the saved file: a second way to read the vocabularies."""
-    content = tokenizer._content
+    content = tokenizer.vocabulary
     names = content.unigrams + content.bigrams + content.trigrams
     return Counter(names[i] for i in tokenizer.ids(text))
 
@@ -86,9 +87,9 @@ def test_what_is_not_in_the_vocabularies_is_dropped() -> None:
 def test_the_three_vocabularies_follow_each_other_and_keep_the_most_frequent() -> None:
     corpus = [{"title": "b b a c"}, {"brand": "b a"}]
     tokenizer = Tokenizer.fit(corpus, unigrams=2, bigrams=1, trigrams=3)
-    assert tokenizer._content.unigrams == ["b", "a"]
-    assert tokenizer._content.bigrams == ["b#a"]
-    assert tokenizer._content.trigrams == ["#b#", "#a#", "b#a"]
+    assert tokenizer.vocabulary.unigrams == ["b", "a"]
+    assert tokenizer.vocabulary.bigrams == ["b#a"]
+    assert tokenizer.vocabulary.trigrams == ["#b#", "#a#", "b#a"]
     assert tokenizer.size == 6
     assert sorted(tokenizer.ids("b a")) == [0, 1, 2, 3, 4, 5]
 
@@ -96,7 +97,7 @@ def test_the_three_vocabularies_follow_each_other_and_keep_the_most_frequent() -
 def test_ids_do_not_depend_on_the_order_of_the_corpus() -> None:
     corpus = [{"title": f"{a} {b}", "brand": a} for a in "abcde" for b in ("red", "blue", "green")]
     shuffled = random.Random(1).sample(corpus, len(corpus))
-    assert Tokenizer.fit(corpus, bigrams=7)._content == Tokenizer.fit(shuffled, bigrams=7)._content
+    assert Tokenizer.fit(corpus, bigrams=7).vocabulary == Tokenizer.fit(shuffled, bigrams=7).vocabulary
 
 
 def test_fields_outside_the_twelve_are_not_read() -> None:
@@ -107,7 +108,7 @@ def test_fields_outside_the_twelve_are_not_read() -> None:
 
 @pytest.mark.parametrize("corpus", [[], [{}], [{"title": "!!!"}], [{"sku": "lamp"}]])
 def test_a_corpus_without_a_word_is_refused(corpus: list[dict[str, str]]) -> None:
-    with pytest.raises(InputError, match="holds no word"):
+    with pytest.raises(InputError, match="has no word"):
         Tokenizer.fit(corpus)
 
 
@@ -136,7 +137,7 @@ def test_empty_batches_and_empty_products_have_shapes_too() -> None:
 def check_equal(corpus: list[dict[str, str]], sizes: tuple[int, int, int]) -> None:
     plain = PlainTokenizer(corpus, sizes)
     fast = Tokenizer.fit(corpus, unigrams=sizes[0], bigrams=sizes[1], trigrams=sizes[2])
-    content = fast._content
+    content = fast.vocabulary
     assert [*content.unigrams, *content.bigrams, *content.trigrams] == [t for v in plain.vocabularies for t in v]
     for batch in (corpus, corpus[::-1]):
         flat, lengths = fast.encode_flat(batch)
@@ -176,14 +177,15 @@ def test_bags_are_those_of_the_plain_tokenizer_on_any_text(corpus: list[dict[str
     check_equal(anchored, (50, 50, 50))
 
 
-def test_portions_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_size_of_a_portion_changes_nothing() -> None:
     """Texts shorter and longer than a portion, ASCII and not, first and last."""
     corpus = [{"title": f"word{i} " * (i % 9), "description": "größe 赤い靴" * (i % 4)} for i in range(60)]
     tokenizer = Tokenizer.fit(corpus)
     expected = tokenizer.encode_flat(corpus)
-    for portion in (1, 7, 100):
-        monkeypatch.setattr(module, "_PORTION", portion)
-        for got, whole in zip(tokenizer.encode_flat(corpus), expected, strict=True):
+    content = tokenizer.vocabulary
+    for size in (1, 7, 100):
+        portioned = Tokenizer(content.unigrams, content.bigrams, content.trigrams, portion=size)
+        for got, whole in zip(portioned.encode_flat(corpus), expected, strict=True):
             np.testing.assert_array_equal(got, whole)
 
 
@@ -200,7 +202,8 @@ def test_rare_characters_are_told_apart_too() -> None:
     corpus = [
         {"title": " ".join("".join(random.Random(n).choices(characters, k=6)) for _ in range(9))} for n in range(40)
     ]
-    assert sum(kind == module._RARE for kind in Tokenizer.fit(corpus)._trigrams._kinds) > 10
+    used = set("".join(Tokenizer.fit(corpus).vocabulary.trigrams))
+    assert len(used) > FREQUENT_CHARACTERS + 10
     check_equal(corpus, (10_000, 10_000, 10_000))
     check_equal(corpus, (100, 100, 700))
 
@@ -208,10 +211,10 @@ def test_rare_characters_are_told_apart_too() -> None:
 def test_a_table_finds_every_key_however_full_its_slots() -> None:
     keys = np.arange(5_000, dtype=np.uint64) << np.uint64(40)  # alike in the bits that name a slot
     ids = np.arange(5_000, dtype=np.int32)
-    table = module._Table(keys, ids)
+    table = HashTable(keys, ids)
     np.testing.assert_array_equal(table.find(keys[::-1]), ids[::-1])
     assert (table.find(keys + np.uint64(1)) == -1).all()
-    assert (module._Table(keys[:0], ids[:0]).find(keys) == -1).all()
+    assert (HashTable(keys[:0], ids[:0]).find(keys) == -1).all()
 
 
 def test_threads_get_the_same_bags() -> None:
@@ -227,7 +230,7 @@ def test_a_saved_tokenizer_reads_back_as_the_same(tmp_path: Path) -> None:
     tokenizer = Tokenizer.fit([{"title": "Красная обувь 赤い靴"}, {"description": 'quote " and \\ slash'}])
     tokenizer.save(tmp_path / "tokenizer.json")
     loaded = Tokenizer.load(tmp_path / "tokenizer.json")
-    assert loaded._content == tokenizer._content
+    assert loaded.vocabulary == tokenizer.vocabulary
     assert loaded.ids("красная 赤い slash") == tokenizer.ids("красная 赤い slash") != []
     assert [p.name for p in tmp_path.iterdir()] == ["tokenizer.json"]
 
@@ -257,7 +260,7 @@ def test_a_damaged_file_is_refused(tmp_path: Path, damage: object) -> None:
     path = tmp_path / "tokenizer.json"
     Tokenizer.fit([{"title": "red shoe"}]).save(path)
     damage(path)  # type: ignore[operator]
-    with pytest.raises(ArtifactError, match=r"tokenizer\.json is no tokenizer or was cut off"):
+    with pytest.raises(ArtifactError, match=r"tokenizer\.json is not a tokenizer or is truncated"):
         Tokenizer.load(path)
 
 
@@ -271,5 +274,5 @@ def test_a_missing_file_another_format_and_a_doubled_token_are_named(tmp_path: P
     for lists in ((["a", "a"], [], []), (["a"], ["a#b", "a#b"], []), ([], [], ["#a#", "#a#"])):
         with pytest.raises(ArtifactError, match="token twice"):
             Tokenizer(*lists)
-    with pytest.raises(ArtifactError, match="'ab' for a trigram"):
+    with pytest.raises(ArtifactError, match="'ab' as a trigram"):
         Tokenizer(["ab"], [], ["ab"])

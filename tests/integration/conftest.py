@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from inference.model import ItemSage, ItemSageConfig
-from inference.repository import export_release, export_visual_encoder, set_live
+from inference.releases.export import export_release, export_visual_encoder
+from inference.releases.repository import set_live
 from inference.tokenizer import Tokenizer
 from sagelift.stack.components import fetch_all
 from sagelift.stack.kafka import KafkaBroker

@@ -15,7 +15,7 @@ import pytest
 
 from feature_repo.rows import TEXT_FIELDS, Deletion, ProductEmbedding, ProductFeatures
 from feature_repo.store import ProductFeatureStore
-from inference.inputs import Float32Array
+from inference.arrays import Float32Array
 from inference.queries import SearchEncoder, SearchQueries
 from inference.recommend import Recommender
 from inference.retrieval import Filter, RetrievalIndex
@@ -26,9 +26,9 @@ from streaming.kafka.codec import JSON
 from streaming.kafka.connection import Connection
 from streaming.kafka.topic_admin import ensure_topics
 from streaming.kafka.topics import PRODUCT_OFFERS
-from streaming.vectors.embedding_topic import EmbeddingPublisher, end_position
 from streaming.vectors.followed_index import FollowedIndex, index_from_features, index_from_topics
-from streaming.vectors.offer_topic import OfferPublisher, attributes_of
+from streaming.vectors.follower import end_position
+from streaming.vectors.publisher import embedding_publisher, offer_publisher
 from tests.streaming.builders import NOW, vector_of
 from tests.streaming.vectors.test_followed_index import until
 
@@ -42,7 +42,7 @@ class Catalogue:
         self.connection, self.store = connection, store
         self.model = f"m{uuid.uuid4().hex[:8]}"
         self._producer = connection.producer()
-        self._embeddings, self._offers = EmbeddingPublisher(self._producer, JSON), OfferPublisher(self._producer, JSON)
+        self._embeddings, self._offers = embedding_publisher(self._producer, JSON), offer_publisher(self._producer, JSON)
         if store is not None:
             store.ensure_model_version(self.model)
 

@@ -26,8 +26,8 @@ from kafka.admin import (
     UserScramCredentialUpsertion,
 )
 
-from inference.client import TritonClient
 from inference.errors import ServingError
+from inference.triton.client import TritonClient
 from sagelift.errors import SettingsError
 from sagelift.services import CATALOG_GROUP, EVENTS_GROUP, Services
 from sagelift.settings import Settings, load_settings
@@ -39,13 +39,13 @@ from sagelift.stack.triton import TritonServer
 from sagelift.workers import catalog_worker, events_worker
 from streaming.dead_letters.reader import DeadLetterReader
 from streaming.dead_letters.replay import plan, replaying
-from streaming.dead_letters.writer import DeadLetter, DeadLetters
+from streaming.dead_letters.writer import DeadLetterWriter, FailedRecord
 from streaming.errors import BrokerError, TopicError
 from streaming.kafka.connection import Connection, TopicPartition, explained
 from streaming.kafka.lag import LagMeter
 from streaming.kafka.topic_admin import ensure_topics
 from streaming.kafka.topics import CATALOG_UPDATES, EVENTS, TOPICS, dead_letter_topic
-from streaming.vectors.embedding_topic import EmbeddingPublisher
+from streaming.vectors.publisher import embedding_publisher
 from tests.streaming.builders import Record
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
@@ -459,7 +459,7 @@ def test_the_documented_rights_suffice_to_list_and_to_replay_dead_letters(
 ) -> None:
     with closing(Connection(broker.bootstrap).producer()) as producer:
         record = Record(EVENTS, 0, 0, key=b"replayed-here", value=b"{}")
-        DeadLetters(producer, "g").send_all([DeadLetter(record, "decode", "ContractError", "of no use")])
+        DeadLetterWriter(producer, "g").send_all([FailedRecord(record, "decode", "ContractError", "of no use")])
     kafka = connection(as_user(kafka_settings, "dead-letter operator"))
     with DeadLetterReader(kafka) as reader:
         meant = list(reader.letters(lambda letter: letter.key == b"replayed-here"))
@@ -476,7 +476,7 @@ def test_a_topic_that_may_not_be_written_to_is_named(kafka_settings: dict[str, A
     kafka = connection(as_user(kafka_settings, "shop"))
     with closing(kafka.producer()) as producer:
         with refused(r"refuse|were not accepted: .*TopicAuthorizationFailed"):
-            EmbeddingPublisher(producer, kafka.codec)([("1", "lamp", 1, None)])
+            embedding_publisher(producer, kafka.codec)([("1", "lamp", 1, None)])
         with pytest.raises(Exception, match="TopicAuthorizationFailed") as raised:
             producer.send(CATALOG_UPDATES, b"{}").get(10)
     assert explained(raised.value) == (

@@ -201,7 +201,7 @@ def test_a_catalogue_embedded_by_executors_is_the_one_embedded_here(
     engine: SparkEngine, kafka: KafkaBroker, triton: TritonServer, model_repository: Path, tmp_path: Path
 ) -> None:
     """By the real Triton and Kafka: the same vectors, and a reconciliation without a difference."""
-    from inference.client import ItemEmbedder
+    from inference.triton.embedder import ItemEmbedder
     from streaming.kafka.topic_admin import ensure_topics
 
     with installation(tmp_path, kafka, triton, model_repository) as services:

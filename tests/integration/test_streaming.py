@@ -27,9 +27,9 @@ from sqlalchemy import text
 
 from experiments.config import Arm, ExperimentConfig
 from feature_repo.recent import Engagement, by_user, merged
-from inference.client import ItemEmbedder
 from inference.inputs import ProductInput
 from inference.retrieval import Filter, RetrievalIndex
+from inference.triton.embedder import ItemEmbedder
 from sagelift.services import CATALOG_GROUP, EVENTS_GROUP, Services
 from sagelift.settings import load_settings
 from sagelift.stack.kafka import KafkaBroker
@@ -43,7 +43,7 @@ from streaming.kafka.lag import LagMeter
 from streaming.kafka.producers import CatalogPublisher, EventPublisher
 from streaming.kafka.topic_admin import ensure_topics, log_id
 from streaming.kafka.topics import CATALOG_UPDATES, EVENTS, dead_letter_topic
-from streaming.vectors.embedding_topic import IndexFollower
+from streaming.vectors.follower import IndexFollower
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
 

@@ -20,12 +20,15 @@ from safetensors.numpy import load_file, save_file
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc import service_pb2_grpc
 
-from inference.client import ItemEmbedder, TritonClient
 from inference.errors import ServingError, Unavailable
 from inference.inputs import ProductInput, stack_images
 from inference.model import ItemSage, ItemSageConfig
-from inference.repository import export_release, export_visual_encoder, load_release, set_live
+from inference.releases.export import export_release, export_visual_encoder
+from inference.releases.release import load_release
+from inference.releases.repository import set_live
 from inference.tokenizer import Tokenizer
+from inference.triton.client import TritonClient
+from inference.triton.embedder import ItemEmbedder
 from inference.visual import VisualEncoder
 from sagelift.stack.components import fetch_all
 from sagelift.stack.triton import TritonServer

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from inference import repository
-from inference.channel import Tls
 from inference.errors import ServingError
+import inference.releases.export
+from inference.triton.channel import Tls
 from sagelift.services import Services
 from sagelift.settings import load_settings
 
@@ -35,7 +35,7 @@ def services(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Services:
     def export(repo: Path) -> Path:
         return repo / "visual_encoder" / "1"
 
-    monkeypatch.setattr(repository, "export_visual_encoder", export)
+    monkeypatch.setattr(inference.releases.export, "export_visual_encoder", export)
     return Services(load_settings(state_dir=tmp_path))
 
 

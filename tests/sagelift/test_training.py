@@ -14,7 +14,8 @@ from experiments.event_rows import EventRow
 from feature_repo.rows import Deletion
 from inference.errors import InputError
 from inference.inputs import ProductInput
-from inference.train import TrainConfig, work_folder
+from inference.training.config import TrainConfig
+from inference.training.run import work_folder
 from sagelift.services import Services
 from sagelift.settings import load_settings
 from sagelift.training import data_as_of, prepare_training, read_engagements, read_products

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from inference.inputs import Float32Array
+from inference.arrays import Float32Array
 from streaming.contracts import Event, Price, ProductUpdate, check_event, check_update
 from streaming.kafka.codec import JSON, Codec
 

@@ -9,13 +9,14 @@ import msgspec
 import numpy as np
 
 from feature_repo.rows import Deletion, EmbeddingState, OfferRow, ProductEmbedding, ProductFeatures
-from inference.client import Embedded
-from inference.inputs import Float32Array, ProductInput
+from inference.arrays import Float32Array
+from inference.inputs import ProductInput
 from inference.retrieval import Attributes
+from inference.triton.client import Embedded
 from streaming.contracts import ProductVector
 from streaming.errors import ImageError
 from streaming.kafka.compacted import NO_TRACES
-from streaming.vectors.offer_topic import OutgoingOffer
+from streaming.vectors.publisher import OutgoingOffer
 from tests.streaming.builders import vector_of
 
 VIEWS = ("text", "images", "offer")

@@ -20,10 +20,10 @@ from benchmarks.evidence.evidence import (
     read_results,
 )
 from benchmarks.evidence.model_card import Interval, interval, verdict, write_card
-from inference.dataset import TASKS
 from inference.errors import ArtifactError, InputError
-from inference.evaluate import Evaluation
 from inference.inputs import ProductInput
+from inference.training.engagements import TASKS
+from inference.training.evaluation import Evaluation
 from sagelift.demo.shoppers import ShopProduct
 
 BRIEF = EvidenceConfig(seeds=(1, 2), visits_per_product=20, steps=3, search_steps=2, variants=(FULL, "image_only"))

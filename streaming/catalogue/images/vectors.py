@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from inference.inputs import Float32Array
+from inference.arrays import Float32Array
 from inference.visual_cache import VisualCache
 from streaming.errors import ImageError
 

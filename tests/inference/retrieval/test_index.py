@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from inference.arrays import Float32Array
 from inference.errors import InputError
-from inference.inputs import Float32Array
 from inference.retrieval import Attributes, Candidates, Filter, RetrievalIndex
 from tests.inference.retrieval.vectors import DIM, best, clustered, empty, filled, recall, unit
 

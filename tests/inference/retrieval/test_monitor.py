@@ -9,7 +9,7 @@ import time
 import numpy as np
 import pytest
 
-from inference.inputs import Float32Array
+from inference.arrays import Float32Array
 from inference.retrieval import Filter, MonitorSettings, RecallMonitor
 
 QUERIES = np.eye(4, dtype=np.float32)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from inference.inputs import Float32Array
+from inference.arrays import Float32Array
 from inference.retrieval import Attributes, Filter, RetrievalIndex
 from tests.inference.retrieval.vectors import DIM, best, clustered, empty, filled, recall
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from inference.inputs import Float32Array
+from inference.arrays import Float32Array
 from inference.retrieval import Candidates, HnswSettings, RetrievalIndex
 
 DIM = 64

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-import inference.client
+import inference.triton.embedder
 from sagelift.commands.engines import open_parts
 from sagelift.services import Services
 from sagelift.settings import load_settings
@@ -25,7 +25,7 @@ def test_a_spark_executor_publishes_with_the_codec_of_the_settings(
     producer: Any = CompactedProducer()
     monkeypatch.setattr(Connection, "producer", lambda _, **__: producer)
     monkeypatch.setattr(Services, "features", None)
-    monkeypatch.setattr(inference.client, "ItemEmbedder", lambda *_, **__: None)
+    monkeypatch.setattr(inference.triton.embedder, "ItemEmbedder", lambda *_, **__: None)
     with Registry() as registry:
         settings = load_settings(
             state_dir=tmp_path,

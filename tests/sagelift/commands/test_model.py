@@ -17,10 +17,15 @@ import pytest
 
 from experiments.event_rows import EventRow
 from feature_repo.rows import TEXT_FIELDS, Deletion, ProductFeatures
-from inference.dataset import Engagement, Pairs
-from inference.repository import live_version, load_release
-from inference.train import TrainConfig, TrainedModel, evaluate_run, train
-from inference.train_config import as_table, as_toml, read_config
+from inference.releases.release import load_release
+from inference.releases.repository import live_version
+from inference.training.config import TrainConfig
+from inference.training.config_file import as_table, as_toml, read_config
+from inference.training.engagements import Engagement
+from inference.training.pairs import Pairs
+from inference.training.pipeline import train
+from inference.training.result import TrainedModel
+from inference.training.run import evaluate_run
 from sagelift.commands import cli
 from sagelift.services import Services
 from sagelift.settings import load_settings
@@ -178,7 +183,7 @@ def test_an_unfinished_run_is_named_and_can_be_finished(shop: Installation, trai
     prepared = json.loads(shop.model("train", *small, "--prepare-only", "--json").out)
     run = Path(prepared["run"])
     assert prepared["command"][0] == "torchrun"
-    assert prepared["command"][-3:] == ["-m", "inference.train", str(run)]
+    assert prepared["command"][-3:] == ["-m", "inference.training", str(run)]
     assert not run.exists()
     how = f"sagelift model train --resume {run.name}"
     told = shop.model("train", *small, "--steps", "1")

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-from inference.client import Embedded
 from inference.errors import InputError
 from inference.inputs import ProductInput
+from inference.triton.client import Embedded
 from streaming.catalogue.embed import Outgoing, embed, publish_newest
 from streaming.release.reembed import reembed
 from tests.streaming.builders import update

@@ -14,7 +14,8 @@ import torch
 from feature_repo.rows import ProductEmbedding
 from inference.errors import ArtifactError
 from inference.model import ItemSage, ItemSageConfig
-from inference.repository import export_release, live_version
+from inference.releases.export import export_release
+from inference.releases.repository import live_version
 from inference.tokenizer import Tokenizer
 from streaming.errors import ReleaseError
 from streaming.release.check import RECALL, Comparison, ReleaseCheck, ReleaseLimits, compared, objections

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from inference.client import Embedded
 from inference.errors import ArtifactError, ServingError
 from inference.model import ItemSage, ItemSageConfig
-from inference.repository import live_version, releases, served_versions
+from inference.releases.repository import live_version, releases, served_versions
 from inference.tokenizer import Tokenizer
+from inference.triton.client import Embedded
 from streaming.release import release
 from streaming.release.reembed import reembed
 from streaming.release.release import Released, make_live, release_model

@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 
 from feature_repo.rows import TEXT_FIELDS, ProductEmbedding, ProductFeatures
-from inference.inputs import Float32Array
+from inference.arrays import Float32Array
 from inference.recommend import Recommender
 from inference.retrieval import Filter, MonitorSettings, RetrievalIndex
 from streaming.contracts import ProductVector
 from streaming.kafka.codec import JSON
 from streaming.vectors import followed_index
 from streaming.vectors.followed_index import FollowedIndex, Upkeep, index_from_features, index_from_topics, load_index
-from streaming.vectors.offer_topic import OfferPublisher, attributes_of
+from streaming.vectors.publisher import offer_publisher
 from tests.streaming.builders import NOW, vector_of
 from tests.streaming.fakes import CompactedProducer, FakeStore
 from tests.streaming.vectors.test_embedding_topic import O0, P0, FakeBroker, on_topic
@@ -192,7 +192,7 @@ def test_from_the_topics_and_from_the_feature_store_comes_the_same_index() -> No
         )
         broker.logs[P0].append(on_topic(row.id, row.version, None if row.deleted else packed))
         assert row.deleted or JSON.encode(packed)
-    OfferPublisher(producer, JSON)(
+    offer_publisher(producer, JSON)(
         [(p.id, p.version, None if p.deleted else attributes_of(p)) for p in products], lambda id: 1
     )
     broker.logs[O0] = [(key, value, list(headers.items())) for _, key, value, headers in producer.sent]

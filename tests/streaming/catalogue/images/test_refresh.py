@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import pytest
 
-from inference.inputs import Float32Array
+from inference.arrays import Float32Array
 from streaming.catalogue.images.refresh import chosen, refreshes
 from streaming.errors import ContractError, ImageError
 from tests.streaming.builders import price, update, vector_of

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
-from inference.inputs import Float32Array
+from inference.arrays import Float32Array
 from inference.visual_cache import VisualCache
 from streaming.catalogue.images.vectors import CachedImageVectors
 from streaming.errors import ImageError

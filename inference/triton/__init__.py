@@ -1,0 +1,12 @@
+"""The client of the models on Triton: product inputs in, vectors and the model version that made them out.
+
+The modules, in the order in which a request passes through them:
+
+* `embedder`: a release's tokenizer and the client together; the usual entry point.
+* `client`: `TritonClient`, which checks the inputs and offers `embed`, `encode_images`, `probe` and administration.
+* `batching`: groups products with similar numbers of images, so that little padding is sent.
+* `requests`: builds the tensors of one request and encodes it.
+* `dispatch`: keeps several requests in flight, handles failures and checks answers.
+* `failures`, `circuit`: what a failed request asks for, and when to stop asking a silent server.
+* `channel`: the gRPC channel with TLS.
+"""

@@ -1,0 +1,29 @@
+"""Kinds of failed requests."""
+
+from __future__ import annotations
+
+import grpc
+import pytest
+
+from inference.triton.failures import Failure, classify
+
+S = grpc.StatusCode
+
+
+@pytest.mark.parametrize(
+    ("code", "details", "expected"),
+    [
+        (S.INVALID_ARGUMENT, "images hold NaN or infinity", Failure.REJECTED),
+        (S.UNAVAILABLE, "failed to connect to all addresses", Failure.RETRYABLE),
+        (S.UNAVAILABLE, "Exceeds maximum queue size", Failure.RETRYABLE),
+        (S.DEADLINE_EXCEEDED, "Deadline Exceeded", Failure.RETRYABLE),
+        (S.INTERNAL, "Failed to increase the shared memory pool size", Failure.RETRYABLE),
+        (S.INTERNAL, "Stub process 'itemsage_0_0' is not healthy.", Failure.DEAD),
+        (S.NOT_FOUND, "Request for unknown model: 'itemsage' version 7 is not found", Failure.MISSING),
+        (S.UNAVAILABLE, "This protocol is restricted, expecting header 'triton-grpc-protocol-key'", Failure.PERMANENT),
+        (S.UNAUTHENTICATED, "", Failure.PERMANENT),
+        (S.UNIMPLEMENTED, "", Failure.PERMANENT),
+    ],
+)
+def test_every_failure_is_met_by_its_kind(code: grpc.StatusCode, details: str, expected: Failure) -> None:
+    assert classify(code, details) is expected
