@@ -12,7 +12,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import click
 import typer.main
 
 REFERENCE = Path(__file__).parent / "reference"
@@ -49,7 +48,7 @@ def commands_page() -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _leaves(command: click.Command, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+def _leaves(command: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
     children = getattr(command, "commands", None)
     if children is None:
         yield path, command
@@ -59,12 +58,12 @@ def _leaves(command: click.Command, path: tuple[str, ...]) -> Iterator[tuple[tup
             yield from _leaves(child, (*path, name))
 
 
-def _usage(path: tuple[str, ...], command: click.Command) -> str:
+def _usage(path: tuple[str, ...], command: Any) -> str:
     context = typer.Context(command, info_name=" ".join(path))
     return " ".join([" ".join(path), *command.collect_usage_pieces(context)])
 
 
-def _row(parameter: click.Parameter) -> str:
+def _row(parameter: Any) -> str:
     if parameter.param_type_name == "argument":
         name = f"`{parameter.human_readable_name}`"
     else:
@@ -83,7 +82,7 @@ def _row(parameter: click.Parameter) -> str:
     return f"| {name} | {_cell(shown)} | {_cell(getattr(parameter, 'help', None) or '')} |"
 
 
-def _kind(parameter: click.Parameter) -> str:
+def _kind(parameter: Any) -> str:
     choices = getattr(parameter.type, "choices", None)
     if choices:
         return _cell(" / ".join(str(getattr(choice, "value", choice)) for choice in choices))
@@ -100,9 +99,9 @@ def _paragraphs(text: str) -> str:
 
 def settings_page() -> str:
     """What `sagelift settings --markdown` prints."""
-    from sagelift.settings import table
+    from sagelift.settings_reference import to_markdown
 
-    return table()
+    return to_markdown()
 
 
 def metrics_page() -> str:
@@ -121,7 +120,9 @@ def metrics_page() -> str:
             continue  # the process's own series, which prometheus_client documents
         name = family.name + ("_total" if family.type == "counter" else "")
         labels = sorted({label for sample in family.samples for label in sample.labels} - {"consumer", "le"})
-        lines.append(f"| `{name}` | {family.type} | {', '.join(f'`{x}`' for x in labels)} | {_cell(family.documentation)} |")
+        lines.append(
+            f"| `{name}` | {family.type} | {', '.join(f'`{x}`' for x in labels)} | {_cell(family.documentation)} |"
+        )
     return "\n".join(lines) + "\n"
 
 

@@ -70,7 +70,9 @@ def _calls(line: str) -> Iterator[tuple[str, ...]]:
     except ValueError:  # a quote that another language opens
         words = line.split()
     for start, word in enumerate(words):
-        if word.rsplit("/", 1)[-1] != "sagelift" or (start and words[start - 1] in ("-m", "cd", "pip", "install", "import")):
+        if word.rsplit("/", 1)[-1] != "sagelift" or (
+            start and words[start - 1] in ("-m", "cd", "pip", "install", "import")
+        ):
             continue
         if start and words[start - 1] not in _SEPARATORS and not _may_precede(words[:start]):
             continue

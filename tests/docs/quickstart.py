@@ -40,7 +40,9 @@ def run_quickstart(page: str, folder: Path, *, timeout_s: float = 240.0) -> str:
         if "Terminal 1" in match["attributes"]:
             log = (folder / f"terminal-{len(background)}.log").open("wb")
             background.append(
-                subprocess.Popen(["bash", "-c", f"exec {match['text'].strip()}"], cwd=folder, env=environment, stdout=log, stderr=log)
+                subprocess.Popen(
+                    ["bash", "-c", f"exec {match['text'].strip()}"], cwd=folder, env=environment, stdout=log, stderr=log
+                )
             )
             log.close()
             _wait_until_healthy(background[-1], folder, environment)

@@ -1,6 +1,6 @@
 """The contracts as JSON Schema and Avro for other programs, both derived from the types that decode the messages.
 
-`docs/schemas/` holds the schemas (`sagelift stream schema --write docs/schemas`), and so does the schema registry when
+`docs/reference/schemas/` holds the schemas (`sagelift stream schema --write docs/reference/schemas`), and so does the schema registry when
 one is configured (`streaming.kafka.schema_registry.codec`). Only the consumers check what types cannot express, such as
 event times in the future and the decimals of a currency.
 """

@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 
 from streaming.contracts import Event, ProductOffer, ProductUpdate, ProductVector
-from streaming.dead_letters.writer import DeadLetter, DeadLetters
+from streaming.dead_letters.writer import DeadLetterWriter, FailedRecord
 from streaming.kafka.codec import JSON
 from streaming.kafka.schema_registry.schemas import avro_schema, avro_schemas, json_schemas, write_schemas
 from tests.streaming.builders import NOW, Record, price, update
 from tests.streaming.test_contracts import BAD
 
-DOCS = Path(__file__).parents[4] / "docs" / "schemas"
+DOCS = Path(__file__).parents[4] / "docs" / "reference" / "schemas"
 
 VECTOR = ProductVector(
     id="p", version=1, model_version="1", content_hash="h", vector=ProductVector.pack(np.ones(256)), source_time=5
@@ -41,7 +41,7 @@ def valid(name: str, value: bytes) -> bool:
 
 
 def test_the_documentation_holds_the_schemas_of_this_code(tmp_path: Path) -> None:
-    """`sagelift stream schema --write docs/schemas` writes them."""
+    """`sagelift stream schema --write docs/reference/schemas` writes them."""
     written = {path.name: path.read_text() for path in write_schemas(tmp_path)}
     assert {path.name: path.read_text() for path in DOCS.iterdir()} == written
 
@@ -105,8 +105,8 @@ def test_the_headers_of_a_dead_letter_are_as_described() -> None:
         def flush(self, timeout: float) -> None: ...
         def get(self, timeout: float) -> None: ...
 
-    letter = DeadLetter(Record(key=b"k", value=b"v", offset=7), "decode", "ContractError", "id: must be text")
-    DeadLetters(Producer(), "group", lambda: datetime(2026, 5, 4, tzinfo=UTC)).send_all([letter])  # type: ignore[arg-type]
+    letter = FailedRecord(Record(key=b"k", value=b"v", offset=7), "decode", "ContractError", "id: must be text")
+    DeadLetterWriter(Producer(), "group", lambda: datetime(2026, 5, 4, tzinfo=UTC)).send_all([letter])  # type: ignore[arg-type]
     headers = {name: value.decode() for name, value in sent[0]["headers"]}
     assert valid("dead-letter", json.dumps(headers).encode())
     del headers["__connect.errors.stage"]
