@@ -1,27 +1,26 @@
-"""The generated sample catalogue: products with texts from templates, prices, and images drawn by code.
+"""The generated sample catalogue: products with texts from templates, prices, and drawn images.
 
-It has structure to learn that no single input states. A product's colour and pattern are always in its pictures but
-only now and then in its text; brand, price tier, style and often the material are only in the text, and brands have
-styles, colours and price tiers of their own. Everything follows from the seed alone, to the byte.
+A model can learn structure that no single input states. A product's colour and pattern are always in its pictures but
+only sometimes in its text. Brand, price tier, style and often the material are only in the text. Each brand has its
+own styles, colours and price tier. The seed alone decides every byte.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import shutil
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from typing import Any
 
+from feature_repo.files import scratch_folder
 from sagelift.demo.drawings import Color, draw_views
 
 _MARKER = "SAMPLE"
 
-# name: (RGB, other words for it)
+# name: (RGB, synonyms)
 COLORS: dict[str, tuple[Color, tuple[str, ...]]] = {
     "black": ((38, 38, 42), ("jet", "onyx")),
     "white": ((238, 238, 234), ("snow", "chalk")),
@@ -39,7 +38,7 @@ COLORS: dict[str, tuple[Color, tuple[str, ...]]] = {
     "purple": ((124, 72, 156), ("plum", "violet")),
     "pink": ((236, 150, 178), ("blush", "rose")),
 }
-# style: (words for it, colours it likes)
+# style: (synonyms, typical colours)
 STYLES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "minimal": (("minimal", "clean-lined", "understated", "Scandinavian"), ("white", "grey", "black", "beige")),
     "rustic": (("rustic", "farmhouse", "weathered", "cottage"), ("brown", "beige", "olive", "orange")),
@@ -68,7 +67,7 @@ BRANDS: dict[str, tuple[int, tuple[str, str], tuple[str, ...]]] = {
     "Corda": (2, ("retro", "rustic"), ("Home", "Bags")),
 }
 _SERIES = ("Alba", "Brisk", "Cove", "Dune", "Ember", "Fjell", "Grove", "Halo", "Isla", "Juno", "Knoll", "Lumen")
-# material: (words for it, what it adds to the logarithm of the price)
+# material: (synonyms, addend to the logarithm of the price)
 MATERIALS: dict[str, tuple[tuple[str, ...], float]] = {
     "wood": (("solid wood", "oak", "ash wood"), 0.15),
     "metal": (("steel", "powder-coated metal", "aluminium"), 0.1),
@@ -98,7 +97,18 @@ _NOISE = (
 
 @dataclass(frozen=True)
 class Kind:
-    """A type of product: its words, its place in the shop, its usual price; the first name is its drawing's."""
+    """A type of product.
+
+    Attributes:
+        names: Its names; the first is the key of its drawing in `outlines.OUTLINES`.
+        department: Department of the shop.
+        shelf: Category within the department.
+        price: Usual price in the middle tier.
+        google: Google product category.
+        materials: Its possible materials.
+        uses: Phrases for its use.
+        sizes: Its possible sizes.
+    """
 
     names: tuple[str, ...]
     department: str
@@ -187,23 +197,29 @@ KINDS: tuple[Kind, ...] = (
 def write_sample(
     folder: Path, products: int = 1000, seed: int = 7, *, progress: Callable[[int], None] | None = None
 ) -> Path:
-    """Write `products.jsonl` and `images/*.jpg` into `folder`; an older sample there is replaced as a whole.
+    """Write `products.jsonl` and `images/*.jpg`; an older sample in the folder is replaced at once.
 
-    The same arguments give the same bytes (with the same Pillow). About 5 ms an image. `progress` is called with
-    the number of products done. Returns the folder.
+    The same arguments give the same bytes (with the same version of Pillow). An image takes about 5 ms.
+
+    Args:
+        folder: Folder of the sample.
+        products: Number of products.
+        seed: Random seed.
+        progress: Called with the number of finished products.
+
+    Returns:
+        The absolute path of the folder.
 
     Raises:
         ValueError: `products` is not between 1 and 1,000,000.
-        FileExistsError: the folder holds something else than a sample.
+        FileExistsError: The folder holds other files than a sample.
     """
     if not 1 <= products <= 1_000_000:
         raise ValueError(f"products must be between 1 and 1,000,000, is {products}")
     if folder.exists() and not (folder / _MARKER).is_file() and (not folder.is_dir() or any(folder.iterdir())):
-        raise FileExistsError(f"{folder} holds something else than a sample catalogue; name an empty folder.")
+        raise FileExistsError(f"{folder} holds other files than a sample catalogue; name an empty folder.")
     folder = folder.absolute()
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
+    with scratch_folder(folder.parent) as aside:
         new = aside / "new"
         (new / "images").mkdir(parents=True)
         with open(new / "products.jsonl", "w", encoding="utf-8") as file:
@@ -216,12 +232,10 @@ def write_sample(
         if folder.exists():
             folder.replace(aside / "old")
         new.replace(folder)
-    finally:
-        shutil.rmtree(aside)
     return folder
 
 
-# --- One product: hidden attributes, then texts that tell some of them ---
+# --- One product: hidden attributes, then texts that state some of them ---
 
 
 def _product(number: int, random: Random, images: Path) -> dict[str, Any]:
@@ -253,9 +267,9 @@ def _product(number: int, random: Random, images: Path) -> dict[str, Any]:
         "price": {"amount": amount, "currency": "USD"},
         "availability": random.choices(("in_stock", "out_of_stock", "preorder", "backorder"), (92, 5, 2, 1))[0],
     }
-    # As in a real feed, not every column is filled in.
-    told = (("brand", brand, 0.85), ("color", color, 0.6), ("material", material, 0.55))
-    for field, value, share in (*told, ("pattern", pattern, 0.45), ("size", random.choice(kind.sizes), 0.7)):
+    # As in a real feed, some columns are empty.
+    optional = (("brand", brand, 0.85), ("color", color, 0.6), ("material", material, 0.55))
+    for field, value, share in (*optional, ("pattern", pattern, 0.45), ("size", random.choice(kind.sizes), 0.7)):
         if random.random() < share:
             row[field] = value
     return row
@@ -304,8 +318,8 @@ def _description(
     if random.random() < 0.6:
         sentences.append(f"Made of {random.choice(MATERIALS[material][0])}.")
     if random.random() < 0.3:
-        look = f"{_color_word(random, color)}, {pattern}" if pattern != "plain" else _color_word(random, color)
-        sentences.append(f"Shown in {look}.")
+        colors = f"{_color_word(random, color)}, {pattern}" if pattern != "plain" else _color_word(random, color)
+        sentences.append(f"Shown in {colors}.")
     if random.random() < 0.4:
         sentences.append(f"{brand} stands for {' and '.join(BRANDS[brand][1])} design.")
     sentences += random.sample(_NOISE, random.randrange(3))

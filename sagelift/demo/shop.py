@@ -50,10 +50,8 @@ class RecommenderAnswers:
                 answers = [Shown(ids, sources) for ids, sources in lists]
             else:
                 find = self._recommender.for_image if surface == "image" else self._recommender.for_search
-                lists_of_ids = find([requests[i].query for i in rows], LIST_LENGTH)
-                answers = [
-                    Shown(ids, [requests[i].query] * len(ids)) for i, ids in zip(rows, lists_of_ids, strict=True)
-                ]
+                ranked = find([requests[i].query for i in rows], LIST_LENGTH)
+                answers = [Shown(ids, [requests[i].query] * len(ids)) for i, ids in zip(rows, ranked, strict=True)]
             for i, answer in zip(rows, answers, strict=True):
                 out[i] = answer
         return out

@@ -1,17 +1,19 @@
-"""Simulated shoppers with hidden tastes: the demo's world, in which no line knows who recommends.
+"""Simulated shoppers with hidden tastes. The simulation does not know which recommender answers.
 
-Every value of a product's attributes (its type, brand, colour, material, price tier, the words of its title) has a
-hidden direction in a 24-d taste space and a hidden appeal, both drawn by hash from the seed; a product is the weighted
-sum of its values. No recommender ever sees these numbers. A shopper has one to three loves, points of the same space.
-A visit has an intent near one love; a shown product is examined down the list with decaying patience, clicked by the
-logistic of how well it matches intent and how appealing and affordable it is, and then perhaps saved, put into the
-cart, bought, and sometimes returned. A recommender earns clicks and orders only by showing better products, so a
-difference between two of them is a difference between their lists. What the world does decide is what there is to
-know: some attributes show in images and texts (type, colour, pattern), some only in texts (brand, material) or the
-price, so a recommender that reads texts and learns from clicks has something to gain over one that only looks.
+Every value of a product's attributes (type, brand, colour, material, price tier, words of the title) has a hidden
+direction in a 24-d taste space and a hidden appeal, both drawn by hash from the seed. A product is the weighted sum of
+its values. No recommender sees these numbers.
 
-Of the products looked at, about 2 % go into a cart and 0.9 % are bought, of the order of RetailRocket's published
-totals per view (2.6 % and 0.84 %).
+A shopper has one to three loves, points of the same space. Each visit has an intent near one love. The shopper examines
+the shown list from the top with decaying patience. The probability of a click is the logistic function of match, appeal
+and price. After a click the shopper may save the product, add it to the cart, order it, and sometimes return it.
+
+So a recommender earns clicks and orders only by better lists. Some attributes show in images and texts (type, colour,
+pattern), others only in texts (brand, material) or in the price: a recommender that reads texts and learns from clicks
+can beat one that uses images only.
+
+About 2 % of the examined products go into a cart and 0.9 % are ordered, similar to RetailRocket's published totals per
+view (2.6 % and 0.84 %).
 """
 
 from __future__ import annotations
@@ -27,11 +29,12 @@ import msgspec
 import numpy as np
 
 Surface = Literal["user", "image", "search"]
+"""Where a list is shown: personal, similar to an image, or search results."""
 ActionKind = Literal["impression", "click", "save", "add_to_cart", "order", "refund"]
 FloatArray = np.ndarray[Any, np.dtype[np.floating[Any]]]
 
 _DIM = 24
-_PATIENCE = 0.85  # the chance to look at the next product of a list
+_PATIENCE = 0.85  # probability of examining the next product of a list
 _LIST = 10
 _WEIGHTS = {
     **{"product_type": 1.2, "brand": 0.6, "color": 0.6, "material": 0.5, "pattern": 0.35, "tier": 0.5, "word": 0.5},
@@ -40,7 +43,14 @@ _WEIGHTS = {
 
 
 class ShopProduct(msgspec.Struct, frozen=True):
-    """What shoppers can see of a product."""
+    """A product as shoppers see it.
+
+    Attributes:
+        id: Product id.
+        text: Text fields by name.
+        amount_minor: Price in minor units of the currency.
+        currency: ISO 4217 code.
+    """
 
     id: str
     text: Mapping[str, str]
@@ -49,7 +59,19 @@ class ShopProduct(msgspec.Struct, frozen=True):
 
 
 class Action(msgspec.Struct, frozen=True):
-    """One thing that one shopper did, in the terms of the event contract."""
+    """One action of one shopper, in the terms of the event contract.
+
+    Attributes:
+        kind: What the shopper did.
+        unit_id: The shopper.
+        at: Time of the action.
+        product_id: The product.
+        surface: Where the product was shown.
+        query: The query that the list answered.
+        number: Number of the visit; part of the event's id.
+        amount_minor: Amount of an order or refund in minor units of the currency.
+        currency: ISO 4217 code of the amount.
+    """
 
     kind: ActionKind
     unit_id: str
@@ -57,13 +79,20 @@ class Action(msgspec.Struct, frozen=True):
     product_id: str
     surface: Surface
     query: str
-    number: int  # distinguishes visits: part of the event's id
+    number: int
     amount_minor: int = 0
     currency: str = ""
 
 
 class Request(msgspec.Struct, frozen=True):
-    """One shopper asks one surface. `query` is a product id (image), a text (search), or "" (user)."""
+    """One shopper's request to one surface.
+
+    Attributes:
+        unit_id: The shopper.
+        surface: The surface.
+        query: A product id (image), a text (search) or "" (user).
+        history: Ids of the products that the shopper clicked last, oldest first.
+    """
 
     unit_id: str
     surface: Surface
@@ -72,26 +101,34 @@ class Request(msgspec.Struct, frozen=True):
 
 
 class Shown(msgspec.Struct, frozen=True):
-    """The answer: products in order, and for each the query it answers (user surface: the interest's product)."""
+    """The answer to a request: ranked product ids, and for each the query that it answers.
+
+    On the user surface the query is the product of the interest.
+    """
 
     ids: Sequence[str]
     queries: Sequence[str]
 
 
 Recommend = Callable[[Sequence[Request]], Sequence[Shown]]
+"""Answers a batch of requests."""
 
 
 class Market:
-    """The products and their hidden truth.
+    """The products and their hidden properties.
 
     Args:
-        looks: `[P, n]` numbers that say what each product looks like (a thumbnail's colours, say). With them looks
-            are one more of a product's values, so that there is something to know which no text states.
+        products: The products.
+        seed: Random seed of the hidden properties.
+        looks: `[P, n]` numbers that describe what each product looks like, such as a thumbnail's colours. They become
+            one more value of the product, which no text states.
 
     Attributes:
-        place: `[P, 24]` unit vectors in the taste space.
-        appeal: `[P]`, mean 0 and variance 1.
-        price_rank: `[P]` from 0, the cheapest, to 1.
+        products: The products.
+        index: Row of each product, by id.
+        place: Unit vectors in the taste space, `[P, 24]`.
+        appeal: Appeal, `[P]`, with mean 0 and variance 1.
+        price_rank: Rank by price, `[P]`, from 0 (cheapest) to 1.
     """
 
     def __init__(self, products: Sequence[ShopProduct], seed: int, looks: FloatArray | None = None) -> None:
@@ -114,7 +151,7 @@ class Market:
         self.price_rank: FloatArray = np.argsort(np.argsort(prices)) / max(1, len(prices) - 1)
 
     def phrase(self, product: ShopProduct, rng: np.random.Generator) -> str:
-        """Two or three of the product's words, as one types them; empty when it has none."""
+        """Return two or three words of the product as a search text; "" if it has none."""
         kind = re.split(r"[>/,]", product.text.get("product_type", ""))[-1]
         bag = [*_words(kind), *_words(product.text.get("title", ""))]
         bag += [w for name in ("brand", "color", "material") for w in _words(product.text.get(name, ""))]
@@ -124,7 +161,18 @@ class Market:
 
 
 class Shoppers:
-    """A population that visits in rounds. Deterministic by seed, given what it is shown."""
+    """A population that visits in rounds. The seed and the shown lists decide all actions.
+
+    Args:
+        market: The products.
+        count: Number of shoppers.
+        seed: Random seed.
+        prefix: Prefix of the shoppers' ids.
+
+    Attributes:
+        market: The products.
+        ids: Ids of the shoppers.
+    """
 
     def __init__(self, market: Market, count: int, seed: int, prefix: str = "shopper") -> None:
         self.market = market
@@ -135,7 +183,7 @@ class Shoppers:
         anchor = self._rng.integers(0, len(market.products), (count, 3))
         self._loves = _unit(market.place[anchor] + noise)
         self._love_count = loves
-        # How often one visits, and how freely one spends: both heavy-tailed, as in real shops.
+        # How often a shopper visits and how much one buys: both heavy-tailed, as in real shops.
         self._activity = np.clip(self._rng.lognormal(-0.4, 0.7, count), 0.05, 1.0)
         self._budget = self._rng.beta(2, 2, count)
         self._quantity = 1 + (self._rng.pareto(4.0, count)).astype(int).clip(0, 9)
@@ -143,7 +191,16 @@ class Shoppers:
         self._visit = 0
 
     def round(self, recommend: Recommend, at: datetime, lasts: timedelta) -> list[Action]:
-        """One round: who is active visits one surface, is shown what `recommend` answers, and acts."""
+        """Run one round: each active shopper visits one surface, sees a list and acts.
+
+        Args:
+            recommend: Answers the requests.
+            at: Start of the round.
+            lasts: Length of the round; visits start at random times in it.
+
+        Returns:
+            The actions, grouped by shopper.
+        """
         self._visit += 1
         active = np.flatnonzero(self._rng.random(len(self.ids)) < self._activity)
         which = (self._rng.random(len(active)) * self._love_count[active]).astype(int)
@@ -152,23 +209,22 @@ class Shoppers:
         shown = recommend(requests)
         offset = self._rng.random(len(active)) * lasts.total_seconds()
         actions: list[Action] = []
-        for u, want, request, answer, seconds in zip(active, intent, requests, shown, offset, strict=True):
-            actions += self._react(int(u), want, request, answer, at + timedelta(seconds=float(seconds)))
+        for user, wish, request, answer, seconds in zip(active, intent, requests, shown, offset, strict=True):
+            actions += self._react(int(user), wish, request, answer, at + timedelta(seconds=float(seconds)))
         return actions
 
     def _ask(self, user: int, intent: FloatArray) -> Request:
-        """Choose a surface; formulate the query from a product that would please."""
+        """Choose a surface and a query from a product that matches the intent."""
         draw = self._rng.random()
         history = tuple(self._history[user][-12:])
         if history and draw < 0.3:
             return Request(self.ids[user], "user", "", history)
         liking = self.market.place @ intent * 12
         weights = np.exp(liking - liking.max())
-        wanted = int(self._rng.choice(len(weights), p=weights / weights.sum()))
-        product = self.market.products[wanted]
-        if draw >= 0.65 and (
-            phrase := self.market.phrase(product, self._rng)
-        ):  # a product without a word cannot be searched for
+        target = int(self._rng.choice(len(weights), p=weights / weights.sum()))
+        product = self.market.products[target]
+        # A product without words cannot be searched for.
+        if draw >= 0.65 and (phrase := self.market.phrase(product, self._rng)):
             return Request(self.ids[user], "search", phrase, history)
         return Request(self.ids[user], "image", product.id, history)
 
@@ -180,14 +236,13 @@ class Shoppers:
             if position >= patience:
                 break
             i = market.index.get(product_id)
-            if i is None:  # came into the catalogue after the market was made: passed over
+            if i is None:  # joined the catalogue after the market was made
                 continue
             product = market.products[i]
             utility = 5.0 * float(market.place[i] @ intent) + 0.7 * float(market.appeal[i])
             utility -= 2.0 * max(0.0, float(market.price_rank[i]) - float(self._budget[user]))
-            moment = at + timedelta(seconds=4 * position)
-
-            act = partial(_act, request=request, product_id=product_id, query=query, number=self._visit, start=moment)
+            start = at + timedelta(seconds=4 * position)
+            act = partial(_act, request=request, product_id=product_id, query=query, number=self._visit, start=start)
             out.append(act("impression", 0))
             if rng.random() >= _sigmoid(utility - 4.2):
                 continue
@@ -219,13 +274,13 @@ def _act(
     amount_minor: int = 0,
     currency: str = "",
 ) -> Action:
-    """An action `seconds` after the shopper looked at the product."""
+    """Return an action `seconds` after the shopper examined the product."""
     at = start + timedelta(seconds=seconds)
     return Action(kind, request.unit_id, at, product_id, request.surface, query, number, amount_minor, currency)
 
 
 def _traits(product: ShopProduct, tier: int) -> list[tuple[str, str, float]]:
-    """(kind, value, weight) of everything that shoppers care about."""
+    """Return (kind, value, weight) of all attributes that matter to shoppers."""
     text = product.text
     out = [("tier", str(tier), _WEIGHTS["tier"])]
     kinds = [k.strip().casefold() for k in re.split(r"[>/,]", text.get("product_type", "")) if k.strip()]
@@ -239,14 +294,14 @@ def _traits(product: ShopProduct, tier: int) -> list[tuple[str, str, float]]:
 
 
 def _draw(seed: int, value: str) -> tuple[FloatArray, float]:
-    """The hidden direction `[24]` and appeal of an attribute's value."""
+    """Return the hidden direction `[24]` and the appeal of an attribute's value."""
     digest = hashlib.sha256(f"{seed}:{value}".encode()).digest()
     rng = np.random.default_rng(int.from_bytes(digest[:8], "big"))
     return rng.normal(size=_DIM) / _DIM**0.5, float(rng.normal())
 
 
 def _directions(looks: FloatArray, seed: int) -> FloatArray:
-    """Looks as hidden directions `[P, 24]`, as long on average as those that `_draw` gives an attribute's value."""
+    """Return looks as hidden directions `[P, 24]`, on average as long as those of `_draw`."""
     spread = looks.std(0)
     standard = (looks - looks.mean(0)) / np.where(spread > 1e-9, spread, 1.0)
     drawn = standard @ np.random.default_rng([seed, 1]).normal(size=(looks.shape[1], _DIM))

@@ -6,7 +6,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from sagelift.demo.demo import Demo, DemoConfig
+from sagelift.demo.config import DemoConfig
+from sagelift.demo.demo import Demo
 from sagelift.settings import load_settings
 
 pytestmark = [
