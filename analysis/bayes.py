@@ -9,12 +9,11 @@ is most of what is gained. Stopping when the chance to win is high keeps no erro
 
 from dataclasses import dataclass
 from math import erf, exp, inf, isnan, pi, sqrt
-from typing import Literal
 
-from analysis.arguments import check_scalar, check_share
 from analysis.errors import ArgumentError
-from analysis.inference import Effect, Undefined, lift_error, lift_interval
+from analysis.inference import Effect, Scale, Undefined, lift_error, lift_interval
 from analysis.metrics import Direction
+from analysis.validation import check_scalar, check_share
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,7 @@ def posterior(
     *,
     direction: Direction = "increase",
     alpha: float = 0.05,
-    scale: Literal["lift", "difference"] = "lift",
+    scale: Scale = "lift",
 ) -> Posterior | Undefined:
     """Posterior of the effect. The prior has no default, because every default is somebody's opinion.
 

@@ -9,14 +9,11 @@ Schuirmann (1987) do this on both sides.
 
 from dataclasses import dataclass
 from math import sqrt
-from typing import Literal
 
-from analysis.arguments import check_scalar, check_share
 from analysis.errors import ArgumentError
-from analysis.inference import Effect, LiftInterval, degrees_of_freedom, facing, lift_interval, welch
+from analysis.inference import Effect, LiftInterval, Scale, degrees_of_freedom, facing, lift_interval, welch
 from analysis.metrics import Direction
-
-Scale = Literal["lift", "difference"]
+from analysis.validation import check_scalar, check_share
 
 
 @dataclass(frozen=True)

@@ -14,13 +14,12 @@ Reference: Cochran 1954.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from analysis.aggregates import Moments
 from analysis.errors import ArmError
-from analysis.inference import Effect, IntervalMethod, Undefined, compare, lift_error
+from analysis.inference import Effect, IntervalMethod, Scale, Undefined, compare, lift_error
 from analysis.metrics import Metric
-from analysis.multiple import Correction, adjust
+from analysis.multiple_testing import Correction, adjust
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,7 @@ class SegmentEffect:
 class Interaction:
     """Cochran's Q over the segments that have an effect. common: the effect by inverse variances."""
 
-    scale: Literal["lift", "difference"]
+    scale: Scale
     common: float
     statistic: float
     df: int
@@ -63,7 +62,7 @@ def by_segment(
     *,
     alpha: float = 0.05,
     method: IntervalMethod = "fieller",
-    scale: Literal["lift", "difference"] = "lift",
+    scale: Scale = "lift",
     correction: Correction = "holm",
 ) -> Heterogeneity:
     """Effects by segment, from the (control, treatment) moments of each, in the order of their names.
@@ -81,7 +80,7 @@ def by_segment(
     return Heterogeneity(found, _interaction(defined, scale))
 
 
-def _interaction(effects: Sequence[Effect], scale: Literal["lift", "difference"]) -> Interaction | None:
+def _interaction(effects: Sequence[Effect], scale: Scale) -> Interaction | None:
     from scipy.special import chdtrc
 
     if scale == "lift":

@@ -7,7 +7,7 @@ covariance. Welch's test judges D alone. Fieller's interval holds every lift L f
 
 At L = 0 this is the acceptance region of the Welch test with the same t. So the interval excludes 0 exactly when the
 test rejects, which no interval by the delta method or by logarithms can promise; and when C is not clearly above 0 the
-interval is unbounded, which is the truth. See docs/analysis/which-interval.md.
+interval is unbounded, which is the truth. See docs/analysts/which-interval.md.
 
 References: Welch 1947; Fieller 1954; Deng, Xu, Kohavi, Walker 2013 (CUPED); Deng, Knoblich, Lu 2018 (delta method);
 Zou, Donner 2008 (intervals from those of the arms, where they are not symmetric).
@@ -23,6 +23,7 @@ from analysis.metrics import Metric
 
 IntervalMethod = Literal["fieller", "delta", "log"]
 Shape = Literal["bounded", "outside", "everything"]
+Scale = Literal["lift", "difference"]
 
 
 @dataclass(frozen=True)

@@ -19,10 +19,10 @@ from dataclasses import dataclass
 from math import ceil, fsum, sqrt
 from typing import Literal
 
-from analysis.arguments import check_count, check_scalar, check_share
 from analysis.errors import ArgumentError, DataError
 from analysis.inference import t_quantile
 from analysis.sequential import anytime_critical, anytime_p
+from analysis.validation import check_count, check_scalar, check_share
 
 Weight = Literal["unit", "list"]
 

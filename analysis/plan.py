@@ -9,12 +9,13 @@ from math import isfinite
 import msgspec
 
 from analysis.aggregates import Aggregates, Moments
-from analysis.arguments import check_count, check_share
-from analysis.designs import OBRIEN_FLEMING, planned_looks
 from analysis.errors import MetricError
 from analysis.metrics import Declared, Metric, merged_needs
-from analysis.planning import WEEK, Baseline, durations, minimum_detectable_lift, sample_size
-from analysis.sources.base import DAY, Source
+from analysis.power import WEEK, Baseline, durations, minimum_detectable_lift, sample_size
+from analysis.sequential import OBRIEN_FLEMING, planned_looks
+from analysis.sources.base import Source
+from analysis.times import DAY
+from analysis.validation import check_count, check_share
 
 
 class Needed(msgspec.Struct, frozen=True, kw_only=True):

@@ -10,7 +10,7 @@ are its standard errors down and up, and the difference is bounded from below by
 control's way up, from above the other way round (MOVER: Zou, Donner 2008); the lift by Fieller's equation with the same
 variances. This needs no density at the quantile: where many units share a value, as with counts or prices, the
 intervals reach to the next one, and the effect's interval misses less often than it says. The textbook's variance from
-the spacing x_high - x_low misses up to 7.6 % there (measured; docs/analysis/which-interval.md).
+the spacing x_high - x_low misses up to 7.6 % there (measured; docs/analysts/which-interval.md).
 
 References: David, Nagaraja, Order Statistics, 2003, section 7.1; Zou, Donner 2008; Bonett, Price 2002.
 """
@@ -22,10 +22,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from analysis.aggregates import Rank, Ranked
-from analysis.arguments import check_count, check_sample, check_share
 from analysis.columns import Column
 from analysis.inference import ArmEstimate, Effect, IntervalMethod, Undefined, effect_of
 from analysis.metrics import RANK_REACH
+from analysis.validation import check_count, check_sample, check_share
 
 
 @dataclass(frozen=True)

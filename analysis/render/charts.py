@@ -11,8 +11,8 @@ from html import escape
 from math import ceil, floor, isfinite, log10
 from statistics import median
 
-from analysis.render import words
-from analysis.results import MetricResult, Point, Report
+from analysis.render import wording
+from analysis.results import CumulativePoint, MetricResult, Report
 
 ROW_WIDTH, ROW_HEIGHT = 340, 44
 WIDTH, HEIGHT = 520, 240
@@ -74,7 +74,7 @@ def axis_row(axis: Axis) -> str:
 
 def interval_bar(result: MetricResult, axis: Axis, report: Report) -> str:
     """A metric's interval on the common axis; arrows where it goes on beyond the picture; a guardrail's margin."""
-    middle, tone = ROW_HEIGHT / 2, words.effect(result, report)
+    middle, tone = ROW_HEIGHT / 2, wording.effect(result, report)
     parts = [
         f'<line class="grid" x1="{axis(tick):.1f}" x2="{axis(tick):.1f}" y1="0" y2="{ROW_HEIGHT}"/>'
         for tick in axis.ticks()
@@ -99,7 +99,7 @@ def interval_bar(result: MetricResult, axis: Axis, report: Report) -> str:
         parts += [_arrow(axis.start, middle, -1, "open"), _arrow(axis.end, middle, +1, "open")]
     if result.lift is not None and axis.low <= result.lift <= axis.high:
         parts.append(f'<circle class="dot {tone}" cx="{axis(result.lift):.1f}" cy="{middle}" r="5"/>')
-    described = f"{result.label}: lift {words.lift(result.lift)}, interval {words.interval(result)}"
+    described = f"{result.label}: lift {wording.lift(result.lift)}, interval {wording.interval(result)}"
     return _svg("interval", ROW_WIDTH, ROW_HEIGHT, described, "".join(parts))
 
 
@@ -132,13 +132,15 @@ def cumulative_chart(result: MetricResult) -> str:
         + _time_ticks(x)
     )
     described = (
-        f"{result.label}, cumulative lift over {len(points)} intervals of time; at the end {words.lift(last.lift)}, "
-        f"interval {words.lift(last.low)} to {words.lift(last.high)}"
+        f"{result.label}, cumulative lift over {len(points)} intervals of time; at the end {wording.lift(last.lift)}, "
+        f"interval {wording.lift(last.low)} to {wording.lift(last.high)}"
     )
     return _svg("chart", WIDTH, HEIGHT, described, body)
 
 
-def _sequence(points: Sequence[Point], times: Sequence[float], x: Axis, y: Axis) -> list[list[tuple[float, float]]]:
+def _sequence(
+    points: Sequence[CumulativePoint], times: Sequence[float], x: Axis, y: Axis
+) -> list[list[tuple[float, float]]]:
     """Lower and upper line of the confidence sequence, where it has bounds."""
     sides: list[list[tuple[float, float]]] = [[], []]
     for time, point in zip(times, points, strict=True):
@@ -172,7 +174,7 @@ def age_chart(result: MetricResult) -> str:
         body += f'<line class="whisker" x1="{middle:.1f}" x2="{middle:.1f}" y1="{top:.1f}" y2="{bottom:.1f}"/>'
         body += f'<circle class="dot treatment" cx="{middle:.1f}" cy="{y(lift):.1f}" r="4"/>'
     body += _age_ticks(x)
-    told = "; ".join(f"{words.age(start, end)}: {words.lift(lift)}" for start, end, lift, *_ in parts)
+    told = "; ".join(f"{wording.age(start, end)}: {wording.lift(lift)}" for start, end, lift, *_ in parts)
     return _svg("chart", WIDTH, HEIGHT, f"{result.label}, lift by time since exposure. {told}", body)
 
 
@@ -193,7 +195,7 @@ def enrolment_chart(report: Report, *, wide: bool = False) -> str:
     entries = report.data.enrolment
     if len(entries) < 2:
         return ""
-    arms = words.arms(report)
+    arms = wording.arms(report)
     starts = [datetime.fromisoformat(e.time).timestamp() for e in entries]
     width = report.data.bucket_seconds or 0.0
     totals: dict[str, list[int]] = {arm: [0] for arm in arms}
@@ -215,7 +217,7 @@ def enrolment_chart(report: Report, *, wide: bool = False) -> str:
 def percent(value: float) -> str:
     size = abs(value) * 100
     text = f"{size:.0f}" if size >= 10 or abs(size - round(size)) < 1e-6 else f"{size:.2g}"
-    return f"{'+' if value > 1e-12 else words.MINUS if value < -1e-12 else ''}{text}%"
+    return f"{'+' if value > 1e-12 else wording.MINUS if value < -1e-12 else ''}{text}%"
 
 
 def count(value: float) -> str:

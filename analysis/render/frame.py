@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
 
 import msgspec
 
-from analysis.results import AgeResult, MetricResult, Point, Report, SegmentResult
+from analysis.results import AgeResult, CumulativePoint, MetricResult, Report, SegmentResult
 
 if TYPE_CHECKING:
     import pandas
@@ -28,7 +28,7 @@ def to_arrow(report: Report, part: Part = "metrics") -> "pyarrow.Table":
     kinds: dict[Part, Any] = {
         "metrics": MetricResult,
         "segments": SegmentResult,
-        "cumulative": Point,
+        "cumulative": CumulativePoint,
         "ages": AgeResult,
     }
     names = ({} if part == "metrics" else {"metric": str}) | _fields(kinds[part])

@@ -4,7 +4,9 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from analysis.render import charts, page, words
+from analysis.render import charts, wording
+from analysis.render.files import write_text_atomically
+from analysis.render.page import load_template
 from analysis.results import Report
 
 _MARKS = {"ok": "✓", "warn": "!", "fail": "✕"}
@@ -14,20 +16,20 @@ _TONES = {"ship": "good", "do not ship": "bad", "keep running": "open", "cannot 
 def to_html(report: Report) -> str:
     """The page as text. Everything that comes from data is escaped."""
     axis = charts.lift_axis(report)
-    metrics = words.in_order(report)
+    metrics = wording.by_role(report)
     pictures = [
         (r.label, Markup(picture)) for r in metrics if r.role == "goal" and (picture := charts.cumulative_chart(r))
     ]
     aged = [(r.label, Markup(picture)) for r in metrics if r.role == "goal" and (picture := charts.age_chart(r))]
-    text: str = page.template(Path(__file__).with_name("report.html.j2")).render(
+    text: str = load_template(Path(__file__).with_name("report.html.j2")).render(
         report=report,
         data=report.data,
-        words=words,
+        wording=wording,
         marks=_MARKS,
-        arms=words.arms(report),
-        tone=_TONES[report.decision.verdict],
+        arms=wording.arms(report),
+        tone=_TONES[report.verdict.conclusion],
         axis=Markup(charts.axis_row(axis)),
-        rows=[(r, words.effect(r, report), Markup(charts.interval_bar(r, axis, report))) for r in metrics],
+        rows=[(r, wording.effect(r, report), Markup(charts.interval_bar(r, axis, report))) for r in metrics],
         pictures=pictures,
         aged=aged,
         ages=[(r.label, part) for r in metrics for part in r.ages],
@@ -43,4 +45,4 @@ def to_html(report: Report) -> str:
 
 def write_html(report: Report, path: Path) -> Path:
     """Write the page aside and rename it, so that a reader never sees half of it."""
-    return page.write(to_html(report), path)
+    return write_text_atomically(path, to_html(report))

@@ -1,6 +1,6 @@
 """The report as Markdown, for a pull request or a wiki page."""
 
-from analysis.render import words
+from analysis.render import wording
 from analysis.results import Report
 
 _MARKS = {"ok": "✅", "warn": "⚠️", "fail": "❌"}
@@ -12,33 +12,33 @@ def to_markdown(report: Report) -> str:
         (
             result.label,
             result.role,
-            words.quantity(result.control, result.unit, currency),
-            words.quantity(result.treatment, result.unit, currency),
-            words.lift(result.lift),
-            words.interval(result),
-            words.p_values(result),
+            wording.quantity(result.control, result.unit, currency),
+            wording.quantity(result.treatment, result.unit, currency),
+            wording.lift(result.lift),
+            wording.interval(result),
+            wording.p_values(result),
         )
-        for result in words.in_order(report)
+        for result in wording.by_role(report)
     ]
     head = ("Metric", "Role", report.control, report.treatment, "Lift", f"{1 - report.alpha:.0%} interval", "p")
     lines = [
-        f"# {_cell(report.title)}: {words.VERDICTS[report.decision.verdict].lower()}",
+        f"# {_cell(report.title)}: {wording.CONCLUSIONS[report.verdict.conclusion].lower()}",
         "",
-        *[f"- {_cell(reason)}" for reason in report.decision.reasons],
+        *[f"- {_cell(reason)}" for reason in report.verdict.reasons],
         "",
         _row(head),
         _row(("---", "---", "---:", "---:", "---:", "---:", "---:")),
         *[_row(row) for row in rows],
         "",
-        *[f"- {_cell(note)}" for note in words.notes(report)],
+        *[f"- {_cell(note)}" for note in wording.notes(report)],
         *_segments(report),
         *_ages(report),
         "",
         "## Checks",
         "",
-        *[f"- {_MARKS[c.status]} **{words.check_name(c.name)}** {_cell(c.sentence)}" for c in report.checks],
+        *[f"- {_MARKS[c.status]} **{wording.check_name(c.name)}** {_cell(c.sentence)}" for c in report.checks],
         "",
-        words.provenance(report),
+        wording.provenance(report),
         "",
         "<details><summary>SQL</summary>",
         "",
@@ -57,11 +57,11 @@ def _segments(report: Report) -> list[str]:
             part.segment,
             f"{part.n_control:,}",
             f"{part.n_treatment:,}",
-            words.lift(part.lift),
-            words.bounds(part.low, part.high),
-            words.p_value(part.p_adjusted),
+            wording.lift(part.lift),
+            wording.bounds(part.low, part.high),
+            wording.p_value(part.p_adjusted),
         )
-        for result in words.in_order(report)
+        for result in wording.by_role(report)
         for part in result.segments
     ]
     if not rows:
@@ -82,13 +82,13 @@ def _ages(report: Report) -> list[str]:
     rows = [
         (
             result.label,
-            words.age(part.start_days, part.end_days),
+            wording.age(part.start_days, part.end_days),
             f"{part.n_control:,}",
             f"{part.n_treatment:,}",
-            words.lift(part.lift),
-            words.bounds(part.low, part.high),
+            wording.lift(part.lift),
+            wording.bounds(part.low, part.high),
         )
-        for result in words.in_order(report)
+        for result in wording.by_role(report)
         for part in (result.ages if result.role == "goal" else ())
     ]
     if not rows:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from analysis.plan import Looks, Plan, PlannedDuration
-from analysis.render import words
+from analysis.render import wording
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -79,7 +79,7 @@ def _durations(plan: Plan) -> list[tuple[str, ...]]:
     return [
         ("Metric", *(f"{week.days} days ({week.units:,})" for week in _weeks(plan))),
         *(
-            (metric.name, *(words.DASH if d.smallest is None else words.lift(d.smallest) for d in metric.durations))
+            (metric.name, *(wording.DASH if d.smallest is None else wording.lift(d.smallest) for d in metric.durations))
             for metric in plan.metrics
         ),
     ]
@@ -101,8 +101,8 @@ def _looks(plan: Plan, design: Looks) -> list[tuple[str, ...]]:
                 str(number),
                 f"{look.share:.0%}",
                 f"{plan.units * look.share:,.0f}",
-                words.DASH if look.critical is None else f"{look.nominal:.2g}",
-                words.DASH if look.critical is None else f"{look.critical:.3f}",
+                wording.DASH if look.critical is None else f"{look.nominal:.2g}",
+                wording.DASH if look.critical is None else f"{look.critical:.3f}",
                 f"{look.spent:.2g}",
             )
             for number, look in enumerate(design.looks, 1)
@@ -112,7 +112,7 @@ def _looks(plan: Plan, design: Looks) -> list[tuple[str, ...]]:
 
 def _rows(plan: Plan) -> list[tuple[str, ...]]:
     lifts = [needed.lift for needed in plan.metrics[0].needed]
-    needed = [f"units for {words.lift(lift)}" for lift in lifts]
+    needed = [f"units for {wording.lift(lift)}" for lift in lifts]
     head = ("Metric", "Value", "Deviation", "CUPED", *needed, f"found with {plan.units:,}")
     return [
         head,
@@ -121,12 +121,14 @@ def _rows(plan: Plan) -> list[tuple[str, ...]]:
                 metric.name,
                 f"{metric.value:.4g}",
                 f"{metric.deviation:.4g}",
-                words.DASH if metric.variance_reduction is None else f"{words.MINUS}{metric.variance_reduction:.0%}",
+                wording.DASH
+                if metric.variance_reduction is None
+                else f"{wording.MINUS}{metric.variance_reduction:.0%}",
                 *(
-                    words.DASH if n.control is None or n.treatment is None else f"{n.control + n.treatment:,}"
+                    wording.DASH if n.control is None or n.treatment is None else f"{n.control + n.treatment:,}"
                     for n in metric.needed
                 ),
-                words.DASH if metric.smallest is None else words.lift(metric.smallest),
+                wording.DASH if metric.smallest is None else wording.lift(metric.smallest),
             )
             for metric in plan.metrics
         ),

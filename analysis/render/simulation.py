@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from analysis.render import words
-from analysis.simulation import Outcome, Simulation
+from analysis.render import wording
+from analysis.render.files import write_atomically
+from analysis.simulation import Simulation, TrialSummary
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -63,18 +64,18 @@ def summary(simulation: Simulation) -> str:
     )
 
 
-def _cells(outcome: Outcome) -> tuple[str, ...]:
+def _cells(outcome: TrialSummary) -> tuple[str, ...]:
     return (
         outcome.metric,
-        words.lift(outcome.lift) if outcome.lift else "nothing",
+        wording.lift(outcome.lift) if outcome.lift else "nothing",
         _counted(outcome.rejected, outcome.rejected_ci),
-        words.DASH
+        wording.DASH
         if outcome.rejected is None
         else f"{_share(outcome.rejected_below)} : {_share(outcome.rejected_above)}",
         _counted(outcome.covered, outcome.covered_ci),
-        words.DASH
+        wording.DASH
         if outcome.bias is None or outcome.error is None
-        else f"{words.lift(outcome.bias)} ± {2 * outcome.error:.2%}",
+        else f"{wording.lift(outcome.bias)} ± {2 * outcome.error:.2%}",
         _share(outcome.half_width),
     )
 
@@ -82,12 +83,12 @@ def _cells(outcome: Outcome) -> tuple[str, ...]:
 def _counted(share: float | None, interval: tuple[float, float] | None) -> str:
     """A share of the runs, with what their number leaves open."""
     if share is None or interval is None:
-        return words.DASH
+        return wording.DASH
     return f"{share:.1%} ({interval[0] * 100:.1f} to {interval[1] * 100:.1f})"
 
 
 def _share(value: float | None) -> str:
-    return words.DASH if value is None else f"{value:.1%}"
+    return wording.DASH if value is None else f"{value:.1%}"
 
 
 def write_picture(simulation: Simulation, path: Path) -> Path:
@@ -125,9 +126,5 @@ def write_picture(simulation: Simulation, path: Path) -> Path:
     left.legend(frameon=False, fontsize="small")
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)
-    aside = path.with_name(f".{path.name}.part")
-    try:
-        figure.savefig(aside, format=path.suffix.lstrip(".") or "svg", dpi=150)
-        return aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
+    form = path.suffix.lstrip(".") or "svg"
+    return write_atomically(path, lambda temporary: figure.savefig(temporary, format=form, dpi=150))

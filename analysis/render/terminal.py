@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from analysis.render import words
+from analysis.render import wording
 from analysis.results import Report
 
 if TYPE_CHECKING:
@@ -19,18 +19,18 @@ def to_terminal(report: Report) -> "RenderableType":
     from rich.text import Text
 
     verdict = Text.assemble(
-        (words.VERDICTS[report.decision.verdict], f"bold {_VERDICT_COLOURS[report.decision.verdict]}"),
+        (wording.CONCLUSIONS[report.verdict.conclusion], f"bold {_VERDICT_COLOURS[report.verdict.conclusion]}"),
         f"   {report.title}: {report.treatment} against {report.control}",
     )
-    reasons = [Text(f"  {reason}") for reason in report.decision.reasons]
+    reasons = [Text(f"  {reason}") for reason in report.verdict.reasons]
     checks = [
         Text.assemble(
-            (f"{_MARKS[check.status]} {words.check_name(check.name)}", _COLOURS[check.status]), f"  {check.sentence}"
+            (f"{_MARKS[check.status]} {wording.check_name(check.name)}", _COLOURS[check.status]), f"  {check.sentence}"
         )
         for check in report.checks
     ]
-    foot = Text(words.provenance(report), style="dim")
-    notes = [Text(f"  {note}", style="dim") for note in words.notes(report)]
+    foot = Text(wording.provenance(report), style="dim")
+    notes = [Text(f"  {note}", style="dim") for note in wording.notes(report)]
     return Group(verdict, *reasons, _table(report), *notes, *_segments(report), *_ages(report), *checks, foot)
 
 
@@ -47,16 +47,16 @@ def _segments(report: Report) -> "list[RenderableType]":
         table.add_column(Text(name), overflow="fold")
     for name in (report.control, report.treatment, "Lift", "Interval", "adjusted p"):
         table.add_column(Text(name), justify="right", overflow="fold")
-    for result in words.in_order(report):
+    for result in wording.by_role(report):
         for part in result.segments:
             table.add_row(
                 Text(result.label),
                 Text(part.segment),
                 f"{part.n_control:,}",
                 f"{part.n_treatment:,}",
-                words.lift(part.lift),
-                words.bounds(part.low, part.high),
-                words.p_value(part.p_adjusted),
+                wording.lift(part.lift),
+                wording.bounds(part.low, part.high),
+                wording.p_value(part.p_adjusted),
             )
     return [table]
 
@@ -67,7 +67,7 @@ def _ages(report: Report) -> "list[RenderableType]":
     from rich.table import Table
     from rich.text import Text
 
-    goals = [result for result in words.in_order(report) if result.role == "goal"]
+    goals = [result for result in wording.by_role(report) if result.role == "goal"]
     if not any(result.ages for result in goals):
         return []
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
@@ -79,11 +79,11 @@ def _ages(report: Report) -> "list[RenderableType]":
         for part in result.ages:
             table.add_row(
                 Text(result.label),
-                words.age(part.start_days, part.end_days),
+                wording.age(part.start_days, part.end_days),
                 f"{part.n_control:,}",
                 f"{part.n_treatment:,}",
-                words.lift(part.lift),
-                words.bounds(part.low, part.high),
+                wording.lift(part.lift),
+                wording.bounds(part.low, part.high),
             )
     return [table]
 
@@ -97,15 +97,15 @@ def _table(report: Report) -> "RenderableType":
     table.add_column("Metric", overflow="fold")
     for name in (report.control, report.treatment, "Lift", f"{1 - report.alpha:.0%} interval", "p"):
         table.add_column(Text(name), justify="right", overflow="fold")
-    for result in words.in_order(report):
-        colour = _COLOURS[words.effect(result, report)]
+    for result in wording.by_role(report):
+        colour = _COLOURS[wording.effect(result, report)]
         marks = ([result.role] if result.role != "secondary" else []) + ["CUPED"] * ("cuped" in result.method)
         table.add_row(
             Text.assemble(result.label, (f"  {' · '.join(marks)}", "dim")),
-            words.quantity(result.control, result.unit, report.data.currency),
-            words.quantity(result.treatment, result.unit, report.data.currency),
-            Text(words.lift(result.lift), style=colour),
-            words.interval(result),
-            words.p_values(result).replace(" (adjusted", "\n(adj."),
+            wording.quantity(result.control, result.unit, report.data.currency),
+            wording.quantity(result.treatment, result.unit, report.data.currency),
+            Text(wording.lift(result.lift), style=colour),
+            wording.interval(result),
+            wording.p_values(result).replace(" (adjusted", "\n(adj."),
         )
     return table

@@ -1,144 +1,55 @@
-"""The source that reads an experiment's own tables, on any SQLAlchemy engine.
-
-All times are BIGINT microseconds since the Unix epoch, UTC.
-
-    first_exposure(experiment, unit_id, arm, first_time)      arm is '__multiple__' once a unit was seen in two arms
-    first_exposure_attribute(experiment, unit_id, name, value) what was recorded of a unit then, as text
-    exposure(experiment, config_version, ...)                 read only for the versions that were live
-    event(kind, unit_id, event_time, ingested_at, ...)        impression | click | save | add_to_cart
-    order_event(kind, order_id, unit_id, event_time, amount_minor, currency, ingested_at, ...)
-                                                              signed ledger: placed > 0; cancelled, refunded,
-                                                              charged_back < 0
-
-What counts for a unit first exposed at f, with attribution window W (or a metric's own, from a to b) and pre-period P:
-    in the window      f <= t < f + W, or f + a <= t < f + b
-    covariates (_pre)  f - P <= t < f, strictly before exposure
-    an order counts where it was *placed*; its net amount is the sum of its ledger within the same window, so that the
-    refund of an older order never makes an arm poorer.
-"""
+"""The source that reads an experiment's own tables, on any SQLAlchemy engine."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import (
-    BigInteger,
-    ColumnElement,
-    Double,
-    Engine,
-    FromClause,
-    Integer,
-    Select,
-    String,
-    and_,
-    case,
-    cast,
-    column,
-    func,
-    literal,
-    null,
-    select,
-    table,
-    union_all,
-)
+from sqlalchemy import Connection, Engine, Select, case, func, select, union_all
 from sqlalchemy.exc import SQLAlchemyError
 
 from analysis.aggregates import Cell, Needs
-from analysis.columns import Column, Limits, Window
+from analysis.columns import Column, Limits
 from analysis.currencies import Rates
-from analysis.errors import (
-    ArmError,
-    DataError,
-    MetricError,
-    MissingColumnError,
-    MissingRateError,
-    MixedCurrenciesError,
-    SourceError,
-)
-from analysis.query import Layout, aggregate_select, filter_clause, floor_to, label, read_cells, sql_text
-from analysis.sources.base import (
-    Collected,
-    Facts,
-    Late,
-    Refunds,
-    find_limits,
-    find_ranks,
-    find_tables,
-    look_twice,
-    moment,
-    snapshot,
-)
+from analysis.errors import ArmError, DataError, MissingRateError, MixedCurrenciesError, SourceError
+from analysis.query import aggregate_select, read_cells, sql_text
+from analysis.sources.base import Collected, Facts, Late, Refunds
+from analysis.sources.collection import accurate_aggregates, find_limits, find_ranks, find_tables, snapshot
+from analysis.sources.experiment_query import ExperimentQuery, check_quantity
+from analysis.sources.experiment_schema import MULTIPLE, event, exposure, first_exposure, order_event
+from analysis.times import microseconds, since_epoch, to_datetime
 
-MULTIPLE = "__multiple__"
-KINDS = {
-    "impressions": ("impression",),
-    "clicks": ("click",),
-    "saves": ("save",),
-    "add_to_carts": ("add_to_cart",),
-    "events": ("impression", "click", "save", "add_to_cart"),
-}
-LEDGER = ("gmv_net", "gmv_gross", "orders")
-ATTRIBUTE = "attribute."
-COLUMNS = tuple(name + suffix for name in (*KINDS, *LEDGER) for suffix in ("", "_pre"))
-FILTERS = ("surface", "query", "product_id")  # what events can be told apart by
-
-# Widths of a time cell. The finest is taken that cuts the enrolment into no more than MOST_BUCKETS.
+# Widths of an interval of time. The finest is used that divides the enrolment into at most MOST_BUCKETS intervals.
 BUCKETS = tuple(timedelta(minutes=m) for m in (1, 5, 15, 60, 6 * 60, 24 * 60, 7 * 24 * 60))
 MOST_BUCKETS = 48
 
 LATE = timedelta(days=1)
-UNKNOWN = "unknown"  # the segment of units that the table of segments does not know
-
-first_exposure = table(
-    "first_exposure",
-    column("experiment", String),
-    column("unit_id", String),
-    column("arm", String),
-    column("first_time", BigInteger),
-)
-first_exposure_attribute = table(
-    "first_exposure_attribute",
-    column("experiment", String),
-    column("unit_id", String),
-    column("name", String),
-    column("value", String),
-)
-exposure = table("exposure", column("experiment", String), column("config_version", Integer))
-event = table(
-    "event",
-    column("kind", String),
-    column("unit_id", String),
-    column("event_time", BigInteger),
-    column("ingested_at", BigInteger),
-    *(column(name, String) for name in FILTERS),
-)
-order_event = table(
-    "order_event",
-    column("kind", String),
-    column("order_id", String),
-    column("unit_id", String),
-    column("event_time", BigInteger),
-    column("amount_minor", BigInteger),
-    column("currency", String),
-    column("ingested_at", BigInteger),
-)
 
 
 @dataclass(frozen=True)
 class ExperimentTables:
-    """Aggregates of one experiment. Its columns are `COLUMNS`: impressions, clicks, saves, add_to_carts, events (all of
-    these), orders, gmv_net and gmv_gross (minor units), and each with the suffix `_pre` for the time before exposure;
-    `attribute.age` is the number (or 1 and 0 of true and false) that was recorded at first exposure, 0 where none was.
+    """Aggregates of one experiment.
 
-    as_of: the data cut-off; later rows are not read. By default the newest row there is.
-    complete_windows_only: leave units out whose window had not ended at the cut-off. Otherwise they are in, and
-    counted as immature.
-    rates: the table to convert orders in several currencies with; without it they are refused.
-    segments: (table, column) of a table with a row per unit_id, for one segment per unit known before exposure; or the
-    name of an attribute that was recorded at first exposure.
-    late_after: an event that takes longer than this to arrive is late. None when all were loaded afterwards (backfill,
-    simulation): then nobody can tell.
+    Metrics can name these columns: impressions, clicks, saves, add_to_carts, events (all of these), orders, gmv_net and
+    gmv_gross (in minor units), and each of them with the suffix `_pre` for the time before exposure. `attribute.age` is
+    a number recorded at first exposure (1 and 0 for true and false), and 0 where none was recorded.
+
+    Attributes:
+        engine: Engine of the database.
+        experiment: Key of the experiment.
+        window: Attribution window since first exposure.
+        pre_period: Time before first exposure that covariates cover.
+        as_of: Data cut-off; later rows are not read. None means the newest row.
+        complete_windows_only: Leave out units whose window had not ended at the cut-off. Otherwise they are counted,
+            and a check reports how many there are.
+        rates: Rates to convert orders in several currencies. Without them, several currencies are refused.
+        segments: Table and column of the segments, with one row per unit_id, known before exposure; or the name of an
+            attribute recorded at first exposure.
+        late_after: An event that takes longer than this to arrive is late. None where all events were loaded later
+            (backfill, simulation), so that lateness is unknown.
+
+    Raises:
+        DataError: `window` or `pre_period` is not above 0, or `as_of` has no time zone.
     """
 
     engine: Engine
@@ -154,15 +65,23 @@ class ExperimentTables:
     def __post_init__(self) -> None:
         for name, value in (("window", self.window), ("pre_period", self.pre_period)):
             if value <= timedelta(0):
-                raise DataError(f"{name} is {value}, and must be longer than nothing.")
+                raise DataError(f"{name} is {value}, and must be longer than 0.")
         if self.as_of is not None and self.as_of.tzinfo is None:
             raise DataError(f"as_of is {self.as_of}, without a time zone. Give an aware time, e.g. with tzinfo=UTC.")
 
     def collect(self, needs: Needs) -> Collected:
-        """Aggregates of the experiment's units. ArmError if it has none; MixedCurrenciesError; SourceError."""
+        """Return the aggregates that the metrics need, and facts about the data.
+
+        Raises:
+            ArmError: The experiment has no exposures.
+            MetricError: A metric names a filter or window that its column cannot have.
+            MissingColumnError: A metric names a column that the tables do not have.
+            MixedCurrenciesError: Amounts are in several currencies without rates for all of them.
+            SourceError: The tables cannot be read.
+        """
         needs |= Needs(frozenset(needs.quantities))
         for quantity in needs.quantities:
-            _check_quantity(quantity)
+            check_quantity(quantity)
         try:
             with snapshot(self.engine) as connection:
                 return self._collect(connection, needs)
@@ -178,89 +97,105 @@ class ExperimentTables:
         shifts: Mapping[Column, float] | None = None,
         limits: Mapping[Column, Limits] | None = None,
     ) -> Select[Any]:
-        """The aggregate query as SQLAlchemy Core, for any dialect. cut_off: microseconds."""
-        layout = self._layout(needs, cut_off)
-        return aggregate_select(self._per_unit(needs, cut_off, bucket), layout, shifts or {}, limits)
+        """Return the aggregate query, for any dialect.
 
-    def _collect(self, connection: Any, needs: Needs) -> Collected:
-        arms = self._arms(connection)
-        cut_off = self._cut_off(connection)
-        start = min(first for first, _ in arms.values())
-        bucket = _bucket(max(last for _, last in arms.values()) - start)
-        layout = self._layout(needs, cut_off)
+        Args:
+            needs: What the metrics need.
+            cut_off: Data cut-off, in microseconds since the epoch.
+            bucket: Width of the intervals of time that units are grouped by.
+            shifts: Shift of each column.
+            limits: Limits of each capped column.
+        """
+        return self._query(needs, cut_off, bucket).statement(shifts, limits)
+
+    def _query(self, needs: Needs, cut_off: int, bucket: timedelta) -> ExperimentQuery:
+        return ExperimentQuery(
+            experiment=self.experiment,
+            needs=needs,
+            cut_off=cut_off,
+            bucket=bucket,
+            window=self.window,
+            pre_period=self.pre_period,
+            complete_windows_only=self.complete_windows_only,
+            rates=self.rates,
+            segments=self.segments,
+        )
+
+    def _collect(self, connection: Connection, needs: Needs) -> Collected:
+        first, last = self._enrolment(connection)
+        query = self._query(needs, self._cut_off(connection), bucket_for(last - first))
+        units, layout = query.per_unit(), query.layout()
         statements: list[str] = []
+        lookups: list[str] = []
         extras: list[dict[str, Any]] = []
 
         def execute(statement: Select[Any]) -> Sequence[Sequence[Any]]:
-            return connection.execute(statement).all()  # type: ignore[no-any-return]
+            lookups.append(sql_text(statement, self.engine.dialect))
+            return connection.execute(statement).all()
 
-        def look(statement: Select[Any]) -> Sequence[Sequence[Any]]:
-            looked.append(sql_text(statement, self.engine.dialect))
-            return execute(statement)
+        limits = find_limits(execute, units, needs)
 
-        per_unit, looked = self._per_unit(needs, cut_off, bucket), list[str]()
-        limits = find_limits(look, per_unit, needs)
-
-        def query(shifts: Mapping[Column, float]) -> list[Cell]:
-            statement = aggregate_select(per_unit, layout, shifts, limits)
+        def run(shifts: Mapping[Column, float]) -> list[Cell]:
+            statement = aggregate_select(units, layout, shifts, limits)
             statements[:] = [sql_text(statement, self.engine.dialect)]
-            cells, extras[:] = read_cells(execute(statement), layout)
+            cells, extras[:] = read_cells(connection.execute(statement).all(), layout)
             return cells
 
-        aggregates = look_twice(query)
+        aggregates = accurate_aggregates(run)
         currencies = {row[key] for row in extras for key in ("currency_first", "currency_last") if row.get(key)}
-        self._refuse_mixed(connection, currencies, needs, cut_off)
-        ranked = find_ranks(look, per_unit, needs, {arm: aggregates.count(arm) for arm in aggregates.arms})
-        tables = find_tables(look, per_unit, needs, limits)
+        self._refuse_mixed_currencies(connection, currencies, query)
+        ranked = find_ranks(execute, units, needs, {arm: aggregates.count(arm) for arm in aggregates.arms})
+        tables = find_tables(execute, units, needs, limits)
         facts = Facts(
             source=f"Experiment {self.experiment}",
-            sql=(*statements, *looked),
+            sql=(*statements, *lookups),
             multiple_arms=self._count_multiple(connection),
             immature=sum(int(row["immature"]) for row in extras),
-            window=self._longest(needs),
+            window=query.longest_window,
             pre_period=self.pre_period,
-            bucket=bucket,
-            cut_off=moment(cut_off),
+            bucket=query.bucket,
+            cut_off=to_datetime(query.cut_off),
             currency=self.rates.base if self.rates and currencies else next(iter(currencies), None),
             rates=self.rates if currencies else None,
             config_versions=self._versions(connection),
-            late=self._late(connection, start, cut_off, self.late_after) if self.late_after else None,
-            refunds=self._refunds(connection, needs, cut_off),
+            late=_late(connection, first, query.cut_off, self.late_after) if self.late_after else None,
+            refunds=_refunds(connection, query),
             segment=self.segments[1] if isinstance(self.segments, tuple) else self.segments,
         )
         return Collected(replace(aggregates, limits=limits, ranked=ranked, tables=tables), facts)
 
-    def _refuse_mixed(self, connection: Any, found: set[str], needs: Needs, cut_off: int) -> None:
-        """Several currencies need rates, and rates have to know them all."""
-        if self.rates is None and len(found) > 1:
-            raise MixedCurrenciesError(self._currencies(connection, needs, cut_off))
-        if self.rates is not None and found:
-            known = set(self.rates.currencies)
-            unknown = set(self._currencies(connection, needs, cut_off)) - known
-            if unknown:
-                raise MissingRateError(unknown, known)
+    def _refuse_mixed_currencies(self, connection: Connection, currencies: set[str], query: ExperimentQuery) -> None:
+        """Refuse several currencies without rates, and a currency that the rates do not contain."""
+        if self.rates is None and len(currencies) > 1:
+            raise MixedCurrenciesError(connection.scalars(query.currencies()))
+        if self.rates is not None and currencies:
+            missing = set(connection.scalars(query.currencies())) - set(self.rates.currencies)
+            if missing:
+                raise MissingRateError(missing, self.rates.currencies)
 
-    def _arms(self, connection: Any) -> dict[str, tuple[int, int]]:
-        """First and last time of first exposure, by arm."""
+    def _enrolment(self, connection: Connection) -> tuple[int, int]:
+        """Return the times of the first and the last first exposure."""
         t = first_exposure.c
-        rows = connection.execute(
-            select(t.arm, func.min(t.first_time), func.max(t.first_time))
-            .where(t.experiment == self.experiment, t.arm != MULTIPLE)
-            .group_by(t.arm)
-        ).all()
-        if not rows:
-            known = sorted(connection.scalars(select(t.experiment).distinct().limit(20)))
-            there = f"There are: {', '.join(known)}." if known else "No experiment has any yet."
-            raise ArmError(f"Experiment {self.experiment!r} has no exposures. {there}")
-        return {row[0]: (int(row[1]), int(row[2])) for row in rows}
+        first, last = connection.execute(
+            select(func.min(t.first_time), func.max(t.first_time)).where(
+                t.experiment == self.experiment, t.arm != MULTIPLE
+            )
+        ).one()
+        if first is None:
+            names = sorted(connection.scalars(select(t.experiment).distinct().limit(20)))
+            hint = f"There are: {', '.join(names)}." if names else "No experiment has any yet."
+            raise ArmError(f"Experiment {self.experiment!r} has no exposures. {hint}")
+        return int(first), int(last)
 
-    def _count_multiple(self, connection: Any) -> int:
+    def _count_multiple(self, connection: Connection) -> int:
         t = first_exposure.c
-        return int(connection.scalar(select(func.count()).where(t.experiment == self.experiment, t.arm == MULTIPLE)))
+        counted = select(func.count()).where(t.experiment == self.experiment, t.arm == MULTIPLE)
+        return int(connection.scalar(counted) or 0)
 
-    def _cut_off(self, connection: Any) -> int:
+    def _cut_off(self, connection: Connection) -> int:
+        """Return the data cut-off: the given one, or the time of the newest row."""
         if self.as_of is not None:
-            return _microseconds(self.as_of - moment(0))
+            return since_epoch(self.as_of)
         newest = union_all(
             select(func.max(first_exposure.c.first_time).label("t")).where(
                 first_exposure.c.experiment == self.experiment
@@ -270,246 +205,33 @@ class ExperimentTables:
         ).subquery()
         return int(connection.scalar(select(func.max(newest.c.t))))
 
-    def _versions(self, connection: Any) -> tuple[int, ...]:
+    def _versions(self, connection: Connection) -> tuple[int, ...]:
         c = exposure.c
-        return tuple(
-            sorted(connection.scalars(select(c.config_version).distinct().where(c.experiment == self.experiment)))
-        )
-
-    def _currencies(self, connection: Any, needs: Needs, cut_off: int) -> list[str]:
-        """All currencies of orders that count, in the window or before."""
-        units = self._units(needs, cut_off)
-        wanted = [q for q in needs.quantities if q.name.removesuffix("_pre") in LEDGER]
-        joined = units.join(order_event, self._reach(units, order_event, wanted, cut_off))
-        return list(connection.scalars(select(order_event.c.currency).distinct().select_from(joined)))
-
-    def _late(self, connection: Any, start: int, cut_off: int, threshold: timedelta) -> Late:
-        """Events and orders since the first exposure that took longer than the threshold to arrive."""
-        rows, late = 0, 0
-        for source in (event, order_event):
-            delayed = source.c.ingested_at - source.c.event_time > _microseconds(threshold)
-            counts = select(func.count(), func.sum(case((delayed, 1), else_=0))).select_from(source)
-            counted = counts.where(source.c.event_time >= start, source.c.event_time <= cut_off)
-            found = connection.execute(counted).one()
-            rows, late = rows + int(found[0]), late + int(found[1] or 0)
-        return Late(late, rows, threshold)
-
-    def _refunds(self, connection: Any, needs: Needs, cut_off: int) -> Refunds | None:
-        """What was taken back of the orders placed in the window: inside the window, and after its end."""
-        if not any(q.name == "gmv_net" for q in needs.quantities):
-            return None
-        units, back = self._units(needs, cut_off), order_event.alias("back")
-        end = units.c.first_time + _microseconds(self.window)
-        placed = (
-            select(units.c.first_time, order_event.c.order_id)
-            .select_from(units.join(order_event, order_event.c.unit_id == units.c.unit_id))
-            .where(
-                order_event.c.kind == "placed",
-                order_event.c.event_time >= units.c.first_time,
-                order_event.c.event_time < end,
-            )
-            .distinct()
-            .cte("counted_orders")
-        )
-        end = placed.c.first_time + _microseconds(self.window)
-        amount = -self._amount(back)
-        statement = (
-            select(
-                func.sum(case((back.c.event_time < end, amount), else_=0)),
-                func.sum(case((back.c.event_time >= end, amount), else_=0)),
-            )
-            .select_from(placed.join(back, back.c.order_id == placed.c.order_id))
-            .where(back.c.kind != "placed", back.c.event_time <= cut_off)
-        )
-        counted, after = connection.execute(statement).one()
-        return Refunds(float(counted or 0), float(after or 0))
-
-    def _amount(self, rows: Any) -> ColumnElement[Any]:
-        """Minor units, in the base currency if there are rates."""
-        if self.rates is None:
-            amount: ColumnElement[Any] = rows.c.amount_minor
-            return amount
-        rates = self.rates
-        factor = case(*((rows.c.currency == name, rates.factor(name)) for name in rates.currencies), else_=0.0)
-        return cast(rows.c.amount_minor, Double) * cast(factor, Double)
-
-    def _layout(self, needs: Needs, cut_off: int) -> Layout:
-        last_complete = cut_off - _microseconds(self._longest(needs))
-        extras: dict[str, ColumnElement[Any]] = {
-            "immature": func.sum(case((column("first_time", BigInteger) > last_complete, 1), else_=0))
-        }
-        passed = ["first_time"]
-        if any(q.name.removesuffix("_pre") in LEDGER for q in needs.quantities):
-            passed += ["currency_first", "currency_last"]
-            extras["currency_first"] = func.min(column("currency_first"))
-            extras["currency_last"] = func.max(column("currency_last"))
-        keys = ("arm", "day", "segment") if self.segments else ("arm", "day")
-        return Layout.of(needs, keys=keys, extras=extras, passed=tuple(passed))
-
-    def _longest(self, needs: Needs) -> timedelta:
-        return max([self.window, *(q.window.end for q in needs.quantities if q.window)])
-
-    def _units(self, needs: Needs, cut_off: int) -> FromClause:
-        """The units of the report: seen in one arm only, exposed before the cut-off."""
-        t = first_exposure.c
-        latest = cut_off - _microseconds(self._longest(needs)) if self.complete_windows_only else cut_off
-        columns: list[ColumnElement[Any]] = [t.unit_id, t.arm, t.first_time]
-        joined: FromClause = first_exposure
-        if isinstance(self.segments, str):
-            recorded = self._recorded(self.segments)
-            joined = joined.outerjoin(recorded, recorded.c.unit_id == t.unit_id)
-            columns.append(func.coalesce(recorded.c.value, UNKNOWN).label("segment"))
-        elif self.segments:
-            name, segment = self.segments
-            attributes = table(name, column("unit_id", String), column(segment))
-            joined = joined.outerjoin(attributes, attributes.c.unit_id == t.unit_id)
-            columns.append(func.coalesce(cast(attributes.c[segment], String), UNKNOWN).label("segment"))
-        return (
-            select(*columns)
-            .select_from(joined)
-            .where(t.experiment == self.experiment, t.arm != MULTIPLE, t.first_time <= latest)
-            .cte("units")
-        )
-
-    def _recorded(self, name: str) -> FromClause:
-        """Units and their value of an attribute, as it was at first exposure."""
-        t = first_exposure_attribute.c
-        chosen = select(t.unit_id, t.value).where(t.experiment == self.experiment, t.name == name)
-        return chosen.subquery()
-
-    def _per_unit(self, needs: Needs, cut_off: int, bucket: timedelta) -> FromClause:
-        """One row per unit: arm, day and, by `label`, the quantities that are needed, 0 where nothing happened."""
-        units = self._units(needs, cut_off)
-        joined: FromClause = units
-        columns: list[ColumnElement[Any]] = [
-            units.c.arm,
-            floor_to(units.c.first_time, _microseconds(bucket)).label("day"),
-            units.c.first_time,
-        ]
-        if self.segments:
-            columns.append(units.c.segment)
-        for group, build in ((tuple(KINDS), self._engagement), (LEDGER, self._ledger)):
-            wanted = [q for q in needs.quantities if q.name.removesuffix("_pre") in group]
-            if not wanted:
-                continue
-            part = build(units, wanted, cut_off)
-            joined = joined.outerjoin(part, part.c.unit_id == units.c.unit_id)
-            columns += [func.coalesce(part.c[label(q)], 0).label(label(q)) for q in wanted]
-            columns += [part.c[name] for name in ("currency_first", "currency_last") if name in part.c]
-        for quantity in needs.quantities:
-            if quantity.name.startswith(ATTRIBUTE):
-                recorded = self._recorded(quantity.name.removeprefix(ATTRIBUTE))
-                joined = joined.outerjoin(recorded, recorded.c.unit_id == units.c.unit_id)
-                columns.append(_number(recorded.c.value).label(label(quantity)))
-        return select(*columns).select_from(joined).cte("per_unit")
-
-    def _reach(
-        self, units: FromClause, rows: FromClause, quantities: Sequence[Column], cut_off: int
-    ) -> ColumnElement[bool]:
-        """The join of a unit with its rows, from the pre-period (if it is asked for) to the end of the last window."""
-        before = _microseconds(self.pre_period) if any(q.name.endswith("_pre") for q in quantities) else 0
-        end = max((self._window(q).end for q in quantities if not q.name.endswith("_pre")), default=timedelta(0))
-        first, time = units.c.first_time, rows.c.event_time
-        return and_(
-            rows.c.unit_id == units.c.unit_id,
-            time >= (first - before if before else first),
-            time < first + _microseconds(end),
-            time <= cut_off,
-        )
-
-    def _window(self, quantity: Column) -> Window:
-        return quantity.window or Window(timedelta(0), self.window)
-
-    def _engagement(self, units: FromClause, quantities: Sequence[Column], cut_off: int) -> FromClause:
-        first, time = units.c.first_time, event.c.event_time
-        counts = []
-        for quantity in quantities:
-            kinds = KINDS[quantity.name.removesuffix("_pre")]
-            kind = event.c.kind == kinds[0] if len(kinds) == 1 else event.c.kind.in_(kinds)
-            conditions = [kind, *([filter_clause(quantity.where, event.c)] if quantity.where else [])]
-            conditions += [time < first] if quantity.name.endswith("_pre") else self._within(quantity, time, first)
-            counts.append(func.sum(case((and_(*conditions), 1), else_=0)).label(label(quantity)))
-        joined = units.join(event, self._reach(units, event, quantities, cut_off))
-        return select(units.c.unit_id, *counts).select_from(joined).group_by(units.c.unit_id).cte("engagement")
-
-    def _within(self, quantity: Column, time: ColumnElement[Any], first: ColumnElement[Any]) -> list[Any]:
-        window = self._window(quantity)
-        start = first + _microseconds(window.start) if window.start else first
-        return [time >= start, time < first + _microseconds(window.end)]
-
-    def _ledger(self, units: FromClause, quantities: Sequence[Column], cut_off: int) -> FromClause:
-        """Per unit from per order: an order belongs to a window or to the pre-period by when it was placed."""
-        first, time, rows = units.c.first_time, order_event.c.event_time, order_event.c
-        placed, amount = rows.kind == "placed", self._amount(order_event)
-        counted: list[ColumnElement[Any]] = [func.min(case((placed, time), else_=null())).label("placed_at")]
-        for quantity in quantities:
-            name = quantity.name.removesuffix("_pre")
-            when = [time < first] if quantity.name.endswith("_pre") else self._within(quantity, time, first)
-            if name != "orders":
-                summed = [*when, placed] if name == "gmv_gross" else when
-                counted.append(func.sum(case((and_(*summed), amount), else_=0)).label(label(quantity)))
-        joined = units.join(order_event, self._reach(units, order_event, quantities, cut_off))
-        per_order = (
-            select(
-                units.c.unit_id,
-                units.c.first_time,
-                *counted,
-                func.min(rows.currency).label("currency_first"),
-                func.max(rows.currency).label("currency_last"),
-            )
-            .select_from(joined)
-            .group_by(units.c.unit_id, units.c.first_time, rows.order_id)
-            .cte("per_order")
-        )
-        o = per_order.c
-        sums = []
-        for quantity in quantities:
-            pre = quantity.name.endswith("_pre")
-            belongs = [o.placed_at < o.first_time] if pre else self._within(quantity, o.placed_at, o.first_time)
-            value = literal(1) if quantity.name.removesuffix("_pre") == "orders" else o[label(quantity)]
-            sums.append(func.sum(case((and_(*belongs), value), else_=0)).label(label(quantity)))
-        return (
-            select(
-                o.unit_id,
-                *sums,
-                func.min(o.currency_first).label("currency_first"),
-                func.max(o.currency_last).label("currency_last"),
-            )
-            .group_by(o.unit_id)
-            .cte("ledger")
-        )
+        versions = select(c.config_version).distinct().where(c.experiment == self.experiment)
+        return tuple(sorted(connection.scalars(versions)))
 
 
-def _check_quantity(quantity: Column) -> None:
-    """A column that the tables have, filtered by what events have. MissingColumnError, MetricError."""
-    if quantity.name.startswith(ATTRIBUTE):
-        if quantity.window or quantity.where:
-            raise MetricError(f"{quantity}: an attribute has no window and no events to filter.")
-        return
-    if quantity.name not in COLUMNS:
-        raise MissingColumnError(quantity.name, COLUMNS, "The experiment's tables")
-    if quantity.window and quantity.name.endswith("_pre"):
-        raise MetricError(f"{quantity} has a window after exposure, and {quantity.name} counts what was before it.")
-    if quantity.where and quantity.name.removesuffix("_pre") in LEDGER:
-        raise MetricError(f"{quantity}: orders cannot be filtered, as nothing says which event led to them.")
-    for given in quantity.where:
-        if given.column not in FILTERS:
-            raise MissingColumnError(given.column, FILTERS, "An event")
+def bucket_for(span: int) -> timedelta:
+    """Return the width of the intervals of time for an enrolment that took `span` microseconds."""
+    return next((width for width in BUCKETS if span <= MOST_BUCKETS * microseconds(width)), BUCKETS[-1])
 
 
-def _number(text: ColumnElement[str]) -> ColumnElement[float]:
-    """A recorded value as a number; 0 where nothing was recorded."""
-    words = [(text == "true", literal(1.0)), (text == "false", literal(0.0)), (text.is_(None), literal(0.0))]
-    return case(*words, else_=cast(text, Double))
+def _late(connection: Connection, start: int, cut_off: int, threshold: timedelta) -> Late:
+    """Count the events and orders since the first exposure, and those that took longer than the threshold to arrive."""
+    rows, late = 0, 0
+    for source in (event, order_event):
+        delayed = source.c.ingested_at - source.c.event_time > microseconds(threshold)
+        counts = select(func.count(), func.sum(case((delayed, 1), else_=0))).select_from(source)
+        counted, delayed_rows = connection.execute(
+            counts.where(source.c.event_time >= start, source.c.event_time <= cut_off)
+        ).one()
+        rows, late = rows + int(counted), late + int(delayed_rows or 0)
+    return Late(late, rows, threshold)
 
 
-def _microseconds(span: timedelta) -> int:
-    return span // timedelta(microseconds=1)
-
-
-def _bucket(span: int) -> timedelta:
-    """Width of a time cell for an enrolment that took `span` microseconds."""
-    return next(
-        (width for width in BUCKETS if span <= MOST_BUCKETS * _microseconds(width)),
-        BUCKETS[-1],
-    )
+def _refunds(connection: Connection, query: ExperimentQuery) -> Refunds | None:
+    """Sum the refunds inside and after the window; None where no metric uses net GMV."""
+    if not any(quantity.name == "gmv_net" for quantity in query.needs.quantities):
+        return None
+    counted, after = connection.execute(query.refunds()).one()
+    return Refunds(float(counted or 0), float(after or 0))

@@ -15,7 +15,8 @@ from sqlalchemy.sql import compiler
 from analysis.aggregates import Needs
 from analysis.errors import SourceError
 from analysis.query import sql_text
-from analysis.sources.user_rows import Extremes, Kind, UserRows
+from analysis.sources.session import Extremes, Kind
+from analysis.sources.user_rows import UserRows
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame

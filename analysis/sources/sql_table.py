@@ -12,8 +12,9 @@ from sqlalchemy.exc import NoSuchTableError, SQLAlchemyError
 from analysis.aggregates import Needs
 from analysis.errors import SourceError
 from analysis.query import sql_text
-from analysis.sources.base import snapshot
-from analysis.sources.user_rows import Extremes, Kind, UserRows
+from analysis.sources.collection import snapshot
+from analysis.sources.session import Extremes, Kind
+from analysis.sources.user_rows import UserRows
 from analysis.sources.user_table import duckdb_types
 
 

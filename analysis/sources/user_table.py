@@ -13,7 +13,8 @@ from sqlalchemy import column as sql_column
 from analysis.aggregates import Needs
 from analysis.errors import DataError, MissingColumnError, SourceError
 from analysis.query import sql_text
-from analysis.sources.user_rows import Extremes, Kind, UserRows
+from analysis.sources.session import Extremes, Kind
+from analysis.sources.user_rows import UserRows
 
 if TYPE_CHECKING:
     import duckdb

@@ -7,10 +7,10 @@ from numpy.typing import NDArray
 
 from analysis.adjustment import cuped, post_stratify
 from analysis.aggregates import Moments
-from analysis.arrays import sample_moments
 from analysis.errors import ArmError
 from analysis.inference import Effect, compare
 from analysis.metrics import Mean, Metric, Ratio
+from analysis.sample_moments import sample_moments
 
 Array = NDArray[np.float64]
 Columns = dict[str, Array]

@@ -124,10 +124,10 @@ def late(days: int) -> Callable[[], Report]:
 CHECKS: dict[str, tuple[Callable[[], Report], str, str, str]] = {
     "an arm without users": (
         lambda: report(users()[lambda u: u.variant == "control"], split={"control": 1, "treatment": 1}),
-        "sample_ratio", "fail", "No units in treatment"),
+        "sample_ratio", "fail", "names treatment, but the data has no units"),
     "an arm that nobody planned": (
         lambda: report(changed("variant", "other", slice(0, 50)), split={"control": 1, "treatment": 1}),
-        "sample_ratio", "fail", "Units in other, which the expected split does not name"),
+        "sample_ratio", "fail", "units in other, but the expected split does not name it"),
     "no variance": (lambda: report(users().assign(gmv=5.0)), "variance", "fail", "gmv"),
     "all zeros": (lambda: report(users().assign(gmv=0.0)), "variance", "fail", "every unit has the same value"),
     "negative counts": (
@@ -135,17 +135,17 @@ CHECKS: dict[str, tuple[Callable[[], Report], str, str, str]] = {
     "clicks above impressions": (
         lambda: report(changed("clicks", 99, slice(0, 8))), "impossible_values", "fail",
         "clicks above views in 9 units"),
-    "a covariate after exposure": (late(1), "covariates_before_exposure", "fail", "of 600 units reach beyond"),
+    "a covariate after exposure": (late(1), "covariates_before_exposure", "fail", "of 600 units extend beyond"),
     "a covariate until exposure": (late(0), "covariates_before_exposure", "ok", "end before first exposure"),
     "a covariate that was measured with the metric": (
         lambda: report(users().assign(pre=lambda u: 2 * u.gmv), Mean(name="gmv", column="gmv", covariate="pre")),
-        "covariates_before_exposure", "warn", "Was it measured before exposure"),
+        "covariates_before_exposure", "warn", "Check that it was measured before exposure"),
     "users in two arms": (
         lambda: report(
             pd.concat([users(), users().iloc[:20].assign(variant=["treatment", "control"] * 10)]), unit="id"),
         "units_in_several_arms", "warn", "20 of 600 units"),
     "one buyer with everything": (
-        lambda: report(users().assign(gmv=[1e6] + [0.0] * 599)), "few_buyers", "warn", "least: 0"),
+        lambda: report(users().assign(gmv=[1e6] + [0.0] * 599)), "few_buyers", "warn", "smallest: 0"),
 }  # fmt: skip
 
 
@@ -156,7 +156,7 @@ def test_bad_input_is_a_check_that_names_it_and_no_number_is_nan(name: str) -> N
     found = made.check(check)
     assert found.status == status
     assert sentence in found.sentence
-    assert (made.decision.verdict == "cannot trust") == any(c.status == "fail" for c in made.checks)
+    assert (made.verdict.conclusion == "cannot trust") == any(c.status == "fail" for c in made.checks)
     assert all(isfinite(number) for number in numbers(msgspec.to_builtins(made)))
     for row in made.metrics:
         assert row.p is not None or row.note  # what has no number says why

@@ -6,11 +6,11 @@ import statsmodels.api as sm
 from statsmodels.stats.multitest import multipletests
 
 from analysis.aggregates import Moments
-from analysis.arrays import sample_moments
 from analysis.errors import ArmError
 from analysis.heterogeneity import by_segment
 from analysis.inference import Effect, Undefined
 from analysis.metrics import Mean
+from analysis.sample_moments import sample_moments
 
 MEAN = Mean(name="y", column="y")
 Segments = dict[str, tuple[Moments, Moments]]

@@ -12,7 +12,7 @@ from analysis.columns import Cap, Window
 from analysis.errors import ArgumentError, DataError
 from analysis.inference import Effect, compare
 from analysis.metrics import Count, Mean, Quantile, Ratio, Retention, shop_metrics
-from analysis.novelty import Aged, age_windows, aged
+from analysis.novelty import MetricByAge, age_windows, by_age
 from analysis.report import analyze
 from analysis.sources import ExperimentTables, UserTable
 from tests.analysis.conftest import DAY, START, Shop
@@ -22,8 +22,8 @@ CLICKS = Count(name="clicks", column="clicks")
 CTR = Ratio(name="ctr", numerator="clicks", denominator="impressions")
 
 
-def of(metric: Any, ages: tuple[Window, ...] | None = None) -> Aged:
-    found = aged(metric, ages or age_windows(WEEK, timedelta(days=3)))
+def of(metric: Any, ages: tuple[Window, ...] | None = None) -> MetricByAge:
+    found = by_age(metric, ages or age_windows(WEEK, timedelta(days=3)))
     assert found is not None
     return found
 
@@ -46,7 +46,7 @@ def test_intervals_with_a_gap_or_only_one_are_refused(filled_shop: Shop) -> None
     source = ExperimentTables(filled_shop.engine, "ranking")
     day = timedelta(days=1)
     for ages in ([Window(0 * day, day)], [Window(0 * day, day), Window(2 * day, 3 * day)]):
-        with pytest.raises(ArgumentError, match="two at least, each from where the last one ended"):
+        with pytest.raises(ArgumentError, match="at least two, each starting where the one before it ends"):
             analyze(source, [CLICKS], "control", "treatment", ages=ages)
 
 
@@ -66,9 +66,9 @@ def test_the_gradient_of_a_change_is_its_derivative(metric: Any) -> None:
 
 def test_metrics_with_a_window_of_their_own_and_quantiles_are_left_out_and_caps_are_off() -> None:
     ages = age_windows(WEEK, timedelta(days=1))
-    assert aged(Retention(name="back"), ages) is None
-    assert aged(Quantile(name="q", column="clicks"), ages) is None
-    assert aged(CLICKS, ()) is None
+    assert by_age(Retention(name="back"), ages) is None
+    assert by_age(Quantile(name="q", column="clicks"), ages) is None
+    assert by_age(CLICKS, ()) is None
     capped = of(Mean(name="gmv", column="gmv", cap=Cap(upper_quantile=0.5)), ages)
     assert all(column.cap is None for column in capped.needs.columns)
 

@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 
 from analysis.aggregates import Moments
-from analysis.arrays import sample_moments
 from analysis.metrics import Mean
+from analysis.sample_moments import sample_moments
 from analysis.sources import UserTable
 
 MEAN = Mean(name="y", column="y")

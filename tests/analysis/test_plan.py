@@ -9,13 +9,13 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from analysis.arrays import sample_moments
-from analysis.designs import planned_looks
 from analysis.errors import ArgumentError, MetricError
 from analysis.metrics import Mean, Proportion, Quantile, Ratio
 from analysis.plan import Plan, plan
-from analysis.planning import Baseline, power, sample_size
+from analysis.power import Baseline, power, sample_size
 from analysis.render.plan import to_json, to_markdown, to_terminal
+from analysis.sample_moments import sample_moments
+from analysis.sequential import planned_looks
 from analysis.sources import UserTable
 
 METRICS = [

@@ -81,7 +81,7 @@ def test_a_planted_lift_is_found_in_the_experiments_tables(shop: Any, make_shop:
     assert clicks.low is not None
     assert clicks.high is not None
     assert 0 < clicks.low < 0.5 < clicks.high
-    assert report.decision.verdict == "ship"
+    assert report.verdict.conclusion == "ship"
     assert clicks.method == "cuped+welch+fieller"
     assert clicks.variance_reduction is not None
     assert clicks.variance_reduction > 0.1
@@ -126,7 +126,7 @@ def test_arms_that_are_missing_or_the_same_are_refused() -> None:
 
 def test_an_arm_that_was_planned_and_is_empty_makes_the_report_untrusted() -> None:
     report = analyze(UserTable(users().query("variant == 'a'")), [GMV], "a", "b", {"a": 1, "b": 1})
-    assert report.decision.verdict == "cannot trust"
+    assert report.verdict.conclusion == "cannot trust"
     assert report.metric("gmv").lift is None
     assert report.metric("gmv").note.startswith("No effect: the treatment has 0 unit(s)")
 
@@ -134,7 +134,7 @@ def test_an_arm_that_was_planned_and_is_empty_makes_the_report_untrusted() -> No
 def test_a_split_of_nine_to_one_is_judged_by_the_plan_that_is_given() -> None:
     data = users(n=5000)
     data["variant"] = np.where(np.arange(5000) % 10 == 0, "b", "a")
-    assert analyze(UserTable(data), [GMV], "a", "b").decision.verdict == "cannot trust"
+    assert analyze(UserTable(data), [GMV], "a", "b").verdict.conclusion == "cannot trust"
     planned = analyze(UserTable(data), [GMV], "a", "b", {"a": 0.9, "b": 0.1})
     assert planned.check("sample_ratio").status == "ok"
     with pytest.raises(LookupError, match="no metric 'x'; it has gmv"):
@@ -145,7 +145,7 @@ def test_a_split_of_nine_to_one_is_judged_by_the_plan_that_is_given() -> None:
 
 def test_a_metric_of_zeros_only_is_named_and_gives_no_number() -> None:
     report = analyze(UserTable(users().assign(gmv=0.0)), [GMV], "a", "b")
-    assert report.decision.verdict == "cannot trust"
+    assert report.verdict.conclusion == "cannot trust"
     assert report.metric("gmv").p is None
     assert "does not vary" in report.metric("gmv").note
 
@@ -245,17 +245,17 @@ def test_segments_are_compared_and_corrected_over_all_metrics() -> None:
 def test_until_the_planned_size_only_the_confidence_sequence_decides() -> None:
     data = with_days(lift=0.25)
     once = analyze(UserTable(data, day="day"), [GMV], "a", "b")
-    assert once.decision.verdict == "ship"
+    assert once.verdict.conclusion == "ship"
     peeking = analyze(UserTable(data, day="day"), [GMV], "a", "b", planned_units=40_000)
     anytime = peeking.metric("gmv").anytime
     assert anytime is not None
     assert anytime.p > once.metric("gmv").p  # type: ignore[operator]
     assert anytime.low is not None
-    assert (anytime.low > 0) == (anytime.p < 0.05) == (peeking.decision.verdict == "ship")
-    assert "confidence sequence" in peeking.decision.reasons[0]
+    assert (anytime.low > 0) == (anytime.p < 0.05) == (peeking.verdict.conclusion == "ship")
+    assert "confidence sequence" in peeking.verdict.reasons[0]
     assert [point.anytime is not None for point in peeking.metric("gmv").cumulative] == [True] * 10
     done = analyze(UserTable(data, day="day"), [GMV], "a", "b", planned_units=4_000)
-    assert done.decision.verdict == "ship"
+    assert done.verdict.conclusion == "ship"
     with pytest.raises(ArgumentError, match="planned_units is 0"):
         analyze(UserTable(data), [GMV], "a", "b", planned_units=0)
 
@@ -273,23 +273,23 @@ def test_the_sequences_of_several_goals_are_corrected_for_their_number() -> None
     assert p is not None
     assert p == three.metric("x").anytime
     assert 0.05 / 3 < p.p < 0.05
-    assert (alone.decision.verdict, three.decision.verdict) == ("ship", "keep running")
+    assert (alone.verdict.conclusion, three.verdict.conclusion) == ("ship", "keep running")
 
 
 def test_an_undecided_goal_says_about_how_many_days_it_still_takes() -> None:
     report = analyze(UserTable(with_days(), day="day"), [GMV], "a", "b", precision=0.04)
     result = report.metric("gmv")
-    assert report.decision.verdict == "keep running"
+    assert report.verdict.conclusion == "keep running"
     assert result.remaining is not None
     assert result.high is not None
     assert result.low is not None
     needed = 4000 * ((result.high - result.low) / 2 / 0.04) ** 2
     assert result.remaining.units == pytest.approx(needed - 4000, rel=1e-3)
     assert result.remaining.days is not None
-    assert f"about {result.remaining.days:,} more days for ±4 %" in report.decision.reasons[0]
+    assert f"about {result.remaining.days:,} more days for ±4 %" in report.verdict.reasons[0]
     assert analyze(UserTable(with_days()), [GMV], "a", "b").metric("gmv").remaining is None  # nothing tells the rate
     far = analyze(UserTable(with_days(), day="day"), [GMV], "a", "b", precision=0.001)
-    assert "more days" not in far.decision.reasons[0]  # years ahead: no number
+    assert "more days" not in far.verdict.reasons[0]  # years ahead: no number
 
 
 def test_several_treatments_share_one_look_and_one_correction() -> None:
@@ -301,7 +301,7 @@ def test_several_treatments_share_one_look_and_one_correction() -> None:
     alone = analyze(UserTable(data), [GMV], "a", "c")
     assert alone.metric("gmv").p == c.metric("gmv").p
     assert b.data == c.data
-    with pytest.raises(ArmError, match="no treatment"):
+    with pytest.raises(ArmError, match="No treatment is given"):
         analyze_arms(UserTable(data), [GMV], "a", [])
 
 
@@ -332,16 +332,16 @@ def test_a_guardrail_is_held_against_its_margin() -> None:
     high = report.metric("views").high
     assert high is not None
     assert (high < 0.05) == shown.holds
-    assert report.decision.verdict == "ship"
+    assert report.verdict.conclusion == "ship"
     narrow = analyze(UserTable(data), [GMV, replace(guard, margin=0.001)], "a", "b")
-    assert narrow.decision.verdict == "keep running"
+    assert narrow.verdict.conclusion == "keep running"
 
 
 def test_impossible_values_make_a_report_untrusted() -> None:
     data = users()
     data.loc[:9, "clicks"] = 21
     report = analyze(UserTable(data), [Ratio(name="ctr", numerator="clicks", denominator="views")], "a", "b")
-    assert report.decision.verdict == "cannot trust"
+    assert report.verdict.conclusion == "cannot trust"
     assert "clicks above views in 10 units." in report.check("impossible_values").sentence
 
 

@@ -8,9 +8,9 @@ import pytest
 from numpy.typing import NDArray
 from scipy import stats
 
-from analysis import resampling
+from analysis.distinct_rows import DistinctRows
 from analysis.errors import ArgumentError, DataError
-from analysis.resampling import bootstrap, mann_whitney, permutation_test, ratio
+from analysis.resampling import acceleration, bootstrap, mann_whitney, mean, permutation_test, ratio
 
 Array = NDArray[np.float64]
 
@@ -68,8 +68,8 @@ def test_the_acceleration_is_that_of_leaving_out_unit_by_unit() -> None:
         ]
         influence.append((np.mean(left_out) - left_out) * (len(left_out) - 1) / len(left_out))
     cubes, squares = (sum(float(np.sum(u**power)) for u in influence) for power in (3, 2))
-    rows = [resampling._Rows.of(values, "arm") for values in (c, t)]
-    assert resampling._acceleration(rows, resampling.mean, "lift") == pytest.approx(cubes / 6 / squares**1.5, rel=1e-9)
+    rows = [DistinctRows.of(values, "arm") for values in (c, t)]
+    assert acceleration(rows, mean, "lift") == pytest.approx(cubes / 6 / squares**1.5, rel=1e-9)
 
 
 @pytest.mark.parametrize("columns", ["amounts", "counts"])
@@ -77,7 +77,7 @@ def test_resampled_means_have_the_distribution_of_drawing_users_one_by_one(colum
     """Both short cuts (zeros by a binomial, few distinct rows by a multinomial) against plain drawing."""
     rng = np.random.default_rng(3)
     values = gmv(rng, 400, share=0.2)[:, None] if columns == "amounts" else clicks(rng, 400)
-    short = resampling._Rows.of(values, "arm").resampled_means(20_000, generator())
+    short = DistinctRows.of(values, "arm").resampled_means(20_000, generator())
     plain = values[np.random.default_rng(4).integers(0, 400, (20_000, 400))].mean(axis=1)
     for column in range(values.shape[1]):
         assert stats.ks_2samp(short[:, column], plain[:, column]).pvalue > 1e-4
@@ -87,7 +87,7 @@ def test_resampled_means_have_the_distribution_of_drawing_users_one_by_one(colum
 def test_the_bootstrap_of_a_ratio_agrees_with_the_delta_method_in_large_samples() -> None:
     rng = np.random.default_rng(5)
     c, t = clicks(rng, 20_000), clicks(rng, 20_000)
-    found = bootstrap(c, t, generator(), statistic=ratio, comparison="difference", resamples=4000)
+    found = bootstrap(c, t, generator(), statistic=ratio, scale="difference", resamples=4000)
     variance = sum(
         np.var(x[:, 0] - x[:, 0].sum() / x[:, 1].sum() * x[:, 1], ddof=1) / len(x) / x[:, 1].mean() ** 2 for x in (c, t)
     )
@@ -95,14 +95,13 @@ def test_the_bootstrap_of_a_ratio_agrees_with_the_delta_method_in_large_samples(
 
 
 @pytest.mark.parametrize("columns", ["amounts", "counts"])
-def test_neither_blocks_nor_the_order_of_rows_change_a_result(columns: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_neither_blocks_nor_the_order_of_rows_change_a_result(columns: str) -> None:
     rng = np.random.default_rng(6)
     c, t = (gmv(rng, 500, 0.1)[:, None] if columns == "amounts" else clicks(rng, 500)[:, :1] for _ in range(2))
     first = bootstrap(c, t, generator(), resamples=300), permutation_test(c, t, generator(), resamples=300)
-    monkeypatch.setattr(resampling, "BLOCK", 97)
-    again = bootstrap(c[::-1], t[::-1], generator(), resamples=300)
+    again = bootstrap(c[::-1], t[::-1], generator(), resamples=300, block=97)
     assert again == first[0]
-    assert permutation_test(c[::-1], t[::-1], generator(), resamples=300) == first[1]
+    assert permutation_test(c[::-1], t[::-1], generator(), resamples=300, block=97) == first[1]
 
 
 def test_memory_is_bounded_for_many_users() -> None:
@@ -136,7 +135,7 @@ def test_resamples_without_a_value_are_left_out_and_counted() -> None:
 def test_what_cannot_be_resampled_is_refused() -> None:
     with pytest.raises(DataError, match="control holds NaN"):
         bootstrap([1.0, np.nan], [1.0, 2.0], generator())
-    with pytest.raises(DataError, match="nothing below the line"):
+    with pytest.raises(DataError, match="the denominator is 0"):
         bootstrap([0.0, 0.0], [1.0, 2.0], generator())
     with pytest.raises(DataError, match="treatment has shape"):
         bootstrap([1.0], [], generator())

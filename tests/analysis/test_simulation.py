@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from analysis import simulation
 from analysis.columns import Cap
 from analysis.errors import ArgumentError, DataError, MetricError, MissingColumnError
 from analysis.inference import Effect, compare
 from analysis.metrics import Mean, Metric, Proportion, Quantile, Ratio, Retention
 from analysis.report import analyze
-from analysis.simulation import Simulation, share_interval, simulate
+from analysis.simulation import Simulation, share_interval, simulate, trials
+from analysis.simulation.summary import excess_p
 from analysis.sources import UserTable
 
 RETAIL = Path(__file__).parents[3] / "shared" / "data" / "online_retail.csv.gz"
@@ -77,7 +77,7 @@ def test_a_split_is_compared_exactly_as_a_report_compares_it(monkeypatch: pytest
         seen.append((metric.name, effect))
         return effect
 
-    monkeypatch.setattr(simulation, "compare", remember)
+    monkeypatch.setattr(trials, "compare", remember)
     capped = Mean(name="capped", column="gmv", covariate="pre", cap=Cap(upper_quantile=0.99, nonzero=True))
     simulate(units, [GMV, CTR, capped], lifts=[0.2], runs=20, seed=9)
     treated = (np.random.default_rng(9).random((20, 500)) < 0.5)[0]
@@ -112,14 +112,13 @@ def test_a_method_that_is_wrong_is_called_doubtful(monkeypatch: pytest.MonkeyPat
         ]
         return compare(metric, *quarter, **options)
 
-    monkeypatch.setattr(simulation, "compare", wrong)
+    monkeypatch.setattr(trials, "compare", wrong)
     assert simulate(shop(), [CTR], lifts=[], runs=200).outcome("ctr").doubtful
 
 
-def test_the_seed_decides_and_batches_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_seed_decides_and_batches_do_not() -> None:
     first = simulate(shop(300), [CTR], runs=50, seed=3)
-    monkeypatch.setattr(simulation, "BATCH", 300 * 7)
-    again = simulate(shop(300), [CTR], runs=50, seed=3)
+    again = simulate(shop(300), [CTR], runs=50, seed=3, batch=300 * 7)
     assert [o.rejected for o in again.outcomes] == [o.rejected for o in first.outcomes]
     assert again.p_values["ctr"] == pytest.approx(first.p_values["ctr"], rel=1e-9)
     assert simulate(shop(300), [CTR], runs=50, seed=4).p_values != first.p_values
@@ -140,7 +139,7 @@ def test_a_quantile_among_equal_values_rejects_too_rarely_and_never_too_often() 
 def test_what_the_number_of_runs_leaves_open_is_scipys_exact_interval(count: int, runs: int) -> None:
     theirs = stats.binomtest(count, runs, 0.05).proportion_ci(0.95, method="exact")
     assert share_interval(count, runs) == pytest.approx((theirs.low, theirs.high))
-    assert simulation._too_many_p(count, runs, 0.05) == pytest.approx(
+    assert excess_p(count, runs, 0.05) == pytest.approx(
         stats.binomtest(count, runs, 0.05, alternative="greater").pvalue
     )
 

@@ -17,10 +17,9 @@ from rich.console import Console
 from analysis.bayes import Prior
 from analysis.columns import Cap, Filter
 from analysis.currencies import Rates
-from analysis.designs import Design
 from analysis.metrics import Mean, shop_metrics
 from analysis.novelty import age_windows
-from analysis.render import words
+from analysis.render import wording
 from analysis.render.charts import Axis, round_step
 from analysis.render.html import to_html, write_html
 from analysis.render.json import from_json, to_json
@@ -28,6 +27,7 @@ from analysis.render.markdown import to_markdown
 from analysis.render.schema import PUBLISHED, json_schema, text
 from analysis.render.terminal import to_terminal
 from analysis.report import Report, analyze
+from analysis.sequential import Design
 from analysis.sources import ExperimentTables, UserTable
 
 
@@ -99,7 +99,7 @@ def test_the_lift_by_time_since_exposure_is_shown_by_every_face_and_drawn_for_th
     page = to_html(report)
     for face in (plain(report), to_markdown(report), page):
         assert "day 0 to 1" in face
-        assert words.bounds(clicks.ages[1].low, clicks.ages[1].high) in face
+        assert wording.bounds(clicks.ages[1].low, clicks.ages[1].high) in face
         assert "with time since exposure" in " ".join(face.split())
     bounded = [age for r in report.metrics if r.role == "goal" for age in r.ages if age.low is not None]
     assert page.count('class="whisker"') == len(bounded) >= 4
@@ -113,8 +113,8 @@ def test_a_look_of_a_design_is_said_by_every_face_and_colours_only_what_crossed(
     data["x"] = rng.gamma(4, 1, 4000) * np.where(data.variant == "b", 1.05, 1)
     metrics = [Mean(name="x", column="x"), Mean(name="y", column="x", role="guardrail", margin=0.1)]
     early, late = (analyze(UserTable(data), metrics, "a", "b", design=Design(planned)) for planned in (20_000, 4001))
-    assert words.effect(early.metric("x"), early) == "open"
-    assert words.effect(late.metric("x"), late) == "good"
+    assert wording.effect(early.metric("x"), early) == "open"
+    assert wording.effect(late.metric("x"), late) == "good"
     for face in (" ".join(plain(early, width=4000).split()), to_markdown(early), unescape(to_html(early))):
         assert "Look 1 of a group-sequential design (obrien-fleming spending): 4,000 of 20,000 planned units." in face
         assert "x: the boundary is not crossed: p" in face
@@ -131,9 +131,9 @@ def test_until_the_planned_size_only_what_the_sequence_shows_is_coloured() -> No
     fixed, peeking = (
         analyze(UserTable(data), [Mean(name="x", column="x")], "a", "b", planned_units=size) for size in (None, 20_000)
     )
-    assert words.effect(fixed.metric("x"), fixed) == "good"
-    assert words.effect(peeking.metric("x"), peeking) == "open"
-    assert peeking.decision.verdict == "keep running"
+    assert wording.effect(fixed.metric("x"), fixed) == "good"
+    assert wording.effect(peeking.metric("x"), peeking) == "open"
+    assert peeking.verdict.conclusion == "keep running"
 
 
 def test_a_narrow_window_breaks_names_and_numbers_and_never_cuts_them_off(filled_shop: Any) -> None:
@@ -156,7 +156,7 @@ def test_a_lift_that_cuped_turns_around_says_what_it_was_without() -> None:
     assert x.treatment > x.control
     assert x.lift < 0
     assert x.unadjusted is not None
-    text = f"x: without CUPED the lift is {words.lift(x.unadjusted.lift)}"
+    text = f"x: without CUPED the lift is {wording.lift(x.unadjusted.lift)}"
     for face in (" ".join(plain(report, width=4000).split()), to_markdown(report), unescape(to_html(report))):
         assert text in face
     usual = analyze(UserTable(data), [Mean(name="x", column="x")], "a", "b")
@@ -173,7 +173,7 @@ def test_a_lift_that_cuped_turns_around_says_what_it_was_without() -> None:
     ],
 )
 def test_an_age_is_said_in_the_unit_that_suits_it(start: float, end: float, text: str) -> None:
-    assert words.age(start, end) == text
+    assert wording.age(start, end) == text
 
 
 def test_the_stable_names_are_there(report: Report) -> None:
@@ -189,13 +189,13 @@ def test_the_stable_names_are_there(report: Report) -> None:
 
 def test_every_face_shows_every_metric_check_and_the_verdict(report: Report) -> None:
     for face in (plain(report), to_markdown(report), to_html(report)):
-        assert words.VERDICTS[report.decision.verdict].lower() in face.lower()
+        assert wording.CONCLUSIONS[report.verdict.conclusion].lower() in face.lower()
         for result in report.metrics:
             assert result.label in face
-            assert words.lift(result.lift) in face
+            assert wording.lift(result.lift) in face
         for check in report.checks:
-            assert words.check_name(check.name) in face
-        assert words.when(report.data.cut_off) in face
+            assert wording.check_name(check.name) in face
+        assert wording.when(report.data.cut_off) in face
 
 
 def test_the_page_stands_alone_and_is_described_for_those_who_cannot_see_it(report: Report) -> None:
@@ -283,7 +283,7 @@ def test_a_report_without_days_has_no_empty_pictures() -> None:
     ],
 )
 def test_quantities_are_shown_in_their_unit(value: float | None, unit: Any, currency: str | None, shown: str) -> None:
-    assert words.quantity(value, unit, currency) == shown
+    assert wording.quantity(value, unit, currency) == shown
 
 
 def test_axes_have_round_ticks_inside_their_range() -> None:

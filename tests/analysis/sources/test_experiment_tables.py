@@ -20,7 +20,8 @@ from analysis.errors import (
 )
 from analysis.metrics import Declared, Mean, Quantile, Retention, merged_needs, shop_metrics
 from analysis.sources import Collected, ExperimentTables
-from analysis.sources.base import Refunds, moment
+from analysis.sources.base import Refunds
+from analysis.times import to_datetime
 
 DAY = 86_400_000_000
 T = 1_780_272_000_000_000  # 2026-06-01 00:00 UTC
@@ -117,7 +118,7 @@ def test_a_unit_without_events_counts_with_zero(shop: Any) -> None:
 def test_immature_units_are_counted_or_left_out_on_request(shop: Any) -> None:
     shop.unit("old", "a", T)
     shop.unit("new", "a", T + 1)
-    as_of = moment(T + 14 * DAY)
+    as_of = to_datetime(T + 14 * DAY)
     assert collect(shop, "clicks", as_of=as_of).facts.immature == 1
     only = collect(shop, "clicks", as_of=as_of, complete_windows_only=True)
     assert only.aggregates.count("a") == 1
@@ -129,10 +130,10 @@ def test_nothing_after_the_cut_off_is_read(shop: Any) -> None:
     shop.unit("later", "a", T + 10)
     for time in (T + 5, T + 6):
         shop.engagement("u", "click", time)
-    result = collect(shop, "clicks", as_of=moment(T + 5))
+    result = collect(shop, "clicks", as_of=to_datetime(T + 5))
     assert result.aggregates.count("a") == 1
     assert total(result, "clicks") == 1
-    assert collect(shop, "clicks").facts.cut_off == moment(T + 10)
+    assert collect(shop, "clicks").facts.cut_off == to_datetime(T + 10)
 
 
 def test_cells_fall_into_buckets_that_fit_the_length_of_the_experiment(shop: Any) -> None:
@@ -234,7 +235,7 @@ def test_filters_choose_events_and_are_refused_for_orders(shop: Any) -> None:
         clicks(Filter("sruface", "=", "home"))
     with pytest.raises(MetricError, match="orders cannot be filtered"):
         source.collect(merged_needs([Mean(name="m", column="orders", where=(Filter("surface", "=", "home"),))]))
-    with pytest.raises(MetricError, match="counts what was before it"):
+    with pytest.raises(MetricError, match="counts the time before it"):
         source.collect(merged_needs([Retention(name="m", column="clicks_pre")]))
 
 

@@ -14,7 +14,7 @@ from analysis.columns import Cap
 from analysis.metrics import Mean, Quantile, merged_needs, shop_metrics
 from analysis.report import analyze
 from analysis.sources import ExperimentTables, SqlTable
-from analysis.sources.base import snapshot
+from analysis.sources.collection import snapshot
 
 METRICS = [
     Mean(name="gmv", column="gmv", cap=Cap(upper_quantile=0.9, nonzero=True)),
