@@ -47,7 +47,8 @@ def catalog_worker(
     from feature_repo.errors import HistoryError, StoreBusyError, StoreStateError
     from inference.errors import ArtifactError, ServingError
     from inference.triton.circuit import CircuitBreaker
-    from streaming.catalogue.pipeline import CatalogPipeline, Prepared
+    from streaming.catalogue.batch import EmbeddedBatch, FeatureBatch
+    from streaming.catalogue.pipeline import CatalogPipeline
     from streaming.consumer.loop import ConsumerLoop
     from streaming.consumer.partitions import Records
     from streaming.consumer.poison import PoisonGuard, PoisonLimit
@@ -67,14 +68,14 @@ def catalog_worker(
         dead_letters = DeadLetterWriter(services.producer(), CATALOG_GROUP)
         prepared, waiting = False, [after_first_batch]
 
-        def features(records: Records) -> Prepared:
+        def features(records: Records) -> FeatureBatch:
             nonlocal prepared
             if not prepared:  # here and not before the loop: a Triton that is away for a while is waited for
                 services.prepare_visual_encoder()
                 prepared = True
             return pipeline.features([r for part in records.values() for r in part])
 
-        def publishing(batch: Prepared) -> None:
+        def publishing(batch: EmbeddedBatch) -> None:
             outcome = pipeline.publishing(batch)
             dead_letters.send_all(outcome.dead_letters)
             if outcome.dead_letters:

@@ -1,9 +1,9 @@
-"""From features to vectors on `product.embeddings`: shared by the consumer and the re-embedding of a whole catalogue.
+"""From features to vectors on `product.embeddings`, for the consumer and for re-embedding a whole catalogue.
 
-Both may be at work at once, each in a process of its own, and a consumer may lose its partitions without having noticed
-yet. The store refuses an older embedding; the topic cannot. So whoever publishes looks afterwards whether the store
-still holds what was published, and publishes what it holds instead until the two agree: whoever comes last on the topic
-looks after all others have written, hence the last record of a product is the store's.
+Both may run at the same time, each in its own process, and a consumer may have lost its partitions without noticing
+yet. The store refuses an older embedding; the topic cannot. So each publisher checks afterwards whether the store still
+holds what it published, and otherwise publishes what the store holds, until the two agree. The last publisher checks
+after all others have written, so the last record of a product is the store's.
 """
 
 from __future__ import annotations
@@ -21,23 +21,19 @@ from inference.errors import InputError
 from inference.inputs import VECTOR_DIM, ProductInput, content_hash
 from inference.triton.client import Embedded
 from streaming.contracts import ProductVector
+from streaming.feature_store import EmbeddingStore
 from streaming.vectors.publisher import OutgoingVector, publish_until_current
-
-
-class EmbeddingStore(Protocol):
-    """The part of `feature_repo.store.ProductFeatureStore` that embeddings need."""
-
-    def embedding_states(self, model_version: str, ids: Iterable[str]) -> dict[str, EmbeddingState]: ...
-    def read_embeddings(self, model_version: str, ids: Iterable[str]) -> dict[str, ProductEmbedding]: ...
-    def write_embeddings(self, model_version: str, embeddings: Sequence[ProductEmbedding]) -> set[str]: ...
 
 
 class Embedder(Protocol):
     """The live model, as `inference.triton.embedder.ItemEmbedder` serves it."""
 
     @property
-    def model_version(self) -> str: ...
-    def embed_products(self, products: Sequence[ProductInput]) -> Embedded: ...
+    def model_version(self) -> str:
+        """Version of the model."""
+
+    def embed_products(self, products: Sequence[ProductInput]) -> Embedded:
+        """Return vectors, and the rejected rows with reasons."""
 
 
 def embed(
@@ -49,44 +45,47 @@ def embed(
     republish: Callable[[str, EmbeddingState], bool],
     counts: Counter[str],
 ) -> tuple[list[OutgoingVector], dict[str, str]]:
-    """Embed those products whose inputs changed since their stored embedding.
+    """Embed the products whose model inputs changed since their stored embedding.
 
     Args:
-        products: each id once.
-        source_time: of a product's update, for the messages.
-        republish: whether a stored embedding that still holds goes on the topic again.
+        products: The products; each id once.
+        store: The feature store.
+        embedder: The model.
+        source_time: Arrival of a product's update in Kafka, in milliseconds since the epoch, by product id.
+        republish: Whether to publish an unchanged embedding again, by product id and stored state.
+        counts: Counts of `embedded` and `embedding_unchanged` products; increased.
 
     Returns:
-        what is to be published, and who was rejected and why. A rejected product's earlier embedding is deleted: it is
-        that of what the product no longer is.
+        What to publish, and the rejected products with reasons. The stored embedding of a rejected product is deleted,
+        because it describes the product as it no longer is.
     """
     if not products:
         return [], {}
     version = embedder.model_version
     stored = store.embedding_states(version, [p.id for p in products])
     hashes = {p.id: inputs_hash(p) for p in products}
-    fresh, again = [], []
+    changed, unpublished = [], []
     for product in products:
-        known = stored.get(product.id)
-        if known is None or known.deleted or known.content_hash != hashes[product.id]:
-            fresh.append(product)
+        state = stored.get(product.id)
+        if state is None or state.deleted or state.content_hash != hashes[product.id]:
+            changed.append(product)
             continue
         counts["embedding_unchanged"] += 1
-        if republish(product.id, known):
-            again.append(product.id)
-    rows, rejected = _made(fresh, hashes, store, embedder, counts)
-    gone = [
+        if republish(product.id, state):
+            unpublished.append(product.id)
+    rows, rejected = _embed_and_write(changed, hashes, store, embedder, counts)
+    tombstones = [
         _tombstone(product, version)
-        for product in fresh
+        for product in changed
         if product.id in rejected
-        and (known := stored.get(product.id))
-        and (not known.deleted or republish(product.id, known))
+        and (state := stored.get(product.id))
+        and (not state.deleted or republish(product.id, state))
     ]
-    if gone:
-        stale = store.write_embeddings(version, gone)
-        rows += [row for row in gone if row.id not in stale]
-    if again:
-        rows += store.read_embeddings(version, again).values()
+    if tombstones:
+        stale = store.write_embeddings(version, tombstones)
+        rows += [row for row in tombstones if row.id not in stale]
+    if unpublished:
+        rows += store.read_embeddings(version, unpublished).values()
     return [_outgoing(row, source_time(row.id)) for row in rows], rejected
 
 
@@ -115,30 +114,34 @@ def publish_newest(
         now_ms = int(clock() * 1000)
         for model_version, vectors_of in by_model.items():
             states = store.embedding_states(model_version, vectors_of)
-            differ = [i for i, state in states.items() if not _holds(state, vectors_of[i].message)]
+            differ = [i for i, state in states.items() if not _agrees(state, vectors_of[i].message)]
             for row in store.read_embeddings(model_version, differ).values() if differ else ():
                 yield _outgoing(row, now_ms)
 
     publish_until_current(vectors, publish, overtaken)
 
 
-def _holds(state: EmbeddingState, vector: ProductVector | None) -> bool:
+def _agrees(state: EmbeddingState, vector: ProductVector | None) -> bool:
     return state.deleted if vector is None else not state.deleted and state.content_hash == vector.content_hash
 
 
-def _made(
+def _embed_and_write(
     products: Sequence[ProductFeatures],
     hashes: Mapping[str, str],
     store: EmbeddingStore,
     embedder: Embedder,
     counts: Counter[str],
 ) -> tuple[list[ProductEmbedding], dict[str, str]]:
-    """Embeddings that the store took, and who was rejected. What is refused as a whole is halved until one is alone."""
+    """Embed and write products; a batch that is refused as a whole is halved until one product is alone.
+
+    Returns:
+        The embeddings that the store accepted, and the rejected products with reasons.
+    """
     if not products:
         return [], {}
     try:
         answer = embedder.embed_products([ProductInput(p.id, p.text, p.image_vectors) for p in products])
-        made = [
+        embedded = [
             ProductEmbedding(
                 id=p.id,
                 version=p.version,
@@ -150,22 +153,22 @@ def _made(
             for row, (p, vector) in enumerate(zip(products, answer.vectors, strict=True))
             if row not in answer.rejected
         ]
-        stale = store.write_embeddings(embedder.model_version, made)
+        stale = store.write_embeddings(embedder.model_version, embedded)
     except (InvalidFeatureError, InputError) as error:
         if len(products) == 1:
             return [], {products[0].id: str(error)}
     else:
-        counts["embedded"] += len(made)
+        counts["embedded"] += len(embedded)
         rejected = {products[row].id: reason for row, reason in answer.rejected.items()}
-        return [row for row in made if row.id not in stale], rejected
+        return [row for row in embedded if row.id not in stale], rejected
     middle = len(products) // 2
-    first, first_rejected = _made(products[:middle], hashes, store, embedder, counts)
-    second, second_rejected = _made(products[middle:], hashes, store, embedder, counts)
+    first, first_rejected = _embed_and_write(products[:middle], hashes, store, embedder, counts)
+    second, second_rejected = _embed_and_write(products[middle:], hashes, store, embedder, counts)
     return [*first, *second], {**first_rejected, **second_rejected}
 
 
 def inputs_hash(product: ProductFeatures) -> str:
-    """Hash of what the model reads of a product; kept with the vector that was made of it."""
+    """Return the hash of a product's model inputs, which is stored with its vector."""
     return content_hash(product.text, [h for h in product.image_hashes if h], product.visual_version)
 
 

@@ -1,7 +1,7 @@
 """The pure part of the catalogue consumer: which updates count, and what a product is after them.
 
-An update older than what is stored is stale, whatever the order of arrival. An equal version is applied again: that
-is how a re-delivery after a crash finishes what was begun. A delete leaves a tombstone with its version.
+An update that is older than the stored product is stale, whatever the order of arrival. An equal version is applied
+again: so a redelivery after a crash completes what the crash interrupted. A delete leaves a tombstone with its version.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ VIEWS = ("text", "images", "offer")
 
 
 class Product(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """A product as the catalogue states it: no vectors, only links."""
+    """A product as the catalogue states it: image links instead of vectors."""
 
     id: str
     version: int
@@ -39,7 +39,7 @@ class Product(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     @classmethod
     def of(cls, stored: ProductFeatures) -> Product:
-        """The product behind stored features."""
+        """Return the product that stored features describe."""
         return cls(
             id=stored.id,
             version=stored.version,
@@ -53,23 +53,29 @@ class Product(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         )
 
 
-def in_order(updates: Sequence[ProductUpdate], stored_version: int) -> tuple[list[ProductUpdate], int]:
-    """One product's updates that count, oldest version first, and how many are stale.
+def applicable_updates(updates: Sequence[ProductUpdate], stored_version: int) -> tuple[list[ProductUpdate], int]:
+    """Select the updates of one product that count.
 
-    Only what follows the last full statement (upsert or delete) counts; earlier ones are superseded, not stale.
+    Args:
+        updates: The product's updates, in any order.
+        stored_version: Version of the stored product; 0 if it is not stored.
+
+    Returns:
+        The updates from the last full statement (upsert or delete) on, oldest version first, and the number of stale
+        updates. Updates before the last full statement are superseded, not stale.
     """
-    if len(updates) == 1:  # as most of the time
+    if len(updates) == 1:  # the usual case
         return (list(updates), 0) if updates[0].version >= stored_version else ([], 1)
-    fresh = sorted((u for u in updates if u.version >= stored_version), key=lambda u: u.version)
-    start = max((i for i, u in enumerate(fresh) if u.op != "patch"), default=0)
-    return fresh[start:], len(updates) - len(fresh)
+    current = sorted((u for u in updates if u.version >= stored_version), key=lambda u: u.version)
+    start = max((i for i, u in enumerate(current) if u.op != "patch"), default=0)
+    return current[start:], len(updates) - len(current)
 
 
 def merge(current: Product | None, update: ProductUpdate) -> Product:
-    """The product after an update that is not stale.
+    """Return the product after an update that is not stale.
 
     Raises:
-        ContractError: a patch of a product that was never stated, or was deleted.
+        ContractError: A patch of a product that was never stated, or was deleted.
     """
     if update.op == "delete":
         return Product(id=update.id, version=update.version, event_time=update.event_time, deleted=True)
@@ -99,7 +105,7 @@ def merge(current: Product | None, update: ProductUpdate) -> Product:
     )
 
 
-_STATED = tuple(name for name in TEXT_FIELDS if name in ATTRIBUTES)  # all but the domain, which the link says
+_STATED = tuple(name for name in TEXT_FIELDS if name in ATTRIBUTES)  # all but the domain, which comes from the link
 _stated = attrgetter(*_STATED)
 _OFFER = ("price", "availability")
 _others = attrgetter(*(name for name in ATTRIBUTES if name not in _OFFER))
@@ -108,12 +114,12 @@ _offer = attrgetter("amount_minor", "currency", "availability")
 
 
 def is_offer_patch(update: ProductUpdate) -> bool:
-    """Whether an update says nothing but price and availability."""
+    """Return whether an update states nothing but price and availability."""
     return update.op == "patch" and not update.refresh_images and _others(update) == _NO_OTHERS
 
 
 def merge_offer(current: OfferRow, updates: Sequence[ProductUpdate]) -> OfferRow:
-    """`merge` for updates of which `is_offer_patch` holds, in order, of a product that is not deleted."""
+    """Return the offer of a live product after offer patches, oldest version first; the fast form of `merge`."""
     amount, currency, availability = _offer(current)
     for update in updates:
         price: Price | None | msgspec.UnsetType = update.price
@@ -133,7 +139,7 @@ def merge_offer(current: OfferRow, updates: Sequence[ProductUpdate]) -> OfferRow
 
 
 def offer_changed(before: OfferRow | ProductFeatures, after: OfferRow | ProductFeatures) -> bool:
-    """Whether price or availability differ."""
+    """Return whether price or availability differ."""
     return bool(_offer(before) != _offer(after))
 
 
@@ -141,18 +147,18 @@ _PLAIN_LINK = re.compile(r"https?://([a-zA-Z0-9.-]+)(?::[0-9]*)?(?:[/?#]|\Z)")
 
 
 def _domain(link: str) -> str:
-    if plain := _PLAIN_LINK.match(link):  # as nearly all are: ten times as fast
-        return plain[1].lower()
+    if match := _PLAIN_LINK.match(link):  # nearly all links, and ten times faster
+        return match[1].lower()
     try:
         return urlsplit(link).hostname or ""
-    except ValueError:  # such as an unclosed bracket: the link stays text, it just has no domain
+    except ValueError:  # such as an unclosed bracket: the link stays in the text, without a domain
         return ""
 
 
 def changed_views(before: ProductFeatures | None, after: Product, visual_version: str) -> tuple[str, ...]:
-    """Which feature views an applied update changes: of text, images, offer (all of them for a new product).
+    """Return the feature views that an update changes: some of text, images, offer; all of them for a new product.
 
-    Images that another visual encoder than `visual_version` saw are to be seen anew.
+    Images that another visual encoder than `visual_version` encoded count as changed.
     """
     if before is None or before.deleted:
         return VIEWS

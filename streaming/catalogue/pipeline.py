@@ -134,7 +134,8 @@ class CatalogPipeline:
             vectors += [
                 OutgoingVector(model, d.id, d.version, None) for d in batch.changes.deletions for model in models
             ]
-        return EmbeddedBatch(batch, result, products, embedder and embedder.model_version, vectors, rejected)
+        model_version = None if embedder is None else embedder.model_version
+        return EmbeddedBatch(batch, result, products, model_version, vectors, rejected)
 
     def publishing(self, batch: EmbeddedBatch) -> BatchResult:
         """Run the last stage; both topics are up to date when this returns. The caller sends the dead letters."""

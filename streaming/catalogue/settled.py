@@ -1,10 +1,9 @@
-"""Which products are in order, so that a new price costs neither a look at the text nor one at the embedding.
+"""Settled products: an update of price or availability needs neither their text nor their embedding.
 
-Their categories are remembered with them: what a product is filtered by is published with each new price.
-
-In order is a product whose images are all there and whose published embedding is that of its features. So it stays
-until its text or images change, and whoever changes those gives it a newer version (or is this very process): that the
-store still has it at the version remembered tells that it is still in order. What is not remembered is looked up.
+A product is settled at a version if all its images are present and its published embedding was made of its features.
+It stays settled until its text or images change. Every such change raises the version or is made by this process, so a
+product whose stored version is still the remembered one is still settled. Products that are not remembered take the
+general path. The category is remembered too, because each published offer states it.
 """
 
 from __future__ import annotations
@@ -17,56 +16,61 @@ from collections.abc import Iterable, Mapping
 from msgspec import Struct
 
 
-class InOrder(Struct, frozen=True, gc=False):
-    """A product at the version at which it was in order."""
+class SettledProduct(Struct, frozen=True, gc=False):
+    """The version at which a product was settled, and its category."""
 
     version: int
     product_type: str
 
 
-class Settled:
-    """What is known by product, of one model and one visual encoder; the oldest go when there are too many.
+class SettledProducts:
+    """Remembers the settled products of one model version and one visual encoder; safe to share between threads.
 
-    Safe to share between threads.
+    Args:
+        limit: Number of products to remember; the oldest are dropped. 500,000 take about 130 MB.
+
+    Attributes:
+        model_version: Model version of the embeddings; None while nothing is remembered.
+        visual_version: Version of the visual encoder; None while nothing is remembered.
     """
 
-    def __init__(self, limit: int = 500_000) -> None:  # about 130 MB
+    def __init__(self, limit: int = 500_000) -> None:
         self.model_version: str | None = None
         self.visual_version: str | None = None
         self._limit = limit
-        self._known: dict[str, InOrder] = {}
+        self._products: dict[str, SettledProduct] = {}
         self._lock = threading.Lock()
 
     def __contains__(self, product_id: str) -> bool:
-        return product_id in self._known
+        return product_id in self._products
 
-    def at(self, product_id: str, version: int) -> InOrder | None:
-        """What is known of the product, if it was in order at this version."""
-        known = self._known.get(product_id)
-        return known if known is not None and known.version == version else None
+    def at(self, product_id: str, version: int) -> SettledProduct | None:
+        """Return the product if it was settled at this version."""
+        product = self._products.get(product_id)
+        return product if product is not None and product.version == version else None
 
-    def add(self, model_version: str, visual_version: str, products: Mapping[str, InOrder]) -> None:
-        """These are in order; what is known of other models or encoders is forgotten."""
+    def add(self, model_version: str, visual_version: str, products: Mapping[str, SettledProduct]) -> None:
+        """Remember products; forget those of another model version or visual encoder."""
         with self._lock:
             if (model_version, visual_version) != (self.model_version, self.visual_version):
-                self._known.clear()
+                self._products.clear()
                 self.model_version, self.visual_version = model_version, visual_version
-            for product_id, known in products.items():
-                # One text for a whole category.
-                self._known[product_id] = InOrder(known.version, sys.intern(known.product_type))
-            if (over := len(self._known) - self._limit) > 0:
-                for product_id in list(itertools.islice(self._known, over)):
-                    del self._known[product_id]
+            for product_id, product in products.items():
+                # Interned: all products of a category share one string.
+                self._products[product_id] = SettledProduct(product.version, sys.intern(product.product_type))
+            if (excess := len(self._products) - self._limit) > 0:
+                for product_id in list(itertools.islice(self._products, excess)):
+                    del self._products[product_id]
 
     def advance(self, versions: Mapping[str, int]) -> None:
-        """Nothing but their offers changed; what is not remembered stays so."""
+        """Raise the versions of remembered products of which only the offer changed."""
         with self._lock:
             for product_id, version in versions.items():
-                if (known := self._known.get(product_id)) is not None:
-                    self._known[product_id] = InOrder(version, known.product_type)
+                if (product := self._products.get(product_id)) is not None:
+                    self._products[product_id] = SettledProduct(version, product.product_type)
 
     def forget(self, product_ids: Iterable[str]) -> None:
-        """They are about to change."""
+        """Forget products that are about to change."""
         with self._lock:
             for product_id in product_ids:
-                self._known.pop(product_id, None)
+                self._products.pop(product_id, None)

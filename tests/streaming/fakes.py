@@ -13,10 +13,10 @@ from inference.arrays import Float32Array
 from inference.inputs import ProductInput
 from inference.retrieval import Attributes
 from inference.triton.client import Embedded
-from streaming.contracts import ProductVector
 from streaming.errors import ImageError
 from streaming.kafka.compacted import NO_TRACES
-from streaming.vectors.publisher import OutgoingOffer
+from streaming.vectors.offers import filter_attributes
+from streaming.vectors.publisher import OutgoingOffer, OutgoingVector
 from tests.streaming.builders import vector_of
 
 VIEWS = ("text", "images", "offer")
@@ -175,42 +175,35 @@ class FakeImages:
 
 
 class FakeTopic:
-    """`product.embeddings`: a log, and what a fresh reader makes of it."""
+    """`product.embeddings`: a log, and what a new reader makes of it."""
 
     def __init__(self) -> None:
-        self.log: list[tuple[str, str, int, ProductVector | None]] = []
+        self.log: list[OutgoingVector] = []
 
-    def __call__(
-        self, vectors: Sequence[tuple[str, str, int, ProductVector | None]], traces: Mapping[str, bytes] = NO_TRACES
-    ) -> None:
-        self.log += vectors
+    def __call__(self, records: Sequence[OutgoingVector], /, traces: Mapping[str, bytes] = NO_TRACES) -> None:
+        self.log += records
 
     def compacted(self, model_version: str = "1") -> dict[str, str]:
-        """Product -> vector, by the last record of each key alone, as after compaction."""
-        last = {(m, i): vector for m, i, _, vector in self.log}
+        """Vectors by product, by the last record of each key alone, as after compaction."""
+        last = {(m, i): message for m, i, _, message in self.log}
         return {i: v.vector for (m, i), v in last.items() if m == model_version and v is not None}
 
 
 class FakeOffers:
-    """`product.offers`: a log, and what a fresh reader makes of it."""
+    """`product.offers`: a log, and what a new reader makes of it."""
 
     def __init__(self) -> None:
         self.log: list[tuple[str, int, Attributes | None]] = []
         self.times: dict[str, int] = {}
 
-    def __call__(
-        self,
-        products: Sequence[OutgoingOffer],
-        source_time: Callable[[str], int],
-        traces: Mapping[str, bytes] = NO_TRACES,
-    ) -> None:
-        self.log += products
-        self.times |= {i: source_time(i) for i, _, found in products if found is not None}
+    def __call__(self, records: Sequence[OutgoingOffer], /, traces: Mapping[str, bytes] = NO_TRACES) -> None:
+        self.log += [(i, version, message and filter_attributes(message)) for i, version, message in records]
+        self.times |= {i: message.source_time for i, _, message in records if message is not None}
 
     def compacted(self) -> dict[str, Attributes]:
-        """By product the last record of its key alone, as after compaction."""
-        last = {i: found for i, _, found in self.log}
-        return {i: found for i, found in last.items() if found is not None}
+        """Attributes by product, by the last record of each key alone, as after compaction."""
+        last = {i: attributes for i, _, attributes in self.log}
+        return {i: attributes for i, attributes in last.items() if attributes is not None}
 
 
 class CompactedProducer:

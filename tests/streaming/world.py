@@ -5,11 +5,11 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
-from streaming.catalogue.embed import Publish
-from streaming.catalogue.pipeline import CatalogPipeline, Outcome
+from streaming.catalogue.batch import BatchResult
+from streaming.catalogue.pipeline import CatalogPipeline
 from streaming.contracts import ProductUpdate
 from streaming.kafka.codec import JSON, Codec
-from streaming.vectors.offer_topic import PublishOffers
+from streaming.vectors.publisher import PublishOffers, PublishVectors
 from tests.streaming.builders import NOW, Record, record
 from tests.streaming.fakes import FakeEmbedder, FakeImages, FakeOffers, FakeStore, FakeTopic
 
@@ -26,7 +26,7 @@ class World:
 
     def restart(
         self,
-        publish: Publish | None = None,
+        publish: PublishVectors | None = None,
         publish_offers: PublishOffers | None = None,
         images_again_after: timedelta = timedelta(minutes=5),
     ) -> None:
@@ -42,7 +42,7 @@ class World:
             images_again_after=images_again_after,
         )
 
-    def process(self, *updates: ProductUpdate | Record) -> Outcome:
+    def process(self, *updates: ProductUpdate | Record) -> BatchResult:
         return self.pipeline.process(
             [u if isinstance(u, Record) else record(u, offset) for offset, u in enumerate(updates)]
         )
@@ -63,9 +63,9 @@ class World:
         }
 
 
-def counts(outcome: Outcome) -> dict[str, int]:
+def counts(outcome: BatchResult) -> dict[str, int]:
     return dict(+outcome.counts)
 
 
-def stages(outcome: Outcome) -> list[str]:
+def stages(outcome: BatchResult) -> list[str]:
     return [letter.stage for letter in outcome.dead_letters]

@@ -1,47 +1,45 @@
-"""Images that changed behind their links: products whose images are to be fetched again.
+"""Images that changed behind their links: requests to fetch the images of products again.
 
-A link that is known is not fetched again, whatever updates name it: a shop that sends every product every hour would
-fetch its whole catalogue of images as often. The sender says so (`ProductUpdate.refresh_images`), or an operator.
+The consumer does not fetch a link twice, whichever updates name it: otherwise a shop that sends every product every
+hour would fetch all its images every hour. The sender (`ProductUpdate.refresh_images`) or an operator must ask for it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Protocol
+from collections.abc import Iterable, Iterator
 
 from feature_repo.rows import ProductFeatures
 from streaming.contracts import ProductUpdate
 from streaming.errors import ContractError
+from streaming.feature_store import FeatureReader
 
 
-class FeatureReader(Protocol):
-    """The part of `feature_repo.store.ProductFeatureStore` that products are looked up in."""
+def read_products(ids: Iterable[str], store: FeatureReader) -> list[ProductFeatures]:
+    """Read the products whose images to refresh.
 
-    def read_features(self, ids: Iterable[str]) -> Mapping[str, ProductFeatures]: ...
-
-
-def chosen(ids: Iterable[str], store: FeatureReader) -> list[ProductFeatures]:
-    """The products of these ids.
+    Args:
+        ids: Product ids; repeated ids count once.
+        store: The feature store.
 
     Raises:
-        ContractError: one of them is not there, or has no images.
+        ContractError: A product does not exist, or has no images.
     """
-    names = list(dict.fromkeys(ids))
-    found = store.read_features(names)
-    for name in names:
-        product = found.get(name)
+    unique_ids = list(dict.fromkeys(ids))
+    stored = store.read_features(unique_ids)
+    for product_id in unique_ids:
+        product = stored.get(product_id)
         if product is None or product.deleted:
-            raise ContractError("id", f"there is no product {name!r}; publish it first")
+            raise ContractError("id", f"there is no product {product_id!r}; publish it first")
         if not product.image_urls:
-            raise ContractError("id", f"product {name!r} has no images; publish their links first")
-    return [found[name] for name in names]
+            raise ContractError("id", f"product {product_id!r} has no images; publish their links first")
+    return [stored[product_id] for product_id in unique_ids]
 
 
-def refreshes(products: Iterable[ProductFeatures]) -> Iterator[ProductUpdate]:
-    """An update of each product with images that says nothing but that they are to be fetched again.
+def refresh_updates(products: Iterable[ProductFeatures]) -> Iterator[ProductUpdate]:
+    """Yield an update of each product with images that changes nothing and asks to fetch its images again.
 
-    It bears the product's own version, so that the next update of the source passes whatever it counts in. Should one
-    pass before it, the images are fetched all the same.
+    The update has the product's own version, so that the next update of the source passes, whatever its versions count.
+    If a newer update overtakes it, the images are fetched all the same.
     """
     for product in products:
         if product.image_urls:

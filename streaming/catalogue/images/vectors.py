@@ -1,4 +1,4 @@
-"""Image links -> vectors: fetch, look the content hash up, encode on Triton only what was never seen."""
+"""From image links to vectors: fetch, look up the content hash in the cache, encode only new images on Triton."""
 
 from __future__ import annotations
 
@@ -17,26 +17,38 @@ EncodeImages = Callable[[np.ndarray[Any, np.dtype[np.uint8]]], tuple[Float32Arra
 
 
 class Fetched(Protocol):
-    """An image as `streaming.catalogue.images.fetch.ImageFetcher` answers it."""
+    """A fetched image, such as `streaming.catalogue.images.fetch.FetchedImage`."""
 
     @property
-    def content_hash(self) -> str: ...
+    def content_hash(self) -> str:
+        """SHA-256 of the bytes, in hex."""
+
     @property
-    def pixels(self) -> np.ndarray[Any, np.dtype[np.uint8]]: ...
+    def pixels(self) -> np.ndarray[Any, np.dtype[np.uint8]]:
+        """`[224, 224, 3]` uint8, RGB."""
 
 
 class FetchMany(Protocol):
-    """`ImageFetcher.fetch_many`: in the order of the links, each an image or its error."""
+    """Fetches images, as `ImageFetcher.fetch_many` does."""
 
-    def __call__(self, links: Iterable[str]) -> Sequence[Fetched | ImageError]: ...
+    def __call__(self, links: Iterable[str]) -> Sequence[Fetched | ImageError]:
+        """Return an image or its error for each link, in the order of the links."""
 
 
 class CachedImageVectors:
-    """The catalogue consumer's `ImageVectors`.
+    """Vectors of images by link.
 
     Args:
-        batch: images in memory at once.
-        pauses_s: before each further attempt to fetch what may be there later; what then still is not, is an error.
+        fetch_many: Fetches images.
+        encode: Encodes pixels.
+        cache: Vectors by content hash.
+        batch: Number of images in memory at once.
+        pauses_s: Pauses before further attempts at images with a retryable error, in seconds. An image that is still
+            missing after the last attempt is an error.
+        sleep: Waits, such as `time.sleep`.
+
+    Attributes:
+        visual_version: Version of the visual encoder.
     """
 
     def __init__(
@@ -54,40 +66,41 @@ class CachedImageVectors:
         self.visual_version = cache.visual_version
 
     def vectors(self, links: Sequence[str]) -> Mapping[str, tuple[str, Float32Array] | ImageError]:
-        """(content hash, vector `[256]`) of each link, or why it has none. Memory is bounded by the batch."""
+        """Return (content hash, vector `[256]`) of each link, or the reason why it has none."""
         out: dict[str, tuple[str, Float32Array] | ImageError] = {}
         for start in range(0, len(links), self._batch):
             part = links[start : start + self._batch]
-            out |= self._of_batch(part)
+            out |= self._vectors_of_batch(part)
         return out
 
-    def _of_batch(self, links: Sequence[str]) -> dict[str, tuple[str, Float32Array] | ImageError]:
+    def _vectors_of_batch(self, links: Sequence[str]) -> dict[str, tuple[str, Float32Array] | ImageError]:
         fetched = self._fetch(links)
         images = {f.content_hash: f.pixels for f in fetched.values() if not isinstance(f, ImageError)}
         vectors = self._cache.get(list(images))
-        unseen = [h for h in images if h not in vectors]
+        uncached = [digest for digest in images if digest not in vectors]
         rejected: dict[str, str] = {}
-        if unseen:
-            answer, refused = self._encode(np.stack([images[h] for h in unseen]))
-            rejected = {unseen[row]: reason for row, reason in refused.items()}
-            fresh = {h: answer[row] for row, h in enumerate(unseen) if row not in refused}
-            self._cache.put(fresh)
-            vectors |= fresh
-        return {
-            link: f
-            if isinstance(f, ImageError)
-            else (f.content_hash, vectors[f.content_hash])
-            if f.content_hash in vectors
-            else ImageError(f"the visual encoder rejects {link}: {rejected[f.content_hash]}")
-            for link, f in fetched.items()
-        }
+        if uncached:
+            encoded, reasons = self._encode(np.stack([images[digest] for digest in uncached]))
+            rejected = {uncached[row]: reason for row, reason in reasons.items()}
+            new_vectors = {digest: encoded[row] for row, digest in enumerate(uncached) if row not in reasons}
+            self._cache.put(new_vectors)
+            vectors |= new_vectors
+
+        def answer(link: str, image: Fetched | ImageError) -> tuple[str, Float32Array] | ImageError:
+            if isinstance(image, ImageError):
+                return image
+            if image.content_hash in vectors:
+                return image.content_hash, vectors[image.content_hash]
+            return ImageError(f"the visual encoder rejects {link}: {rejected[image.content_hash]}")
+
+        return {link: answer(link, image) for link, image in fetched.items()}
 
     def _fetch(self, links: Sequence[str]) -> dict[str, Fetched | ImageError]:
         fetched = dict(zip(links, self._fetch_many(links), strict=True))
         for pause_s in self._pauses_s:
-            again = [link for link, f in fetched.items() if isinstance(f, ImageError) and f.retryable]
-            if not again:
+            retryable = [link for link, f in fetched.items() if isinstance(f, ImageError) and f.retryable]
+            if not retryable:
                 break
             self._sleep(pause_s)
-            fetched.update(zip(again, self._fetch_many(again), strict=True))
+            fetched.update(zip(retryable, self._fetch_many(retryable), strict=True))
         return fetched

@@ -8,8 +8,9 @@ from collections.abc import Callable, Sequence
 from inference.errors import InputError
 from inference.inputs import ProductInput
 from inference.triton.client import Embedded
-from streaming.catalogue.embed import Outgoing, embed, publish_newest
+from streaming.catalogue.embed import embed, publish_newest
 from streaming.release.reembed import reembed
+from streaming.vectors.publisher import OutgoingVector
 from tests.streaming.builders import update
 from tests.streaming.fakes import FakeEmbedder, FakeStore
 from tests.streaming.world import World
@@ -26,11 +27,11 @@ def on_topic(world: World) -> dict[str, str]:
     return {i: vector.content_hash for i, vector in last.items() if vector is not None}
 
 
-def overtaken(world: World, *others: Callable[[], object]) -> Callable[[Sequence[Outgoing]], None]:
+def overtaken(world: World, *others: Callable[[], object]) -> Callable[[Sequence[OutgoingVector]], None]:
     """A publisher that is overtaken: before each of its first records reach the topic, others write and publish."""
     waiting = list(others)
 
-    def publish(vectors: Sequence[Outgoing]) -> None:
+    def publish(vectors: Sequence[OutgoingVector]) -> None:
         if waiting:
             waiting.pop(0)()
         world.topic(vectors)
@@ -76,7 +77,9 @@ def test_a_deletion_that_reaches_the_topic_late_does_not_hide_a_product_that_is_
     world = World()
     world.process(update("p1", 1), update("p1", 2, "delete"))
     publish_newest(
-        [("1", "p1", 2, None)], world.store, overtaken(world, lambda: world.process(update("p1", 3, title="back")))
+        [OutgoingVector("1", "p1", 2, None)],
+        world.store,
+        overtaken(world, lambda: world.process(update("p1", 3, title="back"))),
     )
     assert on_topic(world) == held(world)
     assert list(on_topic(world)) == ["p1"]

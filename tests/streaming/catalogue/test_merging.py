@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from feature_repo.rows import ProductFeatures
-from streaming.catalogue.merging import Product, changed_views, in_order, is_offer_patch, merge
+from streaming.catalogue.merging import Product, applicable_updates, changed_views, is_offer_patch, merge
 from streaming.contracts import ATTRIBUTES
 from streaming.errors import ContractError
 from tests.streaming.builders import NOW, price, update, vector_of
@@ -99,20 +99,20 @@ def test_a_link_that_no_url_parser_takes_has_no_domain() -> None:
 
 def test_older_versions_are_stale_equal_ones_count_and_superseded_ones_are_neither() -> None:
     old, same, patch = update("p", 1), update("p", 2), update("p", 3, "patch")
-    assert in_order([old, same], 2) == ([same], 1)
-    assert in_order([patch, same, old], 0) == ([same, patch], 0)
-    assert in_order([update("p", 4, "delete"), patch, same], 0)[0][0].op == "delete"
-    assert in_order([old], 2) == ([], 1)
+    assert applicable_updates([old, same], 2) == ([same], 1)
+    assert applicable_updates([patch, same, old], 0) == ([same, patch], 0)
+    assert applicable_updates([update("p", 4, "delete"), patch, same], 0)[0][0].op == "delete"
+    assert applicable_updates([old], 2) == ([], 1)
 
 
 def test_of_equal_versions_the_later_arrival_wins() -> None:
     first, second = update("p", 2, title="first"), update("p", 2, title="second")
-    assert in_order([first, second], 0) == ([second], 0)
+    assert applicable_updates([first, second], 0) == ([second], 0)
 
 
 def test_a_patch_that_arrives_before_its_upsert_in_a_batch_comes_after_it() -> None:
     patch, upsert = update("p", 5, "patch", brand="x"), update("p", 4)
-    assert in_order([patch, upsert], 0) == ([upsert, patch], 0)
+    assert applicable_updates([patch, upsert], 0) == ([upsert, patch], 0)
 
 
 @pytest.mark.parametrize(

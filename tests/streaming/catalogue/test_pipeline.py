@@ -16,7 +16,7 @@ from feature_repo.errors import InvalidFeatureError
 from inference.errors import ArtifactError
 from inference.retrieval import Attributes
 from streaming.contracts import ProductUpdate
-from streaming.vectors.offer_topic import OutgoingOffer
+from streaming.vectors.publisher import OutgoingOffer
 from tests.streaming.builders import price, record, records, update
 from tests.streaming.fakes import Crash, FakeEmbedder
 from tests.streaming.world import World, counts, stages
@@ -117,10 +117,10 @@ def test_an_offer_that_was_written_and_not_published_is_published_when_its_updat
 ) -> None:
     world, crashes = World(), []
 
-    def crashing(products: Sequence[OutgoingOffer], source_time: Callable[[str], int]) -> None:
+    def crashing(offers: Sequence[OutgoingOffer]) -> None:
         if crashes:
             raise crashes.pop()
-        world.offers(products, source_time)
+        world.offers(offers)
 
     world.restart(publish_offers=crashing)
     world.process(update("p1", 1, price=price("9")), update("p2", 1, price=price("9")), update("p3", 1))
@@ -505,9 +505,9 @@ def make_crash(world: World, chance: random.Random, share: float) -> Callable[[]
         world.topic(vectors)
         may_crash("after")
 
-    def publish_offers(products: Sequence[OutgoingOffer], source_time: Callable[[str], int]) -> None:
+    def publish_offers(offers: Sequence[OutgoingOffer]) -> None:
         may_crash("before")
-        world.offers(products, source_time)
+        world.offers(offers)
         may_crash("after")
 
     def restart() -> None:

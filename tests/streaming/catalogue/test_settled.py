@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import pytest
 
-from streaming.catalogue.settled import InOrder, Settled
+from streaming.catalogue.settled import SettledProduct, SettledProducts
 from tests.streaming.builders import price, update
 from tests.streaming.world import World
 
 
 def test_a_product_is_in_order_at_one_version_of_one_model_and_encoder() -> None:
-    settled = Settled()
-    settled.add("1", "v1", {"a": InOrder(3, "Home"), "b": InOrder(1, "Sport")})
-    assert settled.at("a", 3) == InOrder(3, "Home")
+    settled = SettledProducts()
+    settled.add("1", "v1", {"a": SettledProduct(3, "Home"), "b": SettledProduct(1, "Sport")})
+    assert settled.at("a", 3) == SettledProduct(3, "Home")
     assert settled.at("a", 4) is None
-    settled.add("1", "v1", {"a": InOrder(4, "Garden")})
-    assert settled.at("a", 4) == InOrder(4, "Garden")
-    assert settled.at("b", 1) == InOrder(1, "Sport")
+    settled.add("1", "v1", {"a": SettledProduct(4, "Garden")})
+    assert settled.at("a", 4) == SettledProduct(4, "Garden")
+    assert settled.at("b", 1) == SettledProduct(1, "Sport")
     settled.advance({"b": 2, "never there": 2})
-    assert settled.at("b", 2) == InOrder(2, "Sport")
+    assert settled.at("b", 2) == SettledProduct(2, "Sport")
     assert "never there" not in settled
     settled.forget(["b", "never there"])
     assert "b" not in settled
@@ -26,17 +26,17 @@ def test_a_product_is_in_order_at_one_version_of_one_model_and_encoder() -> None
 
 @pytest.mark.parametrize("changed", [("2", "v1"), ("1", "v2")])
 def test_another_model_or_encoder_forgets_everything(changed: tuple[str, str]) -> None:
-    settled = Settled()
-    settled.add("1", "v1", {"a": InOrder(3, "")})
-    settled.add(*changed, {"b": InOrder(1, "")})
+    settled = SettledProducts()
+    settled.add("1", "v1", {"a": SettledProduct(3, "")})
+    settled.add(*changed, {"b": SettledProduct(1, "")})
     assert "a" not in settled
     assert settled.at("b", 1) is not None
 
 
 def test_memory_is_bounded_and_the_oldest_go_first() -> None:
-    settled = Settled(limit=3)
+    settled = SettledProducts(limit=3)
     for n in range(10):
-        settled.add("1", "v1", {f"p{n}": InOrder(n, "")})
+        settled.add("1", "v1", {f"p{n}": SettledProduct(n, "")})
     assert [f"p{n}" in settled for n in range(10)] == [False] * 7 + [True] * 3
 
 

@@ -1,94 +1,21 @@
-"""Fetching and decoding product images: limits, and no way into private networks."""
+"""Fetching product images: limits, and no way into private networks."""
+
+from __future__ import annotations
 
 import contextlib
 import hashlib
-import io
 import os
 import socket
 import ssl
-import struct
-import threading
-import time
-import zlib
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
-from streaming.catalogue.images import fetch as images
-from streaming.catalogue.images.fetch import FetchedImage, ImageFetcher, decode, is_public
+from streaming.catalogue.images.fetch import FetchedImage, ImageFetcher
 from streaming.errors import ImageError
-
-RED, WHITE = (220, 30, 30), (255, 255, 255)
-Answer = Callable[[BaseHTTPRequestHandler], None]
-
-
-def picture(size: tuple[int, int] = (300, 200), format: str = "JPEG", mode: str = "RGB", color: object = RED) -> bytes:
-    file = io.BytesIO()
-    Image.new(mode, size, color).save(file, format)  # type: ignore[arg-type]
-    return file.getvalue()
-
-
-PICTURE = picture()
-
-
-def send(
-    status: int = 200, body: bytes = PICTURE, kind: str | None = "image/jpeg", *, sized: bool = True, **headers: str
-) -> Answer:
-    def answer(request: BaseHTTPRequestHandler) -> None:
-        request.send_response(status)
-        if kind is not None:
-            request.send_header("Content-Type", kind)
-        if sized:
-            request.send_header("Content-Length", str(len(body)))
-        for name, value in headers.items():
-            request.send_header(name.replace("_", "-"), value)
-        request.end_headers()
-        request.wfile.write(body)
-
-    return answer
-
-
-class Server:
-    """A web server on loopback; `answers` says what a path gets, `hosts` what was asked for."""
-
-    def __init__(self) -> None:
-        self.answers: dict[str, Answer] = {}
-        self.hosts: list[str] = []
-        self.hang_up = threading.Event()
-        outer = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def do_GET(self) -> None:
-                outer.hosts.append(self.headers["Host"])
-                try:
-                    outer.answers[self.path](self)
-                except (ConnectionError, TimeoutError):
-                    self.close_connection = True
-
-            def log_message(self, format: str, *args: object) -> None:
-                pass
-
-        class QuietServer(ThreadingHTTPServer):
-            def handle_error(self, *_: object) -> None:  # clients that hang up are what these tests are about
-                pass
-
-        self.http = QuietServer(("127.0.0.1", 0), Handler)
-        self.port = self.http.server_address[1]
-        self.url = f"http://127.0.0.1:{self.port}"
-        self.thread = threading.Thread(target=self.http.serve_forever, kwargs={"poll_interval": 0.02})
-        self.thread.start()
-
-    def close(self) -> None:
-        self.hang_up.set()
-        self.http.shutdown()
-        self.http.server_close()
-        self.thread.join()
+from tests.streaming.catalogue.images.web import PICTURE, Answer, Server, picture, send
 
 
 @pytest.fixture
@@ -108,104 +35,6 @@ def refused(fetcher: ImageFetcher, link: str, reason: str, *, retryable: bool = 
     with pytest.raises(ImageError, match=reason) as caught:
         fetcher.fetch(link)
     assert caught.value.retryable is retryable
-
-
-# --- Decoding ---
-
-
-@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "GIF"])
-def test_each_format_becomes_224_x_224_rgb(format: str) -> None:
-    pixels = decode(picture(format=format), max_pixels=10**6)
-    assert (pixels.shape, pixels.dtype) == ((224, 224, 3), np.uint8)
-    assert np.abs(pixels[112, 112].astype(int) - RED).max() < 12
-
-
-@pytest.mark.parametrize("size", [(300, 200), (200, 300), (50, 40), (3000, 2000), (1, 1), (2000, 1)])
-def test_the_whole_image_is_kept_and_padded_with_white(size: tuple[int, int]) -> None:
-    pixels = decode(picture(size, "PNG"), max_pixels=10**7)
-    red = (pixels[..., 0] > 200) & (pixels[..., 1] < 60)
-    wide, high = max(1, round(224 * size[0] / max(size))), max(1, round(224 * size[1] / max(size)))
-    assert (red.any(axis=0).sum(), red.any(axis=1).sum()) == (wide, high)
-    assert (pixels[~red] == 255).all()
-
-
-def test_a_photo_taken_sideways_is_turned_upright() -> None:
-    image = Image.new("RGB", (200, 100), WHITE)
-    image.paste(RED, (0, 0, 100, 100))  # red is left; orientation 6 means: turn clockwise, so red comes up
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    file = io.BytesIO()
-    image.save(file, "JPEG", exif=exif, quality=95)
-    pixels = decode(file.getvalue(), max_pixels=10**6)
-    assert pixels[50, 112, 1] < 60
-    assert pixels[170, 112, 1] > 240
-
-
-@pytest.mark.parametrize(("mode", "color"), [("RGBA", (220, 30, 30, 0)), ("LA", (10, 0))])
-def test_transparent_pixels_are_white(mode: str, color: tuple[int, ...]) -> None:
-    assert (decode(picture(format="PNG", mode=mode, color=color), max_pixels=10**6) == 255).all()
-
-
-def test_a_transparent_palette_is_white_too() -> None:
-    file = io.BytesIO()
-    Image.new("P", (20, 20), 0).save(file, "GIF", transparency=0)
-    assert (decode(file.getvalue(), max_pixels=10**6) == 255).all()
-
-
-@pytest.mark.parametrize(
-    ("format", "mode", "color", "expected"),
-    [("PNG", "I;16", 32_768, 128), ("PNG", "L", 77, 77), ("PNG", "1", 1, 255), ("JPEG", "CMYK", (0, 0, 0, 128), 127)],
-)
-def test_unusual_pixel_formats_keep_their_brightness(format: str, mode: str, color: object, expected: int) -> None:
-    pixels = decode(picture((224, 224), format, mode, color), max_pixels=10**6)
-    assert np.abs(pixels.astype(int) - expected).max() <= 3
-
-
-def test_the_first_frame_of_an_animation_is_taken() -> None:
-    frames = [Image.new("RGB", (20, 20), color) for color in (RED, (0, 0, 255))]
-    file = io.BytesIO()
-    frames[0].save(file, "GIF", save_all=True, append_images=frames[1:])
-    assert decode(file.getvalue(), max_pixels=10**6)[112, 112, 0] > 200
-
-
-@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
-def test_broken_exif_does_not_lose_the_picture() -> None:
-    start = PICTURE[:2] + b"\xff\xe1\x00\x10Exif\x00\x00MM\x00\x2a\xff\xff\xff\xff" + PICTURE[2:]
-    assert decode(start, max_pixels=10**6).shape == (224, 224, 3)
-
-
-def test_a_truncated_jpeg_is_refused() -> None:
-    large = io.BytesIO()
-    Image.effect_noise((300, 300), 80).save(large, "JPEG")
-    with pytest.raises(ImageError, match=r"is damaged: .*truncated"):
-        decode(large.getvalue()[:5_000], max_pixels=10**6)
-
-
-@pytest.mark.parametrize("raw", [b"<svg xmlns='http://www.w3.org/2000/svg'/>", b"\x00" * 100, b"BM" + b"\x00" * 60])
-def test_what_is_no_image_of_a_known_format_is_refused(raw: bytes) -> None:
-    with pytest.raises(ImageError, match="is not a JPEG, PNG, WebP or GIF image"):
-        decode(raw, max_pixels=10**6)
-
-
-def test_no_bytes_are_refused() -> None:
-    with pytest.raises(ImageError, match="is empty"):
-        decode(b"", max_pixels=10**6)
-
-
-def png_header(width: int, height: int) -> bytes:
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
-
-
-@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
-@pytest.mark.parametrize("side", [7_000, 10_000, 60_000])
-def test_a_decompression_bomb_is_refused_by_its_header(side: int) -> None:
-    """7,000: our own limit; 10,000: Pillow warns; 60,000: Pillow refuses. None makes the pixels (10 GB)."""
-    with pytest.raises(ImageError, match="pixels"):
-        decode(png_header(side, side), max_pixels=40_000_000)
 
 
 # --- Files ---
@@ -326,10 +155,9 @@ def test_a_server_that_drips_bytes_is_left_at_the_deadline(server: Server, part:
             request.wfile.flush()
 
     server.answers["/a.jpg"] = drip
-    began = time.monotonic()
     with ImageFetcher(allow_private=True, timeout=0.5) as fetcher:
-        refused(fetcher, f"{server.url}/a.jpg", "was not there after 0.5 s", retryable=True)
-    assert time.monotonic() - began < 3
+        refused(fetcher, f"{server.url}/a.jpg", "did not arrive within 0.5 s", retryable=True)
+    assert not server.hang_up.is_set(), "the fetch ended while the server was still sending"
 
 
 # --- Private addresses ---
@@ -353,27 +181,24 @@ def test_loopback_is_recognised_however_it_is_written(server: Server, host: str)
     assert server.hosts == []
 
 
-@pytest.fixture
-def public_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
+def loopback_is_public(address: str) -> bool:
     """127.0.0.1 stands for a public address; 127.0.0.2 stays private."""
-    monkeypatch.setattr(images, "is_public", lambda address: address == "127.0.0.1")
+    return address == "127.0.0.1"
 
 
-@pytest.mark.usefixtures("public_loopback")
 def test_a_redirect_from_a_public_to_a_private_address_is_refused(server: Server) -> None:
     names = {"shop.example": ["127.0.0.1"], "inside.example": ["127.0.0.2"]}
     server.answers["/ok.jpg"] = send()
     server.answers["/a.jpg"] = send(302, b"", Location=f"http://inside.example:{server.port}/ok.jpg")
     server.answers["/b.jpg"] = send(302, b"", Location=f"http://127.0.0.2:{server.port}/ok.jpg")
     resolve = lambda host, port: names.get(host, [host])  # noqa: E731
-    with ImageFetcher(resolve=resolve) as fetcher:
+    with ImageFetcher(resolve=resolve, is_public=loopback_is_public) as fetcher:
         assert fetcher.fetch(f"http://shop.example:{server.port}/ok.jpg")
         for path in ("a.jpg", "b.jpg"):
             refused(fetcher, f"http://shop.example:{server.port}/{path}", "is not on the public internet")
     assert set(server.hosts) == {f"shop.example:{server.port}"}
 
 
-@pytest.mark.usefixtures("public_loopback")
 def test_the_address_that_was_checked_is_the_one_connected_to(server: Server) -> None:
     """DNS rebinding: a name that is public when checked and private a moment later."""
     asked: list[str] = []
@@ -383,18 +208,17 @@ def test_the_address_that_was_checked_is_the_one_connected_to(server: Server) ->
         return ["127.0.0.1"] if len(asked) == 1 else ["127.0.0.2"]
 
     server.answers["/a.jpg"] = send()
-    with ImageFetcher(resolve=rebind) as fetcher:
+    with ImageFetcher(resolve=rebind, is_public=loopback_is_public) as fetcher:
         assert fetcher.fetch(f"http://shop.example:{server.port}/a.jpg")
         assert asked == ["shop.example"]
         assert fetcher.fetch(f"http://shop.example:{server.port}/a.jpg"), "over the same, checked connection"
 
 
-@pytest.mark.usefixtures("public_loopback")
 def test_of_several_addresses_only_the_public_ones_are_tried(server: Server) -> None:
     server.answers["/a.jpg"] = send()
-    with ImageFetcher(resolve=lambda host, port: ["127.0.0.2", "127.0.0.1"]) as fetcher:
+    with ImageFetcher(resolve=lambda host, port: ["127.0.0.2", "127.0.0.1"], is_public=loopback_is_public) as fetcher:
         assert fetcher.fetch(f"http://shop.example:{server.port}/a.jpg")
-    with ImageFetcher(resolve=lambda host, port: ["127.0.0.2", "10.0.0.1"]) as fetcher:
+    with ImageFetcher(resolve=lambda host, port: ["127.0.0.2", "10.0.0.1"], is_public=loopback_is_public) as fetcher:
         refused(fetcher, f"http://shop.example:{server.port}/a.jpg", "127.0.0.2, 10.0.0.1")
 
 
@@ -424,26 +248,6 @@ def test_a_name_server_that_is_down_is_worth_another_try_an_unknown_name_is_not(
         refused(fetcher, "http://shop.example/a.jpg", "has no address", retryable=True)
     with ImageFetcher(resolve=fail(socket.EAI_NONAME)) as fetcher:
         refused(fetcher, "http://shop.example/a.jpg", "has no address")
-
-
-@pytest.mark.parametrize(
-    "address", ["8.8.8.8", "93.184.216.34", "2606:4700:4700::1111", "::ffff:8.8.8.8", "64:ff9b::808:808"]
-)
-def test_public_addresses(address: str) -> None:
-    assert is_public(address)
-
-
-@pytest.mark.parametrize(
-    "address",
-    [
-        "127.0.0.1", "127.8.8.8", "0.0.0.0", "10.1.2.3", "172.16.0.1", "192.168.1.1", "169.254.169.254", "100.64.0.1",
-        "192.0.0.1", "198.18.0.1", "192.0.2.1", "203.0.113.9", "224.0.0.1", "239.1.1.1", "240.0.0.1", "255.255.255.255",
-        "::", "::1", "fe80::1", "fe80::1%eth0", "fc00::1", "fec0::1", "ff02::1", "2001:db8::1", "::ffff:127.0.0.1",
-        "::ffff:169.254.169.254", "64:ff9b::7f00:1", "2002:7f00:1::", "2002:a9fe:a9fe::",
-    ],
-)  # fmt: skip
-def test_addresses_that_are_not_public(address: str) -> None:
-    assert not is_public(address)
 
 
 # --- https ---

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import pytest
 
 from inference.arrays import Float32Array
-from streaming.catalogue.images.refresh import chosen, refreshes
+from streaming.catalogue.images.refresh import read_products, refresh_updates
 from streaming.errors import ContractError, ImageError
 from tests.streaming.builders import price, update, vector_of
 from tests.streaming.fakes import FakeImages
@@ -50,7 +50,7 @@ def change(world: World, link: str = "a") -> None:
 
 
 def refresh(world: World, id: str = "p1") -> None:
-    (message,) = refreshes(chosen([id], world.store))
+    (message,) = refresh_updates(read_products([id], world.store))
     world.process(message)
 
 
@@ -84,7 +84,7 @@ def test_images_that_did_not_change_cost_no_inference(world: World) -> None:
 def test_a_newer_update_that_passes_first_does_not_undo_it(world: World) -> None:
     """What is behind a link has no version."""
     change(world)
-    (late,) = refreshes(chosen(["p1"], world.store))
+    (late,) = refresh_updates(read_products(["p1"], world.store))
     world.process(update("p1", 6, "patch", price=price("5")))
     outcome = world.process(late)
     assert counts(outcome)["stale"] == 1
@@ -103,7 +103,7 @@ def test_a_sender_may_say_it_with_any_update(world: World) -> None:
 def test_an_image_that_cannot_be_had_again_keeps_its_old_vector_and_is_a_dead_letter(world: World) -> None:
     change(world, "b")
     world.images.broken.add("a")
-    (message,) = refreshes(chosen(["p1"], world.store))
+    (message,) = refresh_updates(read_products(["p1"], world.store))
     outcome = world.process(message)
     assert stages(outcome) == ["image"]
     assert hashes(world) == ["hash of a", "hash of another picture"]
@@ -114,7 +114,7 @@ def test_an_image_that_cannot_be_had_again_keeps_its_old_vector_and_is_a_dead_le
 
 
 def test_a_deleted_product_stays_deleted(world: World) -> None:
-    (late,) = refreshes(chosen(["p1"], world.store))
+    (late,) = refresh_updates(read_products(["p1"], world.store))
     world.process(update("p1", 6, "delete"))
     world.images.asked.clear()
     assert stages(world.process(late)) == []
@@ -124,7 +124,7 @@ def test_a_deleted_product_stays_deleted(world: World) -> None:
 
 def test_products_that_cannot_be_refreshed_are_named(world: World) -> None:
     with pytest.raises(ContractError, match="no product 'p9'; publish it first"):
-        chosen(["p1", "p9"], world.store)
+        read_products(["p1", "p9"], world.store)
     with pytest.raises(ContractError, match="'p2' has no images"):
-        chosen(["p2"], world.store)
-    assert list(refreshes(world.store.read_features(["p2"]).values())) == []
+        read_products(["p2"], world.store)
+    assert list(refresh_updates(world.store.read_features(["p2"]).values())) == []
