@@ -1,7 +1,7 @@
-"""Filters on what changes often: price, category, availability. Attributes lie beside the vectors, in columns.
+"""Filters on attributes that change often: price, category, availability. They lie in columns beside the vectors.
 
-A change of price is one write into a column; the vector and the graph are not touched. A filter becomes one boolean
-per product, so its selectivity is known exactly before the search begins.
+A change of price is one write into a column; it touches neither the vector nor the graph. A filter becomes one boolean
+per product, so that its selectivity is known exactly before the search begins.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ import numpy as np
 from inference.arrays import BoolArray
 from inference.errors import InputError
 
-_REMEMBERED = 256  # category filters whose matching paths are kept
+_CACHED = 256  # category filters whose matching categories are cached
 _CURRENCY = re.compile(r"[A-Z]{3}")
 
 
 class Attributes(msgspec.Struct, frozen=True, kw_only=True):
-    """What a product can be filtered by. What is not known is None or empty, and no filter on it lets it pass."""
+    """What a product can be filtered by. An unknown attribute is None or empty, and passes no filter on it."""
 
     amount_minor: int | None = None  # the price in minor units (cents) of `currency`
     currency: str | None = None  # ISO 4217
@@ -30,17 +30,20 @@ class Attributes(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Filter(msgspec.Struct, frozen=True, kw_only=True):
-    """Which products may be found. All conditions hold at once; one that is not given lets everything pass.
+    """Which products may be found. A product must meet all conditions; one that is not set has no effect.
 
     Raises:
-        InputError: a price without a currency, bounds that leave no price, a blank category, a value of another kind.
+        InputError: If a price has no currency, the bounds leave no price, a category is blank or a value has a wrong
+            type.
     """
 
     min_price: int | None = None  # minor units, inclusive
     max_price: int | None = None  # minor units, inclusive
     currency: str | None = None
-    categories: tuple[str, ...] = ()  # any of these paths or anything below: "Home > Lighting"; case does not matter
-    in_stock: bool = False  # only what can be bought now
+    categories: tuple[
+        str, ...
+    ] = ()  # any of these paths or anything below it, such as "Home > Lighting"; not case-sensitive
+    in_stock: bool = False  # only products that can be bought now
 
     def __post_init__(self) -> None:
         low, high = self.min_price, self.max_price
@@ -62,14 +65,15 @@ class Filter(msgspec.Struct, frozen=True, kw_only=True):
 
     @classmethod
     def of(cls, fields: Mapping[str, Any]) -> Filter:
-        """A filter from a request's fields, as JSON or as the texts of a query string.
+        """Make a filter from a request's fields, decoded from JSON or from a query string.
 
         Raises:
-            InputError: a field that there is not, or a value that cannot be; names it.
+            InputError: If a field does not exist or has an invalid value; names it.
         """
         if unknown := sorted(fields.keys() - set(cls.__struct_fields__)):
             raise InputError(
-                f"a filter has no field {', '.join(map(repr, unknown))}; there are {', '.join(cls.__struct_fields__)}"
+                f"a filter has no field {', '.join(map(repr, unknown))}; its fields are "
+                f"{', '.join(cls.__struct_fields__)}"
             )
         try:
             return msgspec.convert(dict(fields), cls, strict=False)
@@ -80,16 +84,29 @@ class Filter(msgspec.Struct, frozen=True, kw_only=True):
                 raise error.__cause__ from None
             message, _, path = str(error).partition(" - at `$.")
             name = path.strip("`") or "value"
-            raise InputError(f"a filter's {name} {fields.get(name)!r} cannot be used: {message}") from None
+            raise InputError(f"a filter's {name} {fields.get(name)!r} is invalid: {message}") from None
 
 
 class AttributeColumns:
-    """The attributes of products by row number, each with the catalogue version it comes from."""
+    """The attributes of all products by row, each with its catalogue version.
+
+    Args:
+        rows: Number of rows.
+
+    Attributes:
+        version: Catalogue version of the attributes; -1 for a product without any.
+        amount: Price in minor units.
+        currency: Index into `currencies`; -1 without a price.
+        category: Index into `categories`.
+        in_stock: Whether the product can be bought now.
+        currencies: The index of each currency.
+        categories: The index of each normalised category path.
+    """
 
     def __init__(self, rows: int = 0) -> None:
-        self.version = np.full(rows, -1, np.int64)  # -1: none known
+        self.version = np.full(rows, -1, np.int64)
         self.amount = np.zeros(rows, np.int64)
-        self.currency = np.full(rows, -1, np.int32)  # -1: no price
+        self.currency = np.full(rows, -1, np.int32)
         self.category = np.zeros(rows, np.int32)
         self.in_stock = np.zeros(rows, np.bool_)
         self.currencies: dict[str, int] = {}
@@ -97,7 +114,7 @@ class AttributeColumns:
         self._matching: dict[tuple[str, ...], BoolArray] = {}
 
     def resize(self, rows: int) -> None:
-        """Make room for so many rows."""
+        """Grow all columns to a number of rows."""
         new = AttributeColumns(rows)
         for name in _COLUMNS:
             old = getattr(self, name)
@@ -105,7 +122,7 @@ class AttributeColumns:
             setattr(self, name, getattr(new, name))
 
     def set(self, row: int, version: int, attributes: Attributes) -> bool:
-        """Replace one product's attributes; false when a newer version's are there."""
+        """Replace one product's attributes; return false if newer ones are there."""
         if version < self.version[row]:
             return False
         self.version[row] = version
@@ -122,11 +139,11 @@ class AttributeColumns:
         return True
 
     def is_empty(self, row: int) -> bool:
-        """Whether nothing is known of the row's product."""
+        """Return whether the row's product has no attributes."""
         return not (self.currency[row] >= 0 or self.category[row] or self.in_stock[row])
 
     def snapshot(self, rows: int) -> AttributeColumns:
-        """A copy of the first `rows`."""
+        """Return a copy of the first `rows`."""
         taken = AttributeColumns()
         for name in _COLUMNS:
             setattr(taken, name, getattr(self, name)[:rows].copy())
@@ -134,30 +151,32 @@ class AttributeColumns:
         return taken
 
     def check(self, where: Filter) -> None:
-        """Refuse a filter on what no product ever had; nothing is refused before the first product's attributes.
+        """Refuse a filter on a currency or category that no product ever had.
+
+        Before the first product's attributes come, every filter is accepted.
 
         Raises:
-            InputError: names the value, and what there is.
+            InputError: Names the value and the existing ones.
         """
         if self.currencies and where.currency is not None and where.currency not in self.currencies:
-            there = ", ".join(sorted(self.currencies))
-            raise InputError(f"no product has a price in {where.currency}; there are prices in {there}")
-        if len(self.categories) == 1:  # "": none is known
+            existing = ", ".join(sorted(self.currencies))
+            raise InputError(f"no product has a price in {where.currency}; there are prices in {existing}")
+        if len(self.categories) == 1:  # only the empty path: no product has a category
             return
         for path in where.categories:
             if not self._categories_matching((path,)).any():
-                raise InputError(f"no product has the category {path!r}; {self._told_beside(path)}")
+                raise InputError(f"no product has the category {path!r}; {self._existing_near(path)}")
 
-    def _told_beside(self, path: str) -> str:
-        """The categories at the last step of the path that there is."""
+    def _existing_near(self, path: str) -> str:
+        """Name the categories at the deepest existing step of the path."""
         steps = normal_path(path).split(_SEPARATOR)
-        known = [known.split(_SEPARATOR) for known in self.categories if known]
-        depth = next(d for d in range(len(steps), -1, -1) if any(other[:d] == steps[:d] for other in known))
-        beside = sorted({_SEPARATOR.join(other[: depth + 1]) for other in known if other[:depth] == steps[:depth]})
-        return f"there are {', '.join(map(repr, beside[:_TOLD]))}{' and others' if len(beside) > _TOLD else ''}"
+        paths = [path.split(_SEPARATOR) for path in self.categories if path]
+        depth = next(d for d in range(len(steps), -1, -1) if any(other[:d] == steps[:d] for other in paths))
+        near = sorted({_SEPARATOR.join(other[: depth + 1]) for other in paths if other[:depth] == steps[:depth]})
+        return f"there are {', '.join(map(repr, near[:_LISTED]))}{' and others' if len(near) > _LISTED else ''}"
 
     def matching(self, where: Filter, rows: int) -> BoolArray:
-        """Which of the first `rows` products pass: `[rows]`."""
+        """Return which of the first `rows` products pass, `[rows]`."""
         passing = np.ones(rows, np.bool_)
         if where.currency is not None:
             passing &= self.currency[:rows] == self.currencies.get(where.currency, -2)
@@ -172,15 +191,15 @@ class AttributeColumns:
         return passing
 
     def _categories_matching(self, prefixes: tuple[str, ...]) -> BoolArray:
-        """Which category codes lie at or below one of these paths."""
-        known = self._matching.get(prefixes)
-        if known is None:
+        """Return which categories lie at or below one of these paths, by index."""
+        matching = self._matching.get(prefixes)
+        if matching is None:
             starts = tuple(normal_path(prefix) + _SEPARATOR for prefix in prefixes)
-            known = np.fromiter(((path + _SEPARATOR).startswith(starts) for path in self.categories), np.bool_)
-            if len(self._matching) >= _REMEMBERED:
+            matching = np.fromiter(((path + _SEPARATOR).startswith(starts) for path in self.categories), np.bool_)
+            if len(self._matching) >= _CACHED:
                 self._matching.clear()
-            self._matching[prefixes] = known
-        return known
+            self._matching[prefixes] = matching
+        return matching
 
     @staticmethod
     def _code(codes: dict[str, int], name: str) -> int:
@@ -189,10 +208,10 @@ class AttributeColumns:
 
 _SEPARATOR = " > "
 _COLUMNS = ("version", "amount", "currency", "category", "in_stock")
-_TOLD = 8  # categories that an error names
+_LISTED = 8  # largest number of categories that an error names
 
 
 def normal_path(path: str) -> str:
-    """A category path as it is compared: case folded, one form of white space, no empty steps."""
+    """Return a category path in the form that is compared: case-folded, single spaces, no empty steps."""
     steps = (" ".join(step.split()).casefold() for step in path.split(">"))
     return _SEPARATOR.join(step for step in steps if step)

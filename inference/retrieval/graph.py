@@ -1,4 +1,4 @@
-"""The graph: usearch's HNSW (Malkov and Yashunin, 2018) with our settings, and its answers in one form."""
+"""The graph: usearch's HNSW (Malkov and Yashunin, 2018) with our settings, and its answers in a uniform shape."""
 
 from __future__ import annotations
 
@@ -14,30 +14,36 @@ from inference.arrays import Float16Array, Float32Array
 
 
 class HnswSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """The graph's parameters. `docs/research/log.md` has the figures that they were chosen by."""
+    """Parameters of the graph. `docs/research/log.md` has the measurements behind the defaults."""
 
     connectivity: int = 48  # links per node (M); twice as many in the lowest layer
-    expansion_add: int = 128  # candidates looked at when a node is linked (efConstruction)
-    expansion_search: int = 128  # and when neighbours are looked for (ef)
-    exact_up_to: int = 8_000  # so few products are compared one by one about as quickly as the graph is walked
+    expansion_add: int = 128  # candidates considered when a node is linked (efConstruction)
+    expansion_search: int = 128  # candidates considered by a search (ef)
+    exact_up_to: int = 8_000  # up to so many products, comparing with each is about as fast as walking the graph
 
 
 class Matches:
-    """What usearch found, of one query or many in the same form: row `i` holds `counts[i]` keys, the nearest first."""
+    """What usearch found, in the same shape for one query and for many.
 
-    def __init__(self, found: Any) -> None:
-        self.keys: Any = np.atleast_2d(found.keys)
-        self.distances: Any = np.atleast_2d(found.distances)
-        # For a single query usearch answers with one row, cut to size, and no counts.
-        self.counts: list[int] = found.counts.tolist() if hasattr(found, "counts") else [len(found)]
+    Attributes:
+        keys: `[B, k]`; row `i` has `counts[i]` keys, the nearest first.
+        distances: `[B, k]`, one minus the cosine.
+        counts: `[B]`, the number of matches of each query.
+    """
+
+    def __init__(self, answer: Any) -> None:
+        self.keys: Any = np.atleast_2d(answer.keys)
+        self.distances: Any = np.atleast_2d(answer.distances)
+        # For a single query usearch returns one row of the right length, and no counts.
+        self.counts: list[int] = answer.counts.tolist() if hasattr(answer, "counts") else [len(answer)]
 
 
 def new_graph(dim: int, settings: HnswSettings) -> Any:
-    """An empty graph over cosines."""
+    """Return an empty graph with the cosine metric."""
     return Index(
         ndim=dim,
         metric=MetricKind.Cos,
-        dtype="f16",  # half the memory of float32, and the topic carries no more
+        dtype="f16",  # half the memory of float32; the topic has no more precision
         connectivity=settings.connectivity,
         expansion_add=settings.expansion_add,
         expansion_search=settings.expansion_search,
@@ -45,5 +51,5 @@ def new_graph(dim: int, settings: HnswSettings) -> Any:
 
 
 def nearest_rows(vectors: Float16Array, queries: Float32Array, k: int, threads: int) -> Matches:
-    """The `k` nearest of the rows `[N, dim]`, by comparing each query with each; keys are row numbers."""
+    """Return the `k` nearest of `[N, dim]` vectors by comparing each query with each vector; keys are row numbers."""
     return Matches(search_matrix(vectors, queries, k, MetricKind.Cos, exact=True, threads=threads))

@@ -1,4 +1,4 @@
-"""What answers now, and the switch to its successor."""
+"""The index that answers requests, and the switch to its successor."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from inference.errors import InputError
 
 
 class Versioned(Protocol):
-    """An index, or a recommender over one."""
+    """An index, or a recommender over an index."""
 
     @property
     def model_version(self) -> str:
-        """Of the vectors inside."""
+        """The model version of its vectors."""
 
     def __len__(self) -> int: ...
 
@@ -22,10 +22,14 @@ V = TypeVar("V", bound=Versioned)
 
 
 class Live(Generic[V]):
-    """Holds what answers now. A request takes `current` once and stays with it: it never meets two model versions.
+    """Holds the index, or recommender, that answers requests.
 
-    The next version is filled beside the old one, then `swap` puts it in its place at once. The old one goes on for
-    the requests that have it, and is handed back for a rollback.
+    A request reads `current` once and keeps it: it never meets two model versions. The next version is filled beside
+    the current one, then `swap` replaces it at once. Requests that have the old one finish with it, and the caller gets
+    it back for a rollback.
+
+    Args:
+        current: What answers first.
     """
 
     def __init__(self, current: V) -> None:
@@ -34,22 +38,26 @@ class Live(Generic[V]):
 
     @property
     def current(self) -> V:
-        """What answers now."""
+        """What answers requests now."""
         return self._current
 
     def swap(self, successor: V, *, smallest_share: float = 0.9) -> V:
-        """Put another in its place, and return the one before.
+        """Replace the current one and return it.
+
+        Args:
+            successor: What answers from now on.
+            smallest_share: Smallest share of the current number of products that the successor must have.
 
         Raises:
-            InputError: the successor holds less than this share of the products: it has not caught up.
+            InputError: If the successor has fewer products: it has not caught up.
         """
         with self._lock:
-            before = self._current
-            if len(successor) < smallest_share * len(before):
+            previous = self._current
+            if len(successor) < smallest_share * len(previous):
                 raise InputError(
-                    f"version {successor.model_version!r} holds {len(successor):,} products, version "
-                    f"{before.model_version!r} {len(before):,}: let it catch up, or lower smallest_share "
+                    f"version {successor.model_version!r} has {len(successor):,} products, version "
+                    f"{previous.model_version!r} {len(previous):,}: let it catch up, or lower smallest_share "
                     f"({smallest_share:g})"
                 )
             self._current = successor
-            return before
+            return previous

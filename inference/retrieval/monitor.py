@@ -1,4 +1,4 @@
-"""The online recall monitor: a share of the live queries is asked again, by exact search, off the serving path."""
+"""Estimate the recall of live queries: a share of them is searched again exactly, off the serving path."""
 
 from __future__ import annotations
 
@@ -20,40 +20,49 @@ _Z95 = 1.959964
 
 
 class RecallEstimate(NamedTuple):
-    """Recall@k over the last checked queries, with a 95 % interval; None before the first.
+    """Recall@k over the last checked queries, with a 95 % interval.
 
-    The interval is Wilson's with each query as one observation: a query's recall lies between 0 and 1, and so varies no
-    more than a coin of the same mean, however its k neighbours hang together. It errs on the wide side.
+    The interval is Wilson's with each query as one observation. A query's recall lies between 0 and 1, so its variance
+    is at most that of a coin with the same mean, however its k neighbours correlate. The interval is rather too wide.
+
+    Attributes:
+        recall: The estimate; None before the first checked query.
+        low: Lower end of the interval; None before the first checked query.
+        high: Upper end of the interval; None before the first checked query.
+        checked: Number of queries behind the estimate.
+        seen: Number of live queries since the start.
+        dropped: Number of queries that were chosen for a check, but there was no time for it.
     """
 
     recall: float | None
     low: float | None
     high: float | None
-    checked: int  # queries behind the estimate
-    seen: int  # live queries since the start
-    dropped: int  # chosen to be checked, but there was no time
+    checked: int
+    seen: int
+    dropped: int
 
 
 class MonitorSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """What the monitor may cost and how far it looks back."""
+    """What the monitor may cost, and how many queries its estimate covers."""
 
-    share: float = 0.01  # of live queries that are checked
-    busy: float = 0.01  # of one core's time that checking may take, whatever an exact search costs
-    waiting: int = 16  # chosen queries kept until their turn; the oldest gives way
-    window: int = 1_000  # checked queries that the estimate covers
+    share: float = 0.01  # share of live queries that are checked
+    busy: float = 0.01  # share of one core's time that checks may take, whatever an exact search costs
+    waiting: int = 16  # chosen queries that wait for their check; if there are more, the oldest is dropped
+    window: int = 1_000  # number of checked queries that the estimate covers
 
 
 class RecallMonitor:
-    """Samples live queries and judges them one by one.
+    """Samples live queries and checks them one by one. Threads may share a monitor.
 
-    Each chosen query is asked twice at the moment of its check, approximately and exactly, over the same products:
-    an answer given a second ago is not blamed for a product that came since.
+    At its check a query is searched approximately and exactly over the same products: the answer that was given
+    before does not count as wrong because of a product that came later.
 
     Args:
-        index: what answers now; called at each check, so that a switch of versions is followed. The estimate starts
-            anew when another index answers.
-        chance: uniform numbers from 0 to 1.
-        clock: seconds.
+        index: Returns the index that answers now. It is called at each check; if another index answers, the estimate
+            starts from zero.
+        settings: What the monitor may cost; None for the defaults.
+        chance: Returns random numbers from 0 to 1.
+        clock: Returns the time in seconds.
     """
 
     def __init__(
@@ -68,13 +77,19 @@ class RecallMonitor:
         self._index, self._chance, self._clock = index, chance, clock
         self._waiting: deque[tuple[Float32Array, int, Filter | None]] = deque()
         self._checked: deque[float] = deque(maxlen=self.settings.window)
-        self._judged: RetrievalIndex | None = None
+        self._checked_index: RetrievalIndex | None = None
         self._seen = self._dropped = 0
         self._rest_until = -math.inf
         self._changed = threading.Condition()
 
     def observe(self, queries: Float32Array, k: int, where: Filter | None = None) -> None:
-        """Tell of live queries `[B, 256]`. Cheap: draws a number for each, and copies those chosen."""
+        """Record live queries. Cheap: draws a random number for each query and copies the chosen ones.
+
+        Args:
+            queries: `[B, 256]`.
+            k: Number of products that the queries asked for.
+            where: Filter of the queries.
+        """
         for query in queries:
             with self._changed:
                 self._seen += 1
@@ -87,10 +102,10 @@ class RecallMonitor:
                 self._changed.notify()
 
     def check(self) -> float | None:
-        """Judge one waiting query if the budget allows.
+        """Check one waiting query if the budget allows it.
 
         Returns:
-            Seconds until another may be judged; None when none waits.
+            Seconds until the next check is allowed; None if no query waits.
         """
         with self._changed:
             if not self._waiting:
@@ -100,19 +115,19 @@ class RecallMonitor:
                 return self._rest_until - started
             query, k, where = self._waiting.popleft()
         index = self._index()
-        found, there = index.agreement(query, k, where)
+        hits, nearest = index.agreement(query, k, where)
         with self._changed:
             ended = self._clock()
             self._rest_until = ended + (ended - started) * (1 / self.settings.busy - 1)
-            if index is not self._judged:
-                self._judged = index
+            if index is not self._checked_index:
+                self._checked_index = index
                 self._checked.clear()
-            if there:
-                self._checked.append(found / there)
+            if nearest:
+                self._checked.append(hits / nearest)
             return self._rest_until - ended
 
     def run(self, stop: threading.Event) -> None:
-        """Judge until stopped: the body of a background thread."""
+        """Check queries until `stop` is set: the body of a background thread."""
         while not stop.is_set():
             pause = self.check()
             if pause is None:
@@ -122,7 +137,7 @@ class RecallMonitor:
                 stop.wait(pause)
 
     def estimate(self) -> RecallEstimate:
-        """How well the index finds what it should, lately."""
+        """Return the estimate over the last checked queries."""
         with self._changed:
             checked, seen, dropped = list(self._checked), self._seen, self._dropped
         n = len(checked)

@@ -1,12 +1,12 @@
-"""An index on disk: a folder that is whole at any moment.
+"""An index on disk: a folder that is complete at any time.
 
-    manifest.json          what it is, and the other files' names, sizes and SHA-256
+    manifest.json          model version, settings, and the other files' names, sizes and SHA-256
     <save>-graph.usearch   the graph, in usearch's own format
     <save>-vectors.npy     [rows, dim] float16
     <save>-products.arrow  ids, versions, attributes, row by row (Arrow IPC)
 
-Each save writes files of new names, then replaces the manifest, which is the moment it counts. The files of the save
-before it stay until the next one, so that who is reading them can finish.
+Each save writes files with new names and then replaces the manifest; from then on it counts. The files of the previous
+save stay until the next one, so that a reader of them can finish.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ _PARTS = ("graph.usearch", "vectors.npy", "products.arrow")
 
 
 class Saved(NamedTuple):
-    """What an index is made of, besides its graph."""
+    """The state of an index without its graph."""
 
     model_version: str
     settings: HnswSettings
-    position: dict[str, int]
-    taken_out: int
+    position: dict[str, int]  # how far the source is applied, by partition
+    removed_nodes: int  # from the graph since it was built
     rows: ProductRows
 
 
@@ -55,25 +55,26 @@ class _Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     products: int  # that can be found
     settings: HnswSettings
     position: dict[str, int]
-    taken_out: int
+    removed_nodes: int = msgspec.field(name="taken_out")
     files: dict[str, _File]
 
 
-def save(folder: Path, take_down: Callable[[Path], Saved]) -> None:
-    """Write an index; the folder is made if need be. One writer at a time.
+def save(folder: Path, capture: Callable[[Path], Saved]) -> None:
+    """Write an index. Only one writer at a time.
 
     Args:
-        take_down: writes the graph into the file it is given, and returns the rest as of the same moment.
+        folder: The folder; created if missing.
+        capture: Writes the graph into the given file and returns the rest of the same state.
     """
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        before = {file.name for file in _read_manifest(folder).files.values()}
+        previous = {file.name for file in _read_manifest(folder).files.values()}
     except ArtifactError:
-        before = set()
+        previous = set()
     token = secrets.token_hex(8)
     paths = {part: folder / f"{token}-{part}" for part in _PARTS}
     try:
-        saved = take_down(paths["graph.usearch"])
+        saved = capture(paths["graph.usearch"])
         np.save(paths["vectors.npy"], saved.rows.vectors[: len(saved.rows)])
         _write_products(paths["products.arrow"], saved.rows)
         manifest = _Manifest(
@@ -83,7 +84,7 @@ def save(folder: Path, take_down: Callable[[Path], Saved]) -> None:
             products=int(saved.rows.held.sum()),
             settings=saved.settings,
             position=saved.position,
-            taken_out=saved.taken_out,
+            removed_nodes=saved.removed_nodes,
             files={part: _describe(path) for part, path in paths.items()},
         )
         written = folder / f"{token}-{_MANIFEST}"
@@ -98,22 +99,26 @@ def save(folder: Path, take_down: Callable[[Path], Saved]) -> None:
         raise
     for path in folder.glob("*-*"):
         if path.name.partition("-")[2] in (*_PARTS, _MANIFEST) and not (
-            path.name in before or path.name.startswith(token)
+            path.name in previous or path.name.startswith(token)
         ):
             path.unlink(missing_ok=True)
 
 
 def load(folder: Path, model_version: str, dim: int) -> tuple[Saved, str]:
-    """What `save` wrote, and the path of the graph's file, checked.
+    """Read and check what `save` wrote.
+
+    Returns:
+        The state, and the path of the graph's file.
 
     Raises:
-        ArtifactError: nothing is there, or it is truncated, altered, or of another model version or length.
+        ArtifactError: If no index is saved there, or it is truncated, altered, or of another model version or vector
+            length.
     """
     manifest = _read_manifest(folder)
     if (manifest.model_version, manifest.dim) != (model_version, dim):
         raise ArtifactError(
-            f"the index in {folder} is of model version {manifest.model_version!r} with vectors of {manifest.dim}; "
-            f"wanted is version {model_version!r} with vectors of {dim}: build it anew or name the right folder"
+            f"the index in {folder} is of model version {manifest.model_version!r} with vectors of length "
+            f"{manifest.dim}, must be of version {model_version!r} with length {dim}: rebuild it or name another folder"
         )
     paths = {}
     for part in _PARTS:
@@ -127,7 +132,7 @@ def load(folder: Path, model_version: str, dim: int) -> tuple[Saved, str]:
     rows.vectors = np.load(paths["vectors.npy"])
     if rows.vectors.shape != (len(rows), dim) or int(rows.held.sum()) != manifest.products:
         raise _damaged(folder, "its files do not belong together")
-    saved = Saved(manifest.model_version, manifest.settings, manifest.position, manifest.taken_out, rows)
+    saved = Saved(manifest.model_version, manifest.settings, manifest.position, manifest.removed_nodes, rows)
     return saved, str(paths["graph.usearch"])
 
 
@@ -136,7 +141,7 @@ def _read_manifest(folder: Path) -> _Manifest:
     try:
         manifest = msgspec.json.decode(path.read_bytes(), type=_Manifest)
     except FileNotFoundError:
-        raise ArtifactError(f"{folder} holds no saved index: {_MANIFEST} is missing") from None
+        raise ArtifactError(f"{folder} has no saved index: {_MANIFEST} is missing") from None
     except (OSError, msgspec.DecodeError) as error:
         raise _damaged(folder, f"{_MANIFEST} cannot be read: {error}") from None
     if manifest.format != _FORMAT:
@@ -145,23 +150,23 @@ def _read_manifest(folder: Path) -> _Manifest:
 
 
 def _damaged(folder: Path, why: str) -> ArtifactError:
-    return ArtifactError(f"the index in {folder} cannot be loaded: {why}; build it anew from the topic or from Feast")
+    return ArtifactError(f"the index in {folder} cannot be loaded: {why}; rebuild it from the topic or from Feast")
 
 
 def _write_products(path: Path, rows: ProductRows) -> None:
     import pyarrow as pa
 
     n, attributes = len(rows), rows.attributes
-    known_currencies, known_categories = list(attributes.currencies), list(attributes.categories)
+    currencies, categories = list(attributes.currencies), list(attributes.categories)
     table = pa.table(
         {
-            "id": pa.array(rows.ids, pa.string(), mask=_among(rows.free, n)),
+            "id": pa.array(rows.ids, pa.string(), mask=_mask(rows.free, n)),
             "version": rows.versions[:n],
             "held": rows.held[:n],
             "attributes_version": attributes.version[:n],
             "amount_minor": attributes.amount[:n],
-            "currency": _named(attributes.currency[:n], known_currencies),
-            "category": _named(attributes.category[:n], known_categories),
+            "currency": _named(attributes.currency[:n], currencies),
+            "category": _named(attributes.category[:n], categories),
             "in_stock": attributes.in_stock[:n],
         }
     )
@@ -169,14 +174,15 @@ def _write_products(path: Path, rows: ProductRows) -> None:
         writer.write_table(table)
 
 
-def _among(rows: Sequence[int], n: int) -> BoolArray:
+def _mask(rows: Sequence[int], n: int) -> BoolArray:
+    """Return `[n]`, true at some rows."""
     mask = np.zeros(n, np.bool_)
     mask[list(rows)] = True
     return mask
 
 
 def _named(codes: Any, names: list[str]) -> Any:
-    """Codes with their names as an Arrow dictionary; a code below zero is null."""
+    """Return codes with their names as an Arrow dictionary; a negative code is null."""
     import pyarrow as pa
 
     return pa.DictionaryArray.from_arrays(pa.array(codes, mask=codes < 0), pa.array(names, pa.string()))
@@ -194,20 +200,20 @@ def _read_products(path: Path, rows: ProductRows) -> None:
     rows.free = [row for row, product_id in enumerate(ids) if product_id is None]
     rows.row_of = {product_id: row for row, product_id in enumerate(ids) if product_id is not None}
     rows.ids = [product_id or "" for product_id in ids]
-    for of, name, source in (
+    for target, name, source in (
         (rows, "versions", "version"),
         (rows, "held", "held"),
         (attributes, "version", "attributes_version"),
         (attributes, "amount", "amount_minor"),
         (attributes, "in_stock", "in_stock"),
     ):
-        setattr(of, name, column[source].to_numpy(zero_copy_only=False).copy())
+        setattr(target, name, column[source].to_numpy(zero_copy_only=False).copy())
     for name, codes in (("currency", attributes.currencies), ("category", attributes.categories)):
         coded = column[name]
         setattr(attributes, name, coded.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int32))
         codes.clear()
         codes.update((value, code) for code, value in enumerate(coded.dictionary.to_pylist()))
-    # In which order they were removed is not kept.
+    # The order of removal is not saved.
     rows.removed = dict.fromkeys(np.flatnonzero(~rows.held & (rows.versions > 0)).tolist())
 
 

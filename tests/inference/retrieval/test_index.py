@@ -1,8 +1,9 @@
-"""The index: approximate against exact, changes in place for a long time, in bulk, versions, threads, compaction."""
+"""The index: approximate against exact search, changes in place and in bulk, versions, threads, compaction."""
 
 from __future__ import annotations
 
 import threading
+import time
 from typing import Any
 
 import numpy as np
@@ -263,7 +264,7 @@ def test_a_bad_vector_in_bulk_is_named_and_nothing_of_the_batch_is_added() -> No
     with pytest.raises(InputError, match="the vector of product 'p650' must be 64 finite numbers"):
         index.upsert_many([f"p{i}" for i in range(700)], [1] * 700, vectors)
     assert len(index) == 0
-    with pytest.raises(InputError, match="2 products need as many versions and vectors"):
+    with pytest.raises(InputError, match="2 products need as many versions, and vectors"):
         index.upsert_many(["a", "b"], [1], vectors[:2])
     with pytest.raises(InputError, match=r"product 'b' must be 64 finite numbers, not all zero; has shape \(3,\)"):
         index.extend([("a", 1, vectors[0]), ("b", 1, vectors[0, :3])])
@@ -283,7 +284,7 @@ def test_vectors_of_another_model_are_refused_at_the_door() -> None:
     vector = clustered(np.random.default_rng(21), 1)[0]
     index = empty("itemsage-3")
     assert index.upsert("a", 1, vector, model_version="itemsage-3")
-    refusal = "'itemsage-4' has no place in the index of version 'itemsage-3'"
+    refusal = "'itemsage-4' cannot be added to the index of version 'itemsage-3'"
     with pytest.raises(InputError, match=refusal):
         index.upsert("a", 2, vector, model_version="itemsage-4")
     with pytest.raises(InputError, match=refusal):
@@ -326,17 +327,16 @@ def test_compaction_brings_a_worn_graph_back() -> None:
 
 
 def test_what_changes_while_the_graph_is_rebuilt_is_in_the_new_one() -> None:
-    """Changes strike between the steps of the rebuild, before and after their rows were copied."""
+    """Rows change between the steps of the rebuild, before and after they were copied."""
     rng = np.random.default_rng(24)
     vectors = clustered(rng, 2_000)
     named = {f"p{i}": v for i, v in enumerate(vectors)}
     index = filled(vectors)
-    link, version = index._link, iter(range(2, 10_000))
+    version = iter(range(2, 10_000))
 
-    def interrupted(graph: object, rows: object, threads: int) -> None:
-        link(graph, rows, threads)  # type: ignore[arg-type]
+    def change(linked: int) -> None:
         number = next(version)
-        if number > 6:  # the last step holds the lock: nobody can strike there
+        if number > 6:  # enough changes: the rebuild must come to an end
             return
         for row in rng.choice(2_000, 150, replace=False):
             named[f"p{row}"] = clustered(rng, 1)[0]
@@ -347,15 +347,14 @@ def test_what_changes_while_the_graph_is_rebuilt_is_in_the_new_one() -> None:
         named[f"new{number}"] = clustered(rng, 1)[0]
         index.upsert(f"new{number}", 1, named[f"new{number}"])
 
-    index._link = interrupted  # type: ignore[method-assign]
-    index.compact()
-    assert next(version) > 5, "the rebuild went in several steps"
+    index.compact(on_progress=change)
+    assert next(version) > 5, "the rebuild has several steps"
     assert len(index) == len(named)
     queries = clustered(rng, 100)
     expected = [best(named, q, 10) for q in queries]
     assert recall(index.search(queries, exact=True), expected) >= 0.995
     assert recall(index.search(queries), expected) >= 0.98
-    assert index._journal is None
+    assert not index.compacting
 
 
 def test_agreement_counts_what_the_graph_finds_of_the_nearest() -> None:
@@ -401,10 +400,10 @@ def test_forgotten_products_leave_their_places_to_others_and_the_last_removed_ar
     assert index.upsert("p30", 4, vectors[30]), "forgotten: taken as new"
     assert not index.upsert("p59", 4, vectors[59]), "removed last"
     assert not index.upsert("p1", 4, vectors[1]), "still in the catalogue"
-    places = len(index._rows)
+    rows = index.row_count
     for row in range(100, 140):
         index.upsert(f"p{row}", 1, vectors[row])
-    assert len(index._rows) == places
+    assert index.row_count == rows
     named = {f"p{row}": vectors[row] for row in (0, 30, *range(60, 140))}
     queries = clustered(np.random.default_rng(27), 50)
     expected = [best(named, q, 10) for q in queries]
@@ -416,10 +415,9 @@ def test_forgotten_products_leave_their_places_to_others_and_the_last_removed_ar
 def test_a_place_given_to_another_product_while_the_graph_is_rebuilt_is_that_product_s() -> None:
     vectors = clustered(np.random.default_rng(28), 1_200)
     index = filled(vectors[:600])
-    link, step = index._link, iter(range(100))
+    step = iter(range(100))
 
-    def interrupted(graph: object, rows: object, threads: int) -> None:
-        link(graph, rows, threads)  # type: ignore[arg-type]
+    def change(linked: int) -> None:
         if next(step) == 0:
             for row in range(50):
                 index.remove(f"p{row}", 2)
@@ -427,8 +425,7 @@ def test_a_place_given_to_another_product_while_the_graph_is_rebuilt_is_that_pro
             for row in range(600, 650):
                 index.upsert(f"p{row}", 1, vectors[row])
 
-    index._link = interrupted  # type: ignore[method-assign]
-    index.compact()
+    index.compact(on_progress=change)
     assert len(index) == 600
     assert [c.ids[0] for c in index.search(vectors[600:650], 1)] == [f"p{row}" for row in range(600, 650)]
     assert not any({"p0", "p49"} & set(c.ids) for c in index.search(vectors[:50], 10))
@@ -446,7 +443,7 @@ def test_a_cleared_index_is_as_new() -> None:
 
 
 def test_searches_do_not_wait_while_changes_do() -> None:
-    """As they do while the index is saved and while recall is judged."""
+    """This is the case while the index is saved and while its recall is measured."""
     vectors = clustered(np.random.default_rng(30), 300)
     index = filled(vectors)
     changed = threading.Event()
@@ -455,7 +452,7 @@ def test_searches_do_not_wait_while_changes_do() -> None:
         index.upsert("new", 1, vectors[0])
         changed.set()
 
-    with index._changing:
+    with index.changes_paused():
         writer = threading.Thread(target=change)
         writer.start()
         found: list[list[Candidates]] = []
@@ -471,25 +468,17 @@ def test_searches_do_not_wait_while_changes_do() -> None:
 def test_a_search_waits_for_one_step_of_a_writer_and_not_for_all_of_them() -> None:
     vectors = clustered(np.random.default_rng(31), 400)
     index = filled(vectors[:100])
-    step, steps, seen = index._upsert_chunk, [0], []
-    asked, answered = threading.Event(), threading.Event()
+    sizes: list[int] = []
 
-    def search() -> None:
-        asked.wait(10)
+    def search_during_the_write() -> None:
+        deadline = time.monotonic() + 30
+        while len(index) < 140:  # the writer has made ten of its 75 steps
+            assert time.monotonic() < deadline
         index.search(vectors[:1], 1)
-        seen.append(steps[0])
-        answered.set()
+        sizes.append(len(index))
 
-    def counted(*of: Any) -> list[bool]:
-        if steps[0] == 10:
-            asked.set()
-        steps[0] += 1
-        return step(*of)
-
-    index._upsert_chunk = counted  # type: ignore[method-assign]
-    searcher = threading.Thread(target=search)
+    searcher = threading.Thread(target=search_during_the_write)
     searcher.start()
-    while not answered.is_set():  # one writer that never rests
-        index.upsert_many([f"n{row}" for row in range(300)], [steps[0]] * 300, vectors[100:], threads=1)
-    searcher.join(10)
-    assert seen[0] < 10 + 75, "answered before the call was through that it met"
+    index.upsert_many([f"n{row}" for row in range(300)], [1] * 300, vectors[100:], threads=1)
+    searcher.join(30)
+    assert sizes[0] < 400, "the search was answered before the write was done"

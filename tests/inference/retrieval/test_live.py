@@ -31,7 +31,7 @@ def test_the_successor_answers_at_once_and_the_old_one_is_handed_back() -> None:
 
 def test_a_successor_that_has_not_caught_up_is_refused_and_the_old_one_stays() -> None:
     live = Live(version("1"))
-    with pytest.raises(InputError, match="version '2' holds 17 products, version '1' 20: let it catch up"):
+    with pytest.raises(InputError, match="version '2' has 17 products, version '1' 20: let it catch up"):
         live.swap(version("2", products=17))
     assert live.current.model_version == "1"
     live.swap(version("2", products=17), smallest_share=0.5)

@@ -1,4 +1,4 @@
-"""Saving and loading: the same index comes back, or a clear refusal."""
+"""Saving and loading: the same index comes back, or a clear error."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 
 from inference.errors import ArtifactError
-from inference.retrieval import Attributes, Filter, RetrievalIndex, storage
+from inference.retrieval import Attributes, Filter, RetrievalIndex
 from tests.inference.retrieval.vectors import DIM, clustered, filled
 
 
 @pytest.fixture
 def index() -> RetrievalIndex:
-    """Products with and without prices, one removed, one never seen but removed, two whose vectors changed."""
+    """Products with and without prices; one removed, one removed before it ever came, two with changed vectors."""
     vectors = clustered(np.random.default_rng(0), 300)
     index = filled(vectors)
     for row in range(0, 200, 2):
@@ -97,7 +97,7 @@ def test_a_save_that_fails_leaves_the_last_one_whole(
     def full(*_: object) -> None:
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(storage, "_write_products", full)
+    monkeypatch.setattr(np, "save", full)
     with pytest.raises(OSError, match="no space left"):
         index.save(tmp_path)
     assert sorted(tmp_path.iterdir()) == files
@@ -115,16 +115,18 @@ def test_saves_do_not_pile_up_and_leave_other_files_alone(index: RetrievalIndex,
 
 def test_the_index_of_another_model_version_or_length_is_refused(index: RetrievalIndex, tmp_path: Path) -> None:
     index.save(tmp_path)
-    with pytest.raises(ArtifactError, match="is of model version '1' with vectors of 64; wanted is version '2'"):
+    with pytest.raises(
+        ArtifactError, match="is of model version '1' with vectors of length 64, must be of version '2'"
+    ):
         RetrievalIndex.load(tmp_path, "2", dim=DIM)
-    with pytest.raises(ArtifactError, match="wanted is version '1' with vectors of 256"):
+    with pytest.raises(ArtifactError, match="must be of version '1' with length 256"):
         RetrievalIndex.load(tmp_path, "1")
 
 
 def test_a_folder_without_an_index_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ArtifactError, match="holds no saved index"):
+    with pytest.raises(ArtifactError, match="has no saved index"):
         RetrievalIndex.load(tmp_path, "1")
-    with pytest.raises(ArtifactError, match="holds no saved index"):
+    with pytest.raises(ArtifactError, match="has no saved index"):
         RetrievalIndex.load(tmp_path / "missing", "1")
 
 
@@ -145,7 +147,7 @@ def test_a_damaged_index_is_refused_and_named(index: RetrievalIndex, tmp_path: P
                 "foreign": b'{"format": "something else"}',
             }[damage]
         )
-    with pytest.raises(ArtifactError, match=f"the index in {tmp_path} cannot be loaded|holds no saved index"):
+    with pytest.raises(ArtifactError, match=f"the index in {tmp_path} cannot be loaded|has no saved index"):
         RetrievalIndex.load(tmp_path, "1", dim=DIM)
 
 
@@ -165,13 +167,13 @@ def test_free_places_and_remembered_removals_are_kept(index: RetrievalIndex, tmp
     loaded = RetrievalIndex.load(tmp_path, "1", dim=DIM)
     vectors = clustered(np.random.default_rng(3), 60)
     for which in (index, loaded):
-        places = len(which._rows)
+        places = which.row_count
         assert which.upsert("p260", 1, vectors[0]), "forgotten"
         assert not which.upsert("p299", 1, vectors[0]), "remembered"
         assert "" not in which
         for row in range(20):
             which.upsert(f"n{row}", 1, vectors[row])
-        assert len(which._rows) == places
+        assert which.row_count == places
         assert which.forget_removed(keep=0) >= 10
     assert loaded.search(QUERIES, exact=True) == index.search(QUERIES, exact=True)
 
@@ -180,9 +182,9 @@ def test_searches_go_on_while_the_index_is_saved(
     index: RetrievalIndex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = []
-    write = storage._write_products
+    write = np.save
 
-    def searching(*of: Any) -> None:
+    def searching(*arguments: Any) -> None:
         searcher = threading.Thread(target=lambda: found.append(index.search(QUERIES)))
         searcher.start()
         changer = threading.Thread(target=index.upsert, args=("late", 1, QUERIES[0]))
@@ -190,10 +192,10 @@ def test_searches_go_on_while_the_index_is_saved(
         searcher.join(10)
         changer.join(10)
         assert not changer.is_alive()
-        write(*of)
+        write(*arguments)
 
-    monkeypatch.setattr(storage, "_write_products", searching)
+    monkeypatch.setattr(np, "save", searching)
     index.save(tmp_path)
     assert len(found) == 1
     assert "late" in index
-    assert "late" not in RetrievalIndex.load(tmp_path, "1", dim=DIM), "all files are of the same moment"
+    assert "late" not in RetrievalIndex.load(tmp_path, "1", dim=DIM), "all files have the same state"

@@ -1,4 +1,4 @@
-"""Vectors that are found before they are in the graph."""
+"""Unlinked vectors: searches find them before they are in the graph."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ import pytest
 
 from inference.arrays import Float32Array
 from inference.retrieval import Attributes, Filter, RetrievalIndex
+from inference.retrieval.unlinked import Unlinked
 from tests.inference.retrieval.vectors import DIM, best, clustered, empty, filled, recall
 
 
 def changed(index: RetrievalIndex, named: dict[str, Float32Array], rng: np.random.Generator, version: int) -> None:
-    """A third of the products anew, some new ones, none linked."""
+    """Replace a third of the products and add some; link none of them."""
     ids = [*(f"p{n}" for n in rng.choice(600, 200, replace=False)), *(f"new{version}-{n}" for n in range(20))]
     vectors = clustered(rng, len(ids))
     assert all(index.upsert_many(ids, [version] * len(ids), vectors, threads=1, link=False))
@@ -46,29 +47,29 @@ def is_right(index: RetrievalIndex, named: dict[str, Float32Array], rng: np.rand
         assert len(set(candidates.ids)) == 10
 
 
-def test_what_waits_is_found_at_once_and_the_vector_before_it_no_more(world: World) -> None:
+def test_an_unlinked_vector_is_found_at_once_and_the_one_it_replaces_is_not(world: World) -> None:
     index, named, rng = world
-    assert index.waiting == 220
+    assert index.unlinked == 220
     is_right(index, named, rng)
-    changed(index, named, rng, 3)  # some of them while they wait
+    changed(index, named, rng, 3)  # some of them are still unlinked
     is_right(index, named, rng)
     index.link()
-    assert index.waiting == 0
+    assert index.unlinked == 0
     is_right(index, named, rng)
 
 
-def test_linking_stops_when_time_is_up_or_few_enough_wait(world: World) -> None:
+def test_linking_stops_when_the_time_is_up_or_few_enough_are_left(world: World) -> None:
     index, named, rng = world
     index.link(keep=100)
-    assert index.waiting == 100
+    assert index.unlinked == 100
     index.link(seconds=0.0)
-    assert index.waiting == 100
+    assert index.unlinked == 100
     index.link(seconds=time.monotonic())
-    assert index.waiting == 0
+    assert index.unlinked == 0
     is_right(index, named, rng)
 
 
-def test_what_waits_can_be_removed_replaced_and_forgotten(world: World) -> None:
+def test_unlinked_products_can_be_removed_replaced_and_forgotten(world: World) -> None:
     index, named, rng = world
     assert index.remove("new2-0", 2)
     assert index.remove("p0", 9)
@@ -80,17 +81,17 @@ def test_what_waits_can_be_removed_replaced_and_forgotten(world: World) -> None:
     index.link()
     is_right(index, named, rng)
     index.clear()
-    assert (len(index), index.waiting) == (0, 0)
+    assert (len(index), index.unlinked) == (0, 0)
 
 
-def test_an_index_of_nothing_but_waiting_vectors_answers() -> None:
+def test_an_index_with_unlinked_vectors_only_answers() -> None:
     index, vectors = empty(), clustered(np.random.default_rng(1), 30)
     index.upsert_many([f"p{i}" for i in range(30)], [1] * 30, vectors, link=False)
     assert [found.ids for found in index.search(vectors, 1)] == [[f"p{i}"] for i in range(30)]
     assert len(index.search(vectors[:1], 50)[0].ids) == 30
 
 
-def test_a_filter_holds_for_what_waits(world: World) -> None:
+def test_a_filter_applies_to_unlinked_vectors(world: World) -> None:
     index, named, rng = world
     passing = {}
     for number, (name, vector) in enumerate(named.items()):
@@ -103,24 +104,24 @@ def test_a_filter_holds_for_what_waits(world: World) -> None:
     assert all(len(set(candidates.ids)) == 5 for candidates in found)
 
 
-def test_the_judge_of_recall_sees_what_waits(world: World) -> None:
+def test_the_measured_recall_includes_unlinked_vectors(world: World) -> None:
     index, _, rng = world
     (query,) = clustered(rng, 1)
     assert index.agreement(query, 10) == (10, 10)
 
 
-def test_compaction_and_saving_link_what_waits(world: World, tmp_path: Path) -> None:
+def test_compaction_and_saving_link_all_vectors(world: World, tmp_path: Path) -> None:
     index, named, rng = world
     index.save(tmp_path)
-    assert index.waiting == 0
+    assert index.unlinked == 0
     is_right(RetrievalIndex.load(tmp_path, "1", dim=DIM), named, rng)
     changed(index, named, rng, 3)
     index.compact()
-    assert index.waiting == 0
+    assert index.unlinked == 0
     is_right(index, named, rng)
 
 
-def test_a_filter_finds_what_waits_before_anything_is_in_the_graph() -> None:
+def test_a_filter_finds_unlinked_vectors_while_the_graph_is_empty() -> None:
     rng = np.random.default_rng(9)
     vectors = clustered(rng, 400)
     index = empty()
@@ -131,3 +132,18 @@ def test_a_filter_finds_what_waits_before_anything_is_in_the_graph() -> None:
     (found,) = index.search(vectors[:1], 5, where=Filter(in_stock=True))
     assert found.ids[0] == "p0"
     assert recall([found], [best(dict(zip(ids, vectors, strict=True)), vectors[0], 5)]) >= 0.8
+
+
+def test_rows_keep_the_order_of_their_arrival_and_are_gathered_once_per_change() -> None:
+    waiting, vectors = Unlinked(), np.arange(12, dtype=np.float16).reshape(6, 2)
+    waiting.add([4, 1])
+    waiting.add([1, 3])
+    assert (len(waiting), waiting.first(2), 3 in waiting, 0 in waiting) == (3, [4, 1], True, False)
+    rows, gathered = waiting.gather(vectors)
+    assert rows.tolist() == [4, 1, 3]
+    np.testing.assert_array_equal(gathered, vectors[[4, 1, 3]])
+    assert waiting.gather(vectors)[0] is rows
+    waiting.discard([4, 5])
+    assert waiting.gather(vectors)[0].tolist() == [1, 3]
+    waiting.clear()
+    assert not waiting
