@@ -1,1 +1,13 @@
-"""Catalogue updates and shop events through Kafka: contracts, feeds, consumers, dead letters."""
+"""Catalogue updates and shop events through Kafka, from feed files to the feature store, the topics and SQL.
+
+    feeds         feed files -> product updates
+    kafka         connection, topics, codec and producers; the schema registry
+    consumer      the loop that reads, handles and commits batches
+    catalogue     catalog.updates -> feature store, embeddings, product.embeddings and product.offers
+    events        events -> the experiment database
+    vectors       product.embeddings and product.offers: publishing, and following them into a retrieval index
+    dead_letters  messages that cannot be used: writing, reading, replaying
+    release       a new model: embed the catalogue, compare, switch
+
+`contracts` defines all messages, `errors` all errors, `feature_store` what streaming needs of the feature store.
+"""

@@ -18,14 +18,19 @@ DECIMALS: dict[str, int] = {**dict.fromkeys(_TWO, 2), **dict.fromkeys(_NONE, 0),
 
 # The default context would round what has more than 28 digits.
 _EXACT = Context(prec=MAX_PREC, Emax=MAX_EMAX, Emin=MIN_EMIN)
-_MAX_DIGITS = 18  # of the minor amount: what 64 bits hold
+_MAX_DIGITS = 18  # of an amount in minor units, so that 64 bits hold it
 
 
 def to_minor(amount: Decimal, currency: str) -> int:
-    """The amount in minor units (cents): `to_minor(Decimal("12.34"), "USD") == 1234`.
+    """Return the amount in minor units (cents): `to_minor(Decimal("12.34"), "USD") == 1234`.
+
+    Args:
+        amount: The amount in major units.
+        currency: ISO 4217 code.
 
     Raises:
-        ValueError: unknown currency, not finite, too large, or more decimals than the currency has.
+        ValueError: The currency is unknown, or the amount is not finite, too large, or has more decimals than the
+            currency.
     """
     try:
         decimals = DECIMALS[currency]
@@ -41,11 +46,11 @@ def to_minor(amount: Decimal, currency: str) -> int:
 
 
 def shown(amount: Decimal) -> str:
-    """The amount for a message: a hostile one may have a million digits."""
+    """Return the amount as text for a message, shortened: a hostile amount may have a million digits."""
     text = str(amount)
     return text if len(text) <= 40 else f"{text[:30]}… ({len(text)} characters)"
 
 
 def from_minor(minor: int, currency: str) -> Decimal:
-    """The reverse of `to_minor`: `from_minor(1234, "USD") == Decimal("12.34")`."""
+    """Return minor units as an amount; inverse of `to_minor`: `from_minor(1234, "USD") == Decimal("12.34")`."""
     return Decimal(minor).scaleb(-DECIMALS[currency])

@@ -1,14 +1,14 @@
-"""What can go wrong in streaming.
+"""The errors of streaming.
 
 StreamingError
-├── ContractError (ValueError)     a message or a row breaks the contract: names field, value, rule
+├── ContractError (ValueError)     a message or a row breaks the contract; names the field and the rule
 ├── FeedError (ValueError)         a whole feed file cannot be read
-├── ImageError (ValueError)        one image cannot be had or used; `retryable` says whether later may help
-├── DeadLetterError (LookupError)  there is no such dead letter, or it cannot be replayed now
+├── ImageError (ValueError)        one image cannot be fetched or used; `retryable`: whether a later attempt may succeed
+├── DeadLetterError (LookupError)  a dead letter does not exist, or cannot be replayed now
 ├── PoisonRateError (RuntimeError) most messages cannot be used
-├── ReleaseError (RuntimeError)    a release is too much worse than the live one, or too different
+├── ReleaseError (RuntimeError)    a release is much worse than the live one, or too different
 ├── TopicError (RuntimeError)      a topic is missing or has wrong settings
-├── SchemaError (RuntimeError)     the schema registry does not take one of our schemas
+├── SchemaError (RuntimeError)     the schema registry does not accept one of our schemas
 ├── RegistryError (ConnectionError)  the schema registry cannot be reached
 └── BrokerError (ConnectionError)  Kafka cannot be reached
 """
@@ -17,13 +17,15 @@ from __future__ import annotations
 
 
 class StreamingError(Exception):
-    """Base of everything that streaming raises on purpose; the message is fit for a person."""
+    """Base of all errors that streaming raises on purpose; the message is meant for a person."""
 
 
 class ContractError(StreamingError, ValueError):
     """A message breaks the contract.
 
-    `field` is the path of the offending field ("" for the whole message), `rule` the rule that it breaks.
+    Attributes:
+        field: Path of the field; "" for the whole message.
+        rule: The rule that the field breaks.
     """
 
     def __init__(self, field: str, rule: str) -> None:
@@ -33,11 +35,15 @@ class ContractError(StreamingError, ValueError):
 
 
 class FeedError(StreamingError, ValueError):
-    """A feed file as a whole cannot be read (missing, empty, not in the format that it claims)."""
+    """A whole feed file cannot be read: it is missing, empty, or not in the format that it claims."""
 
 
 class ImageError(StreamingError, ValueError):
-    """An image cannot be fetched or decoded."""
+    """An image cannot be fetched or decoded.
+
+    Attributes:
+        retryable: Whether a later attempt may succeed.
+    """
 
     def __init__(self, message: str, *, retryable: bool = False) -> None:
         super().__init__(message)
@@ -45,15 +51,15 @@ class ImageError(StreamingError, ValueError):
 
 
 class DeadLetterError(StreamingError, LookupError):
-    """There is no such dead letter, or it cannot be replayed now."""
+    """A dead letter does not exist, or cannot be replayed now."""
 
 
 class PoisonRateError(StreamingError, RuntimeError):
-    """So large a share of the messages cannot be used that the fault lies with whoever sends them."""
+    """So many messages cannot be used that the fault must lie with the producer."""
 
 
 class ReleaseError(StreamingError, RuntimeError):
-    """A release is too much worse than the live one, or too different, to follow it unasked."""
+    """A release is much worse than the live one, or too different, to replace it without an operator's consent."""
 
 
 class TopicError(StreamingError, RuntimeError):
@@ -61,11 +67,11 @@ class TopicError(StreamingError, RuntimeError):
 
 
 class SchemaError(StreamingError, RuntimeError):
-    """The schema registry does not take one of our schemas: it is not compatible with what the subject has."""
+    """The schema registry does not accept one of our schemas, which is incompatible with those of its subject."""
 
 
 class RegistryError(StreamingError, ConnectionError):
-    """The schema registry does not answer, or does not let us in; later may help."""
+    """The schema registry does not answer or refuses us; a later attempt may succeed."""
 
 
 class BrokerError(StreamingError, ConnectionError):

@@ -17,7 +17,9 @@ from streaming.errors import ContractError
 M = TypeVar("M", bound=Message)
 
 _encoder = msgspec.json.Encoder(decimal_format="string")
-_decoders: dict[type[msgspec.Struct], msgspec.json.Decoder[Any]] = {kind: msgspec.json.Decoder(kind) for kind in MESSAGES}
+_decoders: dict[type[msgspec.Struct], msgspec.json.Decoder[Any]] = {
+    kind: msgspec.json.Decoder(kind) for kind in MESSAGES
+}
 
 
 class Codec(Protocol):

@@ -1,8 +1,9 @@
-"""One connection to a broker before kafka-python makes its own, to learn why it would not come about.
+"""A test connection to a broker before kafka-python connects, to find out why a connection fails.
 
-kafka-python 3.0.12 retries every failure of a first connection until time is up and then says "Unable to bootstrap": an
-untrusted certificate, a wrong password (it drops the broker's answer, because the connection ends with it) and a
-listener that speaks something else look like a broker that is away. Here the same steps are taken once, in the open.
+kafka-python 3.0.12 retries every failure of a first connection until the time is up and then reports "Unable to
+bootstrap". An untrusted certificate, a wrong password (it drops the broker's answer, because the connection ends with
+it) and a listener with another protocol all look like an unreachable broker. This module takes the same steps once, and
+reports each failure.
 
 Wire format: https://kafka.apache.org/protocol
 """
@@ -20,9 +21,11 @@ from kafka.net.sasl import get_sasl_mechanism
 
 from streaming.errors import BrokerError
 
-_TIMEOUT_S = 5.0  # of each step; a server that takes a connection and says nothing must not hold up a start
-_PAUSE_S = 0.5
-_ANSWER_LIMIT = 1 << 20  # bytes; what is longer is no answer to these questions, but the start of another protocol
+TIMEOUT_S = 5.0
+"""Seconds for each step: a server that accepts a connection and stays silent must not delay the start."""
+PAUSE_S = 0.5
+"""Seconds before the second attempt when a broker ended the connection without an answer."""
+_ANSWER_LIMIT = 1 << 20  # bytes; a longer answer belongs to another protocol
 _SASL_HANDSHAKE, _API_VERSIONS, _METADATA, _SASL_AUTHENTICATE = 17, 18, 3, 36
 _UNSUPPORTED_SASL_MECHANISM, _ILLEGAL_SASL_STATE = 33, 34
 _ENDED = (EOFError, ConnectionResetError, BrokenPipeError)
@@ -30,10 +33,10 @@ _OTHER_NAME = (62, 64)  # X509_V_ERR_HOSTNAME_MISMATCH, X509_V_ERR_IP_ADDRESS_MI
 
 
 def tls_context(settings: Mapping[str, Any]) -> ssl.SSLContext | None:
-    """The TLS settings (`ssl_...` of kafka-python) as a context; None without TLS.
+    """Return a TLS context for the settings (`ssl_...` of kafka-python); None without TLS.
 
     Raises:
-        BrokerError: a file is missing, holds something else, or does not fit the others.
+        BrokerError: A file is missing, has another content, or does not match the others.
     """
     if not settings.get("security_protocol", "").endswith("SSL"):
         return None
@@ -41,7 +44,7 @@ def tls_context(settings: Mapping[str, Any]) -> ssl.SSLContext | None:
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.check_hostname = settings.get("ssl_check_hostname", True)
     ca, cert, key = (settings.get(f"ssl_{name}") for name in ("cafile", "certfile", "keyfile"))
-    # A function, because without a password OpenSSL would ask for one at the terminal.
+    # Never None: without a password OpenSSL would ask for one at the terminal.
     password = settings.get("ssl_password") or ""
     try:
         if ca:
@@ -50,48 +53,54 @@ def tls_context(settings: Mapping[str, Any]) -> ssl.SSLContext | None:
             context.load_default_certs()
         if cert:
             context.load_cert_chain(cert, key, lambda: password)
-    except OSError as error:  # of which ssl.SSLError is one
+    except OSError as error:  # includes ssl.SSLError
         files = ", ".join(str(file) for file in (ca, cert, key) if file)
         raise BrokerError(
-            f"the files for TLS with Kafka ({files}) cannot be used: {_said(error)}; check SAGELIFT_KAFKA__SSL_..."
+            f"the files for TLS with Kafka ({files}) cannot be used: {_reason(error)}; check SAGELIFT_KAFKA__SSL_..."
         ) from None
     return context
 
 
-class _HungUp(BrokerError):
-    """The connection ended without a word."""
+class _ConnectionEnded(BrokerError):
+    """The broker ended the connection without an answer."""
 
 
 def check(bootstrap_servers: str, settings: Mapping[str, Any], context: ssl.SSLContext | None) -> str:
     """Connect to the first broker of a list that can be reached.
 
-    Returns "" when that went well, else why none could be reached, which may pass.
+    Args:
+        bootstrap_servers: `host:port` of one or several brokers, separated by commas.
+        settings: Settings of kafka-python (security).
+        context: From `tls_context`.
+
+    Returns:
+        "" on success, otherwise why no broker could be reached, which may be temporary.
 
     Raises:
-        BrokerError: brokers were reached and none let us in; says why and what mends it.
+        BrokerError: Brokers were reached and all refused us; the error says why and how to fix it.
     """
     try:
-        return _first(bootstrap_servers, settings, context)
-    except _HungUp:  # as a broker does that is just going down; then it is away in a moment
-        time.sleep(_PAUSE_S)
-        return _first(bootstrap_servers, settings, context)
+        return _connect_to_first(bootstrap_servers, settings, context)
+    except _ConnectionEnded:  # the broker may be shutting down; then it is unreachable a moment later
+        time.sleep(PAUSE_S)
+        return _connect_to_first(bootstrap_servers, settings, context)
 
 
-def _first(bootstrap_servers: str, settings: Mapping[str, Any], context: ssl.SSLContext | None) -> str:
-    refused: BrokerError | None = None
-    away = ""
+def _connect_to_first(bootstrap_servers: str, settings: Mapping[str, Any], context: ssl.SSLContext | None) -> str:
+    refusal: BrokerError | None = None
+    unreachable = ""
     for address in bootstrap_servers.split(","):
         host, port = _host_and_port(address.strip())
         try:
             _connect(host, port, settings, context)
             return ""
         except BrokerError as error:
-            refused = refused or error
+            refusal = refusal or error
         except OSError as error:
-            away = away or f"{address.strip()}: {error.strerror or error or 'no answer'}"
-    if refused is not None:
-        raise refused
-    return away
+            unreachable = unreachable or f"{address.strip()}: {error.strerror or error or 'no answer'}"
+    if refusal is not None:
+        raise refusal
+    return unreachable
 
 
 def _host_and_port(address: str) -> tuple[str, int]:
@@ -101,19 +110,19 @@ def _host_and_port(address: str) -> tuple[str, int]:
 
 def _connect(host: str, port: int, settings: Mapping[str, Any], context: ssl.SSLContext | None) -> None:
     where = f"{host}:{port}"
-    with socket.create_connection((host, port), _TIMEOUT_S) as plain:
+    with socket.create_connection((host, port), TIMEOUT_S) as tcp:
         if context is None:
-            _introduce(_Wire(plain), where, settings)
+            _introduce(_Wire(tcp), where, settings)
             return
         try:
-            tls = context.wrap_socket(plain, server_hostname=host)
+            tls = context.wrap_socket(tcp, server_hostname=host)
         except ssl.SSLCertVerificationError as error:
             raise _distrusted(where, error) from None
         except TimeoutError:
             raise
-        except OSError as error:  # of which ssl.SSLError is one; a plain listener just closes
-            raise _HungUp(
-                f"{where} does not speak TLS as we do ({_said(error)}): SAGELIFT_KAFKA__SECURITY_PROTOCOL is "
+        except OSError as error:  # includes ssl.SSLError; a listener without TLS just closes
+            raise _ConnectionEnded(
+                f"{where} does not speak TLS as we do ({_reason(error)}): SAGELIFT_KAFKA__SECURITY_PROTOCOL is "
                 f"{settings['security_protocol']}; check it, and the port"
             ) from None
         with tls:
@@ -129,20 +138,20 @@ def _distrusted(where: str, error: ssl.SSLCertVerificationError) -> BrokerError:
 
 
 def _introduce(wire: _Wire, where: str, settings: Mapping[str, Any]) -> None:
-    """The first requests of a client, up to the first that is answered only after a sign-on."""
+    """Send a client's first requests, up to the first one that needs authentication."""
     protocol = settings.get("security_protocol", "PLAINTEXT")
     try:
         wire.ask(_API_VERSIONS, 0)
-    except ssl.SSLError as error:  # TLS 1.3 tells a client only now what the server thinks of its certificate
+    except ssl.SSLError as error:  # with TLS 1.3 the server judges the client certificate only now
         raise BrokerError(
-            f"{where} does not take our certificate ({_said(error)}): set SAGELIFT_KAFKA__SSL_CERT_FILE to one that it "
-            "trusts"
+            f"{where} does not accept our certificate ({_reason(error)}): set SAGELIFT_KAFKA__SSL_CERT_FILE to one "
+            "that it trusts"
         ) from None
     except _ENDED:
-        wanted = "a certificate (SAGELIFT_KAFKA__SSL_CERT_FILE)" if protocol.endswith("SSL") else "SSL or SASL_SSL"
-        raise _HungUp(
+        required = "a certificate (SAGELIFT_KAFKA__SSL_CERT_FILE)" if protocol.endswith("SSL") else "SSL or SASL_SSL"
+        raise _ConnectionEnded(
             f"{where} ends the connection at once: SAGELIFT_KAFKA__SECURITY_PROTOCOL is {protocol}; this port may "
-            f"want {wanted}, or is no Kafka broker's"
+            f"require {required}, or it is not a Kafka broker's"
         ) from None
     try:
         if protocol.startswith("SASL"):
@@ -151,13 +160,13 @@ def _introduce(wire: _Wire, where: str, settings: Mapping[str, Any]) -> None:
             wire.ask(_METADATA, 4, struct.pack(">iB", 0, 0))
     except _ENDED:
         if protocol.startswith("SASL"):
-            raise _HungUp(
-                f"{where} ended the connection while user {settings['sasl_plain_username']!r} signed on"
+            raise _ConnectionEnded(
+                f"{where} ended the connection during the authentication of user {settings['sasl_plain_username']!r}"
             ) from None
-        wanted = "SASL_SSL" if protocol == "SSL" else "SASL_PLAINTEXT"
-        raise _HungUp(
-            f"{where} wants a sign-on: SAGELIFT_KAFKA__SECURITY_PROTOCOL is {protocol}; set it to {wanted}, with "
-            "mechanism, user and password"
+        required = "SASL_SSL" if protocol == "SSL" else "SASL_PLAINTEXT"
+        raise _ConnectionEnded(
+            f"{where} requires authentication: SAGELIFT_KAFKA__SECURITY_PROTOCOL is {protocol}; set it to {required}, "
+            "with mechanism, user and password"
         ) from None
 
 
@@ -166,12 +175,12 @@ def _sign_on(wire: _Wire, where: str, settings: Mapping[str, Any]) -> None:
     code, answer = wire.ask_coded(_SASL_HANDSHAKE, 1, _string(name.encode()))
     if code == _ILLEGAL_SASL_STATE:
         raise BrokerError(
-            f"{where} knows no sign-on by SASL: SAGELIFT_KAFKA__SECURITY_PROTOCOL is {settings['security_protocol']}; "
+            f"{where} does not support SASL: SAGELIFT_KAFKA__SECURITY_PROTOCOL is {settings['security_protocol']}; "
             "set it to what this port speaks (PLAINTEXT or SSL)"
         )
     if code == _UNSUPPORTED_SASL_MECHANISM:
         raise BrokerError(
-            f"{where} does not know SASL mechanism {name}, only {', '.join(_strings(answer))}: set "
+            f"{where} does not support SASL mechanism {name}, only {', '.join(_strings(answer))}: set "
             "SAGELIFT_KAFKA__SASL_MECHANISM to one of these"
         )
     mechanism = get_sasl_mechanism(name)(**settings)
@@ -180,7 +189,7 @@ def _sign_on(wire: _Wire, where: str, settings: Mapping[str, Any]) -> None:
         code, answer = wire.ask_coded(_SASL_AUTHENTICATE, 0, struct.pack(">i", len(token)) + token)
         if code:
             raise BrokerError(
-                f"{where} does not let user {user!r} in by {name} (error {code}): check SAGELIFT_KAFKA__USERNAME, "
+                f"{where} refuses user {user!r} with {name} (error {code}): check SAGELIFT_KAFKA__USERNAME, "
                 "SAGELIFT_KAFKA__PASSWORD and SAGELIFT_KAFKA__SASL_MECHANISM"
             )
         try:
@@ -193,22 +202,22 @@ def _sign_on(wire: _Wire, where: str, settings: Mapping[str, Any]) -> None:
 
 
 class _Wire:
-    """Requests and answers on one socket, one at a time."""
+    """Sends requests over one socket and reads their answers, one at a time."""
 
     def __init__(self, connection: socket.socket) -> None:
         self._socket = connection
 
     def ask(self, api: int, version: int, body: bytes = b"") -> bytes:
-        """The answer's body. Raises EOFError when the connection ends instead, OSError."""
+        """Return the body of the answer; raise EOFError if the connection ends instead."""
         head = struct.pack(">hhih8s", api, version, 1, 8, b"sagelift")
         self._socket.sendall(struct.pack(">i", len(head) + len(body)) + head + body)
         (length,) = struct.unpack(">i", self._read(4))
         if not 4 <= length <= _ANSWER_LIMIT:
-            raise EOFError  # a TLS alert, an HTTP answer: the connection is of no further use
-        return self._read(length)[4:]  # less the correlation id
+            raise EOFError  # a TLS alert or an HTTP answer: not a Kafka broker
+        return self._read(length)[4:]  # without the correlation id
 
     def ask_coded(self, api: int, version: int, body: bytes) -> tuple[int, bytes]:
-        """The error code with which the answer begins, and the rest."""
+        """Return the error code at the start of the answer, and the rest."""
         answer = self.ask(api, version, body)
         return struct.unpack_from(">h", answer)[0], answer[2:]
 
@@ -227,25 +236,25 @@ def _string(text: bytes) -> bytes:
 
 
 def _strings(answer: bytes) -> list[str]:
-    """An array of strings."""
+    """Decode an array of strings."""
     (count,), at = struct.unpack_from(">i", answer), 4
-    found = []
+    strings = []
     for _ in range(count):
         (length,) = struct.unpack_from(">h", answer, at)
-        found.append(answer[at + 2 : at + 2 + length].decode(errors="replace"))
+        strings.append(answer[at + 2 : at + 2 + length].decode(errors="replace"))
         at += 2 + length
-    return found
+    return strings
 
 
 def _token(answer: bytes) -> bytes:
-    """The mechanism's bytes, after the message, which is null where there is no error."""
+    """Return the mechanism's bytes, which follow an error message that is null on success."""
     (message,) = struct.unpack_from(">h", answer)
     at = 2 + max(0, message)
     (length,) = struct.unpack_from(">i", answer, at)
     return answer[at + 4 : at + 4 + length]
 
 
-def _said(error: OSError) -> str:
+def _reason(error: OSError) -> str:
     if isinstance(error, ssl.SSLError) and not error.reason:
         return "not PEM, or a key that the password does not open"
     reason = getattr(error, "reason", None) or error.strerror or type(error).__name__

@@ -7,25 +7,28 @@ from streaming.kafka.connection import Connection, KafkaError, TopicPartition, e
 
 
 class LagMeter:
-    """Asks the broker for one group's committed offsets on one topic, and for the topic's ends.
+    """Measures the lag of a consumer group on one topic; not safe to share between threads. A context manager.
 
-    Not for several threads at once. Its questions raise BrokerError when the broker does not answer.
+    Args:
+        connection: The Kafka cluster.
+        group: The consumer group.
+        topic: The topic.
 
     Raises:
-        TopicError: there is no such topic: a lag of zero would be a lie.
-        BrokerError: no broker answers.
+        TopicError: The topic does not exist; a lag of 0 would be misleading.
+        BrokerError: No broker answers.
     """
 
     def __init__(self, connection: Connection, group: str, topic: str) -> None:
-        # A member-less consumer of the group: it may ask for its offsets without joining.
+        # A consumer of the group that never joins it, but may ask for its offsets.
         self._consumer = connection.consumer(group)
         self._topic = topic
         try:
-            found = self._consumer.partitions_for_topic(topic)
+            partitions = self._consumer.partitions_for_topic(topic)
         except KafkaError as error:
             self._consumer.close()
-            raise self._silent(error) from error
-        self._partitions = [TopicPartition(topic, number) for number in sorted(found or ())]
+            raise self._unreachable(error) from error
+        self._partitions = [TopicPartition(topic, number) for number in sorted(partitions or ())]
         if not self._partitions:
             self._consumer.close()
             raise TopicError(
@@ -34,31 +37,43 @@ class LagMeter:
             )
 
     def lag(self) -> int:
-        """Records of the topic that the group has not committed yet."""
+        """Return how many records of the topic the group has not committed yet.
+
+        Raises:
+            BrokerError: The broker does not answer.
+        """
         return sum(self.by_partition().values())
 
     def by_partition(self) -> dict[int, int]:
-        """The same for each partition."""
+        """Return the lag of each partition.
+
+        Raises:
+            BrokerError: The broker does not answer.
+        """
         try:
             ends = self._consumer.end_offsets(self._partitions)
             starts = self._consumer.beginning_offsets(self._partitions)
-            # What the broker has deleted before it was read is no work to come.
+            # Records that the broker has deleted unread no longer count.
             return {
                 tp.partition: int(ends[tp] - max(self._consumer.committed(tp) or 0, starts[tp]))
                 for tp in self._partitions
             }
         except KafkaError as error:
-            raise self._silent(error) from error
+            raise self._unreachable(error) from error
 
     def end(self) -> int:
-        """Records ever written to the topic (less what the broker has deleted counts still)."""
+        """Return how many records were ever written to the topic, including those that the broker has deleted.
+
+        Raises:
+            BrokerError: The broker does not answer.
+        """
         try:
             return sum(int(offset) for offset in self._consumer.end_offsets(self._partitions).values())
         except KafkaError as error:
-            raise self._silent(error) from error
+            raise self._unreachable(error) from error
 
     def close(self) -> None:
-        """Give the connection back."""
+        """Close the connection."""
         self._consumer.close()
 
     def __enter__(self) -> LagMeter:
@@ -67,5 +82,5 @@ class LagMeter:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _silent(self, error: KafkaError) -> BrokerError:
+    def _unreachable(self, error: KafkaError) -> BrokerError:
         return BrokerError(f"{self._topic}: the broker does not say how far it goes: {explained(error)}")

@@ -291,13 +291,13 @@ def mutual(broker: SecureBroker, ours: Authority) -> dict[str, Any]:
 @pytest.mark.parametrize("mechanism", ["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"])
 def test_a_wrong_password_is_said_to_be_that(kafka_settings: dict[str, Any], mechanism: str) -> None:
     """kafka-python loses the broker's answer and would go on trying."""
-    with refused(f"does not let user 'nobody' in by {mechanism}.*KAFKA__PASSWORD"):
+    with refused(f"refuses user 'nobody' with {mechanism}.*KAFKA__PASSWORD"):
         connection({**kafka_settings, "sasl_mechanism": mechanism, "password": WRONG}).producer()
 
 
 @pytest.mark.parametrize("make", [Connection.admin, Connection.producer, Connection.consumer])
 def test_every_kind_of_client_tells(kafka_settings: dict[str, Any], make: Callable[[Connection], Any]) -> None:
-    with refused("does not let user 'stranger' in"):
+    with refused("refuses user 'stranger'"):
         make(connection({**kafka_settings, "username": "stranger"}))
 
 
@@ -340,12 +340,16 @@ def test_files_that_changed_since_the_settings_were_read_are_named(
 @pytest.mark.parametrize(
     ("port", "protocol", "said"),
     [
-        ("sasl_ssl", "PLAINTEXT", "ends the connection at once: .* is PLAINTEXT; this port may want SSL or SASL_SSL"),
-        ("sasl_ssl", "SSL", "wants a sign-on: .* is SSL; set it to SASL_SSL"),
-        ("sasl_plaintext", "PLAINTEXT", "wants a sign-on: .* is PLAINTEXT; set it to SASL_PLAINTEXT"),
+        (
+            "sasl_ssl",
+            "PLAINTEXT",
+            "ends the connection at once: .* is PLAINTEXT; this port may require SSL or SASL_SSL",
+        ),
+        ("sasl_ssl", "SSL", "requires authentication: .* is SSL; set it to SASL_SSL"),
+        ("sasl_plaintext", "PLAINTEXT", "requires authentication: .* is PLAINTEXT; set it to SASL_PLAINTEXT"),
         ("bootstrap", "SASL_SSL", "does not speak TLS as we do .* is SASL_SSL"),
-        ("bootstrap", "SASL_PLAINTEXT", "knows no sign-on by SASL: .* is SASL_PLAINTEXT"),
-        ("mutual_tls", "SSL", "does not take our certificate|may want a certificate"),
+        ("bootstrap", "SASL_PLAINTEXT", "does not support SASL: .* is SASL_PLAINTEXT"),
+        ("mutual_tls", "SSL", "does not accept our certificate|may require a certificate"),
     ],
 )
 def test_a_listener_that_speaks_another_protocol_is_told_from_one_that_is_away(
@@ -366,7 +370,7 @@ def test_a_broker_that_does_not_trust_our_certificate_is_told(
     broker: SecureBroker, ours: Authority, others: Authority
 ) -> None:
     pair = {"ssl_cert_file": others / "worker.pem", "ssl_key_file": others / "worker.key", "ssl_key_password": ""}
-    with refused("does not take our certificate|may want a certificate"):
+    with refused("does not accept our certificate|may require a certificate"):
         connection({**mutual(broker, ours), **pair}).admin()
 
 
@@ -595,7 +599,7 @@ def test_the_local_stack_uses_secured_servers(
     with LocalStack(tmp_path / "right", cache, options(kafka_settings, triton_settings)) as stack:
         assert {component.state for component in stack.status().components} == {"external"}
         assert PASSWORD not in (stack.state_dir / "stack.json").read_text()
-    with refused("Kafka at .* cannot be used: .* does not let user 'nobody' in", UnreachableError):
+    with refused("Kafka at .* cannot be used: .* refuses user 'nobody'", UnreachableError):
         LocalStack(tmp_path / "wrong", cache, options({**kafka_settings, "password": WRONG}, triton_settings)).start()
     without = {"url": triton_settings["url"]}
     with refused("Triton at .* cannot be used: .* may speak TLS", UnreachableError):

@@ -1,7 +1,7 @@
-"""A client of a schema registry with Confluent's REST interface (also Karapace, Redpanda, Apicurio's compatible one).
+"""A client of a schema registry with Confluent's REST interface (also Karapace, Redpanda and Apicurio).
 
-https://docs.confluent.io/platform/current/schema-registry/develop/api.html. It says which schema an id stands for, and
-gives ids to ours. What an id stands for never changes, so it is asked once.
+https://docs.confluent.io/platform/current/schema-registry/develop/api.html. The registry returns the schema of an id
+and assigns ids to our schemas. The schema of an id never changes, so the client asks for it once.
 """
 
 from __future__ import annotations
@@ -23,13 +23,20 @@ T = TypeVar("T")
 SchemaType = Literal["AVRO", "JSON", "PROTOBUF"]
 
 _MEDIA_TYPE = "application/vnd.schemaregistry.v1+json"
-_NOT_THERE = frozenset({40401, 40402, 40403})  # subject, version, schema
-_AGAIN_S = 30.0  # how long an answer that may change is believed: an id that is unknown, subjects that lack ours
-_REMEMBERED = 10_000
+_NOT_FOUND = frozenset({40401, 40402, 40403})  # subject, version, schema
+_CACHE_S = 30.0  # for answers that may change: an unknown id, subjects without the expected one
+_CACHE_SIZE = 10_000
 
 
 class RegisteredSchema(msgspec.Struct, frozen=True):
-    """What an id stands for, and the subjects that it is registered under."""
+    """The schema of an id.
+
+    Attributes:
+        type: AVRO, JSON, PROTOBUF or another type.
+        text: The schema.
+        subjects: The subjects that it is registered under.
+        references: Whether it refers to other schemas.
+    """
 
     type: str
     text: str
@@ -39,7 +46,7 @@ class RegisteredSchema(msgspec.Struct, frozen=True):
 
 class _Schema(msgspec.Struct, rename="camel"):
     schema: str
-    schema_type: str = "AVRO"  # as the registry leaves it out
+    schema_type: str = "AVRO"  # the registry omits it for Avro
     references: list[Any] | None = None
 
 
@@ -58,13 +65,15 @@ class _Refusal(msgspec.Struct):
 
 
 class SchemaRegistry:
-    """Asks the registry; safe to share between threads. A context manager.
+    """Client of a schema registry; safe to share between threads. A context manager.
 
     Args:
-        urls: its address, or several of one cluster with commas between.
-        username, password: for HTTP basic authentication, where it wants one.
-        ca_file: PEM certificates of the authorities that may sign its own; by default the system's.
-        timeout_s: of one request.
+        urls: Address of the registry, or several addresses of one cluster, separated by commas.
+        username: User for HTTP basic authentication; "" for none.
+        password: Password of that user.
+        ca_file: PEM certificates of the authorities that may sign the registry's certificate; by default the system's.
+        timeout_s: Longest duration of a request, in seconds.
+        clock: Seconds, such as `time.monotonic`.
     """
 
     def __init__(
@@ -81,11 +90,11 @@ class SchemaRegistry:
         verify: ssl.SSLContext | bool = ssl.create_default_context(cafile=ca_file) if ca_file else True
         auth = httpx.BasicAuth(username, password) if username else None
         headers = {"Accept": _MEDIA_TYPE, "Content-Type": _MEDIA_TYPE}
-        # Not through a proxy of the environment: a registry is as near as the broker.
+        # No proxy from the environment: a registry is as close as the broker.
         self._http = httpx.Client(auth=auth, verify=verify, timeout=timeout_s, headers=headers, trust_env=False)
         self._clock = clock
         self._lock = threading.Lock()
-        self._known: dict[int, tuple[RegisteredSchema | None, float]] = {}  # and when that was asked
+        self._cache: dict[int, tuple[RegisteredSchema | None, float]] = {}  # schema and time of the answer
 
     def __enter__(self) -> SchemaRegistry:
         return self
@@ -98,50 +107,59 @@ class SchemaRegistry:
         self._http.close()
 
     def find(self, schema_id: int, subject: str) -> RegisteredSchema | None:
-        """What an id stands for; None when the registry does not know it.
+        """Return the schema of an id; None if the registry does not know the id.
 
-        An answer in which `subject` is missing is asked for anew after a while: it may be registered meanwhile.
+        An answer without `subject` is requested again after 30 seconds: the schema may be registered later.
+
+        Args:
+            schema_id: The id.
+            subject: The expected subject.
 
         Raises:
-            RegistryError: no answer, or none that can be used.
+            RegistryError: The registry does not answer, or not with a usable answer.
         """
-        found, asked = self._known.get(schema_id, (None, float("-inf")))
-        final = found is not None and subject in found.subjects
-        if final or self._clock() - asked < _AGAIN_S:
-            return found
-        found = self._ask(schema_id)
+        schema, answered_at = self._cache.get(schema_id, (None, float("-inf")))
+        final = schema is not None and subject in schema.subjects
+        if final or self._clock() - answered_at < _CACHE_S:
+            return schema
+        schema = self._request_schema(schema_id)
         with self._lock:
-            if len(self._known) >= _REMEMBERED:  # ids of poison; those in use come again
-                self._known.clear()
-            self._known[schema_id] = found, self._clock()
-        return found
+            if len(self._cache) >= _CACHE_SIZE:  # filled by ids of bad messages; the ids in use come again
+                self._cache.clear()
+            self._cache[schema_id] = schema, self._clock()
+        return schema
 
     def register(self, subject: str, kind: SchemaType, schema: Mapping[str, Any]) -> int:
-        """The id of a schema under a subject; it is registered when it is not.
+        """Return the id of a schema under a subject; register the schema if it is new.
 
-        Looked up first, so that a user who may only read can use what another has registered.
+        The schema is looked up first, so that a user who may only read can use what another user has registered.
+
+        Args:
+            subject: The subject.
+            kind: Type of the schema.
+            schema: The schema.
 
         Raises:
-            SchemaError: it is not compatible with the subject's, or the registry calls it no schema.
-            RegistryError: no answer, or none that can be used.
+            SchemaError: The schema is invalid, or incompatible with the subject's schemas.
+            RegistryError: The registry does not answer, or not with a usable answer.
         """
         text = msgspec.json.encode(schema).decode()
         body = {"schema": text} | ({} if kind == "AVRO" else {"schemaType": kind})
         path = f"/subjects/{quote(subject, safe='')}"
         answer = self._send("POST", path, body)
-        if self._refusal(answer).error_code in _NOT_THERE:
+        if self._refusal(answer).error_code in _NOT_FOUND:
             answer = self._send("POST", f"{path}/versions", body)
         if answer.status_code in (409, 422):
             raise SchemaError(
-                f"{self._urls[0]} does not take the {kind} schema of subject {subject}: "
+                f"{self._urls[0]} does not accept the {kind} schema of subject {subject}: "
                 f"{self._refusal(answer).message or answer.status_code}; "
-                "register a compatible one, or let the subject take it (its compatibility level)"
+                "register a compatible schema, or change the compatibility level of the subject"
             )
         return self._read(answer, _Id).id
 
-    def _ask(self, schema_id: int) -> RegisteredSchema | None:
+    def _request_schema(self, schema_id: int) -> RegisteredSchema | None:
         answer = self._send("GET", f"/schemas/ids/{schema_id}")
-        if self._refusal(answer).error_code in _NOT_THERE:
+        if self._refusal(answer).error_code in _NOT_FOUND:
             return None
         schema = self._read(answer, _Schema)
         versions = self._read(self._send("GET", f"/schemas/ids/{schema_id}/versions"), list[_SubjectVersion])
@@ -158,7 +176,7 @@ class SchemaRegistry:
                 error = error or failed
         raise RegistryError(
             f"the schema registry {', '.join(self._urls)} does not answer "
-            f"({type(error).__name__}: {error}); set SAGELIFT_SCHEMA_REGISTRY__URL, or mend it"
+            f"({type(error).__name__}: {error}); set SAGELIFT_SCHEMA_REGISTRY__URL, or start the registry"
         ) from error
 
     @staticmethod
@@ -173,12 +191,14 @@ class SchemaRegistry:
     def _read(self, answer: httpx.Response, kind: type[T]) -> T:
         if answer.status_code in (401, 403):
             raise RegistryError(
-                f"the schema registry {answer.url.copy_with(path='/')} does not let us in ({answer.status_code}): set "
+                f"the schema registry {answer.url.copy_with(path='/')} refuses us ({answer.status_code}): set "
                 "SAGELIFT_SCHEMA_REGISTRY__USERNAME and __PASSWORD, or give that user the right"
             )
         try:
             answer.raise_for_status()
             return msgspec.json.decode(answer.content, type=kind)
         except (httpx.HTTPStatusError, msgspec.DecodeError, UnicodeDecodeError):
-            said = self._refusal(answer).message or answer.text[:200]
-            raise RegistryError(f"the schema registry answers {answer.status_code} at {answer.url}: {said!r}") from None
+            message = self._refusal(answer).message or answer.text[:200]
+            raise RegistryError(
+                f"the schema registry answers {answer.status_code} at {answer.url}: {message!r}"
+            ) from None

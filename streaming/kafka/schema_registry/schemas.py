@@ -1,8 +1,8 @@
 """The contracts as JSON Schema and Avro for other programs, both derived from the types that decode the messages.
 
-`docs/reference/schemas/` holds the schemas (`sagelift stream schema --write docs/reference/schemas`), and so does the schema registry when
-one is configured (`streaming.kafka.schema_registry.codec`). Only the consumers check what types cannot express, such as
-event times in the future and the decimals of a currency.
+`docs/reference/schemas/` holds the schemas (`sagelift stream schema --write docs/reference/schemas`), and so does the
+schema registry when one is configured (`streaming.kafka.schema_registry.codec`). Only the consumers check what types
+cannot express, such as event times in the future and the decimals of a currency.
 """
 
 from __future__ import annotations

@@ -70,7 +70,7 @@ def server(answers: Iterable[bytes], asked: list[bytes] | None = None) -> Iterat
 
 @pytest.fixture(autouse=True)
 def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(handshake, "_PAUSE_S", 0.0)
+    monkeypatch.setattr(handshake, "PAUSE_S", 0.0)
 
 
 def test_a_broker_that_answers_is_fine() -> None:
@@ -94,7 +94,7 @@ def test_what_is_no_broker_is_told_at_once(answer: bytes) -> None:
 
 def test_a_server_that_says_nothing_holds_up_no_start(monkeypatch: pytest.MonkeyPatch) -> None:
     """It may be a broker that is starting: not refused, but told of when kafka-python too has given up."""
-    monkeypatch.setattr(handshake, "_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(handshake, "TIMEOUT_S", 0.05)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         address = f"127.0.0.1:{silent.getsockname()[1]}"
         assert check(address, {}, None) == f"{address}: timed out"
@@ -148,7 +148,7 @@ def test_a_broker_that_does_not_know_the_password_either_is_not_trusted() -> Non
 
 
 def test_a_broker_that_hangs_up_on_a_sign_on_is_told() -> None:
-    expected = "ended the connection while user 'shop' signed on"
+    expected = "ended the connection during the authentication of user 'shop'"
     with server([framed(API_VERSIONS)]) as address, pytest.raises(BrokerError, match=expected):
         check(address, SCRAM, None)
 

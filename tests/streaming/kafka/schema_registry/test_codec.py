@@ -336,7 +336,7 @@ def test_a_user_who_may_only_read_uses_what_another_registered() -> None:
         with SchemaRegistry(server.url, username="ada", password="hunter2") as client:
             codec = RegistryCodec(client, "avro")
             assert framed_id(codec.encode(FULL)) == number
-            with pytest.raises(RegistryError, match=r"does not let us in \(403\)"):
+            with pytest.raises(RegistryError, match=r"refuses us \(403\)"):
                 codec.encode(EVENT)
 
 
@@ -345,7 +345,7 @@ def test_a_wrong_password_is_told_and_not_shown() -> None:
         Registry(("ada", "hunter2")) as server,
         SchemaRegistry(server.url, username="ada", password="secret") as client,
     ):
-        with pytest.raises(RegistryError, match=r"does not let us in \(401\).*__PASSWORD") as raised:
+        with pytest.raises(RegistryError, match=r"refuses us \(401\).*__PASSWORD") as raised:
             RegistryCodec(client, "avro").encode(FULL)
         assert "secret" not in str(raised.value)
 
