@@ -1,7 +1,7 @@
-"""`python -m benchmarks NAME [--json]`, `python -m benchmarks list`. Exit code 1 when a goal is missed.
+"""Run one benchmark: `python -m benchmarks NAME [--json]`; `python -m benchmarks list` lists them.
 
-A benchmark is a module `benchmarks/<name>.py` with a docstring whose first line says what it measures, and a function
-`rows(say) -> list[Row]`; `say` prints progress to stderr.
+The exit code is 1 if a goal is missed. A benchmark is a module `benchmarks/<name>.py` with a docstring whose first line
+says what it measures and against what, and a function `rows(say) -> list[Row]`; `say` prints progress to stderr.
 """
 
 from __future__ import annotations
@@ -20,25 +20,29 @@ _FOLDER = Path(__file__).parent
 
 
 def names() -> list[str]:
-    """All benchmarks."""
+    """Return the names of all benchmarks."""
     return sorted(p.stem for p in _FOLDER.glob("[a-z]*.py") if p.stem != "harness")
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Figures against a floor or a peer.")
+    """Run the benchmark of the command line; return the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks", description="Measure speed and correctness against a floor or a peer."
+    )
     parser.add_argument("name", choices=["list", *names()])
-    parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
-    parser.add_argument("--rows", type=int, help="rows of the history, where there is one (materialize)")
-    parser.add_argument("--updates", type=int, help="length of the stream, for those that have one (stream, faults)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--rows", type=int, help="number of rows of the history (materialize)")
+    parser.add_argument("--updates", type=int, help="length of the stream (stream, faults)")
+    parser.add_argument("--faults", type=lambda text: text.split(","), help="names of faults, comma-separated (faults)")
     chosen = parser.parse_args()
     if chosen.name == "list":
         for name in names():
-            told = ast.get_docstring(ast.parse((_FOLDER / f"{name}.py").read_text(encoding="utf-8"))) or ""
-            print(f"{name:<14} {told.splitlines()[0] if told else ''}")
+            docstring = ast.get_docstring(ast.parse((_FOLDER / f"{name}.py").read_text(encoding="utf-8"))) or ""
+            print(f"{name:<14} {docstring.splitlines()[0] if docstring else ''}")
         return 0
     module = importlib.import_module(f"benchmarks.{chosen.name}")
-    wanted = {k: v for k in ("updates", "rows") if (v := getattr(chosen, k)) is not None}
-    measured = result(chosen.name, module.rows(lambda line: print(line, file=sys.stderr, flush=True), **wanted))
+    options = {k: v for k in ("updates", "rows", "faults") if (v := getattr(chosen, k)) is not None}
+    measured = result(chosen.name, module.rows(lambda line: print(line, file=sys.stderr, flush=True), **options))
     if chosen.json:
         print(msgspec.json.encode(measured).decode())
     else:

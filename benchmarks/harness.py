@@ -1,7 +1,7 @@
-"""What all benchmarks share: rows against a floor or a peer of the same run, medians of runs taken in turn, one form.
+"""Shared parts of all benchmarks: alternating runs, medians, and rows that compare with a floor or a peer.
 
-The machines that measure are shared and noisy: compare ratios, not seconds, and CPU seconds rather than elapsed ones
-where waiting is not the point.
+The measuring machines are shared and noisy. So compare ratios, not seconds, and prefer CPU seconds to elapsed time
+unless waiting is part of the measurement.
 """
 
 from __future__ import annotations
@@ -17,7 +17,20 @@ import msgspec
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
-    """One figure. `ratio` is value / against_value unless said otherwise; `spread` is its smallest and largest."""
+    """One figure.
+
+    Attributes:
+        name: Name of the figure.
+        value: Median of the runs.
+        unit: Unit of the values.
+        against: Name of the floor or peer.
+        against_value: Median of the floor's or peer's runs.
+        ratio: Median of value / against_value over the pairs of runs.
+        goal: The goal, such as "<= 1.3", for the ratio, or for the value without a floor or peer.
+        met: Whether the goal is met; None without a goal.
+        runs: Number of runs.
+        spread: Smallest and largest ratio, or value without a floor or peer.
+    """
 
     name: str
     value: float
@@ -32,7 +45,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True):
-    """What `python -m benchmarks NAME --json` prints."""
+    """The result of one benchmark, as `python -m benchmarks NAME --json` prints it."""
 
     benchmark: str
     commit: str
@@ -46,10 +59,13 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
 
 
 Clock = Callable[[], float]
+"""Returns seconds."""
+Say = Callable[[str], None]
+"""Shows one line of progress."""
 
 
 def cpu_clock() -> float:
-    """CPU seconds of this process and its finished children."""
+    """Return the CPU seconds of this process and its ended children."""
     import resource
 
     own = time.process_time()
@@ -60,7 +76,17 @@ def cpu_clock() -> float:
 def in_turn(
     candidates: dict[str, Callable[[], object]], *, runs: int = 5, warmup: int = 1, clock: Clock = time.perf_counter
 ) -> dict[str, list[float]]:
-    """Seconds of each candidate, one run of each after the other (A B A B ...), after `warmup` uncounted rounds."""
+    """Run the candidates alternately (A B A B ...).
+
+    Args:
+        candidates: Functions by name.
+        runs: Counted runs of each candidate.
+        warmup: Rounds before them that do not count.
+        clock: Measures each run.
+
+    Returns:
+        The seconds of each run by candidate.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in candidates}
     for number in range(warmup + runs):
         for name, run in candidates.items():
@@ -82,7 +108,17 @@ def compared(
     at_least: float | None = None,
     at_most: float | None = None,
 ) -> Row:
-    """A row of paired runs: medians, and the median of the ratios pair by pair, held against the goal."""
+    """Return a row of paired runs, with the median of their ratios compared with the goal.
+
+    Args:
+        name: Name of the figure.
+        unit: Unit of the values.
+        values: Values of the measured runs.
+        against: Name of the floor or peer.
+        against_values: Values of its runs, one for each measured run.
+        at_least: Goal: smallest good ratio.
+        at_most: Goal: largest good ratio.
+    """
     ratios = [v / a for v, a in zip(values, against_values, strict=True)]
     ratio = statistics.median(ratios)
     goal, met = _goal(ratio, at_least, at_most)
@@ -108,7 +144,15 @@ def figure(
     at_least: float | None = None,
     at_most: float | None = None,
 ) -> Row:
-    """A row with nothing to compare with: the median, held against the goal itself."""
+    """Return a row without a floor or peer, with its median compared with the goal.
+
+    Args:
+        name: Name of the figure.
+        unit: Unit of the values.
+        values: One value, or those of several runs.
+        at_least: Goal: smallest good value.
+        at_most: Goal: largest good value.
+    """
     values = [values] if isinstance(values, int | float) else list(values)
     value = statistics.median(values)
     goal, met = _goal(value, at_least, at_most)
@@ -125,7 +169,7 @@ def _goal(value: float, at_least: float | None, at_most: float | None) -> tuple[
 
 
 def result(benchmark: str, rows: Sequence[Row]) -> Result:
-    """The rows with where and on what they were measured."""
+    """Return the rows with the commit and the machine of the measurement."""
     return Result(benchmark=benchmark, commit=_commit(), machine=_machine(), rows=list(rows))
 
 
@@ -151,5 +195,5 @@ def _cpu_name() -> str:
 def _gpu_name() -> str | None:
     import sys
 
-    torch = sys.modules.get("torch")  # asked only where the benchmark has loaded it anyway
+    torch = sys.modules.get("torch")  # only if the benchmark has loaded it
     return torch.cuda.get_device_name() if torch is not None and torch.cuda.is_available() else None

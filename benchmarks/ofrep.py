@@ -99,9 +99,9 @@ def _empty() -> FastAPI:
 def _ofrep() -> FastAPI:
     from sqlalchemy import create_engine
 
+    from experiments.api_keys import ApiKey, KeyRing
     from experiments.assigner import Assigner
     from experiments.config import Arm, ExperimentConfig, PublishedExperiment
-    from experiments.api_keys import ApiKey, KeyRing
     from experiments.rest.app import create_app
     from experiments.rest.limits import Limits
     from experiments.store import ExperimentStore

@@ -77,7 +77,7 @@ def rows(say: Callable[[str], None]) -> list[Row]:
     """`tokenizer_speedup`, `tokenizer_cold`, `tokenizer_large`."""
     products = real_products(say)
     fitted = Tokenizer.fit(products)
-    lists = (fitted._content.unigrams, fitted._content.bigrams, fitted._content.trigrams)
+    lists = (fitted.vocabulary.unigrams, fitted.vocabulary.bigrams, fitted.vocabulary.trigrams)
     plain = PlainTokenizer(*lists)
     _same_bags(fitted, plain, products)
     say(f"{len(products)} products, {fitted.size} ids, batches of {BATCH} and {LARGE_BATCH}")

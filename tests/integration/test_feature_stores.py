@@ -28,7 +28,6 @@ from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import FloatList, Value
 from feast.types import Array, Bool, Float32, Int64, String
 
-from benchmarks.featurewrite import redis_server
 from feature_repo.errors import InvalidFeatureError, StoreBusyError, StoreStateError
 from feature_repo.jobs.materialize import materialize
 from feature_repo.recent import Engagement
@@ -38,6 +37,7 @@ from feature_repo.store import ProductFeatureStore
 from feature_repo.stores.base import OnlineRow
 from feature_repo.values import NULL, decode_key, encode_key
 from tests.feature_repo.builders import NOON, make_embedding, make_product, same
+from tests.servers import redis_server
 
 pytestmark = pytest.mark.integration
 
