@@ -1,7 +1,8 @@
-"""API keys: made once, shown once, kept as a hash, compared in constant time.
+"""API keys: created and shown once, stored as a hash, compared in constant time.
 
-A key reads `sl_<id>_<secret>`. The id finds its row; the secret is 256 random bits, of which the database has the
-SHA-256: a password's slow hash protects what people choose, and nobody guesses 256 bits.
+A key has the form `sl_<id>_<secret>`. The id finds the row. The secret is 256 random bits, and the database has its
+SHA-256. A slow password hash is not needed: it protects passwords that people choose, and 256 random bits cannot be
+guessed.
 """
 
 import hashlib
@@ -16,19 +17,29 @@ import msgspec
 from sqlalchemy import Connection, Engine, insert, select
 
 from experiments import tables
-from experiments.editor import Registry
+from experiments.audit import AuditLog
 from experiments.engine import exclusive
 from experiments.errors import ConfigError, UnknownKeyError
 from experiments.roles import RIGHTS, Role
-from experiments.store import now_us
+from experiments.times import now_us
 
 _TEXT: Final = re.compile(r"sl_([0-9a-f]{12})_([A-Za-z0-9_-]{43})")
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._@-]{0,63}")
-_NOBODY: Final = hashlib.sha256(b"nobody").hexdigest()
+_NO_KEY: Final = hashlib.sha256(b"no key").hexdigest()  # compared when the id is unknown
 
 
 class ApiKey(msgspec.Struct, frozen=True):
-    """A key as the database has it. `name` stands in the audit log for who uses it; times are microseconds UTC."""
+    """A key as the database has it. Times are microseconds UTC.
+
+    Attributes:
+        id: The public part of the key.
+        name: Who uses it; the audit log has this name.
+        role: Its role.
+        sha256: SHA-256 of the secret part, in hexadecimal.
+        created_at: When it was created.
+        created_by: Who created it.
+        revoked_at: When it was revoked; None while it is valid.
+    """
 
     id: str
     name: str
@@ -39,12 +50,18 @@ class ApiKey(msgspec.Struct, frozen=True):
     revoked_at: int | None = None
 
     def may(self, right: Role) -> bool:
-        """Whether its role has a right."""
+        """Return whether the key's role has a right."""
         return right in RIGHTS[self.role]
 
 
 class ApiKeys:
-    """The keys in the database. `token` gives that many random bytes."""
+    """The keys in the database.
+
+    Args:
+        engine: Engine of the database.
+        clock: Returns the current time in microseconds UTC.
+        token: Returns the given number of random bytes.
+    """
 
     def __init__(
         self,
@@ -56,36 +73,53 @@ class ApiKeys:
         self._engine, self._clock, self._token = engine, clock, token
 
     def create(self, name: str, role: Role, *, actor: str, reason: str = "") -> tuple[ApiKey, str]:
-        """A new key, and its text, which is nowhere kept. Raises ConfigError for a name or a role that is none."""
+        """Create a key.
+
+        Args:
+            name: Who uses the key.
+            role: Its role.
+            actor: Who creates it.
+            reason: Why.
+
+        Returns:
+            The key, and its text, which is not stored.
+
+        Raises:
+            ConfigError: The name or the role is invalid.
+        """
         if not _NAME.fullmatch(name):
             raise ConfigError(
-                f"key name {name!r} must be 1 to 64 of A-Z a-z 0-9 space . _ @ -, such as 'shop backend'."
+                f"key name {name!r} must be 1 to 64 characters of A-Z a-z 0-9 space . _ @ -, such as 'shop backend'."
             )
         if role not in RIGHTS:
-            raise ConfigError(f"role {role!r} is none of {', '.join(RIGHTS)}.")
+            raise ConfigError(f"role {role!r} is not one of {', '.join(RIGHTS)}.")
         secret = _base64(self._token(32))
         now = self._clock()
         key = ApiKey(self._token(6).hex(), name, role, hashlib.sha256(secret.encode()).hexdigest(), now, actor)
         with exclusive(self._engine) as connection:
-            registry = Registry(connection, now, actor, reason)
+            audit = AuditLog(connection, now, actor, reason)
             values = msgspec.structs.asdict(key)
             del values["revoked_at"]
             connection.execute(insert(tables.api_key).values(**values))
-            registry.audit("key_create", key.id, {"name": name, "role": role})
+            audit.add("key_create", key.id, {"name": name, "role": role})
         return key, f"sl_{key.id}_{secret}"
 
     def revoke(self, id: str, *, actor: str, reason: str = "") -> None:
-        """Ends a key, for good. Raises UnknownKeyError."""
+        """Revoke a key. A revoked key cannot become valid again.
+
+        Raises:
+            UnknownKeyError: No valid key has this id.
+        """
         with exclusive(self._engine) as connection:
             now = self._clock()
-            registry = Registry(connection, now, actor, reason)
+            audit = AuditLog(connection, now, actor, reason)
             if not any(key.id == id and key.revoked_at is None for key in self._read(connection)):
                 raise UnknownKeyError(f"no API key {id!r} is in use; `sagelift experiment key list` lists them.")
             connection.execute(insert(tables.api_key_revocation).values(id=id, at=now, actor=actor, reason=reason))
-            registry.audit("key_revoke", id, {})
+            audit.add("key_revoke", id, {})
 
     def all(self) -> list[ApiKey]:
-        """All keys, the revoked ones too, oldest first."""
+        """Return all keys, oldest first, including the revoked ones."""
         with self._engine.connect() as connection:
             return self._read(connection)
 
@@ -100,9 +134,11 @@ class ApiKeys:
 
 
 class KeyRing:
-    """The keys that are good, in memory: a request waits for no database. Shared between threads.
+    """The valid keys in memory, so that no request waits for the database. Threads may share it.
 
-    load: all keys, such as `ApiKeys.all`. A key that is revoked elsewhere is refused from the next `refresh` on.
+    Args:
+        load: Returns all keys, such as `ApiKeys.all`. A key that another process revokes is valid here until the next
+            `refresh`.
     """
 
     def __init__(self, load: Callable[[], Iterable[ApiKey]]) -> None:
@@ -110,19 +146,19 @@ class KeyRing:
         self._keys: dict[str, ApiKey] = {}
 
     def refresh(self) -> None:
-        """Loads the keys; raises what `load` raises, and keeps what there was."""
+        """Load the keys again. If `load` raises, the error is raised and the old keys stay."""
         self._keys = {key.id: key for key in self._load() if key.revoked_at is None}
 
     def find(self, text: str) -> ApiKey | None:
-        """The key of this text, None when it is none that is good.
+        """Return the valid key with this text; None when no valid key has it.
 
-        A text whose id is unknown takes as long as one whose secret is wrong.
+        An unknown id takes as long as a wrong secret.
         """
         match = _TEXT.fullmatch(text)
         id, secret = match.groups() if match else ("", "")
         key = self._keys.get(id)
         given = hashlib.sha256(secret.encode()).hexdigest()
-        same = hmac.compare_digest(given, key.sha256 if key is not None else _NOBODY)
+        same = hmac.compare_digest(given, key.sha256 if key is not None else _NO_KEY)
         return key if same else None
 
 

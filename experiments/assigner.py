@@ -1,9 +1,9 @@
-"""What a service holds: published experiments in memory, assignments without a network, exposures where they are used.
+"""The assigner of a service: published experiments in memory, assignments without a network call, logged exposures.
 
 assigner = Assigner(store.load, logger, cache=Path("experiments.json"))
-assigner.start()             # loads now and from then on; a store that is away delays it by no more than the timeout
+assigner.start()             # loads now and in the background; waits at most for its timeout
 assignment = assigner.assign(user_id, "home-ranking", {"country": "DE"})
-...                          # only when the page really depends on it:
+...                          # only where the page depends on the arm:
 assigner.expose(assignment)
 """
 
@@ -17,16 +17,23 @@ import msgspec
 
 from experiments.assignment import Assignment, Reason
 from experiments.config import PublishedExperiment
+from experiments.config_cache import read_configs, save_configs
 from experiments.errors import ExperimentsError
-from experiments.evaluator import PreparedExperiment, assign_all, now_us, prepare_all
+from experiments.evaluator import PreparedExperiment, assign_all, prepare_all
 from experiments.exposures import ExposureLogger
-from experiments.refresh import Refresher, read_configs, save_configs
+from experiments.refresh import Refresher
+from experiments.times import now_us
 
 
 class AssignerState(msgspec.Struct, frozen=True):
-    """Where the configs in memory came from and how fresh they are.
+    """Where the configs in memory come from, and how old they are.
 
-    `age_s` is the time since the store last gave them, None before it ever did; `stale` is for health checks.
+    Attributes:
+        experiments: Number of experiments in memory.
+        source: Where they come from.
+        age_s: Seconds since the store returned them; None before the first load.
+        stale: Whether they are too old; for health checks.
+        last_error: The last error of a load; None after a successful one.
     """
 
     experiments: int
@@ -37,15 +44,16 @@ class AssignerState(msgspec.Struct, frozen=True):
 
 
 class Assigner:
-    """Evaluates experiments in memory. Shared between threads: a refresh replaces all configs at once.
+    """Evaluates experiments in memory. Threads may share it: a refresh replaces all configs at once.
 
-    load: returns the published experiments, such as `ExperimentStore.load`.
-    logger: where exposures go; without one `expose` does nothing.
-    cache: file of the last good configs, from which `start` serves while the store is away.
-    interval_s: seconds between two loads after `start`; `wake` asks for one at once.
-    stale_after_s: age beyond which the configs count as stale. They are served all the same: a service that cannot
-        reach the store goes on with the last good ones.
-    clock: microseconds UTC, for ramps and overrides. monotonic: seconds, never going back.
+    Args:
+        load: Returns the published experiments, such as `ExperimentStore.load`.
+        logger: Logs exposures; without one `expose` does nothing.
+        cache: File of the last good configs; `start` reads it when the store is not available.
+        interval_s: Seconds between two loads in the background; `wake` asks for a load at once.
+        stale_after_s: Age in seconds above which the configs are stale. Stale configs are still served.
+        clock: Returns the current time in microseconds UTC, for ramps and overrides.
+        monotonic: Returns seconds that never go back.
     """
 
     def __init__(
@@ -75,9 +83,13 @@ class Assigner:
         self._refresher: Refresher | None = None
 
     def start(self, timeout_s: float = 5.0) -> bool:
-        """Begins to load in the background, and waits for the first load no longer than the timeout.
+        """Start to load in the background, and wait for the first load. Never raises.
 
-        Whether there is something to serve: from the store, else from the cache. Never raises.
+        Args:
+            timeout_s: Maximum time to wait in seconds.
+
+        Returns:
+            Whether there are configs to serve, from the store or from the cache.
         """
         if self._refresher is None:
             self._read_cache()
@@ -86,24 +98,31 @@ class Assigner:
         return self._source != "nothing"
 
     def close(self, timeout_s: float = 5.0) -> None:
-        """Ends the background loading; assignments go on with what is in memory. Does not close the logger."""
+        """End the background loading. Assignments continue with the configs in memory. The logger stays open.
+
+        Args:
+            timeout_s: Maximum time to wait for the thread in seconds.
+        """
         if self._refresher is not None:
             self._refresher.close(timeout_s)
             self._refresher = None
 
     def wake(self) -> None:
-        """Asks the background for a load now and returns at once: for whoever is told that something was published."""
+        """Ask the background thread for a load now, and return at once: for a `ChangeListener`."""
         if self._refresher is not None:
             self._refresher.wake()
 
     def refresh(self) -> bool:
-        """Loads the published experiments. Never raises: on failure the last good ones stay, and `state` says why."""
+        """Load the published experiments; return whether it worked.
+
+        Never raises: after a failure the last good configs stay, and `state` has the error.
+        """
         with self._refreshing:
             try:
                 published = list(self._load())
                 if published != self._published or self._source != "store":
                     self._experiments = prepare_all(published, clock=self._clock)
-            except Exception as error:  # a database that is away has many names
+            except Exception as error:  # database drivers raise many types
                 self._last_error = f"{type(error).__name__}: {error}"
                 return False
             self._source, self._loaded_at, self._last_error = "store", self._monotonic(), None
@@ -130,18 +149,24 @@ class Assigner:
             return
         try:
             save_configs(self._cache, published, self._clock())
-        except OSError as error:  # a full disk must not stop a refresh, but be seen
+        except OSError as error:  # a full disk must not stop a refresh; `state` shows it
             self._last_error = f"{type(error).__name__}: {error}"
 
     @property
     def state(self) -> AssignerState:
-        """Where the configs came from, how old they are, and what went wrong last."""
+        """The source and age of the configs, and the last error."""
         age = None if self._loaded_at is None else self._monotonic() - self._loaded_at
         stale = age is None or age > self._stale_after_s
         return AssignerState(len(self._experiments), self._source, age, stale, self._last_error)
 
     def assign(self, unit: object, experiment: str, attributes: Mapping[str, Any] | None = None) -> Assignment:
-        """The unit's assignment. Never raises and never waits; an experiment that is not known has no arm."""
+        """Return a unit's assignment. Never raises and never waits.
+
+        Args:
+            unit: The unit id; text.
+            experiment: Key of the experiment. An unknown experiment has no arm.
+            attributes: The unit's attributes, for targeting and for recording.
+        """
         prepared = self._experiments.get(experiment)
         if prepared is None:
             name = unit if isinstance(unit, str) else None
@@ -149,13 +174,17 @@ class Assigner:
         return prepared.assign(unit, attributes)
 
     def assign_all(self, unit: object, attributes: Mapping[str, Any] | None = None) -> dict[str, Assignment]:
-        """The unit's assignment in every experiment, by key. Never raises and never waits."""
+        """Return a unit's assignment in every experiment, by key. Never raises and never waits."""
         return assign_all(self._experiments.values(), unit, attributes)
 
     def prepared(self, experiment: str) -> PreparedExperiment | None:
-        """An experiment as it is served, to explain an assignment."""
+        """Return an experiment as it is served, to explain an assignment; None when it is unknown."""
         return self._experiments.get(experiment)
 
     def expose(self, assignment: Assignment) -> bool:
-        """Logs that the assignment was used. Whether a row was queued: not for those that are not enrolled, nor twice."""
+        """Log that an assignment was used.
+
+        Returns:
+            Whether an exposure was queued; see `ExposureLogger.log`.
+        """
         return self._logger is not None and self._logger.log(assignment)

@@ -1,4 +1,4 @@
-"""What an assignment is: a value with its reason. Nothing here raises."""
+"""An assignment: the arm that one unit gets in one experiment, and the reason. Plain values; nothing here raises."""
 
 from enum import StrEnum
 
@@ -8,7 +8,7 @@ from experiments.attributes import Attribute
 
 
 class Reason(StrEnum):
-    """Why a unit got what it got (docs/reference/assignment-spec.md, section 11)."""
+    """Why a unit gets its arm (docs/reference/assignment-spec.md, section 11)."""
 
     ASSIGNED = "assigned"
     UNIT_MISSING = "unit_missing"
@@ -30,11 +30,19 @@ class Reason(StrEnum):
 
 
 class Assignment(msgspec.Struct, frozen=True, gc=False):
-    """One unit's assignment in one experiment.
+    """The result of evaluating one unit in one experiment.
 
-    `arm` is what to serve: the control arm for everyone who is not enrolled (but the forced one of an override), None
-    only when the experiment is unknown. Only an `enrolled` decision may be exposed. A bucket is None when the rules
-    ended before it was drawn. `attributes` are those that the config records, of a unit that is enrolled.
+    Attributes:
+        experiment: Key of the experiment.
+        unit: The unit id; None when it is not text.
+        arm: The arm to serve: the control arm for every unit that is not enrolled (the forced arm for an override).
+            None only when the experiment is unknown.
+        enrolled: Whether the unit takes part. Only such an assignment may be logged as an exposure.
+        reason: Why the unit gets this arm.
+        config_version: The version that was evaluated; 0 when the experiment is unknown.
+        gate_bucket: The gate's bucket, 0 to 9,999. None when an earlier rule ended the evaluation.
+        split_bucket: The split's bucket, 0 to 9,999. None when the gate or an earlier rule ended the evaluation.
+        attributes: The attributes that the config records, for an enrolled unit.
     """
 
     experiment: str

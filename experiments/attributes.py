@@ -1,39 +1,47 @@
-"""What of a unit's attributes is kept with its exposure: what the config's `record` names, and no more.
+"""The attributes of a unit that an exposure records: those that the config's `record` names, and no others.
 
-A report may then split or adjust by what was true of a unit when it was first exposed, which no treatment has changed.
-Pure, and nothing here raises: an attribute that cannot be kept is left out.
+A report can then split or adjust by what was true when the unit was first exposed, before the treatment could change
+it. The functions are pure and never raise: an attribute that cannot be stored is left out.
 """
 
 import math
 from collections.abc import Mapping
 from typing import Any, Final
 
-from experiments.text_rules import text_fault
+from experiments.text_rules import text_problem
 
 Attribute = str | int | float | bool
 
 MAX_RECORDED: Final = 20
-"""The most attributes that an experiment records."""
+"""The maximum number of attributes that an experiment records."""
 
 MAX_TEXT: Final = 256
-"""Characters of a text that is kept; a longer one is no segment."""
+"""The maximum number of characters of a recorded text; a longer text makes no useful segment."""
 
 _INT64: Final = 2**63
 
 
 def recorded(names: tuple[str, ...], given: Mapping[str, Any] | None) -> dict[str, Attribute] | None:
-    """The attributes of these names that can be kept; None when there are none. Never raises."""
+    """Return the attributes to record.
+
+    Args:
+        names: The attributes that the config records.
+        given: All attributes of the unit.
+
+    Returns:
+        The named attributes that can be stored; None when no attribute is left. Never raises.
+    """
     if given is None:
         return None
     try:
-        found = {name: given[name] for name in names if name in given}
-    except Exception:  # a mapping of the caller's own
+        named = {name: given[name] for name in names if name in given}
+    except Exception:  # `given` may be a mapping of the caller's own class
         return None
-    return {name: value for name, value in found.items() if fault(value) is None} or None
+    return {name: value for name, value in named.items() if value_problem(value) is None} or None
 
 
-def fault(value: object) -> str | None:
-    """Why a value cannot be kept, in a few words; None when it can."""
+def value_problem(value: object) -> str | None:
+    """Return why a value cannot be recorded, in a few words; None when it can."""
     if isinstance(value, bool):
         return None
     if isinstance(value, int):
@@ -44,4 +52,4 @@ def fault(value: object) -> str | None:
         return f"is a {type(value).__name__}, not text, a number or a boolean"
     if len(value) > MAX_TEXT:
         return f"is longer than {MAX_TEXT} characters"
-    return text_fault(value)
+    return text_problem(value)

@@ -1,44 +1,46 @@
-"""What an experiment is: the config that a version freezes, its canonical JSON, and the file a team reviews.
+"""What an experiment is: the config that a version freezes, its rules, and its canonical JSON.
 
-A config that exists is valid: construction and decoding run the same checks, and name every rule that is
-broken.
+Every config that exists is valid: construction and decoding (`config_parsing`) run the same checks, and the error names
+every broken rule.
 """
 
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 import msgspec
-import yaml
 
 from experiments import targeting
 from experiments.assignment import Reason
 from experiments.attributes import MAX_RECORDED
 from experiments.errors import ConfigError
 from experiments.kernel import BUCKETS, HashVersion, unit_bytes
-from experiments.text_rules import time_text
-from experiments.validation_errors import refused
+from experiments.times import epoch_us, time_text
 
 CONFIG_SCHEMA: Final = 1
+"""The version of the config's format."""
 
 ExperimentState = Literal["draft", "in_review", "running", "paused", "stopped", "decided", "archived"]
+"""The states of an experiment's life cycle (`lifecycle`)."""
 
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _KEY: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _SALT: Final = re.compile(r"[A-Za-z0-9._/:-]{1,128}")
-# Salts of draws that are not an experiment's own; sharing one would make two draws the same.
+# Salts of the platform's own draws. An experiment that used one of them would repeat that draw.
 _RESERVED_SALTS: Final = ("layer:", "holdout:")
 _ATTRIBUTE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
-_KEY_RULE: Final = "begin with a-z or 0-9 and hold at most 64 of a-z 0-9 . _ -"
-_SHARES: Final = ("coverage", "weight", "size", "start", "end")
+_KEY_RULE: Final = "begin with a-z or 0-9 and have at most 64 characters of a-z 0-9 . _ -"
 
 
 class Arm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One arm; `weight` is its share of the enrolled in 1/10,000."""
+    """One arm of an experiment.
+
+    Attributes:
+        key: Name of the arm.
+        weight: Share of the enrolled units, in 1/10,000.
+    """
 
     key: str
     weight: int
@@ -53,15 +55,18 @@ class LayerRange(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def salt(self) -> str:
-        """L1: every experiment of a layer draws with the same salt, made from the layer's key."""
+        """Rule L1: all experiments of a layer draw with the same salt, which comes from the layer's key."""
         return f"layer:{self.key}"
 
 
 class Holdout(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Units that an experiment leaves alone, so that the effect of many experiments together can be measured.
+    """Units that many experiments exclude, so that the joint effect of these experiments can be measured.
 
-    The first `size` of 10,000 buckets are held out. A `global` holdout is named by every experiment that starts while
-    one that names it is live (`neighbours.check_beside`); a `selective` one by those that choose to.
+    Attributes:
+        key: Name of the holdout.
+        size: The first `size` of 10,000 buckets are held out.
+        scope: A `global` holdout must be in every experiment that starts while an experiment with it is live
+            (`compatibility.check_compatible`). A `selective` holdout is in the experiments that choose it.
     """
 
     key: str
@@ -70,19 +75,27 @@ class Holdout(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def salt(self) -> str:
-        """H1: made from the holdout's key, so that all its experiments leave the same units alone."""
+        """Rule H1: the salt comes from the holdout's key, so that all its experiments exclude the same units."""
         return f"holdout:{self.key}"
 
 
 class Prerequisite(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Only units that are in one of these arms of another experiment take part."""
+    """Only units that are enrolled in one of these arms of another experiment can take part."""
 
     experiment: str
     arms: tuple[str, ...]
 
 
 class RampStep(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """From `at` on, the coverage is this one. `at` names its time zone, and is kept in UTC."""
+    """A step of a ramp: from `at` on, the coverage is `coverage`.
+
+    Attributes:
+        at: Start of the step. The given time must have a time zone; it is stored in UTC.
+        coverage: Enrolled share from then on, in 1/10,000.
+
+    Raises:
+        ConfigError: The time has no time zone, or is outside the years 1 to 9999 in UTC.
+    """
 
     at: datetime
     coverage: int
@@ -90,32 +103,49 @@ class RampStep(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def __post_init__(self) -> None:
         if self.at.tzinfo is None:
             raise ConfigError(f"ramp step {self.at.isoformat()} has no time zone; end it with Z for UTC.")
-        # One instant has one text: the canonical JSON must not depend on how the time was written.
+        # The canonical JSON must not depend on the time zone in which the time was written.
         try:
             msgspec.structs.force_setattr(self, "at", self.at.astimezone(UTC))
         except OverflowError:
-            raise ConfigError(f"ramp step {self.at.isoformat()} is outside of the years 1 to 9999 of UTC.") from None
+            raise ConfigError(f"ramp step {self.at.isoformat()} is outside the years 1 to 9999 in UTC.") from None
 
     @property
     def at_us(self) -> int:
-        """Microseconds since the Unix epoch."""
-        delta = self.at - _EPOCH
-        return (delta.days * 86_400 + delta.seconds) * 1_000_000 + delta.microseconds
+        """Start of the step in microseconds since the Unix epoch."""
+        return epoch_us(self.at)
 
 
 class MetricRole(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The part a metric plays in the assignment."""
+    """A metric of an experiment, and the role that it has in the verdict."""
 
     key: str
     role: Literal["primary", "secondary", "guardrail"]
 
 
 class ExperimentConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """An experiment's assignment and what it is judged by. Raises ConfigError when a rule is broken.
+    """The config of an experiment: who gets which arm, and which metrics judge it.
 
-    `coverage` is the enrolled share in 1/10,000, until the first step of the `ramp`. The order of `arms` is part of
-    the meaning: it orders the split's ranges. `targeting` is a CEL condition over a unit's attributes; empty, it
-    targets everyone. `record` names the attributes that are kept with an exposure, for segments and covariates.
+    Attributes:
+        schema: Version of the config's format.
+        key: Name of the experiment.
+        description: Text for people.
+        hash_version: Kernel that draws the buckets (`kernel`).
+        salt: Salt of the experiment's draws; no other experiment may have it.
+        unit_kind: What a unit is, such as `user`.
+        holdouts: Holdouts whose units are excluded.
+        layer: The part of a layer that the experiment owns; None outside all layers.
+        prerequisites: Arms of other experiments in which a unit must be.
+        targeting: CEL condition over a unit's attributes; "" targets every unit.
+        coverage: Enrolled share in 1/10,000, until the first step of the ramp.
+        ramp: Later coverages, in the order of their times.
+        arms: The arms. Their order matters: it orders the ranges of the split.
+        control: Key of the control arm.
+        surfaces: Places of the product where the experiment runs.
+        metrics: Metrics with their roles.
+        record: Attributes that exposures record, for segments and covariates.
+
+    Raises:
+        ConfigError: The config breaks a rule. The message names every broken rule.
     """
 
     schema: int = CONFIG_SCHEMA
@@ -140,33 +170,45 @@ class ExperimentConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
         if problems := list(_problems(self)):
             raise ConfigError(f"experiment {self.key!r}: " + "; ".join(problems) + ".")
 
-    def coverage_at(self, now_us: int) -> int:
-        """R1: the coverage in force at a time (microseconds UTC): that of the last step that has come."""
+    def coverage_at(self, at_us: int) -> int:
+        """Return the coverage in force at a time (rule R1), in 1/10,000.
+
+        Args:
+            at_us: Time in microseconds since the Unix epoch.
+        """
         coverage = self.coverage
         for step in self.ramp:
-            if step.at_us > now_us:
+            if step.at_us > at_us:
                 break
             coverage = step.coverage
         return coverage
 
-    def held(self, now_us: int) -> "ExperimentConfig":
-        """R3: this config with its ramp stopped where it stands: who is enrolled stays, nobody follows."""
-        return msgspec.structs.replace(self, coverage=self.coverage_at(now_us), ramp=())
+    def held(self, at_us: int) -> "ExperimentConfig":
+        """Return this config with the ramp stopped at a time (rule R3): enrolled units stay, no others follow.
+
+        Args:
+            at_us: Time in microseconds since the Unix epoch.
+        """
+        return msgspec.structs.replace(self, coverage=self.coverage_at(at_us), ramp=())
 
     def canonical_json(self) -> bytes:
-        """UTF-8 JSON, keys sorted, no blanks, every field written: one config has one text, and one
-        SHA-256.
-        """
+        """Return UTF-8 JSON with sorted keys, without spaces, with every field: equal configs have equal bytes."""
         return msgspec.json.encode(self, order="sorted")
 
     def sha256(self) -> str:
+        """Return the SHA-256 of the canonical JSON, in hexadecimal."""
         return hashlib.sha256(self.canonical_json()).hexdigest()
 
 
 class Override(msgspec.Struct, frozen=True):
-    """An arm that is forced upon one unit, for a test by hand, until `expires_at` (microseconds UTC).
+    """An arm that is forced on one unit, for a manual test.
 
-    Not part of a config: adding a tester must not make a version, which would expose every unit again.
+    Overrides are not part of a config: a new tester must not make a new version, which would expose every unit again.
+
+    Attributes:
+        unit: The unit id.
+        arm: Key of the arm.
+        expires_at: End of the override, in microseconds UTC.
     """
 
     unit: str
@@ -175,9 +217,7 @@ class Override(msgspec.Struct, frozen=True):
 
 
 class PublishedExperiment(msgspec.Struct, frozen=True):
-    """What a service is given: a published config, its version, the state that its experiment is in, and the
-    arms that are forced.
-    """
+    """What a service needs to evaluate an experiment: a published config, its version, the state, the overrides."""
 
     config: ExperimentConfig
     version: int
@@ -186,22 +226,39 @@ class PublishedExperiment(msgspec.Struct, frozen=True):
 
 
 def check_key(field: str, name: str) -> None:
-    """Raises ConfigError unless a name may be a key."""
+    """Check that a name may be a key.
+
+    Args:
+        field: What the name is for; the message begins with it.
+        name: The name.
+
+    Raises:
+        ConfigError: The name may not be a key.
+    """
     if not _KEY.fullmatch(name):
         raise ConfigError(f"{field} {name!r} must {_KEY_RULE}.")
 
 
-def check_override(config: ExperimentConfig, override: Override, now_us: int) -> None:
-    """Raises ConfigError unless the override names an arm, a unit id that can be served, and a time to come."""
+def check_override(config: ExperimentConfig, override: Override, at_us: int) -> None:
+    """Check that an override names an arm of the experiment, a valid unit id and a future time.
+
+    Args:
+        config: Config of the experiment.
+        override: The override.
+        at_us: The current time in microseconds since the Unix epoch.
+
+    Raises:
+        ConfigError: The override breaks a rule.
+    """
     arms = [arm.key for arm in config.arms]
     problems = []
     if override.arm not in arms:
         problems.append(f"arm {override.arm!r} is not one of the arms ({', '.join(arms)})")
-    if isinstance(found := unit_bytes(override.unit), Reason):
-        problems.append(f"the unit id is unfit ({found.value})")
-    if override.expires_at <= now_us:
+    if isinstance(reason := unit_bytes(override.unit), Reason):
+        problems.append(f"the unit id is invalid ({reason.value})")
+    if override.expires_at <= at_us:
         problems.append(
-            f"expires_at {time_text(override.expires_at)} is past (it is {time_text(now_us)}); give a time to come"
+            f"expires_at {time_text(override.expires_at)} is past (it is {time_text(at_us)}); give a future time"
         )
     if problems:
         raise ConfigError(
@@ -211,7 +268,7 @@ def check_override(config: ExperimentConfig, override: Override, now_us: int) ->
 
 def _problems(config: ExperimentConfig) -> Iterator[str]:
     if config.schema != CONFIG_SCHEMA:
-        yield f"schema {config.schema} is not known here (this program reads {CONFIG_SCHEMA}); upgrade it"
+        yield f"schema {config.schema} is not known here (this program reads {CONFIG_SCHEMA}); upgrade the program"
     names = [("key", config.key), ("unit_kind", config.unit_kind), *(("arm", arm.key) for arm in config.arms)]
     names += [("surface", surface) for surface in config.surfaces]
     names += [("metric", metric.key) for metric in config.metrics]
@@ -223,14 +280,14 @@ def _problems(config: ExperimentConfig) -> Iterator[str]:
             yield f"{field} {name!r} must {_KEY_RULE}"
     yield from _salt_problems(config.salt)
     if not 0 <= config.coverage <= BUCKETS:
-        yield f"coverage {config.coverage} must lie in 0..10000 (10000 is everyone)"
+        yield f"coverage {config.coverage} must be in 0..10000 (10000 is every unit)"
     yield from _ramp_problems(config)
     yield from _arm_problems(config)
     if config.layer is not None and not 0 <= config.layer.start < config.layer.end <= BUCKETS:
         yield f"layer range [{config.layer.start}, {config.layer.end}) must satisfy 0 <= start < end <= 10000"
     for holdout in config.holdouts:
         if not 1 <= holdout.size <= BUCKETS:
-            yield f"holdout {holdout.key!r} has size {holdout.size}; it must lie in 1..10000"
+            yield f"holdout {holdout.key!r} has size {holdout.size}; it must be in 1..10000"
     yield from _prerequisite_problems(config)
     if config.targeting and (problem := targeting.problem(config.targeting)):
         yield problem
@@ -251,9 +308,9 @@ def _ramp_problems(config: ExperimentConfig) -> Iterator[str]:
     for step in config.ramp:
         when = step.at.isoformat().replace("+00:00", "Z")
         if not 0 <= step.coverage <= BUCKETS:
-            yield f"ramp step {when} has coverage {step.coverage}; it must lie in 0..10000"
+            yield f"ramp step {when} has coverage {step.coverage}; it must be in 0..10000"
         elif step.coverage < coverage:
-            yield f"ramp step {when} lowers the coverage from {coverage} to {step.coverage}; a ramp only rises"
+            yield f"ramp step {when} lowers the coverage from {coverage} to {step.coverage}; a ramp must not fall"
         if at is not None and step.at <= at:
             yield f"ramp step {when} does not come after the step before it; order the steps by time"
         coverage, at = step.coverage, step.at
@@ -264,35 +321,35 @@ def _record_problems(names: tuple[str, ...]) -> Iterator[str]:
         yield f"record names {len(names)} attributes; it may have at most {MAX_RECORDED}"
     for name in names:
         if not _ATTRIBUTE.fullmatch(name):
-            yield f"recorded attribute {name!r} must begin with a letter or _ and hold at most 64 of A-Z a-z 0-9 _"
+            yield f"recorded attribute {name!r} must begin with a letter or _ and have at most 64 of A-Z a-z 0-9 _"
 
 
 def _prerequisite_problems(config: ExperimentConfig) -> Iterator[str]:
     for prerequisite in config.prerequisites:
         if prerequisite.experiment == config.key:
-            yield "it names itself as its prerequisite; name another experiment"
+            yield "the experiment is its own prerequisite; name another experiment"
         elif not _KEY.fullmatch(prerequisite.experiment):
             yield f"prerequisite {prerequisite.experiment!r} must {_KEY_RULE}"
         if not prerequisite.arms:
-            yield f"prerequisite {prerequisite.experiment!r} names no arm; name those that let a unit in"
+            yield f"prerequisite {prerequisite.experiment!r} names no arm; name the arms that let a unit in"
 
 
 def _salt_problems(salt: str) -> Iterator[str]:
     if not salt:
         yield "salt is empty; give a text that no other experiment uses, such as the key and a date"
     elif not _SALT.fullmatch(salt):
-        yield f"salt {salt!r} must be 1 to 128 of A-Z a-z 0-9 . _ / : -"
+        yield f"salt {salt!r} must be 1 to 128 characters of A-Z a-z 0-9 . _ / : -"
     elif salt.startswith(_RESERVED_SALTS):
         reserved = " or ".join(map(repr, _RESERVED_SALTS))
-        yield f"salt {salt!r} must not begin with {reserved}: those draws are the platform's"
+        yield f"salt {salt!r} must not begin with {reserved}: these salts are for the platform's own draws"
 
 
 def _arm_problems(config: ExperimentConfig) -> Iterator[str]:
     keys = [arm.key for arm in config.arms]
     if len(keys) < 2:
-        yield f"{len(keys)} arm(s) given; an experiment compares at least two"
+        yield f"{len(keys)} arm(s) given; an experiment needs at least two"
     for name in _repeated(keys):
-        yield f"arm {name!r} is given twice; every arm needs a key of its own"
+        yield f"arm {name!r} is given twice; give each arm its own key"
     for arm in config.arms:
         if arm.weight < 1:
             yield f"arm {arm.key!r} has weight {arm.weight}; a weight is at least 1 (leave the arm out instead)"
@@ -304,85 +361,3 @@ def _arm_problems(config: ExperimentConfig) -> Iterator[str]:
 
 def _repeated(keys: Iterable[str]) -> list[str]:
     return sorted(key for key, count in Counter(keys).items() if count > 1)
-
-
-class _Schema(msgspec.Struct):
-    """The one field that every schema of a config has."""
-
-    schema: int = CONFIG_SCHEMA
-
-
-def from_json(text: bytes | str) -> ExperimentConfig:
-    """Decodes and checks a stored config. Raises ConfigError."""
-    try:
-        # Looked at first: what is unknown in a config of a newer schema is not a mistake of its author.
-        if (schema := msgspec.json.decode(text, type=_Schema).schema) > CONFIG_SCHEMA:
-            known = f"this program reads {CONFIG_SCHEMA}"
-            raise ConfigError(f"experiment config: schema {schema} is not known here ({known}); upgrade it.")
-        return msgspec.json.decode(text, type=ExperimentConfig)
-    except msgspec.DecodeError as error:
-        raise _config_error("experiment config", error) from error
-
-
-def from_yaml(text: str, *, name: str = "experiment config") -> ExperimentConfig:
-    """Parses and checks a YAML document with the same rules as everywhere else; `name` begins the messages.
-
-    Raises ConfigError; a key that is given twice in one mapping is refused too (YAML would let the last one
-    win, so that a file with two `control:` lines would quietly use the second).
-    """
-    try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        for key, line in _repeated_yaml_keys(node, set()):
-            raise ConfigError(f"{name}: line {line}: {key!r} is given twice; give it once.")
-        document = yaml.safe_load(text)
-        if document is None:
-            raise ConfigError(f"{name}: it is empty; docs/analysts/experiments.md shows an experiment.")
-        return msgspec.convert(document, ExperimentConfig)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{name}: not YAML: {' '.join(str(error).split())}.") from error
-    except msgspec.ValidationError as error:
-        raise _config_error(name, error, document) from error
-
-
-def load_yaml(path: Path) -> ExperimentConfig:
-    """Reads one experiment from a UTF-8 YAML file. Raises ConfigError, also for a file that cannot be
-    read.
-    """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read as UTF-8 text: {error}.") from error
-    return from_yaml(text, name=str(path))
-
-
-def _config_error(name: str, error: msgspec.MsgspecError, document: Any = None) -> ConfigError:
-    # A rule broken in __post_init__ arrives wrapped; its own message is already a sentence.
-    if isinstance(cause := error.__cause__, ConfigError):
-        return ConfigError(f"{name}: {cause}")
-    place, value, rule = refused(document, str(error))
-    found = f"{place} is {value!r}: " if value is not None else f"{place}: " if place else ""
-    is_share = isinstance(value, float) and place.rpartition(".")[2] in _SHARES
-    remedy = (
-        "shares are whole 1/10,000, 5000 is half" if is_share else "`sagelift experiment schema` prints what may stand"
-    )
-    return ConfigError(f"{name}: {found}{rule[:1].lower()}{rule[1:]}; {remedy}.")
-
-
-def _repeated_yaml_keys(node: Any, seen: set[int]) -> Iterator[tuple[Hashable, int]]:
-    """Keys given twice in one mapping, with their line. `seen` keeps aliases from being walked twice (or
-    for ever).
-    """
-    if node is None or id(node) in seen:
-        return
-    seen.add(id(node))
-    if isinstance(node, yaml.MappingNode):
-        keys: set[Hashable] = set()
-        for key_node, value_node in node.value:
-            key = str(key_node.value)
-            if key in keys:
-                yield key, key_node.start_mark.line + 1
-            keys.add(key)
-            yield from _repeated_yaml_keys(value_node, seen)
-    elif isinstance(node, yaml.SequenceNode):
-        for child in node.value:
-            yield from _repeated_yaml_keys(child, seen)

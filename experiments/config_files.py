@@ -1,4 +1,4 @@
-"""Experiments as files that a team reviews: YAML in, a JSON Schema for editors, and what is wrong between files."""
+"""Experiments as YAML files that a team reviews: find, read, check and write them, and their JSON Schema."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -7,15 +7,15 @@ from typing import Any, Final
 import msgspec
 import yaml
 
-from experiments import lifecycle
-from experiments.compatibility import find_circle
-from experiments.config import ExperimentConfig, load_yaml
-from experiments.errors import ConfigError, ConflictError
+from experiments.compatibility import find_cycle, find_overlap
+from experiments.config import ExperimentConfig
+from experiments.config_parsing import load_yaml
+from experiments.errors import ConfigError
 
 _SUFFIXES: Final = (".yaml", ".yml")
 _SHARE: Final = {"minimum": 0, "maximum": 10_000}
 _KEY: Final = {"pattern": "^[a-z0-9][a-z0-9._-]{0,63}$"}
-# What the types alone do not say; the rest (weights that sum, a control that is an arm) needs `validate`.
+# Rules that the types do not state. Other rules (the sum of the weights, the control arm) need `validate`.
 _RULES: Final[dict[str, dict[str, dict[str, Any]]]] = {
     "ExperimentConfig": {
         "schema": {"const": 1},
@@ -34,15 +34,15 @@ _RULES: Final[dict[str, dict[str, dict[str, Any]]]] = {
 }
 
 
-class Fault(msgspec.Struct, frozen=True):
-    """What is wrong with a file, in a sentence."""
+class FileProblem(msgspec.Struct, frozen=True):
+    """A problem of a file, as a sentence."""
 
     file: str
     message: str
 
 
 def json_schema() -> dict[str, Any]:
-    """The JSON Schema (2020-12) of an experiment's file, for editors and reviews."""
+    """Return the JSON Schema (2020-12) of an experiment's file, for editors and reviews."""
     schema = msgspec.json.schema(ExperimentConfig)
     for name, fields in _RULES.items():
         properties = schema["$defs"][name]["properties"]
@@ -50,59 +50,73 @@ def json_schema() -> dict[str, Any]:
             properties[field] |= rules
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": "An experiment of Sagelift",
+        "title": "A Sagelift experiment",
         **schema,
     }
 
 
 def to_yaml(config: ExperimentConfig) -> str:
-    """A config as a file of its own, without the fields that are empty. `load_yaml` reads the same config from it."""
+    """Return a config as YAML, without empty fields. `config_parsing.load_yaml` reads the same config from it."""
     fields = msgspec.to_builtins(config)
     given = {name: value for name, value in fields.items() if value not in ("", [], (), None)}
     return str(yaml.safe_dump(given, sort_keys=False, allow_unicode=True, width=120))
 
 
 def experiment_files(paths: Iterable[Path]) -> list[Path]:
-    """The files, and of each folder the YAML files in it and below. Raises ConfigError for a folder without any."""
-    found: list[Path] = []
+    """List files, and the YAML files in folders and their subfolders.
+
+    Args:
+        paths: Files and folders.
+
+    Raises:
+        ConfigError: A folder has no YAML file.
+    """
+    files: list[Path] = []
     for path in paths:
         if not path.is_dir():
-            found.append(path)
+            files.append(path)
             continue
         inside = sorted(each for each in path.rglob("*") if each.suffix in _SUFFIXES)
         if not inside:
-            raise ConfigError(f"{path} holds no experiment: no file ends in {' or '.join(_SUFFIXES)}.")
-        found += inside
-    return found
+            raise ConfigError(f"{path} has no experiment: no file name ends in {' or '.join(_SUFFIXES)}.")
+        files += inside
+    return files
 
 
-def read(paths: Sequence[Path]) -> tuple[dict[Path, ExperimentConfig], list[Fault]]:
-    """The experiments in files, and all that is wrong with each alone and with them together."""
+def read(paths: Sequence[Path]) -> tuple[dict[Path, ExperimentConfig], list[FileProblem]]:
+    """Read experiments from files and check them, each alone and all together.
+
+    Returns:
+        The valid configs by file, and all problems.
+    """
     configs: dict[Path, ExperimentConfig] = {}
-    faults: list[Fault] = []
+    problems: list[FileProblem] = []
     for path in paths:
         try:
             configs[path] = load_yaml(path)
         except ConfigError as error:
-            faults.append(Fault(str(path), str(error).removeprefix(f"{path}: ")))
-    faults += _between(configs)
-    return configs, faults
+            problems.append(FileProblem(str(path), str(error).removeprefix(f"{path}: ")))
+    problems += _between(configs)
+    return configs, problems
 
 
-def _between(configs: Mapping[Path, ExperimentConfig]) -> Iterator[Fault]:
+def _between(configs: Mapping[Path, ExperimentConfig]) -> Iterator[FileProblem]:
     keys: dict[str, Path] = {}
     salts: dict[str, Path] = {}
     for path, config in configs.items():
         for what, value, seen in (("key", config.key, keys), ("salt", config.salt, salts)):
             if (other := seen.setdefault(value, path)) != path:
-                yield Fault(str(path), f"{what} {value!r} is that of {other} as well; give each its own.")
+                yield FileProblem(str(path), f"{what} {value!r} is also that of {other}; give each its own.")
     by_key = {config.key: config for config in configs.values()}
     for path, config in configs.items():
-        try:
-            lifecycle.check_layer(config, configs.values())
-        except ConflictError as error:
-            yield Fault(
-                str(path), str(error).replace("is live on", "is on").replace("stop the other", "mend the other")
+        if (overlap := find_overlap(config, configs.values())) is not None:
+            own, other_key, theirs = overlap
+            yield FileProblem(
+                str(path),
+                f"experiment {config.key!r} wants [{own.start}, {own.end}) of layer {own.key!r}, but {other_key!r} has "
+                f"[{theirs.start}, {theirs.end}): choose a free range or change the other.",
             )
-        if circle := find_circle(by_key, config.key):
-            yield Fault(str(path), f"its prerequisites lead back to it ({' -> '.join(circle)}); leave one of them out.")
+        if cycle := find_cycle(by_key, config.key):
+            yield FileProblem(
+                str(path), f"its prerequisites lead back to it ({' -> '.join(cycle)}); leave one of them out."
+            )

@@ -1,276 +1,190 @@
-"""What may be done to experiments, inside one exclusive transaction.
+"""Every change to an experiment, inside one exclusive transaction.
 
-Every act checks its rules (`lifecycle`), writes its rows and one row of the audit log, or nothing at all.
+Each method checks its rules (`lifecycle`, `edits`, `compatibility`), writes its rows and one entry of the audit log, or
+changes nothing at all.
 """
 
-from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, Table, delete, insert, select, update
+from sqlalchemy import Connection, delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
-from experiments import lifecycle, records, tables
-from experiments.compatibility import check_beside, find_circle
-from experiments.config import ExperimentConfig, ExperimentState, Override, check_key, check_override
-from experiments.errors import ConfigError, ConflictError, ScheduleError, TransitionError, UnknownExperimentError
-from experiments.lifecycle import Action, Decision
-from experiments.metrics import MetricDefinition
-from experiments.notifications import announce
+from experiments import queries, tables
+from experiments.audit import AuditLog
+from experiments.compatibility import check_compatible, check_layer, find_cycle
+from experiments.config import ExperimentConfig, ExperimentState, Override, check_override
+from experiments.edits import check_edit, check_ramp
+from experiments.errors import ConfigError, ConflictError, TransitionError
+from experiments.lifecycle import LIVE, SERVED, Decision, check_new_phase, check_transition
 from experiments.records import Scheduled, Transition
-from experiments.text_rules import text_fault, time_text
 
 
-class Registry:
-    """The acts of one actor in one transaction of the caller's (`engine.exclusive`). `now` is microseconds UTC.
+class ExperimentEditor:
+    """Changes experiments in the caller's exclusive transaction (`engine.exclusive`).
 
-    Raises TransitionError when the actor is empty, ConfigError when no database could hold what it says.
+    Args:
+        connection: Connection with an open transaction.
+        audit: Audit log of the same transaction; it has the actor, the reason and the time of the changes.
     """
 
-    def __init__(self, connection: Connection, now: int, actor: str, reason: str) -> None:
-        if not actor:
-            raise TransitionError("the actor is empty; say who does this.")
-        _check_text("the actor", actor)
-        _check_text("the reason", reason)
-        self._connection, self._now, self._actor, self._reason = connection, now, actor, reason
+    def __init__(self, connection: Connection, audit: AuditLog) -> None:
+        self._connection, self._audit = connection, audit
+        self._now = audit.now
 
-    def knows(self, key: str) -> bool:
-        """Whether there is an experiment of this key."""
-        return bool(records.history(self._connection, key))
+    def exists(self, key: str) -> bool:
+        """Return whether an experiment has this key."""
+        return bool(queries.history(self._connection, key))
 
     def create(self, key: str) -> None:
-        """Opens a draft. Raises ConflictError when the key is taken."""
-        if self.knows(key):
+        """Create a draft.
+
+        Raises:
+            ConflictError: The key is taken.
+        """
+        if self.exists(key):
             raise ConflictError(f"experiment {key!r} exists already; choose another key.")
-        self._insert(tables.experiment, key=key, created_at=self._now, created_by=self._actor)
-        self._append(key, Transition(1, "draft", None, None, self._now, self._actor, self._reason))
-        self.audit("create", key, {})
+        self._connection.execute(
+            insert(tables.experiment).values(key=key, created_at=self._now, created_by=self._audit.actor)
+        )
+        self._append(key, Transition(1, "draft", None, None, self._now, self._audit.actor, self._audit.reason))
+        self._audit.add("create", key, {})
 
     def publish(self, config: ExperimentConfig) -> int:
-        """Freezes a config as the next version, in force at once when the experiment is live. See
-        `ExperimentStore.publish`.
-        """
-        last = records.last(self._connection, config.key)
+        """Freeze a config as the next version; see `ExperimentStore.publish`."""
+        last = queries.last(self._connection, config.key)
         if last.state == "in_review":
             raise TransitionError(
                 f"experiment {config.key!r} is in review as it was published; take it back to draft before it changes."
             )
-        if last.state not in ("draft", *lifecycle.LIVE):
+        if last.state not in ("draft", *LIVE):
             remedy = "begin a new phase with a new salt" if last.state == "stopped" else "start a new experiment"
-            raise TransitionError(f"experiment {config.key!r} is {last.state}: nothing is published now; {remedy}.")
+            raise TransitionError(f"experiment {config.key!r} is {last.state} and takes no new version; {remedy}.")
         if last.version is not None and last.state != "draft":
-            old = records.config(self._connection, config.key, last.version)
-            lifecycle.check_edit(old, config, self._now)
-            self._check_neighbours(config)
+            check_edit(queries.config(self._connection, config.key, last.version), config, self._now)
+            self._check_others(config)
         else:
-            self._check_circle(config)
-        self._check_known(config)
-        phase = records.phase(self._connection, config.key)
+            self._check_cycle(config)
+        self._check_references(config)
+        phase = queries.phase(self._connection, config.key)
         self._check_salt(config, phase)
         number, is_new = self._freeze(config, phase)
         if is_new:
-            if last.state in lifecycle.LIVE:
+            if last.state in LIVE:
                 self._follow(config.key, last, last.state, number)
-            self.audit("publish", config.key, {"version": number, "sha256": config.sha256()})
+            self._audit.add("publish", config.key, {"version": number, "sha256": config.sha256()})
         return number
 
     def new_phase(self, config: ExperimentConfig) -> int:
-        """Begins the next phase with a config of any kind but the old salt; what was stopped runs again. See
-        `ExperimentStore.new_phase`.
-        """
+        """Begin the next phase; see `ExperimentStore.new_phase`."""
         key, connection = config.key, self._connection
-        last = records.last(connection, key)
-        old = records.config(connection, key, last.version if last.version is not None else 1)
-        phase = records.phase(connection, key)
-        lifecycle.check_new_phase(key, last.state, phase, old, config)
+        last = queries.last(connection, key)
+        old = queries.config(connection, key, last.version if last.version is not None else 1)
+        phase = queries.phase(connection, key)
+        check_new_phase(key, last.state, phase, old, config)
         self._check_salt(config, phase + 1)
-        self._check_known(config)
-        self._check_neighbours(config)
+        self._check_references(config)
+        self._check_others(config)
         connection.execute(update(tables.experiment).where(tables.experiment.c.key == key).values(phase=phase + 1))
         number, _ = self._freeze(config, phase + 1)
         self._follow(key, last, "running" if last.state == "stopped" else last.state, number)
-        self.audit("new_phase", key, {"version": number, "phase": phase + 1, "sha256": config.sha256()})
+        self._audit.add("new_phase", key, {"version": number, "phase": phase + 1, "sha256": config.sha256()})
         return number
 
     def ramp(self, key: str, coverage: int) -> int:
-        """Raises the coverage of a live experiment: a new version. See `ExperimentStore.ramp`."""
-        last = records.last(self._connection, key)
-        if last.state not in lifecycle.LIVE or last.version is None:
-            raise TransitionError(f"experiment {key!r} is {last.state}; only a running or paused one is ramped.")
-        config = records.config(self._connection, key, last.version)
+        """Raise the coverage of a live experiment; see `ExperimentStore.ramp`."""
+        last = queries.last(self._connection, key)
+        if last.state not in LIVE or last.version is None:
+            raise TransitionError(f"experiment {key!r} is {last.state}; only a running or paused one can be ramped.")
+        config = queries.config(self._connection, key, last.version)
         before = config.coverage_at(self._now)
-        lifecycle.check_ramp(key, before, coverage)
+        check_ramp(key, before, coverage)
         steps = tuple(step for step in config.ramp if step.at_us > self._now and step.coverage > coverage)
         number = self._replace(last, msgspec.structs.replace(config, coverage=coverage, ramp=steps))
-        self.audit("ramp", key, {"version": number, "coverage": coverage, "from": before})
+        self._audit.add("ramp", key, {"version": number, "coverage": coverage, "from": before})
         return number
 
     def hold(self, key: str, evidence: dict[str, Any] | None) -> int:
-        """Stops a ramp where it stands. See `ExperimentStore.hold`."""
-        last = records.last(self._connection, key)
-        if last.state not in lifecycle.LIVE or last.version is None:
-            raise TransitionError(f"experiment {key!r} is {last.state}; only a running or paused one is held.")
-        waiting = [row for row in records.schedule(self._connection, key, pending=True) if row.action == "ramp"]
-        for row in waiting:
-            self._settle(row, "cancelled", self._reason)
-        config = records.config(self._connection, key, last.version)
+        """Stop a ramp at its current coverage; see `ExperimentStore.hold`."""
+        last = queries.last(self._connection, key)
+        if last.state not in LIVE or last.version is None:
+            raise TransitionError(f"experiment {key!r} is {last.state}; only a running or paused one can be held.")
+        ramps = [row for row in queries.schedule(self._connection, key, pending=True) if row.action == "ramp"]
+        for row in ramps:
+            self.settle(row, "cancelled", self._audit.reason)
+        config = queries.config(self._connection, key, last.version)
         held = config.held(self._now)
-        if held == config and not waiting and records.audit(self._connection, key, None, 1)[0].action == "hold":
-            return last.version  # a guardrail that stays breached holds what is held at every look
+        if held == config and not ramps and queries.audit(self._connection, key, None, 1)[0].action == "hold":
+            return last.version  # a guardrail that stays breached asks again at every interim analysis
         number = last.version if held == config else self._replace(last, held, evidence)
-        detail: dict[str, Any] = {"version": number, "coverage": held.coverage, "cancelled": len(waiting)}
-        self.audit("hold", key, detail if evidence is None else detail | {"evidence": evidence})
+        detail: dict[str, Any] = {"version": number, "coverage": held.coverage, "cancelled": len(ramps)}
+        self._audit.add("hold", key, detail if evidence is None else detail | {"evidence": evidence})
         return number
 
     def force_arm(self, key: str, override: Override) -> None:
-        """See `ExperimentStore.force_arm`."""
-        last = records.last(self._connection, key)
+        """Add or replace a unit's override; see `ExperimentStore.force_arm`."""
+        last = queries.last(self._connection, key)
         if last.state in ("decided", "archived"):
-            raise TransitionError(f"experiment {key!r} is {last.state}; it serves nobody, so no arm can be forced.")
-        number = last.version if last.version is not None else records.latest_version(self._connection, key)
-        check_override(records.config(self._connection, key, number), override, self._now)
+            raise TransitionError(f"experiment {key!r} is {last.state}; it serves no unit, so no arm can be forced.")
+        number = last.version if last.version is not None else queries.latest_version(self._connection, key)
+        check_override(queries.config(self._connection, key, number), override, self._now)
         self._drop_override(key, override.unit)
         values = {"arm": override.arm, "expires_at": override.expires_at}
-        self._insert(tables.override, experiment=key, unit_id=override.unit, **values)
-        self.audit("force_arm", key, values)  # without the unit: what is erased elsewhere must not live on here
+        self._connection.execute(insert(tables.override).values(experiment=key, unit_id=override.unit, **values))
+        self._audit.add("force_arm", key, values)  # without the unit: the audit log cannot be erased
 
     def clear_arm(self, key: str, unit: str) -> bool:
-        """See `ExperimentStore.clear_arm`."""
-        records.last(self._connection, key)
-        found = self._drop_override(key, unit)
-        if found:
-            self.audit("clear_arm", key, {})
-        return found
+        """Remove a unit's override; see `ExperimentStore.clear_arm`."""
+        queries.last(self._connection, key)
+        existed = self._drop_override(key, unit)
+        if existed:
+            self._audit.add("clear_arm", key, {})
+        return existed
 
     def move(
-        self, key: str, state: ExperimentState, outcome: Decision | None = None, evidence: dict[str, Any] | None = None
+        self,
+        key: str,
+        state: ExperimentState,
+        outcome: Decision | None = None,
+        evidence: dict[str, Any] | None = None,
     ) -> Transition:
-        """To another state. See `ExperimentStore.transition`."""
+        """Change the state; see `ExperimentStore.transition`."""
         connection = self._connection
-        last = records.last(connection, key)
-        lifecycle.check_transition(key, last.state, state, outcome)
+        last = queries.last(connection, key)
+        check_transition(key, last.state, state, outcome)
         version = last.version
-        if state in ("in_review", *lifecycle.LIVE) and last.state in ("draft", "in_review"):
-            version = records.latest_version(connection, key)
+        if state in ("in_review", *LIVE) and last.state in ("draft", "in_review"):
+            version = queries.latest_version(connection, key)
             if state == "running":
-                self._check_neighbours(records.config(connection, key, version))
+                self._check_others(queries.config(connection, key, version))
         elif state == "draft":
             version = None
         following = self._follow(key, last, state, version, outcome or last.outcome, evidence)
         if state in ("stopped", "archived"):
-            for waiting in records.schedule(connection, key, pending=True):
-                self._settle(waiting, "cancelled", f"the experiment is {state}")
+            for command in queries.schedule(connection, key, pending=True):
+                self.settle(command, "cancelled", f"the experiment is {state}")
         detail: dict[str, Any] = {"from": last.state, "version": version}
         if outcome is not None:
             detail["outcome"] = outcome
         if evidence is not None:
             detail["evidence"] = evidence
-        self.audit(state, key, detail)
+        self._audit.add(state, key, detail)
         return following
 
-    def schedule(self, key: str, action: Action, at: int, coverage: int | None) -> int:
-        """A command for later. See `ExperimentStore.schedule`."""
-        state = records.last(self._connection, key).state
-        if state in ("stopped", "decided", "archived"):
-            raise ScheduleError(f"experiment {key!r} is {state}; nothing is left to schedule.")
-        if at <= self._now:
-            raise ScheduleError(
-                f"{action} of {key!r} at {time_text(at)} lies in the past (it is {time_text(self._now)}); "
-                "give a later time."
-            )
-        if (action == "ramp") != (coverage is not None):
-            wanted = "give one, in 1/10,000" if coverage is None else f"leave out {coverage}"
-            raise ScheduleError(f"{action} of {key!r}: a ramp has a coverage, and nothing else has; {wanted}.")
-        if coverage is not None and not 0 < coverage <= 10_000:
-            raise ScheduleError(f"ramp of {key!r} to {coverage}: a coverage is 1 to 10000 (10000 is everyone).")
-        values = {"experiment": key, "action": action, "at": at, "coverage": coverage}
-        number = self._insert(tables.scheduled, **values, actor=self._actor, reason=self._reason)
-        self.audit("schedule", key, {"id": number, "action": action, "at": at, "coverage": coverage})
-        return number
+    def settle(self, command: Scheduled, result: str, detail: str) -> None:
+        """Store the result of a scheduled command.
 
-    def cancel(self, number: int) -> None:
-        """See `ExperimentStore.cancel`."""
-        waiting = self._pending(number)
-        self._settle(waiting, "cancelled", self._reason)
-        self.audit("cancel", waiting.experiment, {"id": number})
-
-    def create_layer(self, key: str, description: str) -> None:
-        """See `ExperimentStore.create_layer`."""
-        check_key("layer", key)
-        _check_text("the description", description)
-        if key in records.layer_keys(self._connection):
-            raise ConflictError(f"layer {key!r} exists already; choose another key, or use it.")
-        values = {"key": key, "description": description, "created_at": self._now, "created_by": self._actor}
-        self._insert(tables.layer, **values)
-        self.audit("create_layer", key, {"description": description})
-
-    def publish_metrics(self, definitions: Iterable[MetricDefinition]) -> dict[str, int]:
-        """See `ExperimentStore.publish_metrics`."""
-        known = {metric.key: metric for metric in records.metrics(self._connection)}
-        versions = {}
-        for each in definitions:
-            latest = known.get(each.key)
-            if latest is not None and latest.sha256 == each.sha256():
-                versions[each.key] = latest.version
-                continue
-            versions[each.key] = number = 1 if latest is None else latest.version + 1
-            self._insert(
-                tables.metric,
-                key=each.key,
-                version=number,
-                definition=each.canonical_json().decode("utf-8"),
-                sha256=each.sha256(),
-                owner=each.owner,
-                tier=each.tier,
-                created_at=self._now,
-                created_by=self._actor,
-            )
-            self.audit("publish_metric", each.key, {"version": number, "sha256": each.sha256()})
-        return versions
-
-    def waits(self, number: int) -> bool:
-        """Whether a scheduled command was neither carried out nor taken back."""
-        return any(waiting.id == number for waiting in records.schedule(self._connection, pending=True))
-
-    def run(self, number: int) -> None:
-        """Carries out a command that waits. Raises what the command raises."""
-        waiting = self._pending(number)
-        self._settle(waiting, "done", "")  # first: a stop cancels what is left
-        match waiting.action:
-            case "ramp":
-                self.ramp(waiting.experiment, waiting.coverage or 0)
-            case "start":
-                self.move(waiting.experiment, "running")
-            case "pause":
-                self.move(waiting.experiment, "paused")
-            case "stop":
-                self.move(waiting.experiment, "stopped")
-
-    def fail(self, number: int, why: str) -> None:
-        """Notes that a command could not be carried out; it is not tried again."""
-        waiting = self._pending(number)
-        self._settle(waiting, "failed", why)
-        self.audit("schedule_failed", waiting.experiment, {"id": number, "action": waiting.action, "why": why})
-
-    def audit(self, action: str, subject: str, detail: dict[str, Any]) -> None:
-        """One row of the audit log; services hear of it."""
-        announce(self._connection)
-        self._insert(
-            tables.audit,
-            at=self._now,
-            actor=self._actor,
-            action=action,
-            subject=subject,
-            reason=self._reason,
-            detail=msgspec.json.encode(detail, order="sorted").decode("utf-8"),
+        Args:
+            command: A pending command.
+            result: done, failed or cancelled.
+            detail: Why it failed or was cancelled.
+        """
+        self._connection.execute(
+            insert(tables.scheduled_result).values(id=command.id, at=self._now, result=result, detail=detail)
         )
 
     # --- rows ---
-
-    def _insert(self, table: Table, **values: Any) -> int:
-        key = self._connection.execute(insert(table).values(**values)).inserted_primary_key
-        return key[0] if key is not None and isinstance(key[0], int) else 0
 
     def _append(self, key: str, row: Transition) -> None:
         values = msgspec.structs.asdict(row)
@@ -279,7 +193,7 @@ class Registry:
         try:
             self._connection.execute(insert(tables.transition).values(experiment=key, **values))
         except IntegrityError as error:
-            raise ConflictError(f"experiment {key!r} was changed by someone else just now; look again.") from error
+            raise ConflictError(f"experiment {key!r} was just changed by another writer; read it again.") from error
 
     def _follow(
         self,
@@ -290,40 +204,44 @@ class Registry:
         outcome: Decision | None = None,
         evidence: dict[str, Any] | None = None,
     ) -> Transition:
-        row = Transition(last.sequence + 1, state, version, outcome, self._now, self._actor, self._reason, evidence)
+        audit = self._audit
+        row = Transition(last.sequence + 1, state, version, outcome, self._now, audit.actor, audit.reason, evidence)
         self._append(key, row)
         return row
 
     def _freeze(self, config: ExperimentConfig, phase: int) -> tuple[int, bool]:
-        table = tables.experiment_version
-        latest = records.newest(self._connection, config.key)
-        # The configs are compared, not their texts: a later program writes fields that the text of then had not.
+        """Store a config as the next version; return the version and whether it is new."""
+        latest = queries.newest(self._connection, config.key)
+        # Compare the configs and not their texts: a newer program may write fields that an older text does not have.
         if latest is not None and latest.config == config:
             return latest.version, False
         number = 1 if latest is None else latest.version + 1
-        self._insert(
-            table,
-            experiment=config.key,
-            version=number,
-            config=config.canonical_json().decode("utf-8"),
-            sha256=config.sha256(),
-            salt=config.salt,
-            created_at=self._now,
-            created_by=self._actor,
-            phase=phase,
+        self._connection.execute(
+            insert(tables.experiment_version).values(
+                experiment=config.key,
+                version=number,
+                config=config.canonical_json().decode("utf-8"),
+                sha256=config.sha256(),
+                salt=config.salt,
+                created_at=self._now,
+                created_by=self._audit.actor,
+                phase=phase,
+            )
         )
         return number, True
 
     def _replace(self, last: Transition, config: ExperimentConfig, evidence: dict[str, Any] | None = None) -> int:
-        """Puts another version of the same phase in force."""
-        number, _ = self._freeze(config, records.phase(self._connection, config.key))
+        """Put another version of the same phase in force."""
+        number, _ = self._freeze(config, queries.phase(self._connection, config.key))
         self._follow(config.key, last, last.state, number, evidence=evidence)
         return number
 
     def _drop_override(self, key: str, unit: str) -> bool:
         table = tables.override
-        gone = self._connection.execute(delete(table).where(table.c.experiment == key, table.c.unit_id == unit))
-        return gone.rowcount > 0
+        deleted = self._connection.execute(delete(table).where(table.c.experiment == key, table.c.unit_id == unit))
+        return deleted.rowcount > 0
+
+    # --- checks against other rows ---
 
     def _check_salt(self, config: ExperimentConfig, phase: int) -> None:
         table = tables.experiment_version.c
@@ -331,61 +249,48 @@ class Registry:
             table.salt == config.salt, (table.experiment != config.key) | (table.phase != phase)
         )
         if (other := self._connection.execute(query.limit(1)).first()) is not None:
-            whose = f"experiment {other.experiment!r}"
+            owner = f"experiment {other.experiment!r}"
             if other.experiment == config.key:
-                whose = f"its phase {other.phase}"
+                owner = f"its phase {other.phase}"
             raise ConflictError(
-                f"experiment {config.key!r}: salt {config.salt!r} is that of {whose}: both would put the same units "
-                "into the same arms. Give a salt of its own."
+                f"experiment {config.key!r}: salt {config.salt!r} is that of {owner}: both would put the same units "
+                "into the same arms. Give it its own salt."
             )
 
-    def _check_neighbours(self, config: ExperimentConfig) -> None:
-        """That it can be live beside what is live; what is stopped still answers as a prerequisite."""
-        served = [published.config for published in records.load(self._connection, lifecycle.SERVED, self._now)]
-        check_beside(config, served)
-        live = [published.config for published in records.load(self._connection, lifecycle.LIVE, self._now)]
-        lifecycle.check_layer(config, live)
+    def _check_others(self, config: ExperimentConfig) -> None:
+        """Check the rules between experiments; a stopped experiment can still be a prerequisite."""
+        served = [published.config for published in queries.load(self._connection, SERVED, self._now)]
+        check_compatible(config, served)
+        live = [published.config for published in queries.load(self._connection, LIVE, self._now)]
+        check_layer(config, live)
 
-    def _check_known(self, config: ExperimentConfig) -> None:
-        """That the layer was made, and, once any metric is published, that all its metrics are."""
+    def _check_references(self, config: ExperimentConfig) -> None:
+        """Check that the layer exists, and that every metric is published once any metric is published."""
         if config.layer is not None:
-            keys = records.layer_keys(self._connection)
+            keys = queries.layer_keys(self._connection)
             if (key := config.layer.key) not in keys:
                 raise ConfigError(
-                    f"experiment {config.key!r}: there is no layer {key!r}{_meant(key, keys)}; make it first "
+                    f"experiment {config.key!r}: layer {key!r} does not exist{_suggestion(key, keys)}; create it first "
                     f"(`sagelift experiment layer create {key}`)."
                 )
-        published = [metric.key for metric in records.metrics(self._connection)]
+        published = [metric.key for metric in queries.metrics(self._connection)]
         for metric in config.metrics if published else ():
             if metric.key not in published:
                 raise ConfigError(
                     f"experiment {config.key!r}: metric {metric.key!r} is not published"
-                    f"{_meant(metric.key, published)}; publish it first (`sagelift experiment metric publish FILE`)."
+                    f"{_suggestion(metric.key, published)}; publish it first "
+                    "(`sagelift experiment metric publish FILE`)."
                 )
 
-    def _check_circle(self, config: ExperimentConfig) -> None:
-        known = {**records.latest_configs(self._connection), config.key: config}
-        if circle := find_circle(known, config.key):
+    def _check_cycle(self, config: ExperimentConfig) -> None:
+        configs = {**queries.latest_configs(self._connection), config.key: config}
+        if cycle := find_cycle(configs, config.key):
             raise ConflictError(
-                f"experiment {config.key!r}: its prerequisites lead back to it ({' -> '.join(circle)}); "
+                f"experiment {config.key!r}: its prerequisites lead back to it ({' -> '.join(cycle)}); "
                 "leave one of them out."
             )
 
-    def _pending(self, number: int) -> Scheduled:
-        for waiting in records.schedule(self._connection, pending=True):
-            if waiting.id == number:
-                return waiting
-        raise UnknownExperimentError(f"no scheduled command {number} waits; `sagelift experiment schedule` lists them.")
 
-    def _settle(self, waiting: Scheduled, result: str, detail: str) -> None:
-        self._insert(tables.scheduled_result, id=waiting.id, at=self._now, result=result, detail=detail)
-
-
-def _check_text(what: str, text: str) -> None:
-    if fault := text_fault(text):
-        raise ConfigError(f"{what} {fault}; write plain text.")
-
-
-def _meant(key: str, known: list[str]) -> str:
-    near = get_close_matches(key, known, n=1)
+def _suggestion(key: str, keys: list[str]) -> str:
+    near = get_close_matches(key, keys, n=1)
     return f" (did you mean {near[0]!r}?)" if near else ""

@@ -1,29 +1,29 @@
 """Errors of the experiments package.
 
     ExperimentsError(Exception)
-    ├── ConfigError(ValueError)              a config, or an edit of one, that breaks a rule
-    ├── UnknownExperimentError(LookupError)  no experiment of that key, or nothing published for it
+    ├── ConfigError(ValueError)              a config, or an edit of a config, breaks a rule
+    ├── UnknownExperimentError(LookupError)  no experiment has this key, or nothing is published for it
     ├── ConflictError(RuntimeError)          another writer was first, or the key or layer range is taken
-    ├── TransitionError(ValueError)          a change of state that the life cycle does not know
-    ├── ScheduleError(ValueError)            a command for later that cannot be kept
-    ├── UnknownKeyError(LookupError)         no API key of that id that is still good
-    ├── UserError(ValueError)                a user's id that none can have, or that would be kept where it must not
-    └── SchemaError(RuntimeError)            a database whose tables are missing or of another schema version
+    ├── TransitionError(ValueError)          the life cycle has no such change of state
+    ├── ScheduleError(ValueError)            a command cannot be scheduled
+    ├── UnknownKeyError(LookupError)         no valid API key has this id
+    ├── UserError(ValueError)                a user id is invalid, or would be stored where it must not be
+    └── SchemaError(RuntimeError)            the database's tables are missing or have another revision
 
-Assignment raises none of them: in the hot path an error is a value, `Assignment.reason`.
+Assignment raises none of them: on the hot path an error is a value, `Assignment.reason`.
 """
 
 
 class ExperimentsError(Exception):
-    """Base class; `str(error)` is a sentence for the person who has to act on it."""
+    """Base class; `str(error)` is a sentence for the person who has to act."""
 
 
 class ConfigError(ExperimentsError, ValueError):
-    """A config, or an edit of one, that breaks a rule."""
+    """A config, or an edit of a config, breaks a rule."""
 
 
 class UnknownExperimentError(ExperimentsError, LookupError):
-    """No experiment of that key, or nothing published for it."""
+    """No experiment has this key, or nothing is published for it."""
 
 
 class ConflictError(ExperimentsError, RuntimeError):
@@ -31,20 +31,20 @@ class ConflictError(ExperimentsError, RuntimeError):
 
 
 class TransitionError(ExperimentsError, ValueError):
-    """A change of state that the life cycle does not know."""
+    """The life cycle has no such change of state."""
 
 
 class ScheduleError(ExperimentsError, ValueError):
-    """A command for later that cannot be kept."""
+    """A command cannot be scheduled."""
 
 
 class UnknownKeyError(ExperimentsError, LookupError):
-    """No API key of that id that is still good."""
+    """No valid API key has this id."""
 
 
 class UserError(ExperimentsError, ValueError):
-    """A user's id that none can have, or that would be kept where it must not."""
+    """A user id is invalid, or would be stored where it must not be."""
 
 
 class SchemaError(ExperimentsError, RuntimeError):
-    """A database whose tables are missing or of another schema version."""
+    """The database's tables are missing or have another revision."""

@@ -1,45 +1,48 @@
-"""From published experiments and a unit id to assignments. Pure; reads like sections 3 to 11 of docs/reference/assignment-spec.md.
+"""From published experiments and a unit id to assignments: sections 3 to 11 of docs/reference/assignment-spec.md. Pure.
 
-`prepare` does once what does not depend on the unit (the hash of the salt, ranges, the compiled condition), so that
-`assign` is a digest or two and a comparison. The hash and the clock are injected: a test states the bucket instead of
-searching an id for it.
+`prepare` does once what does not depend on the unit (the hash of the salt, the ranges, the compiled condition), so that
+`PreparedExperiment.assign` costs a digest or two and a comparison. The hash and the clock are parameters: a test states
+the bucket and does not have to search for an id that has it.
 """
 
-import time
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache
 from itertools import accumulate, pairwise
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
 import msgspec
 
 from experiments import kernel
 from experiments.assignment import Assignment, Reason
 from experiments.attributes import recorded
-from experiments.config import ExperimentConfig, ExperimentState, PublishedExperiment
+from experiments.config import ExperimentConfig, PublishedExperiment
 from experiments.errors import ConfigError
 from experiments.kernel import BUCKETS, MAX_UNIT_BYTES, digest_after, gate_bucket
+from experiments.lifecycle import SERVED
 from experiments.targeting import Condition
-
-SERVED: Final[tuple[ExperimentState, ...]] = ("running", "paused", "stopped")
+from experiments.times import now_us
 
 Clock = Callable[[], int]
-Attributes = Mapping[str, Any]
+"""Returns the current time in microseconds UTC."""
 
-# An enum's member is looked up in three steps, each time; a module's constant in one.
+Attributes = Mapping[str, Any]
+"""A unit's attributes by name."""
+
+# Reading an enum's member takes three lookups; reading a module's constant takes one.
 _ASSIGNED, _PAUSED, _STOPPED, _OVERRIDE = Reason.ASSIGNED, Reason.PAUSED, Reason.STOPPED, Reason.OVERRIDE
 _IN_HOLDOUT, _OUTSIDE_LAYER_RANGE = Reason.IN_HOLDOUT, Reason.OUTSIDE_LAYER_RANGE
 _PREREQUISITE_NOT_MET, _OUTSIDE_COVERAGE = Reason.PREREQUISITE_NOT_MET, Reason.OUTSIDE_COVERAGE
 
 
-def now_us() -> int:
-    """Microseconds since the Unix epoch, UTC."""
-    return time.time_ns() // 1000
-
-
 class Step(msgspec.Struct, frozen=True):
-    """One line of an explanation: what was looked at, what was found, and whether the unit goes on."""
+    """One step of an explanation.
+
+    Attributes:
+        name: The rule.
+        found: What the rule found for this unit.
+        passed: Whether the evaluation continued.
+    """
 
     name: str
     found: str
@@ -47,18 +50,36 @@ class Step(msgspec.Struct, frozen=True):
 
 
 class Assign(Protocol):
-    """The unit's assignment. Never raises: what cannot be enrolled says why.
+    """A function that evaluates one unit."""
 
-    encoded: what `kernel.unit_bytes` said of the unit, a `str`, where it was asked already: once for many experiments.
-    """
+    def __call__(self, unit: object, attributes: Attributes | None = None, encoded: bytes | None = None) -> Assignment:
+        """Return the unit's assignment. Never raises: the assignment of an invalid unit has the reason.
 
-    def __call__(
-        self, unit: object, attributes: Attributes | None = None, encoded: bytes | None = None
-    ) -> Assignment: ...
+        Args:
+            unit: The unit id; text.
+            attributes: The unit's attributes, for targeting and for recording.
+            encoded: Result of `kernel.unit_bytes(unit)` where the caller has it already.
+        """
+        ...
 
 
 class PreparedExperiment:
-    """An experiment ready for the hot path; made by `prepare`. Immutable, and shared between threads."""
+    """An experiment that is ready for the hot path; made by `prepare`. Immutable; threads may share it.
+
+    Attributes:
+        config: The config.
+        key: Key of the experiment.
+        version: The version of the config.
+        state: The experiment's state.
+        assign: Evaluates one unit.
+        arms: Keys of the arms.
+        arm_ends: End of each arm's range of split buckets.
+        overrides: Overrides by unit, including expired ones.
+        prerequisites: Prepared prerequisites, None where one is not served.
+        condition: The compiled targeting condition; None without targeting.
+        prefix: Bytes that precede the unit's bytes in the hash.
+        hash_function: The hash of the kernel.
+    """
 
     def __init__(
         self,
@@ -87,8 +108,10 @@ class PreparedExperiment:
         self.assign: Assign = self._assign_function()
 
     def _assign_function(self) -> Assign:
-        """Sections 1 to 10 as one function. What it needs of `self` are its local names: a call looks nothing up, and
-        the arithmetic of the kernel stands in it, since calls would cost as much as the digest.
+        """Return sections 1 to 10 as one function.
+
+        The function reads local names only, and contains the kernel's arithmetic: attribute lookups and calls would
+        cost as much as the digest.
         """
         if self.state == "stopped":  # E2
             return lambda unit, attributes=None, encoded=None: self._not_enrolled(unit, _STOPPED)
@@ -102,14 +125,14 @@ class PreparedExperiment:
         def assign(unit: object, attributes: Attributes | None = None, encoded: bytes | None = None) -> Assignment:
             if encoded is not None:
                 name: str = unit  # type: ignore[assignment]
-            # U1-U5; the plain case first
+            # U1-U5; the usual case first
             elif type(unit) is str and unit.isascii() and 0 < len(unit) <= MAX_UNIT_BYTES and "\0" not in unit:
                 name, encoded = unit, unit.encode()
             else:
-                found = unit_bytes(unit)
-                if isinstance(found, Reason):
-                    return self._not_enrolled(unit, found)
-                name, encoded = found.decode(), found  # a subclass of str is logged as the text that was hashed
+                valid = unit_bytes(unit)
+                if isinstance(valid, Reason):
+                    return self._not_enrolled(unit, valid)
+                name, encoded = valid.decode(), valid  # for a subclass of str, log the text that was hashed
             if rules is not None and (ended := rules(name, encoded, attributes)) is not None:  # O1, H1, L2, P1, T1-T4
                 return ended
             if gb2:  # K6-K8
@@ -124,8 +147,8 @@ class PreparedExperiment:
             if gate >= (gates if ramp is None else ramp())[arm]:  # G1, R1
                 return Assignment(key, name, control, False, _OUTSIDE_COVERAGE, version, gate)
             if running:  # E1
-                kept = recorded(record, attributes) if record else None
-                return Assignment(key, name, arms[arm], True, _ASSIGNED, version, gate, split, kept)
+                to_record = recorded(record, attributes) if record else None
+                return Assignment(key, name, arms[arm], True, _ASSIGNED, version, gate, split, to_record)
             return Assignment(key, name, arms[arm], False, _PAUSED, version, gate, split)  # E3
 
         return assign
@@ -134,7 +157,7 @@ class PreparedExperiment:
         return bool(self.overrides or self._holdouts or self._layer or self.prerequisites or self.condition is not None)
 
     def _first_rule(self, unit: str, encoded: bytes, attributes: Attributes | None) -> Assignment | None:
-        """The assignment of the first rule before the gate that ends it, in the order of E4."""
+        """Return the assignment of the first rule before the gate that ends the evaluation, in the order of E4."""
         if (forced := self.forced_arm(unit)) is not None:  # O1
             return Assignment(self.config.key, unit, forced, False, _OVERRIDE, self.version)
         for start, holdout in self._holdouts:  # H1
@@ -156,12 +179,12 @@ class PreparedExperiment:
         return Assignment(self.config.key, name, self.config.control, False, reason, self.version)
 
     def forced_arm(self, unit: str) -> str | None:
-        """O1: the arm that an override in force gives the unit."""
+        """Return the arm that an override in force gives the unit (rule O1); None without one."""
         override = self.overrides.get(unit)
         return override.arm if override is not None and self._clock() < override.expires_at else None
 
     def gates(self) -> tuple[int, ...]:
-        """G1, R1: for each arm, the gate draw below which its units are enrolled now."""
+        """Return for each arm the gate bucket below which its units are enrolled now (rules G1 and R1)."""
         gates, now = self._first_gates, self._clock() if self._ramp else 0
         for at, following in self._ramp:
             if at > now:
@@ -170,7 +193,7 @@ class PreparedExperiment:
         return gates
 
     def explain(self, unit: object, attributes: Attributes | None = None) -> tuple[Assignment, tuple[Step, ...]]:
-        """The assignment, and each step on the way to it for a person to read."""
+        """Return the unit's assignment, and the steps that led to it for a person to read."""
         steps: list[Step] = []
         for step in self._steps(unit, attributes):
             steps.append(step)
@@ -179,7 +202,7 @@ class PreparedExperiment:
         return self.assign(unit, attributes), tuple(steps)
 
     def _steps(self, unit: object, attributes: Attributes | None) -> Iterator[Step]:
-        """Every rule in turn, however the ones before it ended; `explain` stops at the first that did."""
+        """Yield every rule in order, whether or not earlier rules passed; `explain` stops at the first that did not."""
         yield Step("state", self.state, self.state != "stopped")
         encoded = kernel.unit_bytes(unit)
         if isinstance(encoded, Reason):
@@ -222,15 +245,15 @@ class PreparedExperiment:
 
 
 def _is_in(assignment: Assignment, arms: tuple[str, ...]) -> bool:
-    """P1: assigned (or kept while paused), not forced and not by default."""
+    """Return whether a unit meets a prerequisite (P1): enrolled in an arm, or kept while paused; not forced."""
     return assignment.arm in arms and assignment.reason in (_ASSIGNED, _PAUSED)
 
 
 def assign_all(
     experiments: Iterable[PreparedExperiment], unit: object, attributes: Attributes | None = None
 ) -> dict[str, Assignment]:
-    """One unit's assignment in each experiment, by key. Never raises."""
-    encoded = kernel.unit_bytes(unit)  # once for all of them
+    """Return one unit's assignment in each experiment, by key. Never raises."""
+    encoded = kernel.unit_bytes(unit)  # once for all experiments
     if isinstance(encoded, Reason):
         return {experiment.key: experiment.assign(unit, attributes) for experiment in experiments}
     text = unit if type(unit) is str else encoded.decode()
@@ -244,14 +267,20 @@ def prepare(
     clock: Clock = now_us,
     others: Mapping[str, PreparedExperiment] | None = None,
 ) -> PreparedExperiment:
-    """Makes a published experiment ready for `assign`.
+    """Prepare a published experiment for the hot path.
 
-    clock: microseconds UTC, asked when a ramp or an override depends on it. others: prepared experiments that are
-    prerequisites; one that is missing is not met. Raises ConfigError for a state that is not served.
+    Args:
+        published: The experiment.
+        hash_function: The hash of the kernel.
+        clock: Returns the current time in microseconds UTC; only ramps and overrides need it.
+        others: Prepared experiments by key, for the prerequisites. A missing prerequisite is not met.
+
+    Raises:
+        ConfigError: The experiment's state is not served.
     """
     if published.state not in SERVED:
         raise ConfigError(
-            f"experiment {published.config.key!r} is {published.state}; only a running, paused or stopped one decides."
+            f"experiment {published.config.key!r} is {published.state}; only a running, paused or stopped one assigns."
         )
     return PreparedExperiment(published, hash_function, clock, others or {})
 
@@ -262,8 +291,18 @@ def prepare_all(
     *,
     clock: Clock = now_us,
 ) -> dict[str, PreparedExperiment]:
-    """Prepares experiments that may need one another, by key. Raises ConfigError, also for prerequisites that form a
-    circle.
+    """Prepare experiments that may be prerequisites of one another.
+
+    Args:
+        published: The experiments.
+        hash_function: The hash of the kernel.
+        clock: Returns the current time in microseconds UTC.
+
+    Returns:
+        The prepared experiments by key.
+
+    Raises:
+        ConfigError: A state is not served, or prerequisites form a cycle.
     """
     waiting = {each.config.key: each for each in published}
     prepared: dict[str, PreparedExperiment] = {}
@@ -274,9 +313,7 @@ def prepare_all(
             if not any(needed.experiment in waiting for needed in each.config.prerequisites)
         ]
         if not ready:
-            raise ConfigError(
-                f"the prerequisites of {', '.join(sorted(waiting))} form a circle; leave one of them out."
-            )
+            raise ConfigError(f"the prerequisites of {', '.join(sorted(waiting))} form a cycle; leave one of them out.")
         for key in ready:
             prepared[key] = prepare(waiting.pop(key), hash_function, clock=clock, others=prepared)
     return prepared
@@ -284,14 +321,15 @@ def prepare_all(
 
 @lru_cache(maxsize=256)
 def _arm_of_bucket(ends: tuple[int, ...]) -> tuple[int, ...]:
-    """A2 for every bucket: the position of its arm. To look one up costs a third of a bisection; experiments of the
-    same weights share the table.
+    """Return the position of the arm of each bucket (rule A2).
+
+    A lookup costs a third of a bisection. Experiments with the same weights share the table.
     """
     return tuple(arm for arm, (start, end) in enumerate(pairwise((0, *ends))) for _ in range(start, end))
 
 
 def _ranges(config: ExperimentConfig, coverage: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Where each arm's range ends, and below which gate its units are enrolled."""
+    """Return the end of each arm's range, and the gate bucket below which its units are enrolled."""
     if config.hash_version == "gb2":
         return _gb2_ranges(config, coverage)
     ends = tuple(accumulate(arm.weight for arm in config.arms))
@@ -299,9 +337,9 @@ def _ranges(config: ExperimentConfig, coverage: int) -> tuple[tuple[int, ...], t
 
 
 def _gb2_ranges(config: ExperimentConfig, coverage: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """A4: one draw decides both: the first `coverage` of each arm's range is enrolled.
+    """Return the ranges of the kernel `gb2` (rule A4): the first `coverage` of each arm's range is enrolled.
 
-    In floating point and in the order in which GrowthBook adds, so that no unit at an edge moves.
+    The sums are in floating point and in GrowthBook's order, so that no unit at an edge moves.
     """
     start, ends, gates = 0.0, [], []
     for arm in config.arms:

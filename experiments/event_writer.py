@@ -1,38 +1,31 @@
-"""One batch of events into SQL: rows, first exposures and offsets in one transaction that the caller holds.
+"""Writes one batch of events: rows, first exposures and offsets in one transaction that the caller holds.
 
-Whatever the order in which batches arrive, and however often, the tables come out the same: rows are kept
-once by event id, the first exposure of a phase keeps the least time and remembers that a second arm was seen, an
-offset of one log never goes back.
+The tables do not depend on the order of the batches, or on how often a batch is written: each event id has one row, the
+first exposure of a phase keeps the earliest time and marks a unit that was seen in two arms, and an offset never goes
+back.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 from sqlalchemy import ColumnElement, Connection, Select, Table, and_, case, collate, column, or_, select
 from sqlalchemy import table as lightweight_table
 from sqlalchemy.dialects import postgresql, sqlite
 
-from experiments import config, tables
-from experiments.event_rows import (
-    ENGAGEMENTS,
-    ORDER_KINDS,
-    EventRow,
-    engagement_values,
-    exposure_values,
-    order_values,
-    problem,
-)
-
-_TABLE_OF: Final = {
-    "exposure": (tables.exposure, exposure_values),
-    **dict.fromkeys(ENGAGEMENTS, (tables.engagement, engagement_values)),
-    **dict.fromkeys(ORDER_KINDS, (tables.order_event, order_values)),
-}
+from experiments import tables
+from experiments.config_parsing import from_json
+from experiments.event_rows import EventRow, row_problem, table_row
 
 
 class Rejected(msgspec.Struct, frozen=True):
-    """A row that was not written: its position in the batch, and why, for the dead letters."""
+    """A row that is not written, for the dead letters.
+
+    Attributes:
+        index: Position in the batch.
+        row: The row.
+        reason: Why it is not written.
+    """
 
     index: int
     row: EventRow
@@ -40,16 +33,23 @@ class Rejected(msgspec.Struct, frozen=True):
 
 
 class WriteResult(msgspec.Struct, frozen=True):
-    """What became of a batch: every row is written, a duplicate of one that was there, or rejected."""
+    """The result of a batch. Every row is written, a duplicate of a stored row, or rejected.
+
+    Attributes:
+        written: Number of new rows.
+        duplicate: Number of rows whose event id was stored before.
+        rejected: The rejected rows.
+    """
 
     written: int
     duplicate: int
     rejected: tuple[Rejected, ...]
 
 
-class KnownVersions:
-    """The arms and the phase of published versions. Versions are immutable, so what was found once stays true; misses
-    are asked again.
+class PublishedVersions:
+    """A cache of the arms and phases of published versions.
+
+    Versions are immutable, so a cached version stays valid. A version that is missing is queried again.
     """
 
     def __init__(self) -> None:
@@ -57,27 +57,27 @@ class KnownVersions:
         self._phases: dict[tuple[str, int], int] = {}
 
     def load(self, connection: Connection, rows: Iterable[EventRow]) -> None:
-        """Fetches the versions that the rows name and that are not known yet, in one query."""
-        named = {row.experiment for row in rows if row.kind == "exposure" and self._unknown(row)}
-        if not named:
+        """Fetch the versions of these exposures that are not cached yet, in one query."""
+        missing = {row.experiment for row in rows if row.kind == "exposure" and not self._is_cached(row)}
+        if not missing:
             return
         version = tables.experiment_version.c
         query = select(version.experiment, version.version, version.phase, version.config).where(
-            version.experiment.in_(named)
+            version.experiment.in_(missing)
         )
         for key, number, phase, text in connection.execute(query):
-            self._arms[key, number] = frozenset(arm.key for arm in config.from_json(text).arms)
+            self._arms[key, number] = frozenset(arm.key for arm in from_json(text).arms)
             self._phases[key, number] = int(phase)
 
-    def _unknown(self, row: EventRow) -> bool:
-        return (row.experiment, row.config_version) not in self._arms
+    def _is_cached(self, row: EventRow) -> bool:
+        return (row.experiment, row.config_version) in self._arms
 
     def phase(self, experiment: str, version: int) -> int:
-        """Of a version that is known."""
+        """Return the phase of a version that is cached."""
         return self._phases[experiment, version]
 
     def problem(self, row: EventRow) -> str | None:
-        """Why an exposure matches no published version; None when it does."""
+        """Return why an exposure matches no published version; None when it matches one."""
         if row.experiment is None or row.config_version is None:
             return "exposure without experiment or config_version"
         arms = self._arms.get((row.experiment, row.config_version))
@@ -88,13 +88,22 @@ class KnownVersions:
         return None
 
 
-def reject(connection: Connection, rows: Sequence[EventRow], versions: KnownVersions) -> tuple[Rejected, ...]:
-    """The rows that no table can take, and the exposures of an unknown experiment, version or arm; only reads."""
-    faults = [problem(row) for row in rows]
-    versions.load(connection, (row for row, fault in zip(rows, faults, strict=True) if fault is None))
+def reject(connection: Connection, rows: Sequence[EventRow], versions: PublishedVersions) -> tuple[Rejected, ...]:
+    """Return the rows that cannot be written; only reads.
+
+    Args:
+        connection: Connection with an open transaction.
+        rows: A batch of events.
+        versions: Cache of published versions.
+
+    Returns:
+        Rows that no table can store, and exposures of an unknown experiment, version or arm.
+    """
+    problems = [row_problem(row) for row in rows]
+    versions.load(connection, (row for row, problem in zip(rows, problems, strict=True) if problem is None))
     rejected: list[Rejected] = []
-    for index, (row, fault) in enumerate(zip(rows, faults, strict=True)):
-        if reason := fault or (versions.problem(row) if row.kind == "exposure" else None):
+    for index, (row, problem) in enumerate(zip(rows, problems, strict=True)):
+        if reason := problem or (versions.problem(row) if row.kind == "exposure" else None):
             rejected.append(Rejected(index, row, reason))
     return tuple(rejected)
 
@@ -104,22 +113,29 @@ def write(
     rows: Sequence[EventRow],
     offsets: Mapping[tuple[str, int], int],
     log: str,
-    versions: KnownVersions,
+    versions: PublishedVersions,
     ingested_at: int,
 ) -> WriteResult:
-    """Writes a batch inside the caller's transaction. `offsets` maps (topic, partition) to the next offset
-    to read in the log that `log` identifies.
+    """Write a batch inside the caller's transaction.
+
+    Args:
+        connection: Connection with an open transaction that writes.
+        rows: A batch of events.
+        offsets: Next offset to read, by (topic, partition).
+        log: Identifies the log in which the offsets count.
+        versions: Cache of published versions.
+        ingested_at: Time of the write in microseconds UTC.
     """
     rejected = reject(connection, rows, versions)
-    refused = {each.index for each in rejected}
+    rejected_indexes = {each.index for each in rejected}
     values: dict[Table, list[dict[str, Any]]] = {}
     for index, row in enumerate(rows):
-        if index not in refused:
-            table, values_of = _TABLE_OF[row.kind]
-            values.setdefault(table, []).append(values_of(row, ingested_at))
+        if index not in rejected_indexes:
+            table, row_values = table_row(row, ingested_at)
+            values.setdefault(table, []).append(row_values)
     written = 0
     for table, table_values in values.items():
-        # In one order, so that two sinks that write the same rows wait for each other instead of deadlocking.
+        # A fixed order: two sinks that write the same rows wait for each other and do not deadlock.
         table_values.sort(key=lambda row_values: str(row_values["event_id"]))
         written += _write_new(connection, table, table_values)
     if tables.exposure in values:
@@ -129,21 +145,21 @@ def write(
 
 
 def _insert(connection: Connection, table: Table) -> Any:
-    # Both dialects spell ON CONFLICT alike; SQLAlchemy has one class for each.
+    # The syntax of ON CONFLICT is the same; SQLAlchemy has one class for each dialect.
     return (sqlite if connection.dialect.name == "sqlite" else postgresql).insert(table)
 
 
 def _write_new(connection: Connection, table: Table, rows: list[dict[str, Any]]) -> int:
-    """Inserts the rows whose event id is not there yet; how many these were."""
+    """Insert the rows whose event id is new; return how many."""
     statement = _insert(connection, table).on_conflict_do_nothing(index_elements=["event_id"])
     return _execute_many(connection, statement, rows)
 
 
 def _execute_many(connection: Connection, statement: Any, rows: list[dict[str, Any]]) -> int:
-    """An INSERT of many rows, in their order; how many it wrote."""
+    """Execute an INSERT of many rows, in their order; return how many it wrote."""
     counted = {"preserve_rowcount": True}
     if (connection.dialect.name, connection.dialect.driver) == ("postgresql", "psycopg"):
-        # COPY into a table of this connection, and one statement from there: no round trip for each row.
+        # COPY into a temporary table and insert from there in one statement: no round trip for each row.
         table: Table = statement.table
         names = list(rows[0])
         statement = statement.from_select(names, _copy(connection, table, names, rows))
@@ -152,8 +168,10 @@ def _execute_many(connection: Connection, statement: Any, rows: list[dict[str, A
 
 
 def _copy(connection: Connection, table: Table, names: list[str], rows: list[dict[str, Any]]) -> Select[Any]:
-    """The rows in a temporary table, which is empty again at the end of the transaction; its constraints are those of
-    the table that they go to.
+    """Copy rows into a temporary table with the columns of `table`; it is empty again after the transaction.
+
+    Returns:
+        A query that selects the rows in the order of the primary key.
     """
     name = f"staged_{table.name}"
     connection.exec_driver_sql(
@@ -170,24 +188,15 @@ def _copy(connection: Connection, table: Table, names: list[str], rows: list[dic
     return select(staged).order_by(*(staged.c[key.name] for key in table.primary_key))
 
 
-def _write_first_exposures(connection: Connection, exposures: list[dict[str, Any]], versions: KnownVersions) -> None:
-    first: dict[tuple[str, int, str], tuple[str, int, str]] = {}
-    for row in exposures:
-        phase = versions.phase(row["experiment"], row["config_version"])
-        key, arm = (row["experiment"], phase, row["unit_id"]), row["arm"]
-        # Of one instant the lesser text, so that the order of arrival decides nothing.
-        time, attributes = row["event_time"], row["attributes"]
-        if key in first:
-            known_arm, *earlier = first[key]
-            arm = known_arm if known_arm == arm else tables.MULTIPLE_ARMS
-            time, attributes = min((time, attributes), tuple(earlier))
-        first[key] = arm, time, attributes
+def _write_first_exposures(
+    connection: Connection, exposures: list[dict[str, Any]], versions: PublishedVersions
+) -> None:
     table = tables.first_exposure_by_phase
     statement = _insert(connection, table)
     new, old = statement.excluded, table.c
     other_arm = and_(old.arm != new.arm, old.arm != tables.MULTIPLE_ARMS)
-    is_lesser = _by_code_point(connection, new.attributes) < _by_code_point(connection, old.attributes)
-    is_earlier = or_(new.first_time < old.first_time, and_(new.first_time == old.first_time, is_lesser))
+    is_smaller = _by_code_point(connection, new.attributes) < _by_code_point(connection, old.attributes)
+    is_earlier = or_(new.first_time < old.first_time, and_(new.first_time == old.first_time, is_smaller))
     statement = statement.on_conflict_do_update(
         index_elements=["experiment", "phase", "unit_id"],
         set_={
@@ -197,25 +206,28 @@ def _write_first_exposures(connection: Connection, exposures: list[dict[str, Any
         },
         where=or_(other_arm, is_earlier),
     )
-    _execute_many(
-        connection,
-        statement,
-        [
-            {
-                "experiment": experiment,
-                "phase": phase,
-                "unit_id": unit,
-                "arm": arm,
-                "first_time": time,
-                "attributes": attributes,
-            }
-            for (experiment, phase, unit), (arm, time, attributes) in sorted(first.items())
-        ],
-    )
+    _execute_many(connection, statement, _first_exposures(exposures, versions))
+
+
+def _first_exposures(exposures: list[dict[str, Any]], versions: PublishedVersions) -> list[dict[str, Any]]:
+    """Reduce a batch of exposures to one row for each experiment, phase and unit, sorted by these."""
+    first: dict[tuple[str, int, str], tuple[str, int, str]] = {}
+    for row in exposures:
+        phase = versions.phase(row["experiment"], row["config_version"])
+        key, arm = (row["experiment"], phase, row["unit_id"]), row["arm"]
+        # At the same time the smaller text wins, so that the order of arrival does not matter.
+        time, attributes = row["event_time"], row["attributes"]
+        if key in first:
+            earlier_arm, *earlier = first[key]
+            arm = earlier_arm if earlier_arm == arm else tables.MULTIPLE_ARMS
+            time, attributes = min((time, attributes), tuple(earlier))
+        first[key] = arm, time, attributes
+    names = ("experiment", "phase", "unit_id", "arm", "first_time", "attributes")
+    return [dict(zip(names, (*key, *values), strict=True)) for key, values in sorted(first.items())]
 
 
 def _by_code_point(connection: Connection, text: ColumnElement[str]) -> ColumnElement[str]:
-    """A text that is compared as Python does, whatever the database's language."""
+    """Compare text by code points as Python does, whatever the database's collation."""
     return collate(text, "C") if connection.dialect.name == "postgresql" else text
 
 
@@ -227,7 +239,7 @@ def _write_offsets(connection: Connection, offsets: Mapping[tuple[str, int], int
     statement = statement.on_conflict_do_update(
         index_elements=["log", "topic", "partition"],
         set_={"next_offset": statement.excluded.next_offset},
-        # A batch that is replayed late must not send the consumer back over what is written.
+        # A batch that is replayed late must not move the offset back.
         where=statement.excluded.next_offset > table.c.next_offset,
     )
     connection.execute(

@@ -20,7 +20,7 @@ import msgspec
 import yaml
 
 from experiments.errors import ConfigError
-from experiments.text_rules import text_fault
+from experiments.text_rules import text_problem
 
 Tier = Literal[1, 2, 3]
 _KEY: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
@@ -93,7 +93,7 @@ def _problems(entry: dict[Any, Any]) -> list[str]:
     wrong = []
     if not isinstance(key, str) or not _KEY.fullmatch(key):
         wrong.append("its name must begin with a-z or 0-9 and hold at most 64 of a-z 0-9 . _ -")
-    if not isinstance(owner, str) or not owner.strip() or text_fault(owner):
+    if not isinstance(owner, str) or not owner.strip() or text_problem(owner):
         wrong.append(f"its owner is {owner!r}; say in plain text who is asked about it")
     if isinstance(tier, bool) or tier not in get_args(Tier):
         wrong.append(f"its tier is {tier!r}; give 1 (the company's), 2 (a team's) or 3 (for diagnosis)")

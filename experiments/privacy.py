@@ -1,10 +1,10 @@
-"""Unit ids that are no names: a token stands for the user everywhere, and erasing the user is deleting the token.
+"""Tokens in place of user ids. To erase a user is to delete the random part of the user's token.
 
     token = HMAC-SHA-256(key, nonce of the user, user id), 128 bits in hexadecimal
 
-Each user has a random nonce, kept in a table under a keyed hash of the id. The token is what is assigned, exposed and
-logged; whoever has the events and the key still cannot name a user whose nonce is gone, nor find the user's events. The
-same person coming back is a new unit.
+Each user has a random nonce, which is stored under a keyed hash of the user id. The token is assigned, exposed and
+logged in place of the user id. Without the nonce, even a person with the events and the key cannot name the user or
+find the user's events. An erased user who comes back is a new unit.
 """
 
 import hashlib
@@ -20,43 +20,51 @@ from sqlalchemy import Engine, delete, insert, select
 from sqlalchemy.exc import IntegrityError
 
 from experiments.assignment import Reason
-from experiments.editor import Registry
+from experiments.audit import AuditLog
 from experiments.engine import exclusive
 from experiments.errors import ConfigError, UserError
-from experiments.evaluator import now_us
 from experiments.kernel import MAX_UNIT_BYTES, unit_bytes
 from experiments.tables import unit_token
+from experiments.times import now_us
 
 KEY_BYTES: Final = 32
-AUDIT_SUBJECT: Final = "unit_token"  # of an erasure in the audit log, which names neither user nor token
+"""The minimum length of the secret key."""
+
+AUDIT_SUBJECT: Final = "unit_token"
+"""Subject of an erasure in the audit log, which names neither the user nor the token."""
+
 _NONCE_BYTES: Final = 16
 
 
 class NonceStore(Protocol):
-    """Where the nonces are. Keys and values are hexadecimal text."""
+    """Stores nonces. Lookup keys and nonces are hexadecimal text."""
 
     def get_or_add(self, lookup: str, nonce: str) -> str:
-        """The nonce that is there, else this one, added. Of two writers at once both get the same."""
-        ...
+        """Return the stored nonce, or store and return this one. Concurrent writers get the same nonce."""
 
     def delete(self, lookup: str, *, actor: str, reason: str) -> bool:
-        """Whether there was one. Keeps a record that `actor` did this, which leads to no user."""
-        ...
+        """Delete a nonce; return whether one existed. Record that `actor` did so, without naming the user."""
 
 
 class SqlNonces:
-    """Nonces in the table `unit_token` of a database that `ExperimentStore` has set up."""
+    """Nonces in the table `unit_token` of the experiment database.
+
+    Args:
+        engine: Engine that an `ExperimentStore` has set up.
+        clock: Returns the current time in microseconds UTC.
+    """
 
     def __init__(self, engine: Engine, *, clock: Callable[[], int] = now_us) -> None:
         self._engine = engine
         self._clock = clock
 
     def get_or_add(self, lookup: str, nonce: str) -> str:
+        """See `NonceStore`."""
         query = select(unit_token.c.nonce).where(unit_token.c.lookup == lookup)
         with self._engine.connect() as connection:
-            found = connection.scalar(query)
-        if found is not None:
-            return str(found)
+            stored = connection.scalar(query)
+        if stored is not None:
+            return str(stored)
         try:
             with self._engine.begin() as connection:
                 connection.execute(insert(unit_token).values(lookup=lookup, nonce=nonce, created_at=self._clock()))
@@ -66,23 +74,26 @@ class SqlNonces:
                 return str(connection.execute(query).scalar_one())
 
     def delete(self, lookup: str, *, actor: str, reason: str) -> bool:
-        """See `NonceStore`. The row of the audit log is written in the same transaction, also when there was no nonce:
-        that someone asked is to be shown too.
-        """
+        """See `NonceStore`. The audit entry is written in the same transaction, also when there was no nonce."""
         with exclusive(self._engine) as connection:
-            registry = Registry(connection, self._clock(), actor, reason)
-            if connection.dialect.name == "sqlite":  # which else leaves what is deleted in the file
+            audit = AuditLog(connection, self._clock(), actor, reason)
+            if connection.dialect.name == "sqlite":  # without it the deleted bytes stay in the file
                 connection.exec_driver_sql("pragma secure_delete = on")
-            found = connection.execute(delete(unit_token).where(unit_token.c.lookup == lookup)).rowcount > 0
-            registry.audit("erase", AUDIT_SUBJECT, {"found": found})
-            return found
+            existed = connection.execute(delete(unit_token).where(unit_token.c.lookup == lookup)).rowcount > 0
+            audit.add("erase", AUDIT_SUBJECT, {"found": existed})
+            return existed
 
 
 class Tokens:
-    """Tokens of user ids. Shared between threads.
+    """Tokens of user ids. Threads may share it.
 
-    key: 32 secret bytes or more, the same in every service; with another key every user is new. cached: tokens that are
-    kept in memory, so that a hot path asks the store once for each user.
+    Args:
+        key: At least 32 secret bytes, the same in every service. With another key every user is a new unit.
+        nonces: Where the nonces are stored.
+        cached: Maximum number of tokens in memory, so that a hot path asks the store once for each user.
+
+    Raises:
+        ConfigError: The key is too short.
     """
 
     def __init__(self, key: bytes, nonces: NonceStore, *, cached: int = 100_000) -> None:
@@ -94,34 +105,48 @@ class Tokens:
         self._nonces = nonces
         self._cached = cached
         self._recent: OrderedDict[str, str] = OrderedDict()
-        self._forgotten = 0  # how often tokens were let go of
+        self._forgotten = 0  # number of calls of `forget`
         self._lock = threading.Lock()
 
     def __repr__(self) -> str:
         return "Tokens(key=<secret>)"
 
     def token(self, user: str) -> str:
-        """The unit id that stands for a user: 32 hex digits. Raises UserError for what no user can be called."""
+        """Return the unit id of a user: 32 hex digits.
+
+        Raises:
+            UserError: The user id is invalid.
+        """
         lookup = self._lookup(user)
         with self._lock:
             forgotten = self._forgotten
-            if (known := self._recent.get(lookup)) is not None:
+            if (cached := self._recent.get(lookup)) is not None:
                 self._recent.move_to_end(lookup)
-                return known
+                return cached
         nonce = self._nonces.get_or_add(lookup, secrets.token_hex(_NONCE_BYTES))
         token = self._mac(b"token", bytes.fromhex(nonce) + user.encode())[:32]
         with self._lock:
-            if forgotten == self._forgotten:  # else the nonce may be gone again
+            if forgotten == self._forgotten:  # otherwise the nonce may be deleted by now
                 self._recent[lookup] = token
                 if len(self._recent) > self._cached:
                     self._recent.popitem(last=False)
         return token
 
     def erase(self, user: str, *, actor: str, reason: str) -> bool:
-        """Deletes what leads from the user to the token; whether there was anything. The audit log says that `actor`
-        erased someone, and never whom: a `reason` with the user's id in it raises UserError.
+        """Delete the link from a user to the token. The audit log records the erasure without the user.
 
-        Another process may give the old token from its memory until it lets go of it: `forget` does that there.
+        Another process may return the old token from its memory until its `forget` is called.
+
+        Args:
+            user: The user id.
+            actor: Who erases.
+            reason: Why; it must not contain the user id.
+
+        Returns:
+            Whether there was a link.
+
+        Raises:
+            UserError: The user id is invalid, or the reason contains it.
         """
         self.check(user, reason)
         found = self._nonces.delete(self._lookup(user), actor=actor, reason=reason)
@@ -129,18 +154,25 @@ class Tokens:
         return found
 
     def check(self, user: str, reason: str) -> None:
-        """Raises UserError when `erase` would: for those who erase several and want all or none."""
+        """Check that `erase` would accept a user and a reason, to erase several users or none.
+
+        Raises:
+            UserError: The user id is invalid, or the reason contains it.
+        """
         self._lookup(user)
         if re.search(rf"(?<!\w){re.escape(user)}(?!\w)", reason, re.IGNORECASE):
             raise UserError(
-                "the reason holds the user's id, and the audit log, where it would stand, is never erased; name the "
-                "request instead, such as 'request 4711'."
+                "the reason contains the user id, and the audit log, which stores the reason, is never erased; name "
+                "the request instead, such as 'request 4711'."
             )
 
     def forget(self, user: str | None = None) -> None:
-        """Lets go of a user's token in memory, or of all tokens: what is still good is read again when it is asked for.
+        """Forget a user's token in memory, or all tokens; tokens that are still valid are read again on demand.
 
-        As `ChangeListener(engine, tokens.forget)` it follows the erasures of all other processes.
+        `ChangeListener(engine, tokens.forget)` follows the erasures of all other processes.
+
+        Args:
+            user: The user id; None for all users.
         """
         lookup = None if user is None else self._lookup(user)
         with self._lock:
@@ -154,11 +186,11 @@ class Tokens:
         encoded = unit_bytes(user)
         if isinstance(encoded, Reason):
             raise UserError(
-                f"{ascii(user)[:40]} is no user's id ({encoded.value}): it is text in Unicode of 1 to {MAX_UNIT_BYTES} "
-                "bytes without NUL; give another."
+                f"{ascii(user)[:40]} is not a user id ({encoded.value}): a user id is Unicode text of 1 to "
+                f"{MAX_UNIT_BYTES} bytes without NUL; give another one."
             )
         return self._mac(b"lookup", encoded)
 
     def _mac(self, purpose: bytes, message: bytes) -> str:
-        # The purpose keeps the two uses of one key apart: a lookup, which is stored, says nothing of a token.
+        # The purpose separates the two uses of the key: a stored lookup reveals nothing about a token.
         return hmac.new(self._key, purpose + b"\0" + message, hashlib.sha256).hexdigest()

@@ -1,23 +1,25 @@
-"""What the database knows of experiments, read inside the caller's transaction."""
+"""What the store returns: transitions, versions, summaries, audit entries and scheduled commands."""
 
-import hashlib
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, RowMapping, func, select
 
-from experiments import tables
-from experiments.config import ExperimentConfig, ExperimentState, Override, PublishedExperiment, from_json
-from experiments.errors import ConfigError, UnknownExperimentError
-from experiments.layers import Held, LayerSummary, free_parts
-from experiments.lifecycle import LIVE, Action, Decision
-from experiments.metrics import MetricVersion
+from experiments.config import ExperimentConfig, ExperimentState
+from experiments.lifecycle import Action, Decision
 
 
 class Transition(msgspec.Struct, frozen=True):
-    """A row of an experiment's history; the last one is its state. `at` is microseconds UTC. `evidence` is what a
-    guardrail was judged by.
+    """One step in an experiment's history. The last one has the experiment's state.
+
+    Attributes:
+        sequence: Number of the step, from 1.
+        state: State from this step on.
+        version: Version in force from this step on; None for a draft.
+        outcome: How the experiment ended, once it is decided.
+        at: Time in microseconds UTC.
+        actor: Who did it.
+        reason: Why.
+        evidence: What a guardrail was judged by.
     """
 
     sequence: int
@@ -31,7 +33,16 @@ class Transition(msgspec.Struct, frozen=True):
 
 
 class Version(msgspec.Struct, frozen=True):
-    """A published config. `sha256` is that of its canonical JSON; versions of one phase draw alike."""
+    """A published config.
+
+    Attributes:
+        version: Number of the version, from 1.
+        phase: Phase of the experiment; versions of one phase have the same draws.
+        sha256: SHA-256 of the config's canonical JSON, in hexadecimal.
+        created_at: Time in microseconds UTC.
+        created_by: Who published it.
+        config: The config.
+    """
 
     version: int
     phase: int
@@ -42,7 +53,15 @@ class Version(msgspec.Struct, frozen=True):
 
 
 class ExperimentSummary(msgspec.Struct, frozen=True):
-    """An experiment in a list. `version` is the one in force, None for a draft."""
+    """An experiment in a list.
+
+    Attributes:
+        key: Key of the experiment.
+        state: Its state.
+        version: Version in force; None for a draft.
+        phase: Its phase, from 1.
+        since: Time of the last transition in microseconds UTC.
+    """
 
     key: str
     state: ExperimentState
@@ -52,7 +71,7 @@ class ExperimentSummary(msgspec.Struct, frozen=True):
 
 
 class AuditEntry(msgspec.Struct, frozen=True):
-    """Who did what, when and why."""
+    """Who did what, when and why. `at` is microseconds UTC."""
 
     id: int
     at: int
@@ -64,7 +83,19 @@ class AuditEntry(msgspec.Struct, frozen=True):
 
 
 class Scheduled(msgspec.Struct, frozen=True):
-    """A command that waits for its time (`at`, microseconds UTC), or what became of it."""
+    """A scheduled command.
+
+    Attributes:
+        id: Number of the command.
+        experiment: Key of the experiment.
+        at: Earliest time to run it, in microseconds UTC.
+        action: What to do.
+        coverage: Coverage of a ramp, in 1/10,000.
+        actor: Who scheduled it.
+        reason: Why.
+        result: done, failed or cancelled; None while the command is pending.
+        detail: Why the command failed or was cancelled.
+    """
 
     id: int
     experiment: str
@@ -75,212 +106,3 @@ class Scheduled(msgspec.Struct, frozen=True):
     reason: str
     result: str | None = None
     detail: str = ""
-
-
-def history(connection: Connection, key: str) -> list[Transition]:
-    """All transitions, oldest first; none when there is no such experiment."""
-    table = tables.transition
-    query = select(table).where(table.c.experiment == key).order_by(table.c.sequence)
-    return [_transition(row) for row in connection.execute(query).mappings()]
-
-
-def last(connection: Connection, key: str) -> Transition:
-    """The transition that says what an experiment is now. Raises UnknownExperimentError."""
-    table = tables.transition
-    query = select(table).where(table.c.experiment == key).order_by(table.c.sequence.desc()).limit(1)
-    if (row := connection.execute(query).mappings().first()) is None:
-        raise UnknownExperimentError(f"there is no experiment {key!r}; publish a config of that key first.")
-    return _transition(row)
-
-
-def phase(connection: Connection, key: str) -> int:
-    """The phase that an experiment is in."""
-    table = tables.experiment.c
-    return int(connection.execute(select(table.phase).where(table.key == key)).scalar_one())
-
-
-def latest_version(connection: Connection, key: str) -> int:
-    """Raises UnknownExperimentError when nothing is published."""
-    version = tables.experiment_version.c
-    found = connection.execute(select(func.max(version.version)).where(version.experiment == key)).scalar()
-    if found is None:
-        raise UnknownExperimentError(f"nothing is published for experiment {key!r}; publish a config first.")
-    return int(found)
-
-
-def config(connection: Connection, key: str, number: int) -> ExperimentConfig:
-    """A version's config. Raises UnknownExperimentError; ConfigError when it is not the text that was published."""
-    return version(connection, key, number).config
-
-
-def version(connection: Connection, key: str, number: int) -> Version:
-    """Raises UnknownExperimentError; ConfigError when the config is not the text that was published."""
-    table = tables.experiment_version
-    query = select(table).where(table.c.experiment == key, table.c.version == number)
-    if (row := connection.execute(query).mappings().first()) is None:
-        raise UnknownExperimentError(f"experiment {key!r} has no version {number}.")
-    return _version(row)
-
-
-def newest(connection: Connection, key: str) -> Version | None:
-    """The latest version, None when nothing is published. Raises ConfigError as `version`."""
-    table = tables.experiment_version
-    query = select(table).where(table.c.experiment == key).order_by(table.c.version.desc()).limit(1)
-    row = connection.execute(query).mappings().first()
-    return None if row is None else _version(row)
-
-
-def versions(connection: Connection, key: str) -> list[Version]:
-    """All versions, oldest first."""
-    table = tables.experiment_version
-    query = select(table).where(table.c.experiment == key).order_by(table.c.version)
-    return [_version(row) for row in connection.execute(query).mappings()]
-
-
-def latest_configs(connection: Connection) -> dict[str, ExperimentConfig]:
-    """The latest published config of each experiment that is not over."""
-    table = tables.experiment_version
-    newest = select(table.c.experiment, func.max(table.c.version).label("version")).group_by(table.c.experiment)
-    last, latest = newest.subquery(), _last_transitions()
-    query = (
-        select(table)
-        .join(last, (last.c.experiment == table.c.experiment) & (last.c.version == table.c.version))
-        .join(latest, latest.c.experiment == table.c.experiment)
-        .where(latest.c.state.not_in(("decided", "archived")))
-    )
-    return {row["experiment"]: _checked_config(row) for row in connection.execute(query).mappings()}
-
-
-def load(connection: Connection, states: Sequence[ExperimentState], now: int) -> list[PublishedExperiment]:
-    """The experiments in these states with the version in force and the arms forced at `now`, by key."""
-    forced = overrides(connection, now)
-    version = tables.experiment_version
-    latest = _last_transitions()
-    query = (
-        select(version, latest.c.state)
-        .join(latest, (latest.c.experiment == version.c.experiment) & (latest.c.version == version.c.version))
-        .where(latest.c.state.in_(states))
-        .order_by(version.c.experiment)
-    )
-    return [
-        PublishedExperiment(
-            _checked_config(row), int(row["version"]), row["state"], tuple(forced.get(row["experiment"], ()))
-        )
-        for row in connection.execute(query).mappings()
-    ]
-
-
-def overrides(connection: Connection, now: int) -> dict[str, list[Override]]:
-    """The arms that are forced and not expired, by experiment."""
-    table = tables.override
-    query = select(table).where(table.c.expires_at > now).order_by(table.c.experiment, table.c.unit_id)
-    found: dict[str, list[Override]] = {}
-    for row in connection.execute(query):
-        found.setdefault(row.experiment, []).append(Override(row.unit_id, row.arm, int(row.expires_at)))
-    return found
-
-
-def summaries(connection: Connection) -> list[ExperimentSummary]:
-    """All experiments, by key."""
-    latest, experiment = _last_transitions(), tables.experiment
-    query = (
-        select(experiment.c.key, latest.c.state, latest.c.version, experiment.c.phase, latest.c.at.label("since"))
-        .join(latest, latest.c.experiment == experiment.c.key)
-        .order_by(experiment.c.key)
-    )
-    return [ExperimentSummary(**row) for row in connection.execute(query).mappings()]
-
-
-def layer_keys(connection: Connection) -> list[str]:
-    """The keys of all layers, in order."""
-    return list(connection.scalars(select(tables.layer.c.key).order_by(tables.layer.c.key)))
-
-
-def layers(connection: Connection, now: int) -> list[LayerSummary]:
-    """All layers and what live experiments hold of each, by key."""
-    held: dict[str, list[Held]] = {}
-    for published in load(connection, LIVE, now):
-        if (part := published.config.layer) is not None:
-            held.setdefault(part.key, []).append(Held(published.config.key, part.start, part.end))
-    return [
-        LayerSummary(
-            **row,
-            held=tuple(sorted(held.get(row["key"], ()), key=lambda part: part.start)),
-            free=free_parts(held.get(row["key"], ())),
-        )
-        for row in connection.execute(select(tables.layer).order_by(tables.layer.c.key)).mappings()
-    ]
-
-
-def metrics(connection: Connection) -> list[MetricVersion]:
-    """The latest version of each metric, by key."""
-    table = tables.metric
-    newest = select(table.c.key, func.max(table.c.version).label("version")).group_by(table.c.key).subquery()
-    query = (
-        select(table)
-        .join(newest, (newest.c.key == table.c.key) & (newest.c.version == table.c.version))
-        .order_by(table.c.key)
-    )
-    return [
-        MetricVersion(**{**row, "definition": msgspec.json.decode(row["definition"])})
-        for row in connection.execute(query).mappings()
-    ]
-
-
-def audit(connection: Connection, subject: str | None, before: int | None, limit: int) -> list[AuditEntry]:
-    """The newest entries first, those with an id below `before`."""
-    table = tables.audit
-    query = select(table).order_by(table.c.id.desc()).limit(limit)
-    if subject is not None:
-        query = query.where(table.c.subject == subject)
-    if before is not None:
-        query = query.where(table.c.id < before)
-    return [
-        AuditEntry(**{**row, "detail": msgspec.json.decode(row["detail"])})
-        for row in connection.execute(query).mappings()
-    ]
-
-
-def schedule(connection: Connection, key: str | None = None, *, pending: bool = False) -> list[Scheduled]:
-    """Scheduled commands in the order in which they are due."""
-    table, result = tables.scheduled, tables.scheduled_result
-    query = (
-        select(table, result.c.result, func.coalesce(result.c.detail, "").label("detail"))
-        .join(result, result.c.id == table.c.id, isouter=True)
-        .order_by(table.c.at, table.c.id)
-    )
-    if key is not None:
-        query = query.where(table.c.experiment == key)
-    if pending:
-        query = query.where(result.c.id.is_(None))
-    return [Scheduled(**row) for row in connection.execute(query).mappings()]
-
-
-def _last_transitions() -> Any:
-    table = tables.transition
-    newest = select(table.c.experiment, func.max(table.c.sequence).label("sequence")).group_by(table.c.experiment)
-    last = newest.subquery()
-    joined = table.join(last, (last.c.experiment == table.c.experiment) & (last.c.sequence == table.c.sequence))
-    return select(table).select_from(joined).subquery("latest")
-
-
-def _transition(row: RowMapping) -> Transition:
-    fields = {name: row[name] for name in Transition.__struct_fields__}
-    fields["evidence"] = None if row["evidence"] is None else msgspec.json.decode(row["evidence"])
-    return msgspec.convert(fields, Transition)
-
-
-def _version(row: Mapping[Any, Any]) -> Version:
-    fields = ("version", "phase", "sha256", "created_at", "created_by")
-    return Version(**{name: row[name] for name in fields}, config=_checked_config(row))
-
-
-def _checked_config(row: Mapping[Any, Any]) -> ExperimentConfig:
-    # The text is hashed, not the decoded config: a later program may write more fields than this version was
-    # given.
-    if hashlib.sha256(row["config"].encode("utf-8")).hexdigest() != row["sha256"]:
-        raise ConfigError(
-            f"version {row['version']} of experiment {row['experiment']!r} is not the text that was published "
-            "(its SHA-256 differs): restore it from a backup."
-        )
-    return from_json(row["config"])

@@ -1,4 +1,4 @@
-"""Who may do what over the API: each role's rights. Pure."""
+"""The roles of API keys and the rights of each role."""
 
 from typing import Final, Literal
 
@@ -6,8 +6,8 @@ Role = Literal["read", "assign", "edit", "admin"]
 
 RIGHTS: Final[dict[Role, frozenset[Role]]] = {
     "read": frozenset({"read"}),
-    "assign": frozenset({"assign"}),  # a service: assignments and exposures, nothing of how experiments are made
+    "assign": frozenset({"assign"}),  # for a service: assignments and exposures, but not how experiments are set up
     "edit": frozenset({"read", "assign", "edit"}),
     "admin": frozenset({"read", "assign", "edit", "admin"}),
 }
-"""What a key of a role may be used for."""
+"""The rights that a key of each role has."""

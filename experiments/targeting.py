@@ -1,11 +1,11 @@
-"""Who an experiment is for: a condition in CEL (the Common Expression Language) over a unit's attributes.
+"""Targeting: a condition in CEL (Common Expression Language) over a unit's attributes.
 
     country in ["DE", "AT"] && age >= 18
     has(attributes.plan) && attributes.plan == "pro"
 
-An attribute is a variable of its name; `attributes` is all of them, to ask whether one is there. A condition is
-compiled when the experiment is prepared, and says yes or no: whatever else happens is a reason (T1 to T4 of
-docs/reference/assignment-spec.md), never an exception.
+Each attribute is a variable with its name; `attributes` is a mapping of all of them, to check whether one exists. A
+condition is compiled when the experiment is prepared. Its result is true or false; anything else becomes a reason (T1
+to T4 of docs/reference/assignment-spec.md) and never an exception.
 """
 
 from __future__ import annotations
@@ -22,9 +22,16 @@ if TYPE_CHECKING:
     from cel import Program
 
 MAX_LENGTH: Final = 4_096
-MAX_MACROS: Final = 3  # all, exists, map ... inside one another multiply their cost, and nothing else bounds it
-MAX_DEPTH: Final = 16  # of an attribute's lists and mappings: a value that holds itself would end the process
+"""Maximum number of characters of a condition."""
+
+MAX_MACROS: Final = 3
+"""Maximum number of macros (all, exists, map ...): the cost of nested macros multiplies, and nothing else bounds it."""
+
+MAX_DEPTH: Final = 16
+"""Maximum depth of an attribute's lists and mappings: a value that contains itself would end the process."""
+
 ALL: Final = "attributes"
+"""Variable that holds all attributes."""
 
 _SCALARS: Final = frozenset((str, float, bool, type(None), datetime))
 _INT64: Final = 2**63
@@ -38,7 +45,14 @@ _TYPES: Final = frozenset("bool bytes double duration int list map null_type str
 
 
 class Condition:
-    """A compiled condition. Raises ConfigError for one that is not CEL, or that could never say yes or no."""
+    """A compiled condition.
+
+    Attributes:
+        source: The text of the condition.
+
+    Raises:
+        ConfigError: The text is not CEL, or its result is never true or false.
+    """
 
     def __init__(self, source: str) -> None:
         self.source = source
@@ -47,7 +61,7 @@ class Condition:
         self._reads_all = ALL in names
 
     def judge(self, attributes: Mapping[str, Any] | None) -> Reason | None:
-        """None when the unit is targeted, else why it is not. Never raises."""
+        """Return None when the unit is targeted, else why it is not. Never raises."""
         given: dict[str, Any] = {}
         missing = False
         try:
@@ -61,7 +75,7 @@ class Condition:
             answer = self._program.execute(given)
         except KeyError:  # a field that a nested attribute lacks
             return Reason.ATTRIBUTE_MISSING
-        except Exception:  # the library has many, and so has a mapping of the caller's own
+        except Exception:  # the library and the caller's own mapping may raise any type
             return Reason.ATTRIBUTE_MISSING if missing else Reason.TARGETING_FAILED
         if answer is True:
             return None
@@ -69,7 +83,7 @@ class Condition:
 
 
 def problem(source: str) -> str | None:
-    """What is wrong with a condition, in a few words; None when nothing is."""
+    """Return what is wrong with a condition, in a few words; None when it is valid."""
     try:
         _compile(source)
     except ConfigError as error:
@@ -78,8 +92,8 @@ def problem(source: str) -> str | None:
 
 
 def _compile(source: str) -> tuple[Program, frozenset[str], frozenset[str]]:
-    """The program, the names in it, and those of them that its macros bind."""
-    import cel  # takes a quarter of a second, and only experiments with a condition need it
+    """Compile a condition; return the program, its variables, and the variables that macros bind."""
+    import cel  # the import takes a quarter of a second; only experiments with a condition need it
 
     if len(source) > MAX_LENGTH:
         raise ConfigError(f"targeting has {len(source)} characters; it may have at most {MAX_LENGTH}")
@@ -88,7 +102,7 @@ def _compile(source: str) -> tuple[Program, frozenset[str], frozenset[str]]:
         raise ConfigError(f"targeting has {len(macros)} of all, exists, map, filter; it may have at most {MAX_MACROS}")
     try:
         program = cel.compile(source)
-    except Exception as error:  # ValueError by its documentation; a parser of foreign text may have others
+    except Exception as error:  # documented as ValueError; the parser may raise other types
         raise ConfigError(f"targeting is not CEL: {' '.join(str(error).split())[:300]}") from error
     unknown = [name for name in program.functions() if name.isidentifier() and name not in _FUNCTIONS]
     if unknown:
@@ -105,16 +119,16 @@ def _check_constant(program: Program) -> None:
     except Exception as error:
         raise ConfigError(f"targeting always fails: {' '.join(str(error).split())[:200]}") from error
     if not isinstance(answer, bool):
-        raise ConfigError(f"targeting gives {answer!r}; a condition is true or false")
+        raise ConfigError(f"targeting returns {answer!r}; a condition must return true or false")
 
 
 def _checked(value: Any, depth: int = 0) -> Any:
-    """The value, when it is what CEL knows and not nested too deeply. Raises ValueError."""
+    """Return the value when CEL has its type and it is not nested too deeply; raise ValueError otherwise."""
     if type(value) in _SCALARS:
         return value
     if isinstance(value, int):
         if not -_INT64 <= value < _INT64:
-            raise ValueError("an integer of CEL has 64 bits")  # the library compares larger ones now and then
+            raise ValueError("an integer of CEL has 64 bits")  # the library does not always refuse larger ones
         return value
     if depth >= MAX_DEPTH:
         raise ValueError("nested too deeply")
@@ -122,6 +136,6 @@ def _checked(value: Any, depth: int = 0) -> Any:
         return {key: _checked(part, depth + 1) for key, part in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
         return [_checked(part, depth + 1) for part in value]
-    if isinstance(value, float | str):  # NumPy's, an enum's
+    if isinstance(value, float | str):  # such as NumPy's types or an enum
         return value
-    raise ValueError(f"a {type(value).__name__} is no attribute")
+    raise ValueError(f"a {type(value).__name__} cannot be an attribute")

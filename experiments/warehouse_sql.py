@@ -1,4 +1,4 @@
-"""The draws in SQL (S1 to S3 of docs/reference/assignment-spec.md), for whoever recomputes an assignment in the warehouse."""
+"""The draws in SQL, to recompute an assignment in a warehouse (S1 to S3 of docs/reference/assignment-spec.md)."""
 
 import sqlite3
 from collections.abc import Callable
@@ -9,7 +9,7 @@ from experiments.kernel import HashVersion, buckets
 Dialect = Literal["duckdb", "postgresql", "spark", "bigquery", "snowflake", "redshift"]
 Draw = Literal["gate", "split"]
 
-# S1. `{digits}` is where the draw's 15 hex digits begin: 1 for the gate, 16 for the split. A NULL unit gives NULL.
+# S1. `{digits}` is the position of the draw's 15 hex digits: 1 for the gate, 16 for the split. NULL gives NULL.
 _SHA256: Final[dict[Dialect, str]] = {
     "duckdb": "('0x' || substr(sha256({salt} || chr(31) || {unit}), {digits}, 15))::bigint % 10000",
     "postgresql": (
@@ -52,12 +52,17 @@ end $$;
 create or replace function gb2_bucket(salt text, unit text) returns bigint language sql immutable as
     $$ select fnv1a32(fnv1a32(salt || unit)::text) % 10000 $$;""",
 }
-"""S2. What defines `gb2_bucket(salt, unit)`: FNV-1a goes letter by letter, which no single expression does."""
+"""S2: statements that define `gb2_bucket(salt, unit)`. FNV-1a hashes letter by letter, which one expression cannot."""
 
 
 def bucket_sql(dialect: Dialect, draw: Draw, *, salt: str, unit: str) -> str:
-    """The SQL expression of a draw of `sha256`: `salt` becomes a literal, `unit` is a column or another text
-    expression.
+    """Return the SQL expression of a draw of `sha256`.
+
+    Args:
+        dialect: The database.
+        draw: The gate or the split.
+        salt: The salt; it becomes a literal.
+        unit: A column or another text expression.
 
     `bucket_sql("duckdb", "gate", salt="s1", unit="unit_id")` is
     `('0x' || substr(sha256('s1' || chr(31) || unit_id), 1, 15))::bigint % 10000`.
@@ -67,8 +72,9 @@ def bucket_sql(dialect: Dialect, draw: Draw, *, salt: str, unit: str) -> str:
 
 
 def register_sqlite(connection: sqlite3.Connection) -> None:
-    """Gives a SQLite connection `gate_bucket(salt, unit)`, `split_bucket(salt, unit)` and `gb2_bucket(salt, unit)`:
-    SQLite has no such hashes of its own (S3).
+    """Register `gate_bucket(salt, unit)`, `split_bucket(salt, unit)` and `gb2_bucket(salt, unit)` on a connection.
+
+    SQLite has no such hash functions itself (S3).
     """
 
     def function(hash_version: HashVersion, index: int) -> Callable[[str | None, str | None], int | None]:

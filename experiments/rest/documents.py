@@ -15,7 +15,7 @@ from experiments.lifecycle import Action, Decision
 from experiments.metrics import MetricVersion
 from experiments.records import AuditEntry, ExperimentSummary, Scheduled, Transition, Version
 from experiments.rest.problems import MEDIA_TYPE, Problem, ProblemDetails
-from experiments.validation_errors import refused
+from experiments.validation_errors import locate_invalid_value
 
 T = TypeVar("T")
 _REF: Final = "#/components/schemas/{name}"
@@ -267,7 +267,7 @@ def read(kind: type[T]) -> Callable[[Request], Awaitable[T]]:
         except msgspec.ValidationError as error:
             if isinstance(error.__cause__, ConfigError):
                 raise error.__cause__ from None
-            place, value, rule = refused(msgspec.json.decode(sent), str(error))
+            place, value, rule = locate_invalid_value(msgspec.json.decode(sent), str(error))
             rule, remedy = f"{place}: {rule}" if place else rule, "send what /openapi.json describes"
             raise Problem(422, "Request refused", value=value, rule=rule, remedy=remedy) from None
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

@@ -17,7 +17,7 @@ from experiments.rest.auth import Auth
 from experiments.rest.documents import answer, described, read
 from experiments.rest.problems import Problem
 from experiments.store import ExperimentStore
-from experiments.text_rules import text_fault
+from experiments.text_rules import text_problem
 
 Key = Annotated[str, Path(description="An experiment's key.", max_length=64)]
 Number = Annotated[int, Path(ge=1, le=2**31 - 1)]
@@ -223,7 +223,7 @@ def _check_key(key: str, sent: d.Publication) -> None:
 
 def _text(value: str) -> str:
     """A path's or a query's text, when a database can hold it."""
-    if text_fault(value):
+    if text_problem(value):
         raise Problem(404, "Not found", rule="a name is printable text", remedy="list them with GET /v1/experiments")
     return value
 

@@ -1,10 +1,24 @@
 """What several tests of experiments build: actors, times, configs that differ in some fields, live experiments."""
 
+import threading
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import msgspec
+from hypothesis import strategies as st
 
-from experiments.config import ExperimentConfig
+from experiments.config import (
+    Arm,
+    ExperimentConfig,
+    Holdout,
+    LayerRange,
+    Override,
+    Prerequisite,
+    PublishedExperiment,
+    RampStep,
+)
 from experiments.store import ExperimentStore
 
 WHO: dict[str, str] = {"actor": "ada", "reason": "test"}
@@ -32,3 +46,63 @@ def start_live(store: ExperimentStore, config: ExperimentConfig) -> None:
     store.create_experiment(config.key, actor="ada")
     store.publish(config, actor="ada")
     store.start(config.key, **WHO)
+
+
+def ramp_step(hours: int, coverage: int) -> RampStep:
+    """A ramp step some hours after (or before) `NOW`."""
+    return RampStep(datetime.fromtimestamp((NOW + hours * HOUR) / 1e6, UTC), coverage)
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
+    """Wait for a condition; fail when it does not become true in time."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "the condition did not come true"
+        threading.Event().wait(0.005)
+
+
+class Threads:
+    """The threads that were started since it was made."""
+
+    def __init__(self) -> None:
+        self._before = set(threading.enumerate())
+
+    def have_ended(self) -> bool:
+        """Whether none of them runs."""
+        return not set(threading.enumerate()) - self._before
+
+
+def published(config: ExperimentConfig, version: int = 1) -> PublishedExperiment:
+    """A running experiment with an override of the unit `tester`."""
+    return PublishedExperiment(config, version, "running", (Override("tester", "treatment", 2**60),))
+
+
+_ramps = st.datetimes(
+    datetime(1, 1, 2),
+    datetime(9999, 12, 30),
+    timezones=st.sampled_from([UTC, timezone(timedelta(hours=5, minutes=30))]),
+).map(lambda at: (RampStep(at, 5_000),))
+
+
+@st.composite
+def configs(draw: st.DrawFn) -> ExperimentConfig:
+    """Any valid config."""
+    cuts = sorted(draw(st.sets(st.integers(1, 9_999), min_size=1, max_size=5)))
+    weights = [end - start for start, end in zip([0, *cuts], [*cuts, 10_000], strict=True)]
+    arms = tuple(Arm(f"arm-{i}", weight) for i, weight in enumerate(weights))
+    layer = draw(st.none() | st.builds(LayerRange, st.just("home"), st.integers(0, 4_999), st.integers(5_000, 10_000)))
+    return ExperimentConfig(
+        key="any",
+        salt=draw(st.from_regex(r"[A-Za-z0-9._/-]{1,20}", fullmatch=True)),
+        coverage=draw(st.integers(0, 5_000)),
+        arms=arms,
+        control=draw(st.sampled_from(arms)).key,
+        description=draw(st.text(st.characters(exclude_categories=["Cs"]))),
+        hash_version=draw(st.sampled_from(["sha256", "gb2"])),
+        layer=layer,
+        holdouts=draw(st.sampled_from([(), (Holdout("q", 500, "global"), Holdout("r", 1))])),
+        prerequisites=draw(st.sampled_from([(), (Prerequisite("other", ("a", "b")),)])),
+        targeting=draw(st.sampled_from(["", 'country == "DE"'])),
+        record=draw(st.sampled_from([(), ("country", "age")])),
+        ramp=draw(st.just(()) | _ramps),
+    )

@@ -26,6 +26,7 @@ from experiments.rest.app import create_app
 from experiments.rest.limits import Limits
 from experiments.roles import RIGHTS
 from experiments.store import ExperimentStore
+from tests.experiments.builders import Clock
 
 # A busy machine, or the first import of a peer, makes one example slow; pytest's timeout is the limit.
 settings.register_profile("experiments", deadline=None)
@@ -54,10 +55,16 @@ def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def store(tmp_path: Path, empty_database: Path) -> Iterator[ExperimentStore]:
+def clock() -> Clock:
+    """The clock of `store`."""
+    return Clock()
+
+
+@pytest.fixture
+def store(tmp_path: Path, empty_database: Path, clock: Clock) -> Iterator[ExperimentStore]:
     shutil.copy(empty_database, tmp_path)
     engine = create_engine(f"sqlite:///{tmp_path / 'experiments.db'}")
-    store = ExperimentStore(engine, clock=lambda: 1_700_000_000_000_000)
+    store = ExperimentStore(engine, clock=clock)
     store.check_schema()
     yield store
     engine.dispose()

@@ -105,7 +105,7 @@ def test_a_database_that_is_away_leaves_the_keys_that_were_good(keys: ApiKeys) -
 
 @pytest.mark.parametrize(("name", "role"), [("", "read"), ("a" * 65, "read"), ("a\n", "read"), ("a", "root")])
 def test_a_bad_name_or_role_makes_no_key(keys: ApiKeys, name: str, role: str) -> None:
-    with pytest.raises(ConfigError, match=r"key name|is none of read"):
+    with pytest.raises(ConfigError, match=r"key name|is not one of read"):
         keys.create(name, role, actor="ada")  # type: ignore[arg-type]
     with pytest.raises(TransitionError, match="actor is empty"):
         keys.create("a", "read", actor="")

@@ -1,13 +1,19 @@
 """The assigner: assignments from memory, the last good configs kept, stale state visible."""
 
+import threading
+from pathlib import Path
+
 import msgspec
+import pytest
 
 from experiments.assigner import Assigner
 from experiments.assignment import Reason
 from experiments.config import ExperimentConfig, Prerequisite, PublishedExperiment
+from experiments.config_cache import read_configs
 from experiments.event_rows import EventRow
 from experiments.exposures import ExposureLogger
 from experiments.store import ExperimentStore
+from tests.experiments.builders import Threads, published, wait_until
 
 
 def test_a_published_experiment_is_served_from_the_store(store: ExperimentStore, config: ExperimentConfig) -> None:
@@ -107,7 +113,7 @@ def test_all_experiments_are_decided_with_the_attributes_of_the_unit(config: Exp
     assert assigner.prepared("unknown") is None
 
 
-def test_a_load_in_which_prerequisites_form_a_circle_is_not_taken(config: ExperimentConfig) -> None:
+def test_a_load_in_which_prerequisites_form_a_cycle_is_not_taken(config: ExperimentConfig) -> None:
     loads = [[PublishedExperiment(config, 1)]]
     assigner = Assigner(lambda: loads[-1])
     assert assigner.refresh()
@@ -115,5 +121,109 @@ def test_a_load_in_which_prerequisites_form_a_circle_is_not_taken(config: Experi
     back = msgspec.structs.replace(config, prerequisites=(Prerequisite("b", ("control",)),))
     loads.append([PublishedExperiment(back, 2), PublishedExperiment(other, 1)])
     assert not assigner.refresh()
-    assert "form a circle" in (assigner.state.last_error or "")
+    assert "form a cycle" in (assigner.state.last_error or "")
     assert assigner.assign("u", "ranking").config_version == 1
+
+
+def test_a_service_starts_from_the_file_while_the_store_is_away(tmp_path: Path, config: ExperimentConfig) -> None:
+    cache, now = tmp_path / "configs.json", [1_000_000_000]
+    first = Assigner(lambda: [published(config)], cache=cache, clock=lambda: now[0])
+    assert first.refresh()
+
+    def away() -> list[PublishedExperiment]:
+        raise ConnectionError("database away")
+
+    now[0] += 90_000_000
+    second = Assigner(away, cache=cache, clock=lambda: now[0])
+    assert second.start(timeout_s=0)
+    try:
+        assert second.assign("u", "ranking").reason is Reason.ASSIGNED
+        assert second.assign("tester", "ranking").reason is Reason.OVERRIDE
+        wait_until(lambda: second.state.last_error is not None)
+        state = second.state
+        assert (state.source, state.stale, state.experiments) == ("disk", True, 1)
+        assert 90 <= (state.age_s or 0) < 120
+        assert state.last_error == "ConnectionError: database away"
+    finally:
+        second.close()
+
+
+@pytest.mark.parametrize("content", ["{", '{"schema": 2}'])
+def test_a_file_that_cannot_be_used_is_told_and_replaced(
+    tmp_path: Path, config: ExperimentConfig, content: str
+) -> None:
+    cache = tmp_path / "configs.json"
+    cache.write_text(content)
+    opened = threading.Event()
+
+    def load() -> list[PublishedExperiment]:
+        assert opened.wait(20)
+        return [published(config)]
+
+    assigner = Assigner(load, cache=cache)
+    try:
+        assert not assigner.start(timeout_s=0)
+        assert str(cache) in (assigner.state.last_error or "")
+        assert assigner.assign("u", "ranking").reason is Reason.UNKNOWN_EXPERIMENT
+        opened.set()
+        wait_until(lambda: assigner.state.source == "store")
+        wait_until(lambda: cache.read_text() != content)
+        assert read_configs(cache)[0] == [published(config)]
+    finally:
+        opened.set()
+        assigner.close()
+
+
+def test_the_first_load_waits_no_longer_than_it_was_told(config: ExperimentConfig) -> None:
+    opened = threading.Event()
+
+    def load() -> list[PublishedExperiment]:
+        opened.wait(20)
+        return [published(config)]
+
+    assigner = Assigner(load)
+    assert not assigner.start(timeout_s=0.1)
+    opened.set()
+    assert assigner.start(timeout_s=20), "a second start waits for the same load"
+    assigner.close()
+
+
+def test_configs_are_polled_and_a_push_loads_at_once(config: ExperimentConfig) -> None:
+    versions = [1]
+    pushed = Assigner(lambda: [published(config, versions[0])], interval_s=3_600)
+    polled = Assigner(lambda: [published(config, versions[0])], interval_s=0.01)
+    try:
+        assert pushed.start()
+        assert polled.start()
+        versions[0] = 2
+        pushed.wake()
+        for assigner in (pushed, polled):
+            wait_until(lambda assigner=assigner: assigner.assign("u", "ranking").config_version == 2)  # type: ignore[misc]
+    finally:
+        pushed.close()
+        polled.close()
+
+
+def test_close_ends_the_thread_and_assignments_go_on(config: ExperimentConfig) -> None:
+    loads: list[int] = []
+
+    def load() -> list[PublishedExperiment]:
+        loads.append(1)
+        return [published(config)]
+
+    threads = Threads()
+    assigner = Assigner(load, interval_s=0.001)
+    assigner.start()
+    assigner.close()
+    wait_until(threads.have_ended)
+    assert assigner.assign("u", "ranking").enrolled
+    assigner.wake()
+    assigner.close()
+
+
+def test_a_cache_that_cannot_be_written_stops_no_refresh(tmp_path: Path, config: ExperimentConfig) -> None:
+    (tmp_path / "file").write_text("")
+    assigner = Assigner(lambda: [published(config)], cache=tmp_path / "file" / "configs.json")
+    assert assigner.refresh()
+    assert assigner.assign("u", "ranking").enrolled
+    assert "Error" in (assigner.state.last_error or "")

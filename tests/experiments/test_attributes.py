@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from experiments.assigner import Assigner
 from experiments.assignment import Reason
-from experiments.attributes import MAX_TEXT, fault, recorded
+from experiments.attributes import MAX_TEXT, recorded, value_problem
 from experiments.config import ExperimentConfig, PublishedExperiment
 from experiments.evaluator import prepare
-from experiments.event_rows import EventRow, problem
+from experiments.event_rows import EventRow, row_problem
 from experiments.exposures import ExposureLogger
 from experiments.store import ExperimentStore
 
@@ -31,20 +31,20 @@ def test_only_what_is_named_is_recorded_and_only_what_can_be_kept() -> None:
 
 @given(st.dictionaries(st.text(max_size=5), st.one_of(st.text(), st.integers(), st.floats(), st.booleans(), st.none())))
 def test_what_is_recorded_is_what_the_sink_takes(attributes: dict[str, Any]) -> None:
-    names = tuple(name for name in attributes if fault(name) is None)[:20]
+    names = tuple(name for name in attributes if value_problem(name) is None)[:20]
     kept = recorded(names, attributes)
     row = EventRow(
         event_id="e", kind="exposure", unit_id="u", event_time=1, experiment="e", arm="a", config_version=1,
         attributes=kept,
     )  # fmt: skip
-    assert problem(row) is None
+    assert row_problem(row) is None
     left_out = {name: value for name, value in attributes.items() if kept is None or name not in kept}
-    assert all(fault(value) for name, value in left_out.items() if name in names)
+    assert all(value_problem(value) for name, value in left_out.items() if name in names)
 
 
 def test_a_text_is_kept_up_to_its_longest() -> None:
-    assert fault("x" * MAX_TEXT) is None
-    assert fault("x" * (MAX_TEXT + 1)) == "is longer than 256 characters"
+    assert value_problem("x" * MAX_TEXT) is None
+    assert value_problem("x" * (MAX_TEXT + 1)) == "is longer than 256 characters"
 
 
 def test_a_assignment_carries_them_when_the_unit_is_enrolled_and_else_nothing(config: ExperimentConfig) -> None:

@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from experiments import bulk_assignment
 from experiments.bulk_assignment import assign_column
 from experiments.config import (
     Arm,
@@ -91,12 +90,11 @@ def test_every_kind_of_column_is_taken(config: ExperimentConfig, column: Any) ->
     assert assign_column(experiment, column(units)).tolist() == expected(experiment, units)
 
 
-def test_chunks_are_put_together_in_order(config: ExperimentConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bulk_assignment, "CHUNK", 700)
+def test_chunks_are_put_together_in_order(config: ExperimentConfig) -> None:
     experiment = prepare(PublishedExperiment(msgspec.structs.replace(config, targeting="n >= 0"), 1))
     units = [*UNITS, 7, *UNITS]  # one chunk goes the other way
     attributes = [{"n": i % 3 - 1} for i in range(len(units))]
-    assert assign_column(experiment, units, attributes).tolist() == expected(experiment, units, attributes)
+    assert assign_column(experiment, units, attributes, chunk=700).tolist() == expected(experiment, units, attributes)
 
 
 def test_the_order_is_kept_on_several_threads(config: ExperimentConfig) -> None:

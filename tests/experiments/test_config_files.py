@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from experiments import config_files
-from experiments.config import from_yaml
+from experiments.config_parsing import from_yaml
 from experiments.errors import ConfigError
 
 REPOSITORY = Path(__file__).parents[2]
@@ -93,7 +93,7 @@ def test_a_folder_is_read_whole_and_its_faults_are_told_file_by_file(tmp_path: P
     found = {(Path(fault.file).stem, fault.message) for fault in faults}
     told = {name: [message for stem, message in found if stem == name] for name, _ in found}
     assert set(told) == {"two", "three", "four", "five", "six", "seven", "eight"}
-    assert "salt 'one-1' is that of" in told["two"][0]
+    assert "salt 'one-1' is also that of" in told["two"][0]
     assert "'four' is on [4999, 9000)" in told["three"][0]
     assert "five -> six -> five" in told["five"][0]
     assert "coverage -1" in told["seven"][0]
@@ -101,5 +101,5 @@ def test_a_folder_is_read_whole_and_its_faults_are_told_file_by_file(tmp_path: P
 
 
 def test_a_folder_without_experiments_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="holds no experiment"):
+    with pytest.raises(ConfigError, match="has no experiment"):
         config_files.experiment_files([tmp_path])

@@ -9,11 +9,11 @@ import duckdb
 import msgspec
 import pytest
 
-from experiments import conformance, kernel, warehouse_sql
+from experiments import assignment_vectors, conformance, kernel, warehouse_sql
 from experiments.assignment import Reason
 from experiments.errors import ConfigError
 
-VECTORS = conformance.load()
+VECTORS = assignment_vectors.load()
 SPEC = (Path(__file__).parents[2] / "docs" / "reference" / "assignment-spec.md").read_text("utf-8")
 
 
@@ -31,7 +31,9 @@ def test_every_implementation_gives_the_draws_of_the_vector_file(implementation:
 
 @pytest.mark.parametrize("implementation", conformance.ASSIGNMENTS)
 @pytest.mark.parametrize("case", VECTORS.cases, ids=lambda case: case.name)
-def test_every_implementation_decides_as_the_vector_file_says(implementation: str, case: conformance.Case) -> None:
+def test_every_implementation_decides_as_the_vector_file_says(
+    implementation: str, case: assignment_vectors.Case
+) -> None:
     found = conformance.ASSIGNMENTS[implementation](case)
     assert found == [(expected.arm, expected.reason) for expected in case.assignments]
 
@@ -86,7 +88,7 @@ def test_a_file_that_is_no_vector_file_is_a_config_error(tmp_path: Path) -> None
     ):
         path.write_text(text)
         with pytest.raises(ConfigError, match=message):
-            conformance.load(path)
+            assignment_vectors.load(path)
 
 
 def test_sql_of_a_missing_unit_is_null() -> None:

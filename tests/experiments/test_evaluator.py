@@ -287,12 +287,12 @@ def test_a_forced_arm_of_a_prerequisite_lets_no_one_in(config: ExperimentConfig)
     assert both["ranking"].assign("other").enrolled
 
 
-def test_prerequisites_in_a_circle_are_refused(config: ExperimentConfig) -> None:
+def test_prerequisites_in_a_cycle_are_refused(config: ExperimentConfig) -> None:
     circle = [
         msgspec.structs.replace(config, key=key, salt=key, prerequisites=(Prerequisite(needs, ("control",)),))
         for key, needs in (("a", "b"), ("b", "c"), ("c", "a"))
     ]
-    with pytest.raises(ConfigError, match="a, b, c form a circle"):
+    with pytest.raises(ConfigError, match="a, b, c form a cycle"):
         prepare_all([PublishedExperiment(each, 1) for each in circle])
 
 

@@ -29,14 +29,16 @@ def test_a_misspelt_layer_is_no_new_one(store: ExperimentStore, config: Experime
     """It would have no neighbours, and two experiments that must not meet would meet."""
     store.create_layer("product-page", **WHO)
     wrong = msgspec.structs.replace(config, layer=LayerRange("produkt-page", 0, 5_000))
-    with pytest.raises(ConfigError, match=r"no layer 'produkt-page' \(did you mean 'product-page'\?\); make it first"):
+    with pytest.raises(
+        ConfigError, match=r"layer 'produkt-page' does not exist \(did you mean 'product-page'\?\); create it first"
+    ):
         store.publish(wrong, actor="ada", create=True)
     with pytest.raises(UnknownExperimentError):
         store.history(config.key)
     right = msgspec.structs.replace(config, layer=LayerRange("product-page", 0, 5_000))
     assert store.publish(right, actor="ada", create=True) == 1
     store.start(config.key, **WHO)
-    with pytest.raises(ConfigError, match="no layer 'produkt-page'"):
+    with pytest.raises(ConfigError, match="layer 'produkt-page' does not exist"):
         store.new_phase(msgspec.structs.replace(wrong, salt="ranking-2"), **WHO)
     assert store.experiments()[0].phase == 1
 

@@ -1,7 +1,6 @@
 """Push: what one process publishes another serves at once, without waiting for its next poll."""
 
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from experiments.assignment import Reason
 from experiments.config import ExperimentConfig
 from experiments.notifications import ChangeListener
 from experiments.store import ExperimentStore
+from tests.experiments.builders import Threads, wait_until
 
 Connect = Callable[[], Engine]
 DEADLINE_S = 30.0
@@ -44,30 +44,26 @@ def test_an_act_of_another_process_is_served_without_a_poll(connect: Connect, co
     try:
         theirs.publish(config, actor="ada", create=True)
         theirs.start(config.key, actor="ada", reason="test")
-        end = time.monotonic() + DEADLINE_S
-        while (reason := assigner.assign("u", config.key).reason) is Reason.UNKNOWN_EXPERIMENT:
-            assert time.monotonic() < end
-            listener._closing.wait(0.01)
-        assert reason is Reason.ASSIGNED
+        wait_until(lambda: assigner.assign("u", config.key).reason is Reason.ASSIGNED)
     finally:
         listener.close()
         assigner.close()
 
 
-def test_listening_begins_with_a_look_and_then_hears_each_act(connect: Connect, config: ExperimentConfig) -> None:
+def test_a_listener_calls_at_its_start_and_after_each_change(connect: Connect, config: ExperimentConfig) -> None:
     store = ExperimentStore(connect())
     store.create_all()
-    heard = Heard()
+    heard, threads = Heard(), Threads()
     listener = ChangeListener(connect(), heard, poll_s=0.05)
     try:
-        assert heard.wait_for(1), "what happened before"
+        assert heard.wait_for(1), "changes before it listened"
         store.create_layer("home", actor="ada", reason="test")
         assert heard.wait_for(2)
         store.publish(config, actor="ada", create=True)
         assert heard.wait_for(3)
     finally:
         listener.close()
-    assert not listener._thread.is_alive()
+    wait_until(threads.have_ended)
 
 
 def test_an_act_that_is_refused_is_no_change(connect: Connect, config: ExperimentConfig) -> None:

@@ -3,7 +3,6 @@
 import json
 import threading
 from copy import copy
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +10,14 @@ import msgspec
 import pytest
 from sqlalchemy import event
 
-from experiments import conformance
+from experiments import assignment_vectors, conformance
 from experiments.assigner import Assigner
 from experiments.config import ExperimentConfig, LayerRange
 from experiments.rest.app import create_app
 from experiments.rest.limits import Limits, RateLimiter
 from experiments.roles import RIGHTS
+from experiments.times import from_epoch_us
+from tests.experiments.builders import HOUR, NOW
 
 REPOSITORY = Path(__file__).parents[2]
 REASON = {"reason": "test"}
@@ -75,7 +76,7 @@ def test_a_whole_life_over_rest(api: Any, config: ExperimentConfig) -> None:
 
 def test_a_schedule_and_forced_arms_over_rest(api: Any, config: ExperimentConfig) -> None:
     live(api, config)
-    later = (datetime.fromtimestamp(api.store._clock() / 1e6, UTC) + timedelta(hours=1)).isoformat()
+    later = from_epoch_us(NOW + HOUR).isoformat()
     made = api("POST", "/v1/experiments/ranking/schedule", "edit", json={**REASON, "action": "stop", "at": later})
     assert made.status_code == 201
     gone = api("POST", f"/v1/experiments/ranking/schedule/{made.json()['id']}/cancel", "edit", json=REASON)
@@ -280,8 +281,8 @@ def test_a_refused_request_names_value_rule_and_remedy(api: Any, config: Experim
             422,
             "at names its time zone",
         ),
-        ("POST", "/v1/units/token", {"users": ["ann", ""]}, 422, "'' is no user's id (unit_missing)"),
-        ("POST", "/v1/units/erase", {"user": "ann", "reason": "Ann asked"}, 422, "the reason holds the user's id"),
+        ("POST", "/v1/units/token", {"users": ["ann", ""]}, 422, "'' is not a user id (unit_missing)"),
+        ("POST", "/v1/units/erase", {"user": "ann", "reason": "Ann asked"}, 422, "the reason contains the user id"),
         ("POST", "/v1/units/erase", {"user": 7, **REASON}, 422, "7: user: Expected `str`, got `int`; send what"),
         ("GET", "/v1/experiments/ranking/versions/0", None, 422, "greater than or equal to 1"),
         ("GET", "/v1/experiments/ranking/versions/9", None, 404, "has no version 9"),
@@ -349,7 +350,7 @@ def test_no_assignment_waits_for_the_database(api: Any, config: ExperimentConfig
 def test_assignments_over_rest_are_those_of_the_vector_file(api: Any) -> None:
     """As scalar, column and SQL are: the same experiments, units and attributes give the same arms and reasons."""
 
-    def decide(case: conformance.Case) -> list[tuple[str | None, str]]:
+    def decide(case: assignment_vectors.Case) -> list[tuple[str | None, str]]:
         assigner = Assigner(lambda: case.published, clock=lambda: case.at)
         assigner.refresh()
         case_api = copy(api)
@@ -364,7 +365,7 @@ def test_assignments_over_rest_are_those_of_the_vector_file(api: Any) -> None:
                 answers.append((answer.json()["arm"], answer.json()["reason"]))
         return answers
 
-    outcome = conformance.check_assignments("REST", decide, conformance.load())
+    outcome = conformance.check_assignments("REST", decide, assignment_vectors.load())
     assert outcome.checked > 20
     assert outcome.wrong == ()
 

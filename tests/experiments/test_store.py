@@ -24,7 +24,7 @@ def start(store: ExperimentStore, config: ExperimentConfig) -> None:
 
 
 def execute(store: ExperimentStore, statement: str) -> None:
-    with writing(store._engine) as connection:
+    with writing(store.engine) as connection:
         connection.execute(text(statement))
 
 
@@ -221,7 +221,7 @@ def test_the_database_refuses_to_change_or_delete_a_record(
             "insert into transition values ('ranking', 3, 'paused', null, null, 1, 'x', '', null)",
             "version_unless_draft",
         ),
-        ("update experiment set phase = 3", "a phase is followed by the next"),
+        ("update experiment set phase = 3", "the phase must grow by one"),
         ("insert into audit values (99, 1, '', 'a', 's', '', '{}')", "CHECK"),
         ("insert into exposure values ('e', 'none', 1, 'control', 'u', 1, 1, '{}')", "FOREIGN KEY"),
         ("insert into event values ('e', 'bought', 'u', 1, 'p', null, null, 1)", "kind_known"),
@@ -254,7 +254,7 @@ def test_create_all_twice_keeps_what_is_there(store: ExperimentStore, config: Ex
 
 
 @pytest.mark.parametrize(
-    ("revision", "remedy"), [("9999", "upgrade this program"), ("0001", "run `sagelift experiment migrate`")]
+    ("revision", "remedy"), [("9999", "upgrade this program"), ("0000", "run `sagelift experiment migrate`")]
 )
 def test_a_database_of_another_revision_is_refused(store: ExperimentStore, revision: str, remedy: str) -> None:
     execute(store, f"update {REVISION_TABLE} set version_num = '{revision}'")
@@ -271,7 +271,7 @@ def test_a_database_without_tables_is_named(tmp_path: Path) -> None:
 
 
 def test_sqlite_runs_with_the_settings_of_a_database_in_use(store: ExperimentStore) -> None:
-    with store._engine.connect() as connection:
+    with store.engine.connect() as connection:
         found = {
             name: connection.execute(text(f"pragma {name}")).scalar()
             for name in ("journal_mode", "synchronous", "foreign_keys")

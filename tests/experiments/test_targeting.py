@@ -105,7 +105,7 @@ def test_any_attributes_are_judged(attributes: dict[str, Any]) -> None:
     [
         ("country ==", "targeting is not CEL"),
         ("country.lower() == 'de'", "targeting calls lower, which CEL does not have"),
-        ("1 + 1", "targeting gives 2; a condition is true or false"),
+        ("1 + 1", "targeting returns 2; a condition must return true or false"),
         ("1 / 0 == 1", "targeting always fails"),
         ("[1, 2].all(x, x)", "targeting"),
         ("a" * 5_000, "targeting has 5000 characters; it may have at most 4096"),

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from experiments.config import ExperimentConfig
-from experiments.validation_errors import refused
+from experiments.validation_errors import locate_invalid_value
 
 GOOD: dict[str, Any] = {
     "key": "ranking",
@@ -32,9 +32,13 @@ def test_place_value_and_rule_of_what_msgspec_refuses(change: dict[str, Any], ex
     document = GOOD | change
     with pytest.raises(msgspec.ValidationError) as raised:
         msgspec.convert(document, ExperimentConfig)
-    assert refused(document, str(raised.value)) == expected
+    assert locate_invalid_value(document, str(raised.value)) == expected
 
 
 @pytest.mark.parametrize("document", [None, 3, "text", [], {"arms": "x"}, {"arms": []}])
 def test_a_place_that_is_not_in_the_document_has_no_value(document: Any) -> None:
-    assert refused(document, "Expected `int` - at `$.arms[0].weight`") == ("arms[0].weight", None, "Expected `int`")
+    assert locate_invalid_value(document, "Expected `int` - at `$.arms[0].weight`") == (
+        "arms[0].weight",
+        None,
+        "Expected `int`",
+    )
