@@ -1,6 +1,6 @@
-"""Guardrails of a running experiment: the sequential test that may be looked at at any time, and what to do when one is
-breached. Joins `experiments` (what is guarded, the life cycle) and `analysis` (the numbers), which know nothing of each
-other.
+"""Guardrails of running experiments: a sequential test that is valid at any look, and the reaction to a breach.
+
+Joins `experiments` (what is guarded, the life cycle) with `analysis` (the statistics), which do not import each other.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from sagelift.errors import SageliftError
@@ -20,19 +21,41 @@ if TYPE_CHECKING:
     from experiments.config import ExperimentConfig, PublishedExperiment
     from experiments.store import ExperimentStore
 
-Verdict = Literal["breached", "holds", "too early"]
+GuardrailVerdict = Literal["breached", "holds", "too early"]
+Reaction = Literal["hold", "pause", "stop"]
+"""What happens to an experiment after a breach."""
+
 SMALLEST_ARM = 100
-"""Units that each arm needs before a guardrail is judged: a confidence sequence is asymptotic."""
+"""Number of units that each arm needs before a guardrail is judged, because a confidence sequence is asymptotic."""
 
 
 class GuardrailError(SageliftError, ValueError):
-    """A guardrail that cannot be judged."""
+    """A guardrail cannot be judged."""
 
 
 @dataclass(frozen=True)
-class Judged:
-    """A guardrail at one look. `low`, `high`: of the relative lift, valid at all looks together; `worst`: the loss that
-    is tolerated, as a lift. `alpha` is the level of this one test, after division by the number of tests.
+class GuardrailResult:
+    """A guardrail at one look.
+
+    Attributes:
+        experiment: Key of the experiment.
+        version: Version of its config.
+        metric: Name of the metric.
+        treatment: Treatment arm.
+        direction: Whether an increase or a decrease of the metric is good.
+        worst: Tolerated relative lift: a negative number where an increase is good.
+        verdict: Whether the guardrail is breached.
+        control_value: Value of the metric in control.
+        treatment_value: Value of the metric in the treatment.
+        n_control: Number of units in control.
+        n_treatment: Number of units in the treatment.
+        lift: Relative lift.
+        low: Lower bound of the lift, valid at all looks together.
+        high: Upper bound of the lift, valid at all looks together.
+        p: p-value, valid at all looks together.
+        alpha: Level of this test, after division by the number of tests.
+        planned_units: Planned number of units of control and one treatment.
+        cut_off: End of the data, in ISO 8601.
     """
 
     experiment: str
@@ -41,7 +64,7 @@ class Judged:
     treatment: str
     direction: str
     worst: float
-    verdict: Verdict
+    verdict: GuardrailVerdict
     control_value: float | None
     treatment_value: float | None
     n_control: int
@@ -56,7 +79,7 @@ class Judged:
 
     @property
     def evidence(self) -> dict[str, Any]:
-        """As it is kept with the transition."""
+        """The result as the history of the experiment keeps it."""
         return asdict(self)
 
     def __str__(self) -> str:
@@ -65,18 +88,67 @@ class Judged:
         return f"{name}: {self.verdict}, lift {bounds}, tolerated {self.worst:+.2%}"
 
 
-def guarded(config: ExperimentConfig, metrics: Sequence[Declared]) -> list[Declared]:
-    """The declared metrics that the config names as guardrails.
+def judge_running(
+    store: ExperimentStore,
+    keys: Sequence[str] | None = None,
+    *,
+    metrics_file: Path | None = None,
+    planned_units: int,
+    window: timedelta,
+    on_breach: Reaction | None = None,
+) -> list[GuardrailResult]:
+    """Judge the guardrails of running experiments and react to breaches.
+
+    Args:
+        store: Store of the experiments.
+        keys: Keys of the experiments; None for all that run.
+        metrics_file: YAML file that declares the metrics; None for the published metrics, or else a shop's usual ones.
+        planned_units: Planned number of units of control and one treatment.
+        window: Time after first exposure that counts.
+        on_breach: What to do after a breach; None to do nothing.
 
     Raises:
-        GuardrailError: it names one that is not declared.
+        UnknownExperimentError: One of the keys is not a running experiment.
+        GuardrailError: A config names a guardrail that is not declared.
+    """
+    from experiments.errors import UnknownExperimentError
+
+    metrics = declared_metrics(store, metrics_file)
+    running = {published.config.key: published for published in store.load(("running",))}
+    if missing := [key for key in keys or () if key not in running]:
+        raise UnknownExperimentError(f"no running experiment {missing[0]!r}; `sagelift experiment list` lists them.")
+    results: list[GuardrailResult] = []
+    for key in running if keys is None else keys:
+        judged = judge(store.engine, running[key], metrics, planned_units=planned_units, window=window)
+        if on_breach is not None:
+            react(store, judged, on_breach)
+        results += judged
+    return results
+
+
+def declared_metrics(store: ExperimentStore, file: Path | None) -> Sequence[Declared]:
+    """The metrics of a file, otherwise the published metrics, otherwise a shop's usual ones."""
+    from analysis.config import declared_metrics, load_metrics
+    from analysis.metrics import shop_metrics
+
+    if file is not None:
+        return load_metrics(file).metrics
+    published = [metric.definition for metric in store.metrics()]
+    return declared_metrics(published) if published else shop_metrics()
+
+
+def guarded(config: ExperimentConfig, metrics: Sequence[Declared]) -> list[Declared]:
+    """Select the declared metrics that a config names as guardrails.
+
+    Raises:
+        GuardrailError: The config names a metric that is not declared.
     """
     declared = {metric.name: metric for metric in metrics}
     keys = [metric.key for metric in config.metrics if metric.role == "guardrail"]
     if unknown := [key for key in keys if key not in declared]:
         raise GuardrailError(
-            f"experiment {config.key!r} names the guardrail {', '.join(unknown)}, which is not declared (there are "
-            f"{', '.join(sorted(declared))}): declare it in the file of --metrics, or take it out of the config"
+            f"experiment {config.key!r} names the guardrail {', '.join(unknown)}, which is not declared (declared: "
+            f"{', '.join(sorted(declared))}); declare it in the file of --metrics, or remove it from the config"
         )
     return [declared[key] for key in keys]
 
@@ -89,44 +161,67 @@ def judge(
     planned_units: int,
     window: timedelta,
     alpha: float = 0.05,
-) -> list[Judged]:
-    """Every guardrail of an experiment, for each treatment; none where nobody was exposed yet.
+) -> list[GuardrailResult]:
+    """Judge every guardrail of an experiment for each treatment.
 
-    All tests of the experiment together breach by chance at most with chance alpha, however often this is called:
-    Bonferroni over metrics and treatments, a confidence sequence over time.
-    planned_units: of control and one treatment, for which the sequence is sharpest; the same at every look.
+    The probability that any test of the experiment ever reports a breach by chance is at most `alpha`, however often
+    this is called: Bonferroni's correction over metrics and treatments, a confidence sequence over time.
+
+    Args:
+        engine: Experiment database.
+        published: The experiment.
+        metrics: Declared metrics.
+        planned_units: Planned number of units of control and one treatment, where the sequence is narrowest. It must
+            be the same at every look.
+        window: Time after first exposure that counts.
+        alpha: Level of all tests of the experiment together.
+
+    Returns:
+        One result per treatment and guardrail; none while no unit is exposed.
     """
     from analysis.errors import ArmError
     from analysis.report import analyze_arms
     from analysis.sources.experiment_tables import ExperimentTables
 
     config = published.config
-    wanted = guarded(config, metrics)
-    if not wanted:
+    guardrails = guarded(config, metrics)
+    if not guardrails:
         return []
     treatments = [arm.key for arm in config.arms if arm.key != config.control]
-    level = alpha / (len(wanted) * len(treatments))
+    level = alpha / (len(guardrails) * len(treatments))
     split = {arm.key: float(arm.weight) for arm in config.arms}
-    # Of the declarations: a report without a goal takes its first metric for one, and a goal has no margin.
-    margins = {metric.name: metric.margin for metric in wanted}
+    # From the declarations: a report without a goal takes its first metric as the goal, and a goal has no margin.
+    margins = {metric.name: metric.margin or 0.0 for metric in guardrails}
     source = ExperimentTables(engine, config.key, window=window)
     try:
         reports = analyze_arms(
-            source, wanted, config.control, treatments, split, level, planned_units=planned_units, title=config.key
+            source, guardrails, config.control, treatments, split, level, planned_units=planned_units, title=config.key
         )
     except ArmError:
         return []
-    judged = []
-    for report in reports:
-        for result in report.metrics:
-            margin = margins[result.name] or 0.0
-            judged.append(
-                _judged(published, report.treatment, result, margin, level, planned_units, report.data.cut_off)
-            )
-    return judged
+    return [
+        _result(published, report.treatment, result, margins[result.name], level, planned_units, report.data.cut_off)
+        for report in reports
+        for result in report.metrics
+    ]
 
 
-def _judged(
+def verdict_of(result: MetricResult, worst: float) -> GuardrailVerdict:
+    """Compare the bounds of a metric's lift with the tolerated loss.
+
+    Args:
+        result: Result with a confidence sequence.
+        worst: Tolerated relative lift.
+    """
+    anytime = result.anytime
+    if anytime is None or min(result.n_control, result.n_treatment) < SMALLEST_ARM:
+        return "too early"
+    if result.direction == "increase":
+        return "breached" if anytime.high is not None and anytime.high < worst else "holds"
+    return "breached" if anytime.low is not None and anytime.low > worst else "holds"
+
+
+def _result(
     published: PublishedExperiment,
     treatment: str,
     result: MetricResult,
@@ -134,51 +229,49 @@ def _judged(
     alpha: float,
     planned_units: int,
     cut_off: str | None,
-) -> Judged:
+) -> GuardrailResult:
     anytime = result.anytime
-    low, high = (anytime.low, anytime.high) if anytime is not None else (None, None)
     worst = -margin if result.direction == "increase" else margin
-    verdict: Verdict = "holds"
-    if min(result.n_control, result.n_treatment) < SMALLEST_ARM or anytime is None:
-        verdict = "too early"
-    elif result.direction == "increase":
-        verdict = "breached" if high is not None and high < worst else "holds"
-    else:
-        verdict = "breached" if low is not None and low > worst else "holds"
-    return Judged(
+    return GuardrailResult(
         experiment=published.config.key,
         version=published.version,
         metric=result.name,
         treatment=treatment,
         direction=result.direction,
         worst=worst,
-        verdict=verdict,
+        verdict=verdict_of(result, worst),
         control_value=result.control,
         treatment_value=result.treatment,
         n_control=result.n_control,
         n_treatment=result.n_treatment,
         lift=result.lift,
-        low=low,
-        high=high,
-        p=anytime.p if anytime is not None else None,
+        low=None if anytime is None else anytime.low,
+        high=None if anytime is None else anytime.high,
+        p=None if anytime is None else anytime.p,
         alpha=alpha,
         planned_units=planned_units,
         cut_off=cut_off,
     )
 
 
-def act(store: ExperimentStore, judged: Sequence[Judged], action: Literal["hold", "pause", "stop"]) -> Judged | None:
-    """Does to one experiment what a breach calls for, with the evidence; the guardrail that was breached, if any.
+def react(store: ExperimentStore, results: Sequence[GuardrailResult], reaction: Reaction) -> GuardrailResult | None:
+    """Hold, pause or stop an experiment after a breach, with the result as evidence.
 
-    The first is enough: it is the reason that the life cycle keeps.
+    Args:
+        store: Store of the experiment.
+        results: Results of one experiment.
+        reaction: What to do.
+
+    Returns:
+        The first breached guardrail, which the history names as the reason; None without a breach.
     """
-    breached = next((each for each in judged if each.verdict == "breached"), None)
+    breached = next((result for result in results if result.verdict == "breached"), None)
     if breached is None:
         return None
     key, reason = breached.experiment, f"guardrail {breached.metric} is breached in {breached.treatment}"
-    if action == "hold":
+    if reaction == "hold":
         store.hold(key, actor="guardrails", reason=reason, evidence=breached.evidence)
     else:
-        state: Literal["paused", "stopped"] = "paused" if action == "pause" else "stopped"
+        state: Literal["paused", "stopped"] = "paused" if reaction == "pause" else "stopped"
         store.transition(key, state, actor="guardrails", reason=reason, evidence=breached.evidence)
     return breached

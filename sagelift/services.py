@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from streaming.catalogue.pipeline import CatalogPipeline
     from streaming.kafka.connection import Connection
     from streaming.kafka.schema_registry.codec import RegistryCodec
+    from streaming.vectors.publisher import PublishOffers, PublishVectors
 
 CATALOG_GROUP = "sagelift-catalog"
 """Consumer group of `sagelift stream catalog`."""

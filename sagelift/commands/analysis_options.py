@@ -1,181 +1,203 @@
-"""What analysts write on the command line: `gmv=p99` is a cap, `clicks/impressions` a ratio, `country=DE,FR` a filter.
-
-A text that cannot be read is wrong usage (`typer.BadParameter`), with the option's name and an example.
-"""
+"""Groups of options that `sagelift analyze`, `report`, `simulate` and `plan` share."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import typer
 
+from sagelift.commands.analysis_texts import parse_filter, parse_share, parse_split, parse_whole_numbers
+
 if TYPE_CHECKING:
-    from pathlib import Path
+    from analysis.sources.user_rows import UserRows
 
-    from analysis.columns import Cap, Filter
-    from analysis.config import Declarations
-    from analysis.metrics import Declared
+_STATISTICS = "Statistics"
 
-Texts = Sequence[str] | None
+Alpha = Annotated[
+    float,
+    typer.Option(help="Level of the tests, and 1 - coverage of the intervals.", rich_help_panel=_STATISTICS),
+]
+Interval = Annotated[
+    Literal["fieller", "delta", "log"],
+    typer.Option(help="Method for the interval of the relative lift.", rich_help_panel=_STATISTICS),
+]
+Seed = Annotated[int, typer.Option(help="Random seed.", rich_help_panel=_STATISTICS)]
+Share = Annotated[
+    float, typer.Option(help="Share of users in the treatment arm, from 0 to 1.", rich_help_panel=_STATISTICS)
+]
 
 
 @dataclass(frozen=True)
-class MetricOptions:
-    """The options that declare metrics, as they were written."""
+class TableOptions:
+    """The table with one row per user."""
 
-    file: Path | None = None
-    mean: Texts = None
-    count: Texts = None
-    ratio: Texts = None
-    proportion: Texts = None
-    quantile: Texts = None
-    covariate: Texts = None
-    cap: Texts = None
-    money: Texts = None
-    guardrail: Texts = None
-    lower_is_better: Texts = None
+    panel: ClassVar[str] = "Data"
 
-    def declared(self) -> Declarations:
-        """The metrics of the file, then those of the options. Wrong usage; errors of `analysis.config`."""
-        from analysis.config import Declarations, load_metrics
+    table: Annotated[
+        str,
+        typer.Argument(
+            help="Parquet, CSV, Arrow or DuckDB file (or a glob of files), a SELECT over such files, or with "
+            "--database the name of a table."
+        ),
+    ]
+    where: Annotated[list[str] | None, typer.Option(help="Only these users: country=DE,FR or age>=18; repeatable.")] = (
+        None
+    )
+    database: Annotated[str | None, typer.Option(help="SQLAlchemy URL of the database that holds the table.")] = None
+    file_table: Annotated[str | None, typer.Option("--table", help="Name of the table in a DuckDB file.")] = None
 
-        from_file = load_metrics(self.file) if self.file else Declarations(())
-        metrics = self._named()
-        means = [name for name, metric in metrics.items() if type(metric).__name__ in ("Mean", "Count")]
-        for text in self.cap or ():
-            name, limit = _two(text, "=", "--cap", "gmv=p99")
-            metric = metrics[_known(name, means, "--cap")]
-            metrics[name] = replace(metric, cap=cap(limit))  # type: ignore[call-arg]
-        for name, columns in self._covariates(metrics, means).items():
-            metrics[name] = replace(metrics[name], covariates=tuple(columns))  # type: ignore[call-arg]
-        for text in self.guardrail or ():
-            name, loss = _two(text, "=", "--guardrail", "clicks=2%") if "=" in text else (text, None)
-            metric = metrics[_known(name, metrics, "--guardrail")]
-            margin = None if loss is None else share(loss, "--guardrail")
-            metrics[name] = replace(metric, role="guardrail", margin=margin)
-        for name in self.lower_is_better or ():
-            metric = metrics[_known(name, metrics, "--lower-is-better")]
-            metrics[name] = replace(metric, direction="decrease")
-        return Declarations((*from_file.metrics, *metrics.values()), from_file.rates)
+    def source(self, **columns: Any) -> UserRows:
+        """The source of the table's rows.
 
-    def _named(self) -> dict[str, Declared]:
-        """The metrics by name: a column, `clicks/impressions`, `orders > 0`, `gmv@0.9`."""
-        from analysis.metrics import Count, Mean, Proportion, Quantile, Ratio
+        Args:
+            columns: Names of columns and settings, as `analysis.sources.user_rows.UserRows` takes them.
 
-        def unit(column: str, otherwise: str) -> Any:
-            return "money" if column in (self.money or ()) else otherwise
+        Raises:
+            typer.BadParameter: A filter or the URL of the database cannot be read.
+        """
+        filters = tuple(map(parse_filter, self.where or ()))
+        if self.database is None:
+            from analysis.sources.user_table import UserTable
 
-        found: list[Declared] = [Mean(name=c, column=c, unit=unit(c, "count")) for c in self.mean or ()]
-        found += [Count(name=c, column=c) for c in self.count or ()]
-        for text in self.ratio or ():
-            top, bottom = _two(text, "/", "--ratio", "clicks/impressions")
-            found.append(Ratio(name=text, numerator=top, denominator=bottom, unit=unit(top, "share")))
-        found += [Proportion(name=f"{c} > 0", column=c) for c in self.proportion or ()]
-        for text in self.quantile or ():
-            column, q = _two(text, "@", "--quantile", "gmv@0.9")
-            found.append(Quantile(name=text, column=column, q=number(q, "--quantile"), unit=unit(column, "count")))
-        metrics = {metric.name: metric for metric in found}
-        if len(metrics) < len(found):
-            twice = next(m.name for m in found if sum(other.name == m.name for other in found) > 1)
-            raise typer.BadParameter(f"{twice!r} is asked for twice; every metric of a report needs its own name.")
-        return metrics
+            return UserTable(self.table, table=self.file_table, where=filters, **columns)
+        from sqlalchemy import create_engine
+        from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
-    def _covariates(self, metrics: Mapping[str, Declared], means: Sequence[str]) -> dict[str, list[str]]:
-        """The covariates of each metric: `gmv_pre` is for all means, `clicks=clicks_pre` for one metric."""
-        adjustable = [name for name, metric in metrics.items() if hasattr(metric, "covariates")]
-        found: dict[str, list[str]] = {}
-        for text in self.covariate or ():
-            whose, equals, column = (part.strip() for part in text.rpartition("="))
-            if not equals and not means:
-                raise typer.BadParameter(
-                    f"{column!r} is for every --mean and --count, and there is none; name the metric that it is for "
-                    "(clicks/impressions=ctr_pre).",
-                    param_hint="--covariate",
-                )
-            for name in [_known(whose, adjustable, "--covariate")] if equals else means:
-                found.setdefault(name, []).append(column)
-        return found
+        from analysis.sources.sql_table import SqlTable
 
-
-def cap(text: str) -> Cap:
-    """50000, p99, or p99:nonzero."""
-    from analysis.columns import Cap
-
-    limit, _, over = text.partition(":")
-    if over not in ("", "nonzero"):
-        raise typer.BadParameter(f"{text!r}: after the colon only `nonzero` can stand.", param_hint="--cap")
-    if limit.startswith("p"):
-        return Cap(upper_quantile=number(limit[1:], "--cap") / 100, nonzero=bool(over))
-    return Cap(upper=number(limit, "--cap"))
-
-
-def where(texts: Texts) -> tuple[Filter, ...]:
-    """country=DE,FR; age>=18."""
-    return tuple(map(_filter, texts or ()))
-
-
-def _filter(text: str) -> Filter:
-    from analysis.columns import Filter, Operator
-
-    operators: tuple[Operator, ...] = ("!=", "<=", ">=", "=", "<", ">")
-    for operator in operators:
-        column, found, value = text.partition(operator)
-        if found and column and value:
-            values = tuple(map(_literal, value.split(",")))
-            if operator == "=" and len(values) > 1:
-                return Filter(column.strip(), "in", values)
-            return Filter(column.strip(), operator, _literal(value))
-    raise typer.BadParameter(f"{text!r} is no comparison such as country=DE.", param_hint="--where")
-
-
-def _literal(text: str) -> str | int | float:
-    for kind in (int, float):
         try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text.strip()
+            engine = create_engine(self.database)
+        except (ArgumentError, NoSuchModuleError, ModuleNotFoundError) as error:
+            # The URL may hold a password, so the message does not repeat it.
+            raise typer.BadParameter(
+                f"no engine for this URL ({error.__class__.__name__}).", param_hint="--database"
+            ) from None
+        return SqlTable(engine, self.table, where=filters, **columns)
 
 
-def split(text: str | None) -> dict[str, float] | None:
-    """control=0.9,treatment=0.1."""
-    if text is None:
-        return None
-    pairs = [_two(part, "=", "--split", "0=0.9,1=0.1") for part in text.split(",")]
-    return {arm: number(weight, "--split") for arm, weight in pairs}
+@dataclass(frozen=True)
+class ArmOptions:
+    """The arms to compare."""
+
+    control: Annotated[str, typer.Option(help="Control arm, as the data names it.")]
+    treatment: Annotated[
+        list[str] | None,
+        typer.Option(help="Treatment arm; repeatable. Default: every arm but the control, one report each."),
+    ] = None
+    split: Annotated[
+        str | None, typer.Option(help="Planned split of the units: 0=0.9,1=0.1. Default: equal shares.")
+    ] = None
+
+    def expected_split(self) -> dict[str, float] | None:
+        """The planned weight of each arm; None for equal shares."""
+        return parse_split(self.split)
 
 
-def interval(name: str) -> Any:
-    if name not in ("fieller", "delta", "log"):
-        raise typer.BadParameter(f"{name!r} is none of fieller, delta, log.", param_hint="--interval")
-    return name
+@dataclass(frozen=True)
+class StatisticsOptions:
+    """How metrics are tested."""
+
+    panel: ClassVar[str] = _STATISTICS
+
+    alpha: Alpha = 0.05
+    interval: Interval = "fieller"
+    precision: Annotated[
+        str, typer.Option(help="Half-width of the lift's interval for which the report says how long it takes.")
+    ] = "2%"
+    equivalence: Annotated[
+        str | None,
+        typer.Option(help="Test each metric for a lift within plus or minus this margin (TOST): 2%. Default: no test."),
+    ] = None
+    prior: Annotated[
+        str | None,
+        typer.Option(
+            help="Standard deviation of a normal prior around 0 for each lift: 5%. Default: no Bayesian posterior."
+        ),
+    ] = None
+    bootstrap: Annotated[
+        int,
+        typer.Option(
+            help="Number of resamples of the bootstrap and the permutation test; 0 is none. Reads the values of each "
+            "unit."
+        ),
+    ] = 0
+    seed: Seed = 0
+
+    def arguments(self) -> dict[str, Any]:
+        """The arguments of `analysis.report.analyze_arms`."""
+        from analysis.bayes import Prior
+
+        return {
+            "alpha": self.alpha,
+            "interval": self.interval,
+            "precision": parse_share(self.precision, "--precision"),
+            "equivalence": None if self.equivalence is None else parse_share(self.equivalence, "--equivalence"),
+            "prior": None if self.prior is None else Prior(0.0, parse_share(self.prior, "--prior")),
+            "resamples": self.bootstrap,
+            "seed": self.seed,
+        }
 
 
-def share(text: str, option: str) -> float:
-    """2% or 0.02."""
-    text = text.strip()
-    return number(text[:-1], option) / 100 if text.endswith("%") else number(text, option)
+@dataclass(frozen=True)
+class MonitoringOptions:
+    """How results are judged before the planned size is reached."""
+
+    panel: ClassVar[str] = "Sequential test"
+
+    planned_units: Annotated[
+        int | None,
+        typer.Option(
+            help="Planned number of units of both arms. Until it is reached, confidence sequences decide; with "
+            "--spending, boundaries. Default: a fixed sample."
+        ),
+    ] = None
+    spending: Annotated[
+        str | None,
+        typer.Option(help="Group-sequential design: how it spends alpha. obrien-fleming, pocock, power=3 or hsd=-4."),
+    ] = None
+    earlier_looks: Annotated[
+        str | None, typer.Option(help="Number of units of both arms at each earlier look of the design: 8000,17000.")
+    ] = None
+    last_look: Annotated[
+        bool, typer.Option("--last-look", help="No look follows, whatever the result: spend all of alpha.")
+    ] = False
+
+    def arguments(self) -> dict[str, Any]:
+        """The arguments of `analysis.report.analyze_arms`: planned units, or a look of a group-sequential design.
+
+        Raises:
+            typer.BadParameter: An option needs another one, or cannot be read.
+        """
+        from analysis.sequential.design import Design
+
+        if self.spending is None:
+            if self.earlier_looks is not None or self.last_look:
+                raise typer.BadParameter(
+                    "it needs --spending, for example obrien-fleming.", param_hint="--earlier-looks, --last-look"
+                )
+            return {"planned_units": self.planned_units}
+        if self.planned_units is None:
+            raise typer.BadParameter("it needs --planned-units, the size at the last look.", param_hint="--spending")
+        earlier = parse_whole_numbers(self.earlier_looks or "", "--earlier-looks", "8000,17000")
+        return {"design": Design(self.planned_units, earlier, self.spending, self.last_look)}
 
 
-def number(text: str, option: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise typer.BadParameter(f"{text!r} is no number.", param_hint=option) from None
+@dataclass(frozen=True)
+class OutputOptions:
+    """How a result is printed."""
+
+    panel: ClassVar[str] = "Output"
+
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown instead of a table.")] = False
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False
 
 
-def _two(text: str, by: str, option: str, example: str) -> tuple[str, str]:
-    left, found, right = (part.strip() for part in text.partition(by))
-    if not (found and left and right):
-        raise typer.BadParameter(f"{text!r} must look like {example}.", param_hint=option)
-    return left, right
+@dataclass(frozen=True)
+class ReportOutput(OutputOptions):
+    """How reports are printed and written."""
 
-
-def _known(name: str, known: Iterable[str], option: str) -> str:
-    there = list(known)
-    if name not in there:
-        listed = ", ".join(there) or "none"
-        raise typer.BadParameter(f"{name!r} is none of the metrics it could be for ({listed}).", param_hint=option)
-    return name
+    html: Annotated[
+        Path | None, typer.Option(help="HTML page to write. With several reports, the arm is added to the name.")
+    ] = None

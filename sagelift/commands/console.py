@@ -1,4 +1,4 @@
-"""What all commands share: data on stdout, words for people on stderr."""
+"""What all commands share: data on stdout, messages for people on stderr."""
 
 from __future__ import annotations
 
@@ -13,19 +13,31 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object inst
 
 
 def current_settings() -> Settings:
-    """The settings in effect, read when a command needs them."""
+    """Read the settings in effect."""
     from sagelift.settings import load_settings
 
     return load_settings()
 
 
 def say(line: str) -> None:
-    """A line for people, on stderr."""
+    """Print a line for people on stderr."""
     typer.echo(line, err=True)
 
 
 def print_json(value: Any) -> None:
-    """A value as indented JSON, on stdout."""
+    """Print a value as indented JSON on stdout."""
     import msgspec
 
     typer.echo(msgspec.json.format(msgspec.json.encode(value)).decode())
+
+
+def print_json_line(value: Any) -> None:
+    """Print a value as one line of JSON on stdout."""
+    import msgspec
+
+    typer.echo(msgspec.json.encode(value).decode())
+
+
+def counted(number: int, noun: str) -> str:
+    """A number with its noun, such as `1 product` or `1,000 products`."""
+    return f"{number:,} {noun if number == 1 else noun + 's'}"

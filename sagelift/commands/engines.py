@@ -15,7 +15,7 @@ from sagelift.settings import Settings
 if TYPE_CHECKING:
     from feature_repo.jobs.spark import SparkEngine
     from sagelift.services import Services
-    from streaming.release.reembed import Elsewhere, Parts
+    from streaming.release.catalogue_shards import EmbeddingContext, EmbeddingWorkers
 
 
 @dataclass(frozen=True)
@@ -55,29 +55,29 @@ def spark_engine(options: EngineOptions) -> Iterator[SparkEngine | None]:
 
 
 @contextmanager
-def embedding_elsewhere(services: Services, options: EngineOptions) -> Iterator[Elsewhere | None]:
+def embedding_workers(services: Services, options: EngineOptions) -> Iterator[EmbeddingWorkers | None]:
     """Open what embeds a release's catalogue outside this process; None for this process.
 
     Raises:
         StoreStateError: The executors cannot reach the online store.
     """
-    from streaming.release.reembed import Elsewhere
+    from streaming.release.catalogue_shards import EmbeddingWorkers
 
     with spark_engine(options) as spark:
         if spark is None:
             yield None
             return
         spark.check_store(services.features.feast.config)
-        yield Elsewhere(spark, partial(open_parts, services.settings))
+        yield EmbeddingWorkers(spark, partial(open_context, services.settings))
 
 
-def open_parts(settings: Settings, version: str) -> Parts:
+def open_context(settings: Settings, version: str) -> EmbeddingContext:
     """Open what an executor embeds with: the store, Triton and Kafka of the same settings."""
     from inference.triton.embedder import ItemEmbedder
     from sagelift.services import Services
-    from streaming.release.reembed import Parts
+    from streaming.release.catalogue_shards import EmbeddingContext
 
     services = Services(settings)  # open as long as the executor's process
     embedder = ItemEmbedder(services.triton, settings.model_repository, version=version)
     publish, _ = services.publishers()
-    return Parts(services.features, embedder, publish)
+    return EmbeddingContext(services.features, embedder, publish)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from sagelift.commands.console import AsJson, counted, current_settings, print_json, say
-from sagelift.commands.engines import EngineOptions, embedding_elsewhere
+from sagelift.commands.engines import EngineOptions, embedding_workers
 from sagelift.commands.option_groups import expand_options
 from sagelift.commands.times import parse_time
 
@@ -213,8 +213,8 @@ def release(
 
     with Services(current_settings()) as services:
         folder = find_run(services, run)  # before the first request to Triton
-        with embedding_elsewhere(services, engine) as elsewhere, Stages().stage("release", "Release") as stage:
-            released = release_run(services, folder, lambda done: stage.update(done), say_exported, elsewhere)
+        with embedding_workers(services, engine) as workers, Stages().stage("release", "Release") as stage:
+            released = release_run(services, folder, lambda done: stage.update(done), say_exported, workers)
     _print_released(released, as_json)
 
 
@@ -277,11 +277,11 @@ def _make_live(version: str, engine: EngineOptions, as_json: bool, *, checked: b
     with Services(current_settings()) as services:
         find_release(services.settings.model_repository, version)  # before the first request to Triton
         with (
-            embedding_elsewhere(services, engine) as elsewhere,
+            embedding_workers(services, engine) as workers,
             Stages().stage("release", f"Release {version}") as stage,
         ):
             released = make_release_live(
-                services, version, lambda done: stage.update(done), checked=checked, elsewhere=elsewhere
+                services, version, lambda done: stage.update(done), checked=checked, workers=workers
             )
     _print_released(released, as_json)
 

@@ -19,9 +19,9 @@ app = typer.Typer(help="HTTP interfaces.", no_args_is_help=True)
 class ServeOptions:
     """How the interface listens and where it sends exposures."""
 
-    host: Annotated[
-        str, typer.Option(help="Address to listen on. Put TLS in front of any address but loopback.")
-    ] = "127.0.0.1"
+    host: Annotated[str, typer.Option(help="Address to listen on. Put TLS in front of any address but loopback.")] = (
+        "127.0.0.1"
+    )
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 is any free port.")] = 8080
     exposures: Annotated[
         Literal["kafka", "database", "off"],
@@ -38,7 +38,10 @@ def _serve() -> None:
 @app.command()
 @expand_options
 def experiments(options: ServeOptions) -> None:
-    """Serve experiments, assignments, exposures and OpenFeature's remote protocol. Runs until SIGTERM or Ctrl-C."""
+    """Serve experiments, assignments, exposures and OpenFeature's remote protocol.
+
+    Runs until SIGTERM or Ctrl-C.
+    """
     from sagelift.experiment_server import serve_experiments
     from sagelift.services import Services
 

@@ -29,18 +29,18 @@ _LogFormat = Annotated[
 
 @app.command()
 def catalog(log_format: _LogFormat = None) -> None:
-    """Consume catalogue updates: write features, compute embeddings, publish them. Runs until SIGTERM or Ctrl-C.
+    """Consume catalogue updates: write features, compute embeddings, publish them.
 
-    Exit code 4 when most messages cannot be used.
+    Runs until SIGTERM or Ctrl-C. Exit code 4 when most messages cannot be used.
     """
     _run("catalog", log_format)
 
 
 @app.command()
 def events(log_format: _LogFormat = None) -> None:
-    """Consume shop events into the experiment database. Runs until SIGTERM or Ctrl-C.
+    """Consume shop events into the experiment database.
 
-    Exit code 4 when most messages cannot be used.
+    Runs until SIGTERM or Ctrl-C. Exit code 4 when most messages cannot be used.
     """
     _run("events", log_format)
 
@@ -104,9 +104,10 @@ def status(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show the consumers: state, lag, rates, freshness, retries, dead letters. Exit code 1 when one is not healthy.
+    """Show the consumers: state, lag, rates, freshness, retries, dead letters.
 
-    Updates until Ctrl-C on a terminal. The consumers of this machine are found through the state folder.
+    Updates until Ctrl-C on a terminal. The state folder says which consumers run on this machine. Exit code 1 when a
+    consumer is not healthy.
     """
     statuses = _statuses(url or [], every)
     if once or as_json or not sys.stdout.isatty():
@@ -137,15 +138,15 @@ def _statuses(urls: list[str], every: float) -> Iterator[StreamStatus]:
         urls: Addresses of consumers that the state folder does not know.
         every: Seconds between two statuses. The first comes after this time too, because rates need two readings.
     """
-    from sagelift.observability.stream_status import ask_broker, fetch, look
-    from sagelift.observability.stream_status import status as summarize
+    from sagelift.observability.scrape import fetch
+    from sagelift.observability.stream_status import ask_broker, collect, summarize
 
     settings = current_settings()
-    before = look(settings, urls, fetch)
+    before = collect(settings, urls, fetch)
     while True:
         if before:
             time.sleep(every)
-        topics, now = ask_broker(settings), look(settings, urls, fetch)
+        topics, now = ask_broker(settings), collect(settings, urls, fetch)
         yield summarize(topics, before, now)
         before = now
 
@@ -153,7 +154,7 @@ def _statuses(urls: list[str], every: float) -> Iterator[StreamStatus]:
 def _print_once(status: StreamStatus, as_json: bool) -> None:
     from rich.console import Console
 
-    from sagelift.observability.stream_status import render
+    from sagelift.observability.stream_table import render
 
     if as_json:
         print_json(_plain(status))
@@ -165,7 +166,7 @@ def _show_live(statuses: Iterator[StreamStatus]) -> StreamStatus:
     """Show the statuses on the terminal until Ctrl-C; return the last one."""
     from rich.live import Live
 
-    from sagelift.observability.stream_status import render
+    from sagelift.observability.stream_table import render
 
     status = next(statuses)
     with Live(render(status), auto_refresh=False) as live:

@@ -13,7 +13,7 @@ from analysis.metrics import Count, Mean
 from experiments.config import Arm, ExperimentConfig, MetricRole
 from experiments.engine import writing
 from experiments.store import ExperimentStore
-from sagelift.guardrails import GuardrailError, Judged, act, judge
+from sagelift.guardrails import GuardrailError, GuardrailResult, judge, react
 
 DAY = 86_400_000_000
 START = 1_780_272_000_000_000
@@ -61,7 +61,7 @@ def enrol(store: ExperimentStore, units: int, clicks: tuple[float, float], saves
         connection.execute(text("insert into event values (:i, :k, :u, :t, 'p', null, null, :t)"), events)
 
 
-def look(store: ExperimentStore, *metrics: Any) -> list[Judged]:
+def look(store: ExperimentStore, *metrics: Any) -> list[GuardrailResult]:
     (published,) = store.load()
     return judge(store.engine, published, metrics or (CLICKS, COSTS), planned_units=2_000, window=timedelta(days=14))
 
@@ -77,9 +77,9 @@ def test_a_loss_that_is_shown_holds_the_ramp_with_its_evidence(store: Experiment
     assert clicks.high is not None
     assert clicks.high < 0
     assert clicks.alpha == pytest.approx(0.025)  # two guardrails
-    assert act(store, [saves], "hold") is None
+    assert react(store, [saves], "hold") is None
     assert store.history("ranking")[-1].version == 1
-    assert act(store, [clicks, saves], "stop") == clicks
+    assert react(store, [clicks, saves], "stop") == clicks
     last = store.history("ranking")[-1]
     assert (last.state, last.actor) == ("stopped", "guardrails")
     assert last.reason == "guardrail clicks_per_user is breached in treatment"

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from inference.errors import ServingError
 import inference.releases.export
+from inference.errors import ServingError
 from inference.triton.channel import Tls
 from sagelift.services import Services
 from sagelift.settings import load_settings

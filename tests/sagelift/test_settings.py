@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from sagelift.errors import SettingsError
-from sagelift.settings import load_settings, rows, table
+from sagelift.settings import load_settings
+from sagelift.settings_reference import rows, to_markdown
 
 
 @pytest.fixture(autouse=True)
@@ -110,27 +111,51 @@ REGISTRY = {"url": "https://a.example,https://b.example", "username": "ada", "pa
         ),
         ("kafka", {**SASL, "username": "", "password": ""}, "is SASL_SSL, which needs username and password: set them"),
         ("kafka", {**SASL, "sasl_mechanism": ""}, "is SASL_SSL, which needs sasl_mechanism: set them"),
-        ("kafka", {**CLUSTER, "password": "hunter2"}, "password would not be used: security_protocol is PLAINTEXT"),
-        ("kafka", {**SASL, "security_protocol": "SSL"}, "would not be used: security_protocol is SSL; .* SASL_SSL"),
-        ("kafka", {**CLUSTER, "ssl_ca_file": "ca.pem"}, "ssl_ca_file would not be used: .*set it to SSL"),
+        (
+            "kafka",
+            {**CLUSTER, "password": "hunter2"},
+            "password would have no effect, because security_protocol is PLAINTEXT",
+        ),
+        (
+            "kafka",
+            {**SASL, "security_protocol": "SSL"},
+            "would have no effect, because security_protocol is SSL; .* SASL_SSL",
+        ),
+        ("kafka", {**CLUSTER, "ssl_ca_file": "ca.pem"}, "ssl_ca_file would have no effect, .*set it to SSL"),
         (
             "kafka",
             {**SASL, "security_protocol": "SASL_PLAINTEXT", "ssl_ca_file": "ca.pem"},
             "is SASL_PLAINTEXT; set it to SASL_SSL",
         ),
-        ("kafka", {**SASL, "ssl_ca_file": "ca.pem"}, "ssl_ca_file is ca.pem, which cannot be read .*mend the path"),
-        ("kafka", {**SASL, "ssl_ca_file": "sagelift.toml"}, "ssl_ca_file is sagelift.toml, which holds no certificate"),
+        ("kafka", {**SASL, "ssl_ca_file": "ca.pem"}, "ssl_ca_file is ca.pem, which cannot be read .*correct the path"),
+        (
+            "kafka",
+            {**SASL, "ssl_ca_file": "sagelift.toml"},
+            "ssl_ca_file is sagelift.toml, which holds no PEM certificate",
+        ),
         ("kafka", {**SASL, "ssl_key_file": "a.key"}, "ssl_key_file is set without ssl_cert_file"),
         ("kafka", {**SASL, "ssl_key_password": "hunter2"}, "ssl_key_password is set without ssl_cert_file"),
-        ("kafka", {**SASL, "ssl_cert_file": "sagelift.toml"}, "ssl_cert_file is sagelift.toml .*not in PEM"),
-        ("triton", {"url": "triton:8001", "tls_ca_file": "ca.pem"}, "tls_ca_file would not be used: tls is false"),
+        ("kafka", {**SASL, "ssl_cert_file": "sagelift.toml"}, "ssl_cert_file is sagelift.toml .*not PEM"),
+        (
+            "triton",
+            {"url": "triton:8001", "tls_ca_file": "ca.pem"},
+            "tls_ca_file would have no effect, because tls is false",
+        ),
         ("triton", {"tls": True}, "tls is true, but url is empty: .*name your server"),
         ("triton", {**TRITON, "tls_ca_file": "ca.pem"}, "tls_ca_file is ca.pem, which cannot be read"),
-        ("triton", {**TRITON, "tls_cert_file": "sagelift.toml"}, "tls_key_file is empty|not in PEM"),
+        ("triton", {**TRITON, "tls_cert_file": "sagelift.toml"}, "tls_key_file is empty|not PEM"),
         ("triton", {**TRITON, "tls_key_file": "a.key"}, "tls_key_file is set without tls_cert_file"),
-        ("schema_registry", {"password": "hunter2"}, "password would not be used: url is empty; name the registry"),
+        (
+            "schema_registry",
+            {"password": "hunter2"},
+            "password would have no effect, because url is empty; name the registry",
+        ),
         ("schema_registry", {"url": "registry:8081"}, "url must begin with http:// or https://"),
-        ("schema_registry", {"url": "https://ada:hunter2@registry"}, "bear no user: that is username and password"),
+        (
+            "schema_registry",
+            {"url": "https://ada:hunter2@registry"},
+            "contain no user; set username and password instead",
+        ),
         ("schema_registry", {**REGISTRY, "username": ""}, "password is set without username"),
         ("schema_registry", {**REGISTRY, "ca_file": "sagelift.toml"}, "ca_file is sagelift.toml, which holds no"),
         (
@@ -153,7 +178,13 @@ def test_security_settings_that_do_not_go_together_are_refused(
 def test_secrets_of_kafka_and_the_registry_are_never_shown() -> None:
     settings = load_settings(kafka=SASL, schema_registry=REGISTRY)
     assert settings.kafka.client["sasl_plain_password"] == "hunter2"
-    for shown in (repr(settings), str(settings), settings.model_dump_json(), repr(settings.kafka.password), table()):
+    for shown in (
+        repr(settings),
+        str(settings),
+        settings.model_dump_json(),
+        repr(settings.kafka.password),
+        to_markdown(),
+    ):
         assert "hunter2" not in shown
 
 

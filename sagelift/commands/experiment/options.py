@@ -1,4 +1,4 @@
-"""What the commands below `sagelift experiment` share: the store, and who does something and why."""
+"""What the commands below `sagelift experiment` share: the store, who makes a change and why, arguments."""
 
 from __future__ import annotations
 
@@ -13,13 +13,17 @@ from sagelift.commands.console import current_settings
 if TYPE_CHECKING:
     from experiments.store import ExperimentStore
 
-Actor = Annotated[str, typer.Option(help="Who does this.", envvar="USER")]
-Reason = Annotated[str, typer.Option(help="Why.")]
+Actor = Annotated[str, typer.Option(help="Who makes the change. Recorded in the audit log.", envvar="USER")]
+Reason = Annotated[str, typer.Option(help="Why the change is made. Recorded in the audit log.")]
+Key = Annotated[str, typer.Argument(help="Key of the experiment.")]
+UnitId = Annotated[str, typer.Argument(help="Id of the unit.")]
+
+TIME_FORMS = "2026-05-04T12:30Z, or 2026-05-04T14:30+02:00"
 
 
 @contextmanager
 def experiment_store() -> Iterator[ExperimentStore]:
-    """The store of the settings' database."""
+    """Open the store of the experiment database that the settings name."""
     from sagelift.services import Services
 
     with Services(current_settings()) as services:

@@ -1,4 +1,4 @@
-"""`sagelift features`: wrong options are refused before anything is opened; what `status` tells in which form."""
+"""`sagelift features`: wrong options are refused before anything is opened; what `status` prints."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from tests.feature_repo.builders import make_embedding, make_product
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("materialize", "--since", "yesterday"), "'yesterday' is no time: write it as 2026-03-01T12:00:00Z"),
-        (("materialize", "--until", "2026-03-01"), "'2026-03-01' has no time zone: add one, such as Z for UTC"),
-        (("status", "--max-age", "1 week"), "'1 week' is no duration"),
-        (("status", "--max-age", "h"), "'h' is no duration"),
-        (("status", "--max-empty", "title"), "'title' is no limit: write a feature and a share"),
-        (("status", "--max-empty", "title=2"), "'title=2' is no limit"),
-        (("status", "--canary", "m1"), "'m1' names no two model versions: write OLD:NEW"),
-        (("status", "--canary", ":m1"), "':m1' names no two model versions"),
+        (("materialize", "--since", "yesterday"), "'yesterday' is not a time; write 2026-03-01T12:00:00Z"),
+        (("materialize", "--until", "2026-03-01"), "'2026-03-01' has no time zone; add one, such as Z for UTC"),
+        (("status", "--max-age", "1 week"), "'1 week' is not a duration"),
+        (("status", "--max-age", "h"), "'h' is not a duration"),
+        (("status", "--max-empty", "title"), "'title' is not a limit; write a feature and a share"),
+        (("status", "--max-empty", "title=2"), "'title=2' is not a limit"),
+        (("status", "--canary", "m1"), "'m1' does not name two model versions; write OLD:NEW"),
+        (("status", "--canary", ":m1"), "':m1' does not name two model versions"),
         (("status", "--min-overlap", "0.5"), "--min-overlap need --canary OLD:NEW"),
     ],
 )
@@ -57,9 +57,9 @@ def status(*options: str) -> Any:
 
 
 def test_status_compares_two_models_and_a_limit_that_is_passed_is_exit_code_1(two_models: Path) -> None:
-    told = status("--canary", "m1:m2", "--json")
-    assert told.exit_code == 0
-    canary = json.loads(told.stdout)["canary"]
+    done = status("--canary", "m1:m2", "--json")
+    assert done.exit_code == 0
+    canary = json.loads(done.stdout)["canary"]
     assert (canary["old"], canary["new"], canary["products"]) == ("m1", "m2", 30)
     assert abs(canary["overlap"] - canary["overlap_by_chance"]) < 0.15
     limited = status("--canary", "m1:m2", "--min-overlap", "0.9", "--max-centroid-shift", "2")

@@ -187,13 +187,13 @@ def test_an_unfinished_run_is_named_and_can_be_finished(shop: Installation, trai
     assert not run.exists()
     how = f"sagelift model train --resume {run.name}"
     told = shop.model("train", *small, "--steps", "1")
-    assert f"was broken off; to go on with it: {how}\n" in told.err
+    assert f"was interrupted; to resume it: {how}\n" in told.err
     assert how in shop.model("evaluate", run.name).err
     done = shop.model("train", "--resume", str(run) + ".partial")
     assert (done.code, done.out.splitlines()[0]) == (0, f"run {run}"), done.err
     assert len(TrainedModel.load(run).result.loss) == 5
     assert shop.model("train", "--resume", run.name).out == done.out
-    assert "broken off; to go on" not in shop.model("train", *small, "--steps", "1").err
+    assert "was interrupted; to resume" not in shop.model("train", *small, "--steps", "1").err
 
 
 def test_preparing_prints_the_command_alone_on_stdout(shop: Installation) -> None:
@@ -266,15 +266,15 @@ def test_exporting_to_the_own_repository_says_how_to_make_it_live(shop: Installa
         (("train", "--resume", "x", "--steps", "9"), 2, "leave out --config, --steps"),
         (("train", "--resume", "x", "--prepare-only"), 2, "leave out --config, --steps"),
         (("train", "--resume", "x", "--as-of", "2026-03-01T12:00Z"), 2, "leave out --config, --steps"),
-        (("train", "--as-of", "yesterday"), 2, "'yesterday' is no time: write it as 2026-03-01T12:00:00Z"),
+        (("train", "--as-of", "yesterday"), 2, "'yesterday' is not a time; write 2026-03-01T12:00:00Z"),
         (("train", "--as-of", "2026-03-01T12:00"), 2, "'2026-03-01T12:00' has no time zone"),
         (("train", "--as-of", "2026-03-01T12:00Z"), 3, "no product was known at 2026-03-01T12:00:00+00:00"),
-        (("train", "--resume", "nothing"), 3, "there is no training run 'nothing' to go on with"),
+        (("train", "--resume", "nothing"), 3, "no training run 'nothing'"),
         (("train", "--config", "missing.toml"), 3, "missing.toml: No such file"),
         (("evaluate", "--k", "0"), 2, "--k"),
-        (("evaluate", "nothing"), 3, "there is no training run 'nothing'"),
-        (("export", "nothing", "--to", "x"), 3, "there is no training run 'nothing'"),
-        (("release", "--run", "nothing"), 3, "there is no training run 'nothing'"),
+        (("evaluate", "nothing"), 3, "no training run 'nothing'"),
+        (("export", "nothing", "--to", "x"), 3, "no training run 'nothing'"),
+        (("release", "--run", "nothing"), 3, "no training run 'nothing'"),
     ],
 )
 def test_what_cannot_be_done_is_one_sentence_and_leaves_nothing(
