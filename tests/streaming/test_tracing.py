@@ -7,11 +7,8 @@ from typing import Any
 
 import pytest
 
-from streaming.kafka.codec import JSON
 from streaming.tracing import TRACEPARENT, trace_id, traceparent
-from streaming.vectors.embedding_topic import EmbeddingPublisher
 from tests.streaming.builders import Record, record, update
-from tests.streaming.fakes import CompactedProducer
 from tests.streaming.world import World
 
 ID = "4bf92f3577b34da6a3ce929d0e0e4736"
@@ -50,14 +47,6 @@ def test_a_record_without_headers_has_none() -> None:
     assert traceparent(Record()) is None
 
 
-def test_the_trace_of_the_update_stands_on_the_record_of_its_vector() -> None:
-    producer = CompactedProducer()
-    EmbeddingPublisher(producer, JSON)([("1", "a", 7, None), ("1", "b", 8, None)], {"a": HEADER})
-    (_, _, _, traced), (_, _, _, untraced) = producer.sent
-    assert traced[TRACEPARENT] == HEADER
-    assert TRACEPARENT not in untraced
-
-
 def test_the_pipeline_hands_on_the_trace_of_the_last_update_that_counted() -> None:
     world, seen = World(), []
 
@@ -76,7 +65,3 @@ def test_the_pipeline_hands_on_the_trace_of_the_last_update_that_counted() -> No
     assert seen == [({"a", "b"}, {"a": HEADER})]
     world.process(record(update("c", 1), 4))
     assert seen[1:] == [({"c"}, None)], "whoever traces nothing pays nothing"
-
-
-
-
