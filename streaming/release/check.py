@@ -1,15 +1,14 @@
-"""Whether a new release may follow the live one: both are there, each with its recall and the catalogue's vectors.
+"""Decide whether a new release may replace the live one.
 
-A release with right weights may still be a bad one: trained on too little, on a feed that was broken that day, or
-collapsed to one direction. Two signs tell without a shopper: its recall on held-out engagements, and how many of their
-nearest neighbours products keep. What a better model does to shoppers, only an experiment says.
+A release with valid weights may still be bad: trained on too little data, on a feed that was broken that day, or
+collapsed to one direction. Two figures show that without any shopper: its recall on held-out engagements, and how many
+of their nearest neighbours the products keep. Only an experiment shows how shoppers react to a better model.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
 
 import msgspec
 
@@ -18,31 +17,36 @@ from feature_repo.monitoring.canary import compare
 from inference.releases.release import release_metadata
 from inference.releases.repository import find_release
 from streaming.errors import ReleaseError
+from streaming.feature_store import CanaryStore
 
 RECALL = "mean_recall_at_10"
-"""In a release's metadata: Recall@10 on its run's held-out engagements, the mean of the tasks."""
-
-
-class CanaryStore(Protocol):
-    """The part of `feature_repo.store.ProductFeatureStore` that vectors of two models are compared in."""
-
-    def product_ids(self) -> Iterable[str]: ...
-    def read_embeddings(self, model_version: str, ids: Iterable[str]) -> Mapping[str, Any]: ...
+"""Field of a release's metadata: Recall@10 on the held-out engagements of its training run, mean over the tasks."""
 
 
 class ReleaseLimits(msgspec.Struct, frozen=True, kw_only=True):
     """What a release must reach.
 
-    min_recall: its recall as a share of the live one's. Both are of their own runs' engagements, so they differ a bit.
-    min_overlap: how many of their neighbours products must keep, as a multiple of what two unrelated models would.
+    Attributes:
+        min_recall: Smallest recall, as a share of the live release's. The two recalls come from the engagements of two
+            training runs, so they differ a little anyway.
+        min_overlap: Smallest share of kept neighbours, as a multiple of the share that two unrelated models would keep.
     """
 
     min_recall: float = 0.9
     min_overlap: float = 2.0
 
 
-class Comparison(msgspec.Struct, frozen=True, kw_only=True):
-    """A release beside the live one; None where a release does not know its recall, or for too few products."""
+class ReleaseComparison(msgspec.Struct, frozen=True, kw_only=True):
+    """A new release beside the live one.
+
+    Attributes:
+        live: Version of the live release.
+        live_recall: Recall@10 of the live release, None if its metadata has none.
+        recall: Recall@10 of the new release, None if its metadata has none.
+        products: Number of products whose neighbours were compared; 0 if there are too few.
+        overlap: Mean share of its nearest neighbours that a product keeps, in [0, 1].
+        overlap_by_chance: The share that two unrelated models would keep.
+    """
 
     live: str
     live_recall: float | None
@@ -53,30 +57,44 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ReleaseCheck:
-    """Compares, and refuses; to be given to `streaming.release.release`."""
+    """Compares a new release with the live one and refuses a bad one; the `check` of `make_live`.
+
+    Args:
+        repo: The model repository.
+        store: The feature store with the vectors of both releases.
+        limits: What a release must reach.
+    """
 
     def __init__(self, repo: Path, store: CanaryStore, limits: ReleaseLimits | None = None) -> None:
         self._repo, self._store, self._limits = repo, store, limits or ReleaseLimits()
 
-    def __call__(self, live: str, version: str) -> Comparison:
-        """Raises ReleaseError when the release is too much worse than the live one, or too different."""
-        found = compared(self._repo, self._store, live, version)
-        if reasons := objections(found, self._limits):
+    def __call__(self, live: str, version: str) -> ReleaseComparison:
+        """Compare two releases, by their versions.
+
+        Raises:
+            ReleaseError: The new release is much worse than the live one, or too different.
+        """
+        comparison = compare_releases(self._repo, self._store, live, version)
+        if reasons := objections(comparison, self._limits):
             raise ReleaseError(
-                f"release {version} does not become live: {'; '.join(reasons)}. Release {live} stays. To take it all "
-                f"the same: sagelift model live {version}"
+                f"release {version} does not become live: {'; '.join(reasons)}. Release {live} stays live. To switch "
+                f"anyway: sagelift model live {version}"
             )
-        return found
+        return comparison
 
 
-def compared(repo: Path, store: CanaryStore, live: str, version: str) -> Comparison:
-    """A release beside the live one; the catalogue must be embedded with both."""
+def compare_releases(repo: Path, store: CanaryStore, live: str, version: str) -> ReleaseComparison:
+    """Compare a new release with the live one; the catalogue must be embedded with both.
+
+    Raises:
+        ArtifactError: The repository has no such release.
+    """
     live_recall, recall = (release_metadata(find_release(repo, v).path).get(RECALL) for v in (live, version))
     try:
         drift = compare(store, live, version)
     except InvalidFeatureError:  # too few products to have neighbours
-        return Comparison(live=live, live_recall=live_recall, recall=recall)
-    return Comparison(
+        return ReleaseComparison(live=live, live_recall=live_recall, recall=recall)
+    return ReleaseComparison(
         live=live,
         live_recall=live_recall,
         recall=recall,
@@ -86,18 +104,20 @@ def compared(repo: Path, store: CanaryStore, live: str, version: str) -> Compari
     )
 
 
-def objections(found: Comparison, limits: ReleaseLimits) -> Sequence[str]:
-    """What speaks against the release, one clause each."""
-    said = []
-    if found.recall is not None and found.live_recall and found.recall < limits.min_recall * found.live_recall:
-        said.append(
-            f"its Recall@10 is {found.recall:.3f}, under {limits.min_recall:.0%} of the live one's "
-            f"{found.live_recall:.3f}"
+def objections(comparison: ReleaseComparison, limits: ReleaseLimits) -> Sequence[str]:
+    """Return the reasons to refuse a release, one clause each; a figure that is None is no reason."""
+    reasons = []
+    recall, live_recall = comparison.recall, comparison.live_recall
+    if recall is not None and live_recall and recall < limits.min_recall * live_recall:
+        reasons.append(
+            f"its Recall@10 is {recall:.3f}, under {limits.min_recall:.0%} of the live release's {live_recall:.3f}"
         )
-    if found.overlap is not None and found.overlap_by_chance is not None:
-        least = min(0.5, limits.min_overlap * found.overlap_by_chance)  # of few products chance alone keeps many
-        if found.overlap < least:
-            said.append(
-                f"{found.products} products keep {found.overlap:.1%} of their nearest neighbours, under {least:.1%}"
+    if comparison.overlap is not None and comparison.overlap_by_chance is not None:
+        # Of a few products, chance alone keeps many neighbours: never ask for more than half.
+        min_overlap = min(0.5, limits.min_overlap * comparison.overlap_by_chance)
+        if comparison.overlap < min_overlap:
+            reasons.append(
+                f"{comparison.products} products keep {comparison.overlap:.1%} of their nearest neighbours, under "
+                f"{min_overlap:.1%}"
             )
-    return said
+    return reasons

@@ -1,15 +1,26 @@
-"""Putting a trained model into service: export, load, probe, embed the catalogue beside the old vectors, switch.
+"""Put a trained model into service.
 
-The old release answers until the switch and stays served for a rollback. A release that fails its probe, or that
-cannot embed, never becomes live. Every step can be repeated: `make_live` finishes a release that was broken off.
+`release_model` exports the model and calls `make_live`, which goes through these steps:
+
+    1. serve    Triton loads the new version beside the live one; a probe must answer as the export did
+    2. offers   the filter attributes of all products go to `product.offers`
+    3. embed    the whole catalogue is embedded with the new version, beside the old vectors
+    4. check    the new release must not be much worse than the live one, or too different
+    5. switch   the new release becomes live
+    6. embed    what the consumer embedded with the old version during step 3
+    7. compare  all products with their vectors
+
+The old release answers until the switch, and stays served for a rollback. If a step before the switch fails, the new
+release does not become live. Every step can be repeated: `make_live` finishes a release that was interrupted.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 
@@ -27,19 +38,50 @@ from inference.releases.repository import (
 from inference.tokenizer import Tokenizer
 from inference.triton.client import TritonClient
 from inference.triton.embedder import ItemEmbedder
-from streaming.release.check import Comparison
-from streaming.release.reembed import Elsewhere, Reconciliation, ScannableStore, reconcile, reembed
-from streaming.vectors.offer_topic import PublishOffers, ScannableOfferStore, publish_all_offers
+from streaming.feature_store import ReleaseStore
+from streaming.release.catalogue_shards import EmbeddingContext, EmbeddingWorkers
+from streaming.release.check import ReleaseComparison
+from streaming.release.reconcile import Reconciliation, reconcile
+from streaming.release.reembed import reembed
+from streaming.vectors.offers import publish_all_offers
+from streaming.vectors.publisher import PublishOffers, PublishVectors
 
-Check = Callable[[str, str], Comparison]
-"""Compares the live release with a new one, by their versions; raises ReleaseError to refuse it."""
+Check = Callable[[str, str], ReleaseComparison]
+"""Compares the live release with a new one, by their versions; raises ReleaseError to refuse the new one."""
+
+
+@dataclass(frozen=True)
+class ReleaseTarget:
+    """Where a release goes.
+
+    Attributes:
+        repo: The model repository.
+        client: Triton, which serves the repository.
+        store: The feature store.
+        publish: Publishes vectors.
+        publish_offers: Publishes offers. With it, a reader that follows the new model version finds the filter
+            attributes too, even if the catalogue is older than the topic. None skips that step.
+        workers: Other processes that embed; None embeds in this process.
+    """
+
+    repo: Path
+    client: TritonClient
+    store: ReleaseStore
+    publish: PublishVectors
+    publish_offers: PublishOffers | None = None
+    workers: EmbeddingWorkers | None = None
 
 
 class Released(msgspec.Struct, frozen=True):
-    """A release that is live: its version, its probe's smallest cosine, what was embedded, who was rejected.
+    """A release that is live.
 
-    `reconciliation` holds all live products against their vectors; `compared` is how it did beside the release that
-    was live before, where that was asked.
+    Attributes:
+        version: Its version.
+        probe_cosine: Smallest cosine between the probe's answers and those of the export.
+        counts: Number of products that were embedded (`embedded`), or not (`embedding_unchanged`).
+        rejected: Products that the model rejects: id -> reason.
+        reconciliation: All live products compared with their vectors.
+        compared: The release beside the one that was live before, if it was checked.
     """
 
     version: str
@@ -47,97 +89,86 @@ class Released(msgspec.Struct, frozen=True):
     counts: dict[str, int]
     rejected: dict[str, str]
     reconciliation: Reconciliation
-    compared: Comparison | None = None
-
-
-class VersionedStore(ScannableStore, ScannableOfferStore, Protocol):
-    """A feature store that keeps one view of embeddings per model version."""
-
-    def ensure_model_version(self, model_version: str) -> None: ...
+    compared: ReleaseComparison | None = None
 
 
 def release_model(
-    repo: Path,
+    target: ReleaseTarget,
     model: ItemSage,
     tokenizer: Tokenizer,
     *,
-    client: TritonClient,
-    store: VersionedStore,
-    publish: Publish,
-    publish_offers: PublishOffers | None = None,
     extra_files: Mapping[str, Path],
     metadata: Mapping[str, Any],
     check: Check | None = None,
-    elsewhere: Elsewhere | None = None,
     on_export: Callable[[str], None] = lambda version: None,
     on_progress: Callable[[int], None] = lambda done: None,
 ) -> Released:
-    """Release a model; returns when it is live and the whole catalogue is embedded with it.
+    """Export a model and make it live; return when it is live and the whole catalogue is embedded with it.
 
-    `on_export` is told the version: from then on `make_live` can take up a release that was broken off.
+    Args:
+        target: Where the release goes.
+        model: The trained model.
+        tokenizer: Its tokenizer.
+        extra_files: Further files of the release by name.
+        metadata: Fields of the release's metadata.
+        check: See `make_live`.
+        on_export: Receives the version after the export. From then on, `make_live` can finish the release.
+        on_progress: Receives the number of embedded products.
 
     Raises:
-        ServingError: Triton cannot load it, or its probe fails. The old release stays live.
-        ReleaseError: the check refuses it. The old release stays live.
-        ArtifactError: another release is under way.
+        ServingError: Triton cannot load the release, or its probe fails. The old release stays live.
+        ReleaseError: The check refuses the release. The old release stays live.
+        ArtifactError: Another release is in progress.
     """
-    release = export_release(repo, model, tokenizer, metadata=metadata, extra_files=extra_files)
+    release = export_release(target.repo, model, tokenizer, metadata=metadata, extra_files=extra_files)
     on_export(release.version)
-    return make_live(
-        repo,
-        release.version,
-        client=client,
-        store=store,
-        publish=publish,
-        publish_offers=publish_offers,
-        check=check,
-        elsewhere=elsewhere,
-        on_progress=on_progress,
-    )
+    return make_live(target, release.version, check=check, on_progress=on_progress)
 
 
 def make_live(
-    repo: Path,
+    target: ReleaseTarget,
     version: str,
     *,
-    client: TritonClient,
-    store: VersionedStore,
-    publish: Publish,
-    publish_offers: PublishOffers | None = None,
     check: Check | None = None,
-    elsewhere: Elsewhere | None = None,
     on_progress: Callable[[int], None] = lambda done: None,
 ) -> Released:
-    """Put an exported release into service: a new one, an older one again, or one whose release was broken off.
+    """Put an exported release into service: a new one, an older one, or one that was interrupted.
 
-    With `publish_offers` also what the products are filtered by is published: whoever follows the new model version
-    finds both, though the catalogue be older than the topic. `check` compares with the release that is live so far,
-    when the catalogue is embedded with both; without it the caller has decided. `elsewhere` are processes that embed
-    instead of this one.
+    Args:
+        target: Where the release goes.
+        version: Version of the release.
+        check: Compares the release with the live one after the catalogue is embedded with both, and may refuse it. None
+            switches without a check. It is not called if no release is live, or this one already is.
+        on_progress: Receives the number of embedded products in step 3.
 
     Raises:
-        ServingError: Triton cannot load it, or its probe fails. The old release stays live.
-        ReleaseError: the check refuses it. The old release stays live.
-        ArtifactError: there is no such release, or another is under way.
+        ServingError: Triton cannot load the release, or its probe fails. The old release stays live.
+        ReleaseError: The check refuses the release. The old release stays live.
+        ArtifactError: There is no such release, or another release is in progress.
     """
+    repo, store, workers = target.repo, target.store, target.workers
     with releasing(repo):
-        release = find_release(repo, version)
-        if version not in served_versions(repo):
-            live = live_version(repo)
-            serve(repo, {version, live} if live else {version})
-        client.load(ITEMSAGE)
-        cosine = client.probe(release.path, version)
+        probe_cosine = _serve_and_probe(target, version)
         store.ensure_model_version(version)
-        embedder = ItemEmbedder(client, repo, version=version)
-        if publish_offers is not None:
-            publish_all_offers(store, publish_offers)
-        counts, rejected = reembed(store, embedder, publish, elsewhere=elsewhere, on_progress=on_progress)
-        live, compared = live_version(repo), None
+        context = EmbeddingContext(store, ItemEmbedder(target.client, repo, version=version), target.publish)
+        if target.publish_offers is not None:
+            publish_all_offers(store, target.publish_offers)
+        first = reembed(context, workers=workers, on_progress=on_progress)
+        live, comparison = live_version(repo), None
         if check is not None and live is not None and live != version:
-            compared = check(live, version)
+            comparison = check(live, version)
         set_live(repo, version)
-        # What the consumer embedded with the old release while the first pass ran.
-        late, late_rejected = reembed(store, embedder, publish, republish=False, elsewhere=elsewhere)
-        rejected |= late_rejected
-        found = reconcile(store, embedder, publish, rejected, elsewhere=elsewhere)
-    return Released(version, cosine, dict(Counter(counts) + late), rejected, found, compared)
+        second = reembed(context, republish=False, workers=workers)
+        reconciliation, rejected = reconcile(context, first.rejected | second.rejected, workers=workers)
+    counts = dict(Counter(first.counts) + second.counts)
+    return Released(version, probe_cosine, counts, rejected, reconciliation, comparison)
+
+
+def _serve_and_probe(target: ReleaseTarget, version: str) -> float:
+    """Let Triton serve a version beside the live one; return the smallest cosine of its probe."""
+    release = find_release(target.repo, version)
+    if version not in served_versions(target.repo):
+        live = live_version(target.repo)
+        serve(target.repo, {version, live} if live else {version})
+    target.client.load(ITEMSAGE)
+    return target.client.probe(release.path, version)

@@ -1,4 +1,4 @@
-"""A release that is much worse than the live one, or about something else, does not follow it unasked."""
+"""A release that is much worse than the live one, or too different, does not replace it."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from inference.releases.export import export_release
 from inference.releases.repository import live_version
 from inference.tokenizer import Tokenizer
 from streaming.errors import ReleaseError
-from streaming.release.check import RECALL, Comparison, ReleaseCheck, ReleaseLimits, compared, objections
-from tests.streaming.release.test_release import Shop
+from streaming.release.check import RECALL, ReleaseCheck, ReleaseComparison, ReleaseLimits, compare_releases, objections
+from tests.streaming.release.shop import Shop
 
 PRODUCTS = 400
 
@@ -90,29 +90,31 @@ def test_one_whose_neighbours_are_chance_may_not(repo: Path, store: Store, versi
 
 def test_one_that_finds_much_less_may_not(repo: Path, store: Store) -> None:
     store.vectors["6"] = store.vectors["2"]
-    with pytest.raises(ReleaseError, match=r"its Recall@10 is 0\.200, under 90% of the live one's 0\.300"):
+    with pytest.raises(ReleaseError, match=r"its Recall@10 is 0\.200, under 90% of the live release's 0\.300"):
         ReleaseCheck(repo, store)("1", "6")
     assert ReleaseCheck(repo, store, ReleaseLimits(min_recall=0.5))("1", "6").recall == 0.20
 
 
 def test_what_is_not_known_is_not_held_against_it(repo: Path, store: Store) -> None:
-    found = compared(repo, store, "1", "5")
-    assert found == Comparison(live="1", live_recall=0.30, recall=None)
+    found = compare_releases(repo, store, "1", "5")
+    assert found == ReleaseComparison(live="1", live_recall=0.30, recall=None)
     assert objections(found, ReleaseLimits()) == []
     with pytest.raises(ArtifactError, match="no release '9'"):
-        compared(repo, store, "1", "9")
+        compare_releases(repo, store, "1", "9")
 
 
 def test_of_few_products_more_than_half_need_not_stay() -> None:
     """With 15 products chance alone keeps 10 of 14 neighbours."""
-    found = Comparison(live="1", live_recall=None, recall=None, products=15, overlap=0.55, overlap_by_chance=10 / 14)
+    found = ReleaseComparison(
+        live="1", live_recall=None, recall=None, products=15, overlap=0.55, overlap_by_chance=10 / 14
+    )
     assert objections(found, ReleaseLimits()) == []
 
 
 def test_a_release_that_is_refused_stays_beside_the_live_one_and_can_be_taken_all_the_same(tmp_path: Path) -> None:
     shop, asked = Shop(tmp_path), []
 
-    def refuse(live: str, version: str) -> Comparison:
+    def refuse(live: str, version: str) -> ReleaseComparison:
         asked.append((live, version))
         raise ReleaseError("worse")
 
