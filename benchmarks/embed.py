@@ -1,13 +1,16 @@
-"""Our client through a real Triton against the same model called in this process.
+"""The embedding client through a real Triton, against the same model called in this process.
 
-The floor is the bare forward pass over tensors that are ready before the clock runs, grouped as our client groups
-them, with as many threads, in the same precision. Ours starts from token ids and each product's own image vectors:
-grouping, stacking, checking, serialising, sending, Triton's queue and its Python process, reading, checking the
-answer. The full model, real descriptions, 1 to 20 images a product (mean 2.9), three requests in flight, everything on
-the same cores. `embed_*` compare elapsed time; `embed_*_cpu` the CPU seconds of this process, the server and its
-children, which other work on the machine does not stretch.
+Measures products per second in requests of 256 and 64 products; the goals are at least 0.85 and 0.55 of the floor.
 
-`embed_rss_growth` is what this process's memory grows by between an early and a late point of a long run.
+The floor is the bare forward pass over tensors that are ready before the clock starts, grouped like the client's, with
+as many threads and the same precision. The client starts from token ids and image vectors: it groups, stacks, checks,
+serializes and sends them, Triton queues and computes, and the client reads and checks the answers. The model has full
+size, descriptions are real, products have 1 to 20 images (mean 2.9), three requests are in flight, and everything runs
+on the same cores.
+
+`embed_*` compare elapsed time. `embed_*_cpu` compare the CPU seconds of this process, the server and its children,
+which other programs on the machine disturb less. `embed_min_cosine` is the smallest cosine between both sides' vectors.
+`embed_rss_growth` is the growth of this process's memory between an early and a late time of a long run.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ import os
 
 from inference.arrays import Float32Array, Int32Array
 
-# As in the model on Triton (itemsage/model.py): the floor, too, sleeps instead of spinning.
+# Like the model on Triton (itemsage/model.py), so that the floor sleeps instead of spinning too.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import copy
@@ -32,7 +35,7 @@ import numpy as np
 import psutil
 import torch
 
-from benchmarks.harness import Row, compared, figure, in_turn
+from benchmarks.harness import Row, Say, compared, figure, in_turn
 from benchmarks.tokenize import real_products
 from inference.inputs import stack_images
 from inference.model import ItemSage, ItemSageConfig
@@ -52,7 +55,7 @@ _CACHE = Path(os.environ.get("SAGELIFT_CACHE_DIR", "~/.cache/sagelift")).expandu
 
 
 class Catalogue(NamedTuple):
-    """Products as the client takes them: image vectors of each, token ids `[B, T]`, field lengths `[B, 12]`."""
+    """Products as the client takes them: image vectors of each, token ids `[B, T]`, and field lengths `[B, 12]`."""
 
     images: list[Float32Array]
     token_ids: Int32Array
@@ -60,30 +63,30 @@ class Catalogue(NamedTuple):
 
 
 class Served(NamedTuple):
-    """A model on Triton and the same model here."""
+    """A model on Triton, and the same model in this process."""
 
     triton: TritonServer
     model: ItemSage
     catalogue: Catalogue
 
     def cpu_clock(self) -> float:
-        """CPU seconds of this process, the server and its children."""
+        """Return the CPU seconds of this process, the server and its children."""
         server = psutil.Process(self.triton.pid)
         times = [process.cpu_times() for process in (server, *server.children(recursive=True))]
         return time.process_time() + float(sum(t.user + t.system for t in times))
 
 
-def rows(say: Callable[[str], None]) -> list[Row]:
-    """`embed_256`, `embed_64`, the same by CPU seconds, `embed_min_cosine`, `embed_rss_growth`."""
+def rows(say: Say) -> list[Row]:
+    """Measure `embed_256`, `embed_64`, both by CPU seconds, `embed_min_cosine` and `embed_rss_growth`."""
     threads = len(os.sched_getaffinity(0))
     torch.set_num_threads(threads)
     with serving(say) as served:
-        memory = _memory(served, say)  # first: what the floor leaves behind or gives back is not the client's
+        memory = _memory(served, say)  # first, because memory that the floor keeps or frees is not the client's
         return [*_rates(served, 256, 0.85, say), *_rates(served, 64, 0.55, say), _cosine(served), memory]
 
 
-def as_served(model: ItemSage, say: Callable[[str], None]) -> ItemSage:
-    """In the precision that itemsage/model.py computes in: bfloat16 where the hardware has it, else float32."""
+def as_served(model: ItemSage, say: Say) -> ItemSage:
+    """Return the model in the precision of itemsage/model.py: bfloat16 if the hardware has it, else float32."""
     if not has_bfloat16(torch.device("cpu")):
         say("this CPU has no bfloat16: the served model is float32")
         return model
@@ -91,8 +94,8 @@ def as_served(model: ItemSage, say: Callable[[str], None]) -> ItemSage:
 
 
 @contextmanager
-def serving(say: Callable[[str], None]) -> Iterator[Served]:
-    """A full ItemSage with random weights on a real Triton of its own, on free ports, in a temporary folder."""
+def serving(say: Say) -> Iterator[Served]:
+    """Serve a full ItemSage with random weights on a real Triton on free ports, in a temporary folder."""
     catalogue, tokenizer = _catalogue(say)
     torch.manual_seed(0)
     model = ItemSage(ItemSageConfig(vocabulary=tokenizer.size)).eval().requires_grad_(False)
@@ -102,7 +105,7 @@ def serving(say: Callable[[str], None]) -> Iterator[Served]:
         repo = Path(folder) / "models"
         export_release(repo, model, tokenizer)
         set_live(repo, "1")
-        config = repo / ITEMSAGE / "config.pbtxt"  # not left to its own timing: the floor must be of the same precision
+        config = repo / ITEMSAGE / "config.pbtxt"  # fixed, because the floor must have the same precision
         chosen = "fp32" if here is model else "bf16"
         config.write_text(re.sub(r'(key: "compute".*?string_value: )"auto"', rf'\1"{chosen}"', config.read_text()))
         say("starting Triton")
@@ -110,7 +113,7 @@ def serving(say: Callable[[str], None]) -> Iterator[Served]:
             yield Served(triton, here, catalogue)
 
 
-def _catalogue(say: Callable[[str], None]) -> tuple[Catalogue, Tokenizer]:
+def _catalogue(say: Say) -> tuple[Catalogue, Tokenizer]:
     texts = real_products(say)
     tokenizer = Tokenizer.fit(texts)
     rng = np.random.default_rng(0)
@@ -123,7 +126,7 @@ def _catalogue(say: Callable[[str], None]) -> tuple[Catalogue, Tokenizer]:
 
 
 def floor(served: Served, size: int) -> Callable[[], object]:
-    """The bare forward pass over requests of this size, grouped and stacked beforehand."""
+    """Return the bare forward pass over requests of this size, grouped and stacked in advance."""
     images, token_ids, field_lengths = served.catalogue
     ready = []
     for group in group_by_size(np.array([len(i) for i in images], np.int32), size, field_lengths.sum(1)):
@@ -139,7 +142,7 @@ def floor(served: Served, size: int) -> Callable[[], object]:
     return run
 
 
-def _rates(served: Served, size: int, goal: float, say: Callable[[str], None]) -> list[Row]:
+def _rates(served: Served, size: int, goal: float, say: Say) -> list[Row]:
     say(f"{PRODUCTS} products in requests of {size}")
     found = []
     bare = floor(served, size)
@@ -159,7 +162,7 @@ def _rates(served: Served, size: int, goal: float, say: Callable[[str], None]) -
 
 
 def _cosine(served: Served) -> Row:
-    """A faster client that got other vectors would be no client."""
+    """Compare the vectors, because a fast client with other vectors would be wrong."""
     images, token_ids, field_lengths = served.catalogue
     stacked, counts = stack_images(images[:512])
     with torch.inference_mode():
@@ -169,7 +172,7 @@ def _cosine(served: Served) -> Row:
     return figure("embed_min_cosine", "", float((here * there).sum(1).min()), at_least=0.9995)
 
 
-def _memory(served: Served, say: Callable[[str], None]) -> Row:
+def _memory(served: Served, say: Say) -> Row:
     say(f"{LONG_RUN_S:.0f} s of requests")
     process = psutil.Process()
     with TritonClient(served.triton.grpc) as client:

@@ -1,16 +1,18 @@
-"""Materialising a history of 256-d embeddings: against Feast's own engine and against SQLite alone; memory, kill -9.
+"""Materialization of a history of 256-d embeddings, against Feast's engine and bare SQLite; memory and kill -9.
 
-Every run is a process of its own over one history, into an online store from nothing: peaks of memory are its own.
+Each run is a process of its own over one history, into an empty online store, so peaks of memory are its own.
 
-`materialize_rate`: rows/s, reading back and comparing every row included, against Feast's local engine into the same
-store (which compares nothing). Feast holds the history in memory, some 20 kB a row, so its engine gets a quarter of the
-rows: the row's name of it says how many. `materialize_floor`: ours against the inserts alone by a bare sqlite3 client,
-of the very bytes, in transactions as long and as durable. `materialize_cpu`: rows by CPU seconds, which neighbours on
-the machine disturb less than rows/s. `materialize_memory`: peak of the process. `materialize_memory_growth`: that peak
-over the peak at a quarter of the rows. `materialize_rewritten`: rows that were written a second time after kill -9 at
-about half; at most a shard.
+* `materialize_rate`: rows/s, including reading back and comparing every row, against Feast's local engine into the same
+  store, which compares nothing; the goal is at least 2 times. Feast holds the history in memory (about 20 kB per row),
+  so its engine gets a quarter of the rows; the row's name says how many.
+* `materialize_floor`: rows/s against a bare sqlite3 client that only inserts the same bytes, in transactions of the
+  same length and durability.
+* `materialize_cpu`: rows per CPU second, which other programs disturb less.
+* `materialize_memory`: peak of the process; at most 1,500 MB.
+* `materialize_memory_growth`: this peak against the peak at a quarter of the rows; at most 1.15 times.
+* `materialize_rewritten`: rows that were written twice after kill -9 at about half; at most one shard.
 
-A million rows need 4 GB of disk and some ten minutes on two quiet cores; `--rows 100000` is for looking.
+A million rows need 4 GB of disk and about ten minutes on two idle cores; `--rows 100000` is a quick try.
 """
 
 from __future__ import annotations
@@ -22,14 +24,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.harness import Row, compared, figure
+from benchmarks.harness import Row, Say, compared, figure
 
 ROWS = 1_000_000
 RUNS = 3
@@ -38,8 +39,8 @@ MODEL = "bench"
 VIEW = f"product_embedding_{MODEL}"
 
 
-def rows(say: Callable[[str], None], rows: int = ROWS) -> list[Row]:
-    """`materialize_rate`, `_floor`, `_memory`, `_memory_growth`, `_rewritten`; `rows` products in the history."""
+def rows(say: Say, rows: int = ROWS) -> list[Row]:
+    """Measure all figures; `rows` is the number of products in the history."""
     found: dict[str, list[dict[str, float]]] = {"ours": [], "feast": [], "bare": [], "quarter": []}
     with tempfile.TemporaryDirectory(prefix="materialize-") as folder:
         sizes = {"ours": rows, "feast": rows // 4, "bare": rows, "quarter": rows // 4}
@@ -102,13 +103,13 @@ def _write_history(state: Path, rows: int) -> None:
 
 
 def _run(kind: str, state: Path, rows: int) -> dict[str, float]:
-    """One run of a process of its own: {"rate": rows/s, "cpu_rate", "peak_mb"}; the store is empty before and after."""
+    """Run one process on an empty store; return {"rate": rows/s, "cpu_rate": rows per CPU second, "peak_mb"}."""
     _empty(state)
-    told: dict[str, float] = json.loads(_in_a_process("ours" if kind == "quarter" else kind, state).splitlines()[-1])
-    if (there := _online_rows(state, kind)) != rows:
-        raise RuntimeError(f"the {kind} run left {there} rows online, not {rows}")
+    figures: dict[str, float] = json.loads(_in_a_process("ours" if kind == "quarter" else kind, state).splitlines()[-1])
+    if (online := _online_rows(state, kind)) != rows:
+        raise RuntimeError(f"the {kind} run left {online} rows online, not {rows}")
     _empty(state)
-    return told
+    return figures
 
 
 def _in_a_process(kind: str, state: Path, *more: int) -> str:
@@ -138,7 +139,7 @@ def _online_rows(state: Path, kind: str) -> int:
 
 
 def _killed_at_half(state: Path, rows: int) -> tuple[int, int]:
-    """Rows of a shard, and rows that the second run wrote although the killed one had."""
+    """Return the rows of a shard, and the rows that the second run wrote although the killed one had written them."""
     from feature_repo.jobs.materialize import SHARD_ROWS, materialize
     from feature_repo.store import ProductFeatureStore
 
@@ -153,12 +154,12 @@ def _killed_at_half(state: Path, rows: int) -> tuple[int, int]:
     with ProductFeatureStore.open(state) as store:
         (found,) = materialize(store, views=[VIEW]).views
     if found.outcome != "done" or not found.resumed:
-        raise RuntimeError(f"the run after kill -9 did not go on: {found}")
+        raise RuntimeError(f"the run after kill -9 did not resume: {found}")
     return SHARD_ROWS, before + found.written + found.kept - rows
 
 
 def child(kind: str, state: str, *more: str) -> None:
-    """What a run's process does: the work, and one line of JSON."""
+    """Run in the child process: do the work and print one line of JSON."""
     from feature_repo.store import ProductFeatureStore
 
     if kind == "write":
@@ -171,7 +172,7 @@ def child(kind: str, state: str, *more: str) -> None:
 
 
 def _peak_mb() -> float:
-    """Of this program's memory. Not `getrusage`: there a child begins with the peak of the process that forked it."""
+    """Return the peak of this process's memory. With `getrusage` a child starts with the peak of its parent."""
     status = Path("/proc/self/status").read_text()
     (kilobytes,) = (line.split()[1] for line in status.splitlines() if line.startswith("VmHWM:"))
     return int(kilobytes) / 1024
@@ -196,7 +197,7 @@ def _killed(store: Any) -> tuple[float, int]:
             print("half", flush=True)
 
     materialize(store, views=[VIEW], progress=tell)
-    raise RuntimeError("it was to be killed")
+    raise RuntimeError("the run was not killed")
 
 
 def _feast(store: Any) -> tuple[float, int]:
@@ -214,7 +215,7 @@ def _feast(store: Any) -> tuple[float, int]:
 
 
 def _bare(store: Any) -> tuple[float, int]:
-    """Only the inserts are timed; the bytes are made before."""
+    """Time the inserts only; the bytes are made before."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

@@ -1,6 +1,7 @@
-"""OFREP's bulk evaluation of 20 flags against an empty FastAPI endpoint, each in a server process of its own.
+"""OFREP's bulk evaluation of 20 flags, against an empty FastAPI endpoint.
 
-One client sends one request after the other over a kept connection: what is compared is the time that a request costs.
+Measures requests per second; the goal is at least half the rate of the empty endpoint. Each server is a process of its
+own. One client sends requests one after the other over one connection, so the figure is the cost of a request.
 """
 
 from __future__ import annotations
@@ -10,12 +11,12 @@ import http.client
 import json
 import multiprocessing
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING
 
-from benchmarks.harness import Row, compared, figure
+from benchmarks.harness import Row, Say, compared, figure
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -25,8 +26,8 @@ PATH = "/ofrep/v1/evaluate/flags"
 _ID, _SECRET = "0" * 12, "A" * 43
 
 
-def rows(say: Callable[[str], None], *, requests: int = 400, rounds: int = 8) -> list[Row]:
-    """`ofrep_bulk_rate`: requests per second, at least half of those of the empty endpoint; p50 and p99."""
+def rows(say: Say, *, requests: int = 400, rounds: int = 8) -> list[Row]:
+    """Measure `ofrep_bulk_rate`, and the 50th and 99th percentiles of a request."""
     seconds: dict[str, list[list[float]]] = {"empty": [], "ofrep": []}
     with _served("empty") as empty, _served("ofrep") as ofrep:
         for number in range(1 + rounds):
@@ -66,7 +67,7 @@ def _served(name: str) -> Iterator[int]:
     ours, theirs = multiprocessing.Pipe()
     process = multiprocessing.get_context("spawn").Process(target=_serve, args=(name, theirs), daemon=True)
     process.start()
-    theirs.close()  # so that a server which dies before it says its port is an EOFError here, and no wait for ever
+    theirs.close()  # so that a server that dies before it sends its port raises EOFError here
     try:
         yield ours.recv()
     finally:
@@ -74,13 +75,13 @@ def _served(name: str) -> Iterator[int]:
         process.join()
 
 
-def _serve(name: str, told: Connection) -> None:
+def _serve(name: str, port: Connection) -> None:
     import uvicorn
 
     app = _empty() if name == "empty" else _ofrep()
     config = uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning", access_log=False)
     socket = config.bind_socket()
-    told.send(socket.getsockname()[1])
+    port.send(socket.getsockname()[1])
     uvicorn.Server(config).run([socket])
 
 

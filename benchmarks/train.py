@@ -1,11 +1,12 @@
-"""Training: the loop against bare steps over tensors that are there already, and memory at 64k random negatives.
+"""Training: the loop against bare steps over prepared tensors, and memory with 65,536 random negatives.
 
 `train_rate`: pairs per second of the whole loop (drawing, frequencies, masks, loading) against the same forward,
-backward and optimiser step over batches that were prepared before the clock started; both on the same device.
-`train_memory`: peak resident memory of a process that trains with 65,536 random negatives, less what those negatives
-themselves take (their embeddings and the gradient of these), against one with 1,024. Every process is a child of its
-own that reads the training set from disk, all of it in either case; the catalogue has more products than negatives, so
-that most of them are distinct.
+backward and optimizer step over batches that were prepared before the clock started, on the same device; the goal is
+at least 0.8.
+
+`train_memory`: peak resident memory of a process that trains with 65,536 random negatives, minus the size of these
+negatives (their embeddings and the gradient), against one with 1,024; the goal is at most 1.1. Each process is a child
+that reads the whole training set from disk. The catalogue has more products than negatives, so most are distinct.
 """
 
 from __future__ import annotations
@@ -15,14 +16,13 @@ import resource
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
 from itertools import cycle
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from benchmarks.harness import Row, compared, in_turn
+from benchmarks.harness import Row, Say, compared, in_turn
 from inference.inputs import VECTOR_DIM, ProductInput
 from inference.tokenizer import Tokenizer
 from inference.training.config import TrainConfig
@@ -35,8 +35,8 @@ STEPS = 8
 FEW, MANY = 1_024, 65_536
 
 
-def rows(say: Callable[[str], None]) -> list[Row]:
-    """`train_rate`, `train_memory`."""
+def rows(say: Say) -> list[Row]:
+    """Measure `train_rate` and `train_memory`."""
     return [_rate(say), _memory(say)]
 
 
@@ -78,7 +78,7 @@ def _trainer(packed: PackedProducts, pairs: Pairs, device: torch.device, config:
 # -------------------------------------------------------------------------------------------------------------- rate
 
 
-def _rate(say: Callable[[str], None]) -> Row:
+def _rate(say: Say) -> Row:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     config = TrainConfig(steps=10**6, batch=256, random_negatives=256)
     if device.type == "cuda":
@@ -106,7 +106,7 @@ def _rate(say: Callable[[str], None]) -> Row:
 # ------------------------------------------------------------------------------------------------------------ memory
 
 
-def _memory(say: Callable[[str], None]) -> Row:
+def _memory(say: Say) -> Row:
     themselves = 2 * (MANY - FEW) * VECTOR_DIM * 4 / 2**20
     peaks: dict[int, list[float]] = {FEW: [], MANY: []}
     with tempfile.TemporaryDirectory() as folder:
@@ -114,7 +114,7 @@ def _memory(say: Callable[[str], None]) -> Row:
             part.save(Path(folder))
         for negatives, found in peaks.items():
             say(f"a process that trains with {negatives} random negatives")
-            # Freed blocks go back to the system at once: otherwise the allocator's habits are measured too.
+            # Freed blocks go back to the system at once; otherwise this would measure the allocator too.
             done = subprocess.run(
                 [sys.executable, "-m", "benchmarks.train", folder, str(negatives)],
                 env={**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "CUDA_VISIBLE_DEVICES": ""},
@@ -129,13 +129,13 @@ def _memory(say: Callable[[str], None]) -> Row:
 
 
 def _peak_mib(folder: Path, negatives: int) -> float:
-    """One step of the paper's encoder; the peak of this process in MiB."""
+    """Train one step of the paper's encoder; return the peak of this process in MiB."""
     config = TrainConfig(
         steps=1, batch=256, random_negatives=negatives, width=512, heads=8, feedforward=2_048, head_hidden=2_048,
         encoder_chunk=512, loss_chunk=1_024,
     )  # fmt: skip
     packed, pairs = PackedProducts.load(folder), Pairs.load(folder)
-    for start in range(0, len(packed), 1_000):  # mapped pages count once they are read: read them all in either case
+    for start in range(0, len(packed), 1_000):  # mapped pages count once they are read, so read all of them
         packed.batch(np.arange(start, min(start + 1_000, len(packed))))
     _trainer(packed, pairs, torch.device("cpu"), config).run(lambda done: None)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
