@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Literal
 
@@ -12,7 +11,6 @@ import uvicorn
 
 from experiments.api_keys import ApiKeys, KeyRing
 from experiments.assigner import Assigner
-from experiments.event_rows import EventRow
 from experiments.exposures import ExposureLogger
 from experiments.notifications import ChangeListener
 from experiments.refresh import Refresher
@@ -105,27 +103,11 @@ def _refresh(key_ring: KeyRing) -> bool:
 
 def _exposure_logger(services: Services, target: ExposureTarget, stack: ExitStack) -> ExposureLogger | None:
     if target == "kafka":
-        return ExposureLogger(_to_kafka(services, stack))
+        from streaming.events.exposures import ExposureSender
+        from streaming.kafka.producers import EventPublisher
+
+        publisher = stack.enter_context(EventPublisher(services.kafka))
+        return ExposureLogger(ExposureSender(publisher).send)
     if target == "database":
-        return ExposureLogger(_to_database(services.experiments))
+        return ExposureLogger(services.experiments.send_exposure)
     return None
-
-
-def _to_kafka(services: Services, stack: ExitStack) -> Callable[[EventRow], Future[None]]:
-    from streaming.events.sink import to_event
-    from streaming.kafka.producers import EventPublisher
-
-    publisher = stack.enter_context(EventPublisher(services.kafka))
-
-    def send(row: EventRow) -> Future[None]:
-        return publisher.deliver(to_event(row))
-
-    return send
-
-
-def _to_database(store: ExperimentStore) -> Callable[[EventRow], None]:
-    def send(row: EventRow) -> None:
-        if rejected := store.write_events([row]).rejected:
-            raise ValueError(rejected[0].reason)
-
-    return send

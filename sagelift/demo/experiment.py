@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from concurrent.futures import Future
 from pathlib import Path
 
 from experiments.assigner import Assigner
 from experiments.config import Arm, ExperimentConfig, MetricRole
-from experiments.event_rows import EventRow
 from experiments.exposures import ExposureLogger
 from inference.queries import SearchQueries
 from inference.recommend import Recommender
@@ -18,7 +16,7 @@ from sagelift.demo.world import World
 from sagelift.errors import DemoError
 from sagelift.progress import Stage
 from sagelift.services import Services
-from streaming.events.sink import to_event
+from streaming.events.exposures import ExposureSender
 from streaming.kafka.producers import EventPublisher
 
 EXPERIMENT = "itemsage-vs-sum"
@@ -46,11 +44,7 @@ def run_experiment(world: World, index: RetrievalIndex, release: Path, stage: St
     }
     clock, set_clock = simulated_clock(world.start)
     with EventPublisher(world.services.kafka) as publisher:
-
-        def deliver(row: EventRow) -> Future[None]:
-            return publisher.deliver(to_event(row))
-
-        logger = ExposureLogger(deliver, clock=clock)
+        logger = ExposureLogger(ExposureSender(publisher).send, clock=clock)
         assigner = Assigner(world.services.experiments.load, logger)
         if not assigner.refresh():
             raise DemoError(f"the experiment cannot be loaded: {assigner.state.last_error}")

@@ -37,7 +37,7 @@ from sagelift.stack.triton import TritonServer
 from sagelift.workers import catalog_worker, events_worker
 from streaming.contracts import Event, Price, ProductUpdate
 from streaming.errors import TopicError
-from streaming.events.sink import to_row
+from streaming.events.conversion import to_row
 from streaming.kafka.connection import TopicPartition
 from streaming.kafka.lag import LagMeter
 from streaming.kafka.producers import CatalogPublisher, EventPublisher

@@ -1,65 +1,26 @@
-"""Events into SQL: each once, offsets with their rows, a bad one to the dead letters and nobody else with it."""
+"""Events into SQL: each once, offsets with their rows, and only bad events become dead letters."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
-from datetime import UTC, datetime
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from sqlalchemy.exc import DataError, OperationalError
+from sqlalchemy.exc import OperationalError
 
-from experiments.event_rows import EventRow
-from experiments.event_writer import Rejected, WriteResult
 from feature_repo.errors import StoreBusyError
 from feature_repo.recent import Engagement
 from streaming.consumer.poison import PoisonGuard, PoisonLimit
 from streaming.contracts import Event
-from streaming.dead_letters.writer import DeadLetter
+from streaming.dead_letters.writer import FailedRecord
 from streaming.errors import BrokerError, PoisonRateError
-from streaming.events.sink import EventSink, to_event, to_row
+from streaming.events.conversion import to_row
+from streaming.events.sink import EventSink
 from streaming.kafka.codec import JSON
 from streaming.kafka.connection import TopicPartition
-from tests.streaming.builders import NOW, Record, decode_event
-
-
-class FakeDatabase:
-    """Rows by event id and offsets, all of a batch or nothing; raises for what its engine cannot take."""
-
-    def __init__(self) -> None:
-        self.rows: dict[str, EventRow] = {}
-        self.logs: dict[str, dict[tuple[str, int], int]] = {}
-        self.down = False
-        self.transactions = 0
-
-    @property
-    def written_offsets(self) -> dict[tuple[str, int], int]:
-        return self.logs.get("log", {})
-
-    def rejected(self, rows: Sequence[EventRow]) -> tuple[Rejected, ...]:
-        return tuple(Rejected(i, r, "no such experiment") for i, r in enumerate(rows) if r.experiment == "unknown")
-
-    def write_events(self, rows: Sequence[EventRow], offsets: Mapping[tuple[str, int], int], log: str) -> WriteResult:
-        self.transactions += 1
-        if self.down:
-            raise OperationalError("insert", {}, Exception("locked"))
-        if any(row.query == "too much for the engine" for row in rows):
-            raise DataError("insert", {}, Exception("out of range"))
-        assert not self.rejected(rows), "what is rejected is known before the transaction"
-        fresh = {r.event_id: r for r in rows if r.event_id not in self.rows}
-        self.rows |= fresh
-        self.logs.setdefault(log, {}).update(offsets)
-        return WriteResult(len(fresh), len(rows) - len(fresh), ())
-
-    def offsets(self, topic: str, log: str) -> dict[int, int]:
-        return {partition: o for (name, partition), o in self.logs.get(log, {}).items() if name == topic}
-
-    def forget_offsets(self, topic: str, log: str, partitions: Collection[int]) -> None:
-        for partition in partitions:
-            del self.logs[log][topic, partition]
+from tests.streaming.builders import NOW, Record
+from tests.streaming.events.fakes import FakeDatabase
 
 
 class FakeConsumer:
@@ -80,12 +41,12 @@ class FakeConsumer:
 
 class Sent:
     def __init__(self) -> None:
-        self.letters: list[DeadLetter] = []
+        self.letters: list[FailedRecord] = []
         self.down = False
 
-    def __call__(self, letters: Sequence[DeadLetter]) -> None:
+    def __call__(self, letters: Sequence[FailedRecord]) -> None:
         if self.down:
-            raise BrokerError("away")
+            raise BrokerError("not available")
         self.letters += letters
 
     @property
@@ -115,7 +76,7 @@ def sink() -> tuple[EventSink, FakeDatabase, Sent]:
     return EventSink(database, sent, "log", JSON, lambda: NOW), database, sent
 
 
-def test_rows_and_offsets_go_in_together_and_a_repetition_counts_once() -> None:
+def test_rows_and_offsets_are_written_together_and_a_duplicate_counts_once() -> None:
     events, database, sent = sink()
     batch = poll([click(1), click(2), click(1)], [click(3)])
     events.handle(batch)
@@ -128,7 +89,7 @@ def test_rows_and_offsets_go_in_together_and_a_repetition_counts_once() -> None:
     assert sent.letters == []
 
 
-def test_what_cannot_be_decoded_and_what_the_store_rejects_become_dead_letters() -> None:
+def test_undecodable_and_rejected_records_become_dead_letters() -> None:
     events, database, sent = sink()
     unknown = Event(
         event_id="x", kind="exposure", unit_id="u", event_time=NOW, experiment="unknown", arm="a", config_version=1
@@ -139,14 +100,14 @@ def test_what_cannot_be_decoded_and_what_the_store_rejects_become_dead_letters()
     assert database.written_offsets == {("events", 0): 4}
 
 
-def test_a_batch_of_nothing_but_poison_moves_on() -> None:
+def test_a_batch_of_bad_records_moves_the_offsets() -> None:
     events, database, sent = sink()
     events.handle(poll([b"{", b"["]))
     assert len(sent.letters) == 2
     assert database.written_offsets == {("events", 0): 2}
 
 
-def test_offsets_do_not_move_unless_the_dead_letters_are_safe() -> None:
+def test_offsets_do_not_move_unless_the_dead_letters_are_sent() -> None:
     events, database, sent = sink()
     sent.down = True
     with pytest.raises(BrokerError):
@@ -155,7 +116,7 @@ def test_offsets_do_not_move_unless_the_dead_letters_are_safe() -> None:
 
 
 def test_dead_letters_are_sent_before_the_transaction_begins() -> None:
-    """A slow broker must not keep the database locked for everyone else."""
+    """A slow broker must not keep the database locked."""
     events, database, sent = sink()
     sent.down = True
     with pytest.raises(BrokerError):
@@ -163,26 +124,26 @@ def test_dead_letters_are_sent_before_the_transaction_begins() -> None:
     assert database.transactions == 0
 
 
-def test_reading_goes_on_at_the_stored_offset_of_this_log_only() -> None:
+def test_the_sink_resumes_at_the_stored_offset_of_this_log_only() -> None:
     events, database, _ = sink()
     database.logs = {"log": {("events", 0): 7}, "of another cluster": {("events", 1): 90}}
     assert events.start_offsets(FakeConsumer(p0=(0, 9), p1=(0, 100)), "events") == {0: 7}
 
 
 @pytest.mark.parametrize("held", [(8, 20), (0, 5)])
-def test_an_offset_that_the_log_does_not_have_is_told_and_all_is_read_again(
+def test_an_offset_that_the_log_does_not_have_is_logged_and_the_partition_is_read_again(
     held: tuple[int, int], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Deleted before it was read, or lost by the broker. Else a crash on the way back up would skip the rest."""
+    """The offset was deleted before it was read, or the broker lost it. Otherwise a crash could skip events."""
     events, database, _ = sink()
     database.logs = {"log": {("events", 0): 7, ("events", 1): 3}}
     assert events.start_offsets(FakeConsumer(p0=held, p1=(0, 3)), "events") == {1: 3}
     assert database.written_offsets == {("events", 1): 3}
-    (told,) = caplog.records
-    assert (told.levelname, "goes on at 7" in told.message) == ("ERROR", True)
+    (entry,) = caplog.records
+    assert (entry.levelname, "continues at 7" in entry.message) == ("ERROR", True)
 
 
-def test_a_database_that_is_away_is_no_fault_of_the_rows() -> None:
+def test_an_unavailable_database_makes_no_dead_letters() -> None:
     events, database, sent = sink()
     database.down = True
     with pytest.raises(OperationalError):
@@ -191,7 +152,7 @@ def test_a_database_that_is_away_is_no_fault_of_the_rows() -> None:
     assert sent.letters == []
 
 
-def test_a_row_that_the_engine_cannot_take_is_found_and_all_others_go_in() -> None:
+def test_a_row_that_the_database_refuses_is_found_and_all_others_are_written() -> None:
     events, database, sent = sink()
     bad = click(5, query="too much for the engine")
     events.handle(poll([click(1), b"{", click(2), click(3)], [click(4), bad, click(6)]))
@@ -208,30 +169,13 @@ def test_unknown_fields_are_counted() -> None:
     assert events.unknown_fields == {"session": 1}
 
 
-@given(st.datetimes(datetime(1970, 1, 1), datetime(2400, 1, 1), timezones=st.just(UTC)))
-def test_an_event_survives_the_way_to_its_row_and_back_to_the_microsecond(at: datetime) -> None:
-    event = Event(
-        event_id="e", kind="impression", unit_id="u", event_time=at, product_id="p", surface="search", query="q"
-    )
-    assert to_event(to_row(event)) == event
-
-
-def test_what_an_exposure_records_survives_the_way_to_kafka_and_back() -> None:
-    told = {"country": "DE", "age": 30, "score": 1.5, "new": True}
-    row = EventRow(
-        event_id="e", kind="exposure", unit_id="u", event_time=1, experiment="x", arm="a", config_version=1,
-        attributes=told,
-    )  # fmt: skip
-    assert to_row(decode_event(JSON.encode(to_event(row)), now=NOW)) == row
-
-
-class Heard:
-    """An observer that remembers."""
+class RecordingObserver:
+    """An observer that remembers what it gets."""
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
         self.letters: Counter[str] = Counter()
-        self.waits: list[float] = []
+        self.ages: list[float] = []
 
     def counted(self, counts: Mapping[str, int]) -> None:
         self.counts.update(counts)
@@ -240,20 +184,20 @@ class Heard:
         self.letters.update(by_stage)
 
     def fresh(self, milliseconds: Sequence[float]) -> None:
-        self.waits += milliseconds
+        self.ages += milliseconds
 
 
-def test_an_observer_hears_of_each_batch_once() -> None:
+def test_an_observer_gets_each_batch_once() -> None:
     events, _, _ = sink()
-    heard = events.observer = Heard()  # type: ignore[assignment]
+    observer = events.observer = RecordingObserver()  # type: ignore[assignment]
     events.handle(poll([click(1), b"{", click(2)]))
     events.handle(poll([click(2), click(3, experiment="unknown", arm="a", config_version=1)]))
-    assert heard.counts == {"written": 2, "duplicate": 1}
-    assert heard.letters == {"decode": 1, "store": 1}
-    assert len(heard.waits) == 3, "of each event that went in, or was there"
+    assert observer.counts == {"written": 2, "duplicate": 1}
+    assert observer.letters == {"decode": 1, "store": 1}
+    assert len(observer.ages) == 3, "one for each written or duplicate event"
 
 
-def test_a_feed_of_garbage_stops_the_sink_before_any_dead_letter() -> None:
+def test_too_many_bad_messages_stop_the_sink_before_any_dead_letter() -> None:
     events, database, sent = sink()
     events.poison = PoisonGuard("events", PoisonLimit(least=20))
     with pytest.raises(PoisonRateError, match=r"events: 15 of the last 20 .*SHARE=1"):
@@ -261,27 +205,27 @@ def test_a_feed_of_garbage_stops_the_sink_before_any_dead_letter() -> None:
     assert (sent.letters, database.rows, database.written_offsets) == ([], {}, {})
 
 
-def test_engagements_go_to_the_shoppers_lists_before_the_offsets_move() -> None:
+def test_engagements_are_passed_on_before_the_offsets_move() -> None:
     events, database, _ = sink()
-    taken: list[Engagement] = []
+    received: list[Engagement] = []
     order = Event(
         event_id="o", kind="order", unit_id="v", event_time=NOW, product_id="q", order_id="1", amount_minor=5,
         currency="EUR",
     )  # fmt: skip
     shown = Event(event_id="i", kind="impression", unit_id="u", event_time=NOW, product_id="r", surface="user")
 
-    def lists(engagements: Sequence[Engagement]) -> None:
+    def receive(engagements: Sequence[Engagement]) -> None:
         assert database.transactions == 0, "a crash now sends them again"
-        taken.extend(engagements)
+        received.extend(engagements)
 
-    events.recent = lists
+    events.recent = receive
     events.handle(poll([click(1), shown, b"{", order]))
     at = to_row(click(1)).event_time
-    assert taken == [Engagement("u", "p", at), Engagement("v", "q", at)]
+    assert received == [Engagement("u", "p", at), Engagement("v", "q", at)]
     assert len(database.rows) == 3
 
 
-def test_offsets_do_not_move_unless_the_lists_are_written() -> None:
+def test_offsets_do_not_move_unless_engagements_are_written() -> None:
     events, database, _ = sink()
 
     def locked(_: Sequence[Engagement]) -> None:
@@ -293,7 +237,7 @@ def test_offsets_do_not_move_unless_the_lists_are_written() -> None:
     assert (database.rows, database.written_offsets) == ({}, {})
 
 
-def test_a_batch_without_engagements_asks_nothing_of_the_lists() -> None:
+def test_a_batch_without_engagements_passes_none_on() -> None:
     events, _, _ = sink()
     events.recent = lambda _: pytest.fail("called")
     events.handle(poll([b"{"]))
