@@ -1,4 +1,4 @@
-"""Reproduce the paper's directions: `python -m benchmarks.evidence` trains every variant and writes the model card."""
+"""`python -m benchmarks.evidence`: train every variant and write the model card."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import typer
 from sagelift.commands.console import AsJson, current_settings, print_json, say
 
 if TYPE_CHECKING:
-    from benchmarks.evidence.evidence import EvidenceConfig
+    from benchmarks.evidence.variants import EvidenceConfig
 
 _GENERATED = "generated"
 
@@ -20,27 +20,28 @@ def ablate(
     catalog: Annotated[
         list[str] | None,
         typer.Option(
-            help="name=feed, for each catalogue; feeds of the same name are one catalogue.", metavar="NAME=FEED"
+            help="name=feed for each catalogue. Feeds of the same name form one catalogue.", metavar="NAME=FEED"
         ),
     ] = None,
-    products: Annotated[int, typer.Option(min=0, help="Of the generated catalogue; 0 leaves it out.")] = 2000,
-    seeds: Annotated[int, typer.Option(min=2, help="Logs and trainings per variant.")] = 3,
+    products: Annotated[int, typer.Option(min=0, help="Products of the generated catalogue; 0 leaves it out.")] = 2000,
+    seeds: Annotated[int, typer.Option(min=2, help="Number of logs, and of trainings per variant.")] = 3,
     steps: Annotated[int, typer.Option(min=1, help="Training steps of a variant.")] = 100,
     visits: Annotated[int, typer.Option(min=1, help="Simulated visits per product.")] = 40,
-    variant: Annotated[list[str] | None, typer.Option(help="Only these; without it all.")] = None,
-    jobs: Annotated[int, typer.Option(min=1, help="Trainings at the same time, one thread each.")] = 2,
+    variant: Annotated[list[str] | None, typer.Option(help="Variant to train; repeatable. Default: all.")] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Number of parallel trainings, one thread each.")] = 2,
     results: Annotated[
-        Path | None, typer.Option(help="Where results are kept; what is there is not trained again.")
+        Path | None, typer.Option(help="File of results. Variants with a result are not trained again.")
     ] = None,
-    out: Annotated[Path, typer.Option(help="The model card; its picture is written beside it.")] = Path(
+    out: Annotated[Path, typer.Option(help="Path of the model card; its picture is written beside it.")] = Path(
         "model-card.md"
     ),
     as_json: AsJson = False,
 ) -> None:
     """Train the paper's baselines and ablations on simulated logs, and write the model card."""
-    from benchmarks.evidence.evidence import VARIANTS, EvidenceConfig, load_catalogue
-    from benchmarks.evidence.evidence import ablate as train_all
+    from benchmarks.evidence.catalogue import load_catalogue
     from benchmarks.evidence.model_card import write_card
+    from benchmarks.evidence.training import ablate as train_all
+    from benchmarks.evidence.variants import VARIANTS, EvidenceConfig
     from sagelift.progress import Stages
     from sagelift.services import Services
 
@@ -62,10 +63,12 @@ def ablate(
             with stages.stage(name, f"Images of {name}") as stage:
                 catalogues.append(load_catalogue(name, paths, services.visual_cache, stage.update))
         with stages.stage("ablate", "Training all variants") as stage:
-            found = train_all(catalogues, config, results or kept / "results.jsonl", jobs=jobs, on_result=stage.update)
-    write_card(found, config, out, _command(catalog or [], products, config))
+            trained = train_all(
+                catalogues, config, results or kept / "results.jsonl", jobs=jobs, on_result=stage.update
+            )
+    write_card(trained, config, out, _command(catalog or [], products, config))
     if as_json:
-        return print_json(found)
+        return print_json(trained)
     say(f"model card: {out}")
 
 
@@ -75,7 +78,7 @@ def _feeds(catalogs: list[str]) -> dict[str, list[Path]]:
         name, equals, feed = given.partition("=")
         if not (name and equals and feed) or name == _GENERATED:
             raise typer.BadParameter(
-                f"--catalog {given!r} must be a name of yours, '=', and a feed: shop=products.jsonl"
+                f"--catalog {given!r} must be a name of your choice, '=', and a feed: shop=products.jsonl"
             )
         feeds.setdefault(name, []).append(Path(feed))
     return feeds

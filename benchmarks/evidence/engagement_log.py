@@ -1,20 +1,21 @@
-"""A simulated engagement log for the model's evidence: what shoppers would engage with if they could see everything.
+"""A simulated engagement log: what shoppers would engage with if they saw the whole catalogue.
 
-A real log shows only what its shop put before people, and so favours whoever ranks alike (docs/research/log.md). Here nobody
-ranks: a shopper engages with products of the whole catalogue, drawn by how much each would please.
+A real log holds only what its shop showed, so it favours models that rank like that shop (docs/research/log.md). Here
+no recommender ranks: a shopper engages with products of the whole catalogue, and more often with those of a higher
+utility.
 
-A visit, in the world of `sagelift.demo.shoppers` (hidden tastes, appeal, prices; no model sees them):
+A visit in the world of `sagelift.demo.shoppers` (hidden tastes, appeal and prices, which no model sees):
 
 1. The intent t is a point of the taste space near some product, the budget b a share of the price range.
-2. The query shows or names a product that would please: q with probability ~ exp(12 t.place(q)). On the image surface
-   the query is its main image, on the search surface two or three of its words.
+2. The query shows or names a product q that matches the intent, with probability ~ exp(12 t.place(q)). On the image
+   surface the query is its main image, on the search surface two or three of its words.
 3. The utility of product p is u = 5 t.place(p) + 0.7 appeal(p) - 2 max(0, price rank(p) - b).
-4. Four products are clicked, drawn without replacement with probability ~ exp(2 u), never the query itself.
-5. Each click may bring a save and a cart, more likely the higher u; a cart may bring a checkout. Of all clicks 5 % are
-   saved, 2.6 % go into a cart and 0.84 % are bought (the last two are RetailRocket's totals per product view).
+4. The shopper clicks four products, drawn without replacement with probability ~ exp(2 u), never the query itself.
+5. Each click may lead to a save and to a cart, more likely for a higher u; a cart may lead to a checkout. Of all
+   clicks 5 % are saved, 2.6 % go into a cart and 0.84 % are bought (the last two are RetailRocket's totals per view).
 
-No feature of a product knows a query: queries are drawn from products, products never from queries, and the pairs that
-a model is judged on are held out by (query, product).
+Queries are drawn from products and never the reverse, so no feature of a product depends on a query. The pairs
+(query, product) of the evaluation are held out of the training.
 """
 
 from __future__ import annotations
@@ -32,17 +33,22 @@ from sagelift.demo.shoppers import FloatArray, Market
 IntArray = np.ndarray[Any, np.dtype[np.int64]]
 _Action = Literal["click", "save", "add_to_cart", "checkout"]
 
-_AT_ONCE = 1024  # visits whose utilities are in memory
+_AT_ONCE = 1024  # visits whose utilities are in memory at the same time
 _PHRASES = 6  # ways to search for one product
 _CLICKS = 4
 _SHARES: dict[_Action, float] = {"save": 0.05, "add_to_cart": 0.026, "checkout": 0.0084}  # of clicks
 
 
 def simulate_log(market: Market, visits: int, seed: int) -> list[Engagement]:
-    """The engagements of so many visits, equal ones counted together; the same for the same market and seed.
+    """Simulate engagements; equal ones are counted together. Market and seed decide the result.
+
+    Args:
+        market: The products and their hidden properties.
+        visits: Number of visits.
+        seed: Random seed.
 
     Raises:
-        InputError: fewer than 20 products, or no visit.
+        InputError: There are fewer than 20 products, or no visit.
     """
     if len(market.products) < 20 or visits < 1:
         raise InputError(
@@ -71,9 +77,17 @@ def simulate_log(market: Market, visits: int, seed: int) -> list[Engagement]:
 def ceiling(
     market: Market, log: Sequence[Engagement], queries: Sequence[tuple[QueryKind, str]]
 ) -> tuple[FloatArray, FloatArray]:
-    """Vectors `[P, 25]` and `[Q, 25]` that rank by the hidden truth: as well as anyone could who knows products and
-    queries perfectly, but not the shopper behind a query. A search stands where the products are that its shoppers
-    clicked most.
+    """Return vectors that rank by the hidden truth: the best ranking without knowledge of the shopper.
+
+    A search lies at the weighted mean of the products that its shoppers clicked.
+
+    Args:
+        market: The products and their hidden properties, `P` products.
+        log: The engagements.
+        queries: Kind and text of `Q` queries.
+
+    Returns:
+        Vectors of the products, `[P, 25]`, and of the queries, `[Q, 25]`.
     """
     index = market.index
     products = np.column_stack([5 * market.place, 0.7 * market.appeal])
@@ -87,7 +101,7 @@ def ceiling(
 
 
 def _visits(market: Market, number: int, rng: np.random.Generator) -> tuple[IntArray, IntArray, FloatArray]:
-    """Query products `[V]`, clicked products `[V, 4]` and their utilities `[V, 4]`."""
+    """Return the query products `[V]`, the clicked products `[V, 4]` and their utilities `[V, 4]`."""
     size, dim = market.place.shape
     intent = market.place[rng.integers(size, size=number)] + 0.12 * rng.normal(size=(number, dim))
     intent /= np.linalg.norm(intent, axis=1, keepdims=True)
@@ -95,7 +109,7 @@ def _visits(market: Market, number: int, rng: np.random.Generator) -> tuple[IntA
     asked = (12 * match + rng.gumbel(size=match.shape)).argmax(1)
     beyond = np.maximum(0.0, market.price_rank - rng.beta(2, 2, number)[:, None])
     utility = 5 * match + 0.7 * market.appeal - 2 * beyond
-    # The largest of log-weights with Gumbel noise are a draw without replacement.
+    # The largest log-weights with Gumbel noise are a draw without replacement.
     keys = 2 * utility + rng.gumbel(size=utility.shape)
     keys[np.arange(number), asked] = -np.inf
     clicked = np.argpartition(-keys, _CLICKS, axis=1)[:, :_CLICKS]
@@ -103,9 +117,9 @@ def _visits(market: Market, number: int, rng: np.random.Generator) -> tuple[IntA
 
 
 def _actions(utility: FloatArray, rng: np.random.Generator) -> dict[str, np.ndarray[Any, np.dtype[np.bool_]]]:
-    """Which clicks became what, each `[V, 4]`."""
+    """Return which clicks led to which action, each `[V, 4]`."""
     eager = 1 / (1 + np.exp(3.0 - utility))
-    eager /= max(float(eager.mean()), 1e-9)  # the shares hold on every catalogue
+    eager /= max(float(eager.mean()), 1e-9)  # so that the shares hold on every catalogue
     cart = rng.random(utility.shape) < _SHARES["add_to_cart"] * eager
     return {
         "click": np.ones(utility.shape, bool),
