@@ -1,14 +1,14 @@
-"""The same expectation with less variance: CUPED with any number of covariates, and post-stratification.
+"""Variance reduction: CUPED with any number of covariates, and post-stratification.
 
 CUPED subtracts theta' (h(arm) - h(both arms)), where h are quantities measured before exposure, whose expectation is
-the same in both arms. A covariate is itself a `Metric`: a mean per user of the weeks before for a mean, the
-click-through rate of the weeks before for a click-through rate. With gradients g_f and g_h of metric and covariates
-(the delta method) and covariances S within the arms, pooled by n - 1,
+the same in both arms. A covariate is itself a `Metric`: for a mean, the mean per user of the weeks before; for a
+click-through rate, the click-through rate of the weeks before. With gradients g_f and g_h of metric and covariates (the
+delta method) and covariances S within the arms, pooled by n - 1,
 
     theta = (G_h' S G_h)^-1 G_h' S g_f,
 
 which for means is the coefficient of an analysis of covariance. Post-stratification weighs each stratum by its share of
-both arms, so that chance differences in the mix of new and known users, say, drop out.
+both arms. It removes chance differences in the mix of strata, for example of new and returning users.
 
 References: Deng, Xu, Kohavi, Walker 2013 (CUPED); Deng, Knoblich, Lu 2018 (delta method); Miratrix, Sekhon, Yu 2013
 (post-stratification); Lin 2013 (regression adjustment in experiments).
@@ -24,26 +24,32 @@ from analysis.columns import Column
 from analysis.errors import ArmError
 from analysis.metrics import Metric
 
-# Singular values of the covariates' correlation matrix below this share of the largest are taken for zero: the same
-# covariate twice must not divide noise by noise.
+# Singular values of the covariates' correlation matrix below this share of the largest count as zero: two equal
+# covariates must not divide noise by noise.
 COLLINEAR = 1e-10
 
 
 @dataclass(frozen=True)
 class Adjustment:
-    """theta and the value over both arms of each covariate that varies, in the order given."""
+    """The adjustment of a metric by its covariates.
+
+    Attributes:
+        covariates: The covariates that vary, in the order of declaration.
+        theta: Coefficient of each covariate.
+        centres: Value of each covariate over both arms.
+    """
 
     covariates: tuple[Metric, ...]
     theta: tuple[float, ...]
     centres: tuple[float, ...]
 
     def shift(self, arm: Moments) -> float:
-        """What is subtracted from the metric's value in this arm: theta' (h(arm) - h(both arms))."""
+        """Return the amount to subtract from the metric's value in an arm: theta' (h(arm) - h(both arms))."""
         terms = zip(self.covariates, self.theta, self.centres, strict=True)
         return sum(theta * (_value(covariate, arm) - centre) for covariate, theta, centre in terms)
 
     def gradient(self, arm: Moments) -> dict[Column, float]:
-        """Derivative of `shift` by the arm's means."""
+        """Return the derivative of `shift` by the arm's means."""
         total: dict[Column, float] = {}
         for covariate, theta in zip(self.covariates, self.theta, strict=True):
             for column, slope in covariate.gradient(arm.means).items():
@@ -52,12 +58,12 @@ class Adjustment:
 
 
 def bilinear(left: Mapping[Column, float], right: Mapping[Column, float], arm: Moments) -> float:
-    """left' S right with the arm's covariances S: the covariance, per unit, of two linear combinations."""
+    """Return left' S right with the arm's covariances S: the covariance per unit of two linear combinations."""
     return sum(g * h * arm.covariance(a, b) for a, g in left.items() for b, h in right.items())
 
 
 def cuped(metric: Metric, control: Moments, treatment: Moments) -> Adjustment | None:
-    """The adjustment by the metric's covariates; None if none of them varies. Both arms need two units."""
+    """Compute the adjustment by the metric's covariates; None if none of them varies. Both arms need two units."""
     arms = (control, treatment)
     usable = [h for h in metric.adjusters if all(h.value(arm.means) is not None for arm in arms)]
     slopes = [[h.gradient(arm.means) for arm in arms] for h in usable]
@@ -70,7 +76,7 @@ def cuped(metric: Metric, control: Moments, treatment: Moments) -> Adjustment | 
     if not varying:
         return None
     usable, slopes = [usable[i] for i in varying], [slopes[i] for i in varying]
-    # In units of each covariate's own spread, so that cents and counts do not meet in one ill-conditioned matrix.
+    # Scale each covariate by its own spread: cents and counts in one matrix would be ill-conditioned.
     spread = np.sqrt([pooled(slope, slope) for slope in slopes])
     matrix = np.array([[pooled(a, b) for b in slopes] for a in slopes]) / np.outer(spread, spread)
     right = np.array([pooled(own, slope) for slope in slopes]) / spread
@@ -85,14 +91,19 @@ def cuped(metric: Metric, control: Moments, treatment: Moments) -> Adjustment | 
 
 
 def post_stratify(strata: Mapping[str, tuple[Moments, Moments]]) -> tuple[Moments, Moments]:
-    """Control and treatment as if each stratum had had the same share in both: give them to `compare` as usual.
+    """Return the moments of control and treatment as if each stratum had the same share in both.
 
-    strata: (control, treatment) moments of each. Strata must be known before exposure. With w_s the stratum's share of
-    all units, means are sum(w_s m_s), and the covariances, times 1/n, are sum(w_s^2 S_s / n_s). The control value in
-    the lift is then the post-stratified one. Errors: ArmError for a stratum with fewer than two units in an arm.
+    Pass them to `compare` as usual; the control value in the lift is then the post-stratified one. With w_s the
+    stratum's share of all units, the means are sum(w_s m_s), and the covariances times 1/n are sum(w_s^2 S_s / n_s).
+
+    Args:
+        strata: Moments of control and treatment in each stratum. Strata must be known before exposure.
+
+    Raises:
+        ArmError: There are no strata, or a stratum has fewer than two units in an arm.
     """
     if not strata:
-        raise ArmError("There are no strata. Give at least one, or compare the arms as they are.")
+        raise ArmError("There are no strata. Give at least one, or compare the arms directly.")
     for name, arms in strata.items():
         if min(arm.n for arm in arms) < 2:
             raise ArmError(
@@ -122,5 +133,5 @@ def _weighted(parts: Sequence[Moments], weights: Sequence[float]) -> Moments:
 
 def _value(covariate: Metric, arm: Moments) -> float:
     value = covariate.value(arm.means)
-    assert value is not None, "cuped() leaves out covariates that are undefined in an arm"
+    assert value is not None, "cuped() drops covariates that are undefined in an arm"
     return value

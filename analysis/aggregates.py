@@ -1,17 +1,17 @@
-"""The sums that leave the data source, and everything that can be made of them.
+"""The sums that leave a data source, and the moments that follow from them.
 
-For each cell (arm x day x segment) a source returns the number of units n and, for the columns that metrics need, the
-shifted sums  S_a = sum(a - c_a)  and  P_ab = sum((a - c_a)(b - c_b)),  with one shift c per column for all cells.
-Means and covariances follow exactly, cells add up, and no row of a user is ever needed:
+For each cell (arm x interval of time x segment) a source returns the number of units n and, for the columns that
+metrics need, the shifted sums  S_a = sum(a - c_a)  and  P_ab = sum((a - c_a)(b - c_b)),  with one shift c per column
+for all cells. Means and covariances follow exactly, cells can be added, and no row of a user is needed:
 
     mean_a = c_a + S_a / n          cov_ab = (P_ab - S_a S_b / n) / (n - 1)
 
-The shift is what makes this safe. With c = 0 a column of mean m and standard deviation s loses 2 log10(m / s) digits to
-cancellation (NIST StRD NumAcc4: all of them). Sources start from 0, which costs nothing and is exact for counts and
-sparse amounts; `better_shifts` says when the answer was not good enough and from where to look again.
+The shift keeps precision. With c = 0, a column of mean m and standard deviation s loses 2 log10(m / s) digits to
+cancellation (NIST StRD NumAcc4: all of them). Sources start with shifts of 0, which cost nothing and are exact for
+counts and sparse amounts. `better_shifts` says whether the result lost too many digits, and which shifts to use then.
 
 Besides sums, a source counts the units that break a rule (a negative number of clicks), that a cap changed, and that
-have a value at all; and it looks up single order statistics, for quantiles and for caps.
+have a value other than 0. It also looks up single order statistics, for quantiles and for caps.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -27,20 +27,25 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-# (mean - shift)^2 / variance above which a second look pays: more than 4 of a double's 16 digits would be lost.
+# (mean - shift)^2 / variance above which a second query pays: more than 4 of a double's 16 digits would be lost.
 WORST_CONDITION = 1e4
 
 Pair = tuple[Column, Column]
 
 
 def pair(a: Column, b: Column) -> Pair:
-    """The key of a product, the same whichever way round."""
+    """Return the key of a product; it is the same for both orders of the columns."""
     return (a, b) if a <= b else (b, a)
 
 
 @dataclass(frozen=True, order=True)
 class Rule:
-    """What holds for every unit of sound data: `column` is not below zero, or not above `most` where that is given."""
+    """A rule that every unit of sound data satisfies.
+
+    Attributes:
+        column: The column. It must not be below 0 or, if `most` is given, not above that column.
+        most: The column that limits `column`; None limits it by 0 from below.
+    """
 
     column: Column
     most: Column | None = None
@@ -51,8 +56,13 @@ class Rule:
 
 @dataclass(frozen=True, order=True)
 class Rank:
-    """An order statistic asked for by arm: the smallest value with at least a share `q` of the units at or below it,
-    and those `reach` standard deviations of the rank, sqrt(n q (1 - q)), below and above it."""
+    """Order statistics that a metric needs of each arm: a quantile, and the values some ranks below and above it.
+
+    Attributes:
+        column: The column.
+        q: The quantile: the smallest value with at least this share of the units at or below it.
+        reach: Distance of the ranks below and above, in standard deviations of the rank, sqrt(n q (1 - q)).
+    """
 
     column: Column
     q: float
@@ -61,7 +71,13 @@ class Rank:
 
 @dataclass(frozen=True)
 class Ranked:
-    """The answer to a `Rank` in one arm: the values at the ranks low <= at <= high, counted from 1, of n units."""
+    """The order statistics of one arm that a `Rank` asks for.
+
+    Attributes:
+        n: Number of units.
+        ranks: The ranks low <= at <= high, counted from 1.
+        values: The values at these ranks.
+    """
 
     n: int
     ranks: tuple[int, int, int]
@@ -70,13 +86,18 @@ class Ranked:
 
 @dataclass(frozen=True, eq=False)
 class Frequencies:
-    """Distinct rows of values, shape (u, k), and how many units of an arm have each, shape (u,)."""
+    """How many units of an arm have which values.
+
+    Attributes:
+        rows: Distinct rows of values, shape (u, k).
+        counts: Number of units with each row, shape (u,).
+    """
 
     rows: "NDArray[np.float64]"
     counts: "NDArray[np.int64]"
 
     def values(self) -> "NDArray[np.float64]":
-        """One row per unit, shape (n, k)."""
+        """Return one row per unit, shape (n, k)."""
         import numpy as np
 
         return np.repeat(self.rows, self.counts, axis=0)
@@ -84,18 +105,27 @@ class Frequencies:
 
 @dataclass(frozen=True)
 class Needs:
-    """What metrics ask of a source. `a | b` is what both ask for, each thing once."""
+    """The aggregates that metrics need. `a | b` is their union.
+
+    Attributes:
+        columns: Columns to sum.
+        products: Pairs of columns whose products are summed.
+        tails: Columns whose non-zero values are counted and whose largest value is kept.
+        rules: Rules whose violations are counted.
+        ranks: Order statistics.
+        tables: Groups of columns whose rows of values are counted, for resampling.
+    """
 
     columns: frozenset[Column] = frozenset()
     products: frozenset[Pair] = frozenset()
-    tails: frozenset[Column] = frozenset()  # columns whose non-zero values are counted and whose largest is kept
+    tails: frozenset[Column] = frozenset()
     rules: frozenset[Rule] = frozenset()
     ranks: frozenset[Rank] = frozenset()
-    tables: frozenset[tuple[Column, ...]] = frozenset()  # whose rows of values are counted, for resampling
+    tables: frozenset[tuple[Column, ...]] = frozenset()
 
     @classmethod
     def moments(cls, columns: Sequence[Column], tails: Iterable[Column] = ()) -> "Needs":
-        """Sums, squares and all cross-products of these columns."""
+        """Return the needs for the joint moments of columns: sums, squares and all cross-products."""
         products = frozenset(pair(a, b) for a, b in combinations_with_replacement(columns, 2))
         return cls(frozenset(columns), products, frozenset(tails))
 
@@ -111,25 +141,29 @@ class Needs:
 
     @property
     def capped(self) -> tuple[Column, ...]:
+        """Columns with a cap, sorted."""
         return tuple(sorted(column for column in self.columns if column.cap))
 
     @property
     def quantities(self) -> tuple[Column, ...]:
-        """What has to be read for each unit, before capping and before asking for the sign."""
+        """Columns to read for each unit, without caps and signs, sorted."""
         read = {column.quantity for column in self.columns} | {rank.column.quantity for rank in self.ranks}
         return tuple(sorted(read))
 
 
-# Where the sums alone show that a column is on the right side of these, a source may leave its tails uncounted.
-FEW_NONZERO = 100  # in the smaller arm; below it every interval of a heavy-tailed mean misses more than it says
-ONE_UNIT = 0.2  # share of an arm's variance that a single unit may carry (a rule of thumb)
+# A source need not count the tails of a column if the sums alone show that it passes both limits.
+FEW_NONZERO = 100  # units in the smaller arm; below it, intervals of a heavy-tailed mean miss more often than stated
+ONE_UNIT = 0.2  # share of an arm's variance that a single unit may make up (a rule of thumb)
 
 
 @dataclass(frozen=True)
 class Tail:
-    """nonzero: units with a value other than 0. largest: the largest absolute value of one unit.
+    """The tail of a column's values.
 
-    Not `exact`: there are at least `nonzero` such units, and no value is larger than `largest`.
+    Attributes:
+        nonzero: Units with a value other than 0; at least as many if not `exact`.
+        largest: Largest absolute value of one unit; an upper bound if not `exact`.
+        exact: Whether both numbers are exact.
     """
 
     nonzero: int
@@ -137,7 +171,7 @@ class Tail:
     exact: bool = True
 
     def heaviest(self, mean: float, variance: float, n: int) -> float:
-        """Share of the variance, of n units, that the largest of them carries (at most, if not exact)."""
+        """Return the share of the variance of n units that the largest unit makes up; an upper bound if not exact."""
         if variance <= 0 or n < 2:
             return 0.0
         distance = max(abs(self.largest - mean), 0.0 if self.exact else abs(self.largest + mean))
@@ -146,7 +180,19 @@ class Tail:
 
 @dataclass(frozen=True)
 class Cell:
-    """Aggregates of one arm on one day in one segment; `day` is its start in microseconds since the epoch, UTC."""
+    """Aggregates of one arm in one interval of time and one segment.
+
+    Attributes:
+        arm: Label of the arm.
+        day: Start of the interval of time, in microseconds since the epoch; None without times.
+        segment: The segment; None without segments.
+        n: Number of units.
+        sums: Shifted sum of each column.
+        products: Shifted sum of the product of each pair of columns.
+        tails: Tail of each column.
+        broken: Number of units that break each rule.
+        capped: Number of units whose value each cap changed.
+    """
 
     arm: str
     day: int | None
@@ -155,13 +201,20 @@ class Cell:
     sums: Mapping[Column, float]
     products: Mapping[Pair, float]
     tails: Mapping[Column, Tail] = field(default_factory=dict)
-    broken: Mapping[Rule, int] = field(default_factory=dict)  # units that break a rule
-    capped: Mapping[Column, int] = field(default_factory=dict)  # units whose value the cap changed
+    broken: Mapping[Rule, int] = field(default_factory=dict)
+    capped: Mapping[Column, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Moments:
-    """Sample moments of some units: means, and unbiased covariances (None below two units)."""
+    """Sample moments of some units.
+
+    Attributes:
+        n: Number of units.
+        means: Mean of each column.
+        covariances: Unbiased covariance of each pair of columns; None below two units.
+        tails: Tail of each column.
+    """
 
     n: int
     means: Mapping[Column, float]
@@ -169,23 +222,40 @@ class Moments:
     tails: Mapping[Column, Tail]
 
     def covariance(self, a: Column, b: Column) -> float:
+        """Return the covariance of two columns.
+
+        Raises:
+            DataError: There are fewer than two units.
+        """
         if self.covariances is None:
             raise DataError(f"A variance needs two units, and there are {self.n}.")
         return self.covariances[pair(a, b)]
 
     def variance(self, column: Column) -> float:
+        """Return the variance of a column."""
         return self.covariance(column, column)
 
 
 @dataclass(frozen=True)
 class Aggregates:
-    """All cells of a report, with the shifts that their sums were taken from."""
+    """All cells of a report.
+
+    Attributes:
+        cells: The cells.
+        shifts: Shift of each column's sums; 0 if missing.
+        limits: Limits of each capped column.
+        ranked: Order statistics by arm.
+        tables: Counts of values by arm.
+
+    Raises:
+        DataError: A sum is NaN or infinite.
+    """
 
     cells: tuple[Cell, ...]
     shifts: Mapping[Column, float] = field(default_factory=dict)
-    limits: Mapping[Column, Limits] = field(default_factory=dict)  # what the caps came to
-    ranked: Mapping[tuple[str, Rank], Ranked] = field(default_factory=dict)  # by arm
-    tables: Mapping[tuple[str, tuple[Column, ...]], Frequencies] = field(default_factory=dict)  # by arm
+    limits: Mapping[Column, Limits] = field(default_factory=dict)
+    ranked: Mapping[tuple[str, Rank], Ranked] = field(default_factory=dict)
+    tables: Mapping[tuple[str, tuple[Column, ...]], Frequencies] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for cell in self.cells:
@@ -193,34 +263,44 @@ class Aggregates:
                 if not isfinite(value) or not isfinite(cell.products.get(pair(column, column), 0.0)):
                     raise DataError(
                         f"Column {column} of arm {cell.arm!r} holds NaN, infinite or overflowing values. "
-                        "Clean them at the source: a mean over them does not exist."
+                        "They have no mean. Clean them at the source."
                     )
 
     @property
     def arms(self) -> tuple[str, ...]:
+        """Labels of the arms with units, sorted."""
         return tuple(sorted({cell.arm for cell in self.cells if cell.n}))
 
     @property
     def days(self) -> tuple[int, ...]:
+        """Starts of the intervals of time, in microseconds since the epoch, sorted."""
         return tuple(sorted({cell.day for cell in self.cells if cell.day is not None}))
 
     @property
     def segments(self) -> tuple[str, ...]:
+        """Segments, sorted."""
         return tuple(sorted({cell.segment for cell in self.cells if cell.segment is not None}))
 
     def count(self, arm: str, segment: str | None = None) -> int:
+        """Count the units of an arm, in one segment or in all."""
         return sum(cell.n for cell in self.cells if cell.arm == arm and segment in (None, cell.segment))
 
     def broken(self, rule: Rule) -> int:
-        """Units that break a rule, over all arms."""
+        """Count the units that break a rule, over all arms."""
         return sum(cell.broken.get(rule, 0) for cell in self.cells)
 
     def capped(self, column: Column, arm: str) -> int:
-        """Units of an arm whose value the cap changed."""
+        """Count the units of an arm whose value the cap changed."""
         return sum(cell.capped.get(column, 0) for cell in self.cells if cell.arm == arm)
 
     def moments(self, arm: str | None = None, *, until: int | None = None, segment: str | None = None) -> Moments:
-        """Moments of an arm (all arms if None), of the days up to and including `until`, of one segment or all."""
+        """Return the moments of some units.
+
+        Args:
+            arm: The arm; None means all.
+            until: Start of the last interval of time to include, in microseconds since the epoch; None means all.
+            segment: The segment; None means all.
+        """
         return moments_of(
             [
                 cell
@@ -233,7 +313,7 @@ class Aggregates:
         )
 
     def better_shifts(self) -> dict[Column, float] | None:
-        """Shifts for a second look, where the first lost digits to cancellation; None if it was good enough."""
+        """Return shifts for a second query if the sums lost digits to cancellation, else None."""
         overall = self.moments()
         arms = [self.moments(arm) for arm in self.arms]
         shifts = dict(self.shifts)
@@ -249,7 +329,15 @@ class Aggregates:
 
 
 def moments_of(cells: Sequence[Cell], shifts: Mapping[Column, float]) -> Moments:
-    """Add cells up. `fsum` rounds once, so the order of the cells never changes a result."""
+    """Add cells up. The order of the cells never changes a result, because `fsum` rounds once.
+
+    Args:
+        cells: Cells with the same columns.
+        shifts: Shift of each column's sums.
+
+    Raises:
+        DataError: Sums contradict each other.
+    """
     n = sum(cell.n for cell in cells)
     if n == 0:
         return Moments(0, {}, None, {})
@@ -276,7 +364,7 @@ def moments_of(cells: Sequence[Cell], shifts: Mapping[Column, float]) -> Moments
 
 
 def _variance(column: Column, value: float, scale: float) -> float:
-    """Rounding may leave a variance just off zero; anything clearly negative means that the sums contradict."""
+    """Return the variance, 0 if only rounding separates it from 0; a clearly negative one is an error."""
     if value < -1e-9 * scale:
         raise DataError(
             f"The sums of column {column} contradict each other (variance {value:.3g} < 0). "

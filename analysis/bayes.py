@@ -1,10 +1,10 @@
-"""The posterior of an effect under a prior that is stated: chance to win, expected loss.
+"""The posterior of an effect under a stated prior: probability to win, expected loss.
 
-The likelihood of the lift is taken as normal around its estimate with the delta method's standard error, and the prior
-is normal too, so that the posterior is the average of the two by their precisions. A flat prior (sd = infinity) gives
-the chance to win that belongs to the one-sided p-value; a prior from past experiments shrinks surprising results, which
-is most of what is gained. Stopping when the chance to win is high keeps no error rate: monitor with
-`sequential.monitor`.
+The likelihood of the lift is normal around its estimate, with the standard error of the delta method. The prior is
+normal too, so the posterior is their average weighted by precision. A flat prior (sd = infinity) gives the probability
+to win that corresponds to the one-sided p-value. A prior from past experiments shrinks surprising results, which is its
+main benefit. Stopping as soon as the probability to win is high controls no error rate: use `sequential.monitor` for
+that.
 """
 
 from dataclasses import dataclass
@@ -18,7 +18,15 @@ from analysis.validation import check_scalar, check_share
 
 @dataclass(frozen=True)
 class Prior:
-    """Normal prior of the lift or of the difference. sd = math.inf is flat. 0.05 on the lift: mostly within 10 %."""
+    """Normal prior of the lift or of the difference.
+
+    Attributes:
+        mean: Mean of the prior.
+        sd: Standard deviation; math.inf is flat. 0.05 on the lift means that most lifts are within +-10 %.
+
+    Raises:
+        ArgumentError: A value is out of range.
+    """
 
     mean: float
     sd: float
@@ -33,9 +41,16 @@ class Prior:
 class Posterior:
     """Normal posterior on the prior's scale.
 
-    low, high: the central credible interval. chance_to_win: probability that the treatment is better.
-    loss_if_shipped: expected loss from shipping the treatment, that is, the mean of how much worse it is, 0 where it is
-    better; loss_if_not: the same for keeping the control.
+    Attributes:
+        prior: The prior.
+        mean: Posterior mean.
+        sd: Posterior standard deviation.
+        low: Lower bound of the central credible interval.
+        high: Upper bound of the central credible interval.
+        chance_to_win: Probability that the treatment is better.
+        loss_if_shipped: Expected loss from shipping the treatment: the mean of how much worse it is, counting 0 where
+            it is better.
+        loss_if_not: Expected loss from keeping the control.
     """
 
     prior: Prior
@@ -56,9 +71,22 @@ def posterior(
     alpha: float = 0.05,
     scale: Scale = "lift",
 ) -> Posterior | Undefined:
-    """Posterior of the effect. The prior has no default, because every default is somebody's opinion.
+    """Compute the posterior of an effect.
 
-    On the scale `lift`, Undefined where the control's value is not clearly above 0 (Fieller's interval is unbounded).
+    The prior has no default, because every default would be an opinion.
+
+    Args:
+        effect: The effect.
+        prior: Prior of the effect.
+        direction: The direction that is good.
+        alpha: 1 - coverage of the credible interval.
+        scale: Scale of the prior.
+
+    Returns:
+        The posterior; `Undefined` on the scale `lift` where Fieller's interval is unbounded.
+
+    Raises:
+        ArgumentError: `alpha` is out of range.
     """
     from scipy.special import ndtri
 
@@ -66,7 +94,7 @@ def posterior(
     if scale == "lift":
         control, treatment = effect.control, effect.treatment
         if effect.lift is None or lift_interval(control, treatment, alpha=alpha).shape != "bounded":
-            return Undefined("the control's value is not clearly above 0; take the difference instead of the lift")
+            return Undefined("the control's value is not clearly above 0; use the difference instead of the lift")
         estimate, error = effect.lift, lift_error(control, treatment)
     else:
         estimate, error = effect.difference.value, effect.difference.standard_error
@@ -89,7 +117,7 @@ def posterior(
 
 
 def _mean_below_zero(mean: float, sd: float) -> float:
-    """E max(-X, 0) of a normal X."""
+    """Return E max(-X, 0) of a normal X."""
     z = mean / sd
     return sd * (exp(-z * z / 2) / sqrt(2 * pi) - z * _phi(-z))
 

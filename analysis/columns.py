@@ -1,10 +1,10 @@
-"""What a metric reads of each unit: a column of the source, perhaps capped, filtered, of a window of its own.
+"""What a metric reads for each unit: a column of the source, optionally filtered, in a window, and capped.
 
     quantity   the column's value for a unit, counting only rows that pass the filters, in the window
-    capped     the quantity, with what lies outside the cap's limits moved to them
+    capped     the quantity, with values beyond the cap's limits moved to the limits
     positive   1 where the quantity is above zero, else 0
 
-Everything here is a value: equal declarations are one column, however many metrics share it.
+All types are values: equal declarations are the same column, however many metrics share it.
 """
 
 from dataclasses import dataclass, replace
@@ -22,7 +22,18 @@ _DAY = timedelta(days=1)
 
 @dataclass(frozen=True)
 class Filter:
-    """Rows that count: `Filter("surface", "=", "home")`, `Filter("country", "in", ("DE", "FR"))`. NULL never counts."""
+    """A condition for rows to count: `Filter("surface", "=", "home")`, `Filter("country", "in", ("DE", "FR"))`.
+
+    NULL never satisfies a condition.
+
+    Attributes:
+        column: Name of the column.
+        op: Operator.
+        value: Value to compare with; a tuple of values for `in`.
+
+    Raises:
+        MetricError: The operator is unknown or does not fit the value.
+    """
 
     column: str
     op: Operator
@@ -33,11 +44,11 @@ class Filter:
             raise MetricError(f"A filter's operator is {self.op!r}, and must be one of {' '.join(get_args(Operator))}.")
         if (self.op == "in") != isinstance(self.value, tuple):
             raise MetricError(
-                f"The filter on {self.column!r} compares by {self.op!r} with {self.value!r}: "
-                "`in` takes several values, every other operator takes one."
+                f"The filter on {self.column!r} has the operator {self.op!r} and the value {self.value!r}: "
+                "`in` takes a tuple of values, every other operator takes one value."
             )
         if self.value == ():
-            raise MetricError(f"The filter on {self.column!r} lists no value, so no row could pass it.")
+            raise MetricError(f"The filter on {self.column!r} lists no value, so no row can pass it. Give one.")
 
     def __str__(self) -> str:
         return f"{self.column} {self.op} {self.value!r}"
@@ -45,7 +56,15 @@ class Filter:
 
 @dataclass(frozen=True)
 class Window:
-    """Time since a unit's first exposure that counts: start <= t - first < end."""
+    """The time since a unit's first exposure that counts: start <= t - first < end.
+
+    Attributes:
+        start: Start, at least 0.
+        end: End, after the start.
+
+    Raises:
+        MetricError: The window starts before exposure, or ends before it starts.
+    """
 
     start: timedelta
     end: timedelta
@@ -53,7 +72,7 @@ class Window:
     def __post_init__(self) -> None:
         if not timedelta(0) <= self.start < self.end:
             raise MetricError(
-                f"A window runs from {self.start} to {self.end}: it starts at or after exposure, and ends after that."
+                f"A window runs from {self.start} to {self.end}. It must start at or after exposure and end later."
             )
 
     def __str__(self) -> str:
@@ -62,12 +81,21 @@ class Window:
 
 @dataclass(frozen=True)
 class Cap:
-    """Where a column is capped, in the same way in all arms.
+    """The limits of a column's values, the same in all arms.
 
-    upper, lower: limits in the column's own unit. upper_quantile, lower_quantile: limits at a share of the units,
-    pooled over all arms, each the smallest value with at least that share of the units at or below it. nonzero: take
-    the quantiles over the units with a value other than 0. An upper cap of 0 or less is refused, also when it
-    comes out of a quantile: the 99 % quantile over all visitors of a shop where 1 % buy is 0.
+    A quantile is the smallest value with at least that share of the units at or below it, pooled over all arms. An
+    upper limit of 0 or less is refused, also if it comes from a quantile: in a shop where 1 % of the visitors buy, the
+    99 % quantile over all visitors is 0.
+
+    Attributes:
+        upper: Upper limit, in the column's unit.
+        lower: Lower limit, in the column's unit.
+        upper_quantile: Upper limit as a quantile, between 0 and 1.
+        lower_quantile: Lower limit as a quantile, between 0 and 1.
+        nonzero: Take the quantiles only over the units with a value other than 0.
+
+    Raises:
+        MetricError: There is no limit, two limits on one side, or a limit out of range.
     """
 
     upper: float | None = None
@@ -102,7 +130,11 @@ class Cap:
 
 
 def check_upper(limit: float, where: str) -> float:
-    """An upper limit that leaves something. Errors: MetricError."""
+    """Return an upper limit that is above 0.
+
+    Raises:
+        MetricError: The limit is 0 or less.
+    """
     if limit <= 0:
         raise MetricError(
             f"The upper cap of {where} is {limit:g}, which would leave nothing above 0. Give a larger limit, a higher "
@@ -113,7 +145,12 @@ def check_upper(limit: float, where: str) -> float:
 
 @dataclass(frozen=True)
 class Limits:
-    """The numbers that a cap came to; None where a side is open."""
+    """The limits of a cap as numbers.
+
+    Attributes:
+        lower: Lower limit; None if there is none.
+        upper: Upper limit; None if there is none.
+    """
 
     lower: float | None
     upper: float | None
@@ -122,7 +159,15 @@ class Limits:
 @total_ordering
 @dataclass(frozen=True)
 class Column:
-    """A quantity per unit. Ordered by its text, so that nothing depends on the order of declaration."""
+    """A quantity per unit. Columns sort by their text, so that nothing depends on the order of declaration.
+
+    Attributes:
+        name: Name of the column in the source.
+        positive: Whether only the sign counts: 1 above 0, else 0.
+        cap: Limits of the values.
+        where: Conditions for rows to count.
+        window: Time since exposure that counts; None means the source's window.
+    """
 
     name: str
     positive: bool = False
@@ -132,7 +177,7 @@ class Column:
 
     @property
     def quantity(self) -> "Column":
-        """What is read for a unit: without cap and sign."""
+        """The column without cap and sign, as it is read for a unit."""
         return replace(self, positive=False, cap=None) if self.positive or self.cap else self
 
     def __lt__(self, other: "Column") -> bool:

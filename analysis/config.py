@@ -2,12 +2,12 @@
 
     metrics:
       - kind: mean                 # mean, count, proportion, ratio, retention, quantile
-        name: gmv_per_user         # further fields are those of the class of that kind in analysis.metrics
+        name: gmv_per_user         # the other fields are those of the kind's class in analysis.metrics
         column: gmv_net
         unit: money
         role: goal
         owner: pricing
-        tier: 1                    # 1 the company's, 2 a team's, 3 for diagnosis
+        tier: 1                    # 1 for the company, 2 for a team, 3 for diagnosis
         covariate: gmv_net_pre
         cap: {upper_quantile: 0.99, nonzero: true}
       - kind: ratio
@@ -24,7 +24,7 @@
       source: ECB
       rates: {USD: 0.92, JPY: 0.0061}
 
-Nothing is guessed: an unknown field, an unknown kind, a wrong type is an error that names the file and the metric.
+Nothing is guessed: an unknown field, an unknown kind and a wrong type are errors that name the file and the metric.
 """
 
 from collections.abc import Iterable, Mapping
@@ -54,14 +54,24 @@ KINDS: Mapping[str, type[Declared]] = {
 
 @dataclass(frozen=True)
 class Declarations:
-    """What a file declares."""
+    """What a file declares.
+
+    Attributes:
+        metrics: The metrics.
+        rates: Rates to convert amounts with; None if the file has none.
+    """
 
     metrics: tuple[Declared, ...]
     rates: Rates | None = None
 
 
 def load_metrics(path: Path) -> Declarations:
-    """Read a YAML file. Errors: SourceError, MetricError."""
+    """Read the declarations of a YAML file.
+
+    Raises:
+        MetricError: A declaration is wrong.
+        SourceError: The file cannot be read.
+    """
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
@@ -70,13 +80,21 @@ def load_metrics(path: Path) -> Declarations:
 
 
 def parse_metrics(text: str, *, name: str = "metrics") -> Declarations:
-    """The declarations in YAML text. name: what to call it in errors. Errors: MetricError."""
+    """Read the declarations of YAML text.
+
+    Args:
+        text: The YAML text.
+        name: Name of the text in error messages.
+
+    Raises:
+        MetricError: The text is not YAML, or a declaration is wrong.
+    """
     try:
         document = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise MetricError(f"{name} is not YAML: {' '.join(str(error).split())}.") from error
     if not isinstance(document, dict) or not isinstance(document.get("metrics"), list):
-        raise MetricError(f"{name} has no list of metrics. It must begin with `metrics:`.")
+        raise MetricError(f"{name} has no list of metrics. Add one: `metrics:`, then one entry per metric.")
     _refuse_unknown(document, ("metrics", "rates"), name)
     metrics = declared_metrics(document["metrics"], name=name)
     rates = document.get("rates")
@@ -84,7 +102,15 @@ def parse_metrics(text: str, *, name: str = "metrics") -> Declarations:
 
 
 def declared_metrics(entries: Iterable[Any], *, name: str = "metrics") -> tuple[Declared, ...]:
-    """The metrics of entries that were read from YAML or JSON. Errors: MetricError."""
+    """Convert entries that were read from YAML or JSON to metrics.
+
+    Args:
+        entries: One mapping per metric.
+        name: Name of the entries in error messages.
+
+    Raises:
+        MetricError: A declaration is wrong.
+    """
     metrics = tuple(_metric(entry, f"{name}, metric {number}") for number, entry in enumerate(entries, 1))
     try:
         merged_needs(metrics)
@@ -136,10 +162,10 @@ def _rates(entry: Any, where: str) -> Rates:
         raise MetricError(f"{where}: {error}") from error
 
 
-def _refuse_unknown(entry: Mapping[Any, Any], known: Iterable[str], where: str) -> None:
-    names = sorted(known)
+def _refuse_unknown(entry: Mapping[Any, Any], allowed: Iterable[str], where: str) -> None:
+    names = sorted(allowed)
     for key in entry:
         if key not in names:
             near = get_close_matches(str(key), names, n=1)
-            hint = f"Did you mean {near[0]!r}?" if near else f"Known are {', '.join(names)}."
-            raise MetricError(f"{where} has a field {key!r} that nothing reads. {hint}")
+            hint = f"Did you mean {near[0]!r}?" if near else f"The fields are {', '.join(names)}."
+            raise MetricError(f"{where} has an unknown field {key!r}. {hint}")

@@ -1,16 +1,16 @@
-"""What can go wrong in an analysis, as one tree.
+"""The errors of this package, as one tree.
 
 AnalysisError
-├── ArgumentError(ValueError)          an argument is out of its range
-├── MetricError(ValueError)            a metric is declared in a way that cannot be computed
+├── ArgumentError(ValueError)          an argument is of the wrong kind or out of its range
+├── MetricError(ValueError)            a metric as declared cannot be computed
 ├── ArmError(ValueError)               control or treatment is missing, or there is nothing to compare
 ├── MissingColumnError(LookupError)    a metric names a column that the source does not have
-├── DataError(ValueError)              the values themselves: NULL, NaN, infinite, duplicates
-│   └── MixedCurrenciesError           amounts of several currencies, and no rates
+├── DataError(ValueError)              the values are unusable: NULL, NaN, infinite, duplicates
+│   └── MixedCurrenciesError           amounts are in several currencies, without rates
 │       └── MissingRateError           rates are given, but not for one of the currencies
 └── SourceError(OSError)               the file or the database cannot be read
 
-Every message is meant for a person: it names the value, the rule and the remedy.
+Every message names the value, the rule and the remedy.
 """
 
 from collections.abc import Iterable
@@ -26,7 +26,7 @@ class ArgumentError(AnalysisError, ValueError):
 
 
 class MetricError(AnalysisError, ValueError):
-    """A metric is declared in a way that cannot be computed."""
+    """A metric as declared cannot be computed."""
 
 
 class ArmError(AnalysisError, ValueError):
@@ -34,38 +34,53 @@ class ArmError(AnalysisError, ValueError):
 
 
 class MissingColumnError(AnalysisError, LookupError):
-    """A metric names a column that the source does not have."""
+    """A metric names a column that the source does not have.
+
+    Args:
+        missing: Name of the missing column.
+        available: Names of the columns that exist.
+        where: Name of the source.
+    """
 
     def __init__(self, missing: str, available: Iterable[str], where: str) -> None:
-        known = sorted(available)
-        near = get_close_matches(missing, known, n=1)
-        hint = f"Did you mean {near[0]!r}?" if near else f"It has: {', '.join(known)}."
+        names = sorted(available)
+        near = get_close_matches(missing, names, n=1)
+        hint = f"Did you mean {near[0]!r}?" if near else f"It has: {', '.join(names)}."
         super().__init__(f"{where} has no column {missing!r}. {hint}")
 
 
 class DataError(AnalysisError, ValueError):
-    """The data holds values from which no mean can be computed."""
+    """The data holds values that cannot be averaged."""
 
 
 class MixedCurrenciesError(DataError):
-    """Amounts of several currencies meet in one metric, and nothing says how to convert them."""
+    """A metric has amounts in several currencies, and there are no rates to convert them.
+
+    Attributes:
+        currencies: The currencies, sorted.
+    """
 
     def __init__(self, currencies: Iterable[str]) -> None:
         self.currencies = tuple(sorted(currencies))
         super().__init__(
-            f"The amounts are in several currencies ({', '.join(self.currencies)}), and amounts of different "
+            f"The amounts are in several currencies ({', '.join(self.currencies)}), and amounts in different "
             "currencies are never added. Give a table of rates, or analyse one currency at a time."
         )
 
 
 class MissingRateError(MixedCurrenciesError):
-    """Amounts in a currency that the table of rates does not know."""
+    """Amounts are in a currency that the table of rates does not contain.
 
-    def __init__(self, currencies: Iterable[str], known: Iterable[str]) -> None:
+    Attributes:
+        currencies: The currencies without a rate, sorted.
+    """
+
+    def __init__(self, currencies: Iterable[str], available: Iterable[str]) -> None:
         self.currencies = tuple(sorted(currencies))
         DataError.__init__(
             self,
-            f"The table of rates has none for {', '.join(self.currencies)}; it has {', '.join(sorted(known))}. Add it.",
+            f"The table of rates has none for {', '.join(self.currencies)}; it has {', '.join(sorted(available))}. "
+            "Add the missing rate.",
         )
 
 

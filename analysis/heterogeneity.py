@@ -1,13 +1,13 @@
-"""Does the effect differ between segments? One test of that, and each segment's effect, corrected for their number.
+"""Does the effect differ between segments? One test of that, and each segment's effect, adjusted for their number.
 
-Looking into segments until one shines is the commonest way to fool oneself. The question comes first: Cochran's Q tests
-that all segments share one effect,
+Searching segments until one looks good is the most common way to find effects that do not exist. So one test comes
+first: Cochran's Q tests that all segments share one effect,
 
     Q = sum w_s (e_s - sum w e / sum w)^2,   w_s = 1 / Var(e_s),   chi-square with S - 1 degrees of freedom,
 
 which is the Wald test of all segment-by-arm interactions with HC2 variances. The segments' own p-values are adjusted
-for their number. All of it is exploratory: a segment that stands out deserves an experiment of its own. Segments must
-be known before exposure.
+for their number. All results are exploratory: confirm a remarkable segment with a new experiment. Segments must be
+known before exposure.
 
 Reference: Cochran 1954.
 """
@@ -24,7 +24,13 @@ from analysis.multiple_testing import Correction, adjust
 
 @dataclass(frozen=True)
 class SegmentEffect:
-    """The effect in one segment. p_adjusted: for the number of segments; None where there is no effect to test."""
+    """The effect in one segment.
+
+    Attributes:
+        segment: The segment.
+        effect: The effect in it.
+        p_adjusted: p-value adjusted for the number of segments; None where the effect is undefined.
+    """
 
     segment: str
     effect: Effect | Undefined
@@ -33,7 +39,15 @@ class SegmentEffect:
 
 @dataclass(frozen=True)
 class Interaction:
-    """Cochran's Q over the segments that have an effect. common: the effect by inverse variances."""
+    """Cochran's Q over the segments whose effect is defined.
+
+    Attributes:
+        scale: Scale of the effects.
+        common: Common effect of all segments, weighted by inverse variances.
+        statistic: Cochran's Q.
+        df: Degrees of freedom.
+        p: p-value of the test that all segments share one effect.
+    """
 
     scale: Scale
     common: float
@@ -44,15 +58,25 @@ class Interaction:
 
 @dataclass(frozen=True)
 class Heterogeneity:
-    """interaction: None with fewer than two segments in which the effect is defined on the scale."""
+    """Effects by segment.
+
+    Attributes:
+        segments: The effect in each segment, sorted by segment.
+        interaction: Test of a difference between segments; None if the effect is defined in fewer than two.
+    """
 
     segments: tuple[SegmentEffect, ...]
     interaction: Interaction | None
 
     def segment(self, name: str) -> SegmentEffect:
-        for found in self.segments:
-            if found.segment == name:
-                return found
+        """Return the effect in a segment.
+
+        Raises:
+            LookupError: There is no such segment.
+        """
+        for part in self.segments:
+            if part.segment == name:
+                return part
         raise LookupError(f"There is no segment {name!r}; there are {', '.join(s.segment for s in self.segments)}.")
 
 
@@ -65,19 +89,28 @@ def by_segment(
     scale: Scale = "lift",
     correction: Correction = "holm",
 ) -> Heterogeneity:
-    """Effects by segment, from the (control, treatment) moments of each, in the order of their names.
+    """Compute the effect in each segment and test whether it differs between segments.
 
-    scale: on which all segments share one effect if there is no interaction. A treatment that multiplies everyone's
-    GMV by the same factor has one lift and many differences.
+    Args:
+        metric: The metric.
+        segments: Moments of control and treatment in each segment.
+        alpha: 1 - coverage of the intervals.
+        method: Method of the lift's interval.
+        scale: Scale on which all segments share one effect if there is no interaction. A treatment that multiplies the
+            GMV of everyone by the same factor has one lift and many differences.
+        correction: Correction of the segments' p-values.
+
+    Raises:
+        ArmError: There are no segments.
     """
     if not segments:
-        raise ArmError("There are no segments. Give the moments of one at least.")
+        raise ArmError("There are no segments. Give the moments of at least one.")
     effects = {name: compare(metric, *segments[name], alpha=alpha, method=method) for name in sorted(segments)}
     p_values = [effect.difference.p if isinstance(effect, Effect) else None for effect in effects.values()]
     adjusted = adjust(p_values, correction)
-    found = tuple(SegmentEffect(name, effect, p) for (name, effect), p in zip(effects.items(), adjusted, strict=True))
+    parts = tuple(SegmentEffect(name, effect, p) for (name, effect), p in zip(effects.items(), adjusted, strict=True))
     defined = [effect for effect in effects.values() if isinstance(effect, Effect)]
-    return Heterogeneity(found, _interaction(defined, scale))
+    return Heterogeneity(parts, _interaction(defined, scale))
 
 
 def _interaction(effects: Sequence[Effect], scale: Scale) -> Interaction | None:

@@ -1,13 +1,13 @@
 """From two arms' moments to a difference, a relative lift, their intervals and a p-value.
 
-Everything rests on one pair of estimates, the difference D and the control's value C, with their variances and
-covariance. Welch's test judges D alone. Fieller's interval holds every lift L for which D - L*C is compatible with 0:
+Everything follows from two estimates, the difference D and the control's value C, with their variances and covariance.
+Welch's test uses D alone. Fieller's interval contains every lift L for which D - L*C is compatible with 0:
 
     (D - L C)^2 <= t^2 (Var D - 2 L Cov(D, C) + L^2 Var C)
 
 At L = 0 this is the acceptance region of the Welch test with the same t. So the interval excludes 0 exactly when the
-test rejects, which no interval by the delta method or by logarithms can promise; and when C is not clearly above 0 the
-interval is unbounded, which is the truth. See docs/analysts/which-interval.md.
+test rejects, which intervals by the delta method or by logarithms do not guarantee. Where C is not clearly above 0, the
+interval is unbounded, and rightly so. See docs/analysts/which-interval.md.
 
 References: Welch 1947; Fieller 1954; Deng, Xu, Kohavi, Walker 2013 (CUPED); Deng, Knoblich, Lu 2018 (delta method);
 Zou, Donner 2008 (intervals from those of the arms, where they are not symmetric).
@@ -28,9 +28,16 @@ Scale = Literal["lift", "difference"]
 
 @dataclass(frozen=True)
 class ArmEstimate:
-    """A metric in one arm. `variance` is of the adjusted estimate, `covariance` of the adjusted with the raw one.
+    """A metric in one arm.
 
-    sides: variances by how far the value reaches down and up, where they differ (quantiles); None if they are alike.
+    Attributes:
+        n: Number of units.
+        raw: Value without CUPED.
+        adjusted: Value with CUPED.
+        variance: Variance of the adjusted value.
+        raw_variance: Variance of the raw value.
+        covariance: Covariance of the adjusted with the raw value.
+        sides: Variances downwards and upwards where they differ (quantiles); None where they are equal.
     """
 
     n: int
@@ -42,7 +49,7 @@ class ArmEstimate:
     sides: tuple[float, float] | None = None
 
     def side(self, sign: int) -> "ArmEstimate":
-        """The arm with the variance of one side: -1 down, +1 up."""
+        """Return the arm with the variance of one side: -1 for downwards, +1 for upwards."""
         if self.sides is None:
             return self
         variance = self.sides[sign > 0]
@@ -51,7 +58,16 @@ class ArmEstimate:
 
 @dataclass(frozen=True)
 class Difference:
-    """Treatment minus control in the metric's unit. df: Welch-Satterthwaite. p: two-sided."""
+    """Treatment minus control, in the metric's unit.
+
+    Attributes:
+        value: The difference.
+        low: Lower bound.
+        high: Upper bound.
+        standard_error: Standard error.
+        df: Degrees of freedom (Welch-Satterthwaite).
+        p: Two-sided p-value.
+    """
 
     value: float
     low: float
@@ -63,10 +79,14 @@ class Difference:
 
 @dataclass(frozen=True)
 class LiftInterval:
-    """Set of lifts (0.1 is +10 %) that the data do not reject.
+    """The set of lifts (0.1 is +10 %) that the data do not reject.
 
-    shape `bounded`: from low to high. `outside`: everything except the open gap from low to high, that is, unbounded
-    although some lifts are excluded. `everything`: no lift is excluded; low and high are infinite.
+    Attributes:
+        low: Lower bound.
+        high: Upper bound.
+        shape: `bounded` is everything from low to high. `outside` is everything except the open gap from low to high:
+            it is unbounded although some lifts are excluded. `everything` excludes no lift; low and high are infinite.
+        method: Method of the interval.
     """
 
     low: float
@@ -75,6 +95,7 @@ class LiftInterval:
     method: IntervalMethod
 
     def contains(self, lift: float) -> bool:
+        """Say whether the data do not reject a lift."""
         if self.shape == "outside":
             return lift <= self.low or lift >= self.high
         return self.low <= lift <= self.high
@@ -82,11 +103,16 @@ class LiftInterval:
 
 @dataclass(frozen=True)
 class Effect:
-    """The comparison of two arms in one metric.
+    """The effect of the treatment on one metric.
 
-    lift: D / C with the *raw* control value below the line, also under CUPED; None where that is not above 0.
-    theta: the CUPED coefficients, pooled over the arms, one per covariate that varies; None without covariate.
-    variance_reduction: 1 - Var(adjusted D) / Var(raw D).
+    Attributes:
+        control: Estimate in the control.
+        treatment: Estimate in the treatment.
+        difference: Treatment minus control.
+        lift: D / C with the *raw* control value as denominator, also with CUPED; None where that is not above 0.
+        interval: Interval of the lift; None where the lift is None.
+        theta: CUPED coefficients, pooled over the arms, one per covariate that varies; None without CUPED.
+        variance_reduction: 1 - Var(adjusted D) / Var(raw D); None without CUPED.
     """
 
     control: ArmEstimate
@@ -100,7 +126,11 @@ class Effect:
 
 @dataclass(frozen=True)
 class Undefined:
-    """There is no effect to speak of, and why."""
+    """The effect is undefined.
+
+    Attributes:
+        reason: Why, as part of a sentence.
+    """
 
     reason: str
 
@@ -114,9 +144,15 @@ def compare(
     method: IntervalMethod = "fieller",
     adjust: bool = True,
 ) -> Effect | Undefined:
-    """Effect of the treatment on a metric, with CUPED if it has covariates (and `adjust`).
+    """Compute the effect of the treatment on a metric.
 
-    Post-stratified moments (`post_stratify`) are compared like any others.
+    Args:
+        metric: The metric.
+        control: Moments of the control; they may be post-stratified (`adjustment.post_stratify`).
+        treatment: Moments of the treatment.
+        alpha: 1 - coverage of the intervals.
+        method: Method of the lift's interval.
+        adjust: Whether to use the metric's covariates (CUPED).
     """
     for name, arm in (("control", control), ("treatment", treatment)):
         if arm.n < 2:
@@ -141,12 +177,20 @@ def effect_of(
     method: IntervalMethod = "fieller",
     theta: tuple[float, ...] | None = None,
 ) -> Effect | Undefined:
-    """The effect from the two arms' estimates, wherever they come from."""
+    """Compute the effect from the estimates of two arms.
+
+    Args:
+        control: Estimate in the control.
+        treatment: Estimate in the treatment.
+        alpha: 1 - coverage of the intervals.
+        method: Method of the lift's interval.
+        theta: CUPED coefficients of the estimates; None without CUPED.
+    """
     if control.variance + treatment.variance <= 0:
         return Undefined("the metric does not vary in either arm")
     against = facing(control, treatment, _sign(control, treatment))
     if against[0].variance + against[1].variance <= 0:
-        return Undefined("both arms sit on a single value each, so that nothing says how sure the step between is")
+        return Undefined("each arm has a single value, so the uncertainty of the difference is unknown")
     difference = welch(control, treatment, alpha=alpha)
     raw_variance = control.raw_variance + treatment.raw_variance
     positive = control.raw > 0
@@ -164,9 +208,15 @@ def effect_of(
 
 
 def estimate(metric: Metric, arm: Moments, adjustment: Adjustment | None = None) -> ArmEstimate:
-    """Value and variance in one arm: f(means) - theta' (h(means) - centre), Var = g' S g / n."""
+    """Return value and variance in one arm: f(means) - theta' (h(means) - centre), Var = g' S g / n.
+
+    Args:
+        metric: The metric; its value must be defined.
+        arm: Moments of the arm, of at least two units.
+        adjustment: Adjustment by covariates; None for none.
+    """
     raw = metric.value(arm.means)
-    assert raw is not None, "the caller has checked the denominator"
+    assert raw is not None, "the caller checks the denominator"
     gradient = metric.gradient(arm.means)
     raw_variance = max(bilinear(gradient, gradient, arm), 0.0) / arm.n
     if adjustment is None:
@@ -185,16 +235,16 @@ def estimate(metric: Metric, arm: Moments, adjustment: Adjustment | None = None)
 
 
 def facing(control: ArmEstimate, treatment: ArmEstimate, sign: int) -> tuple[ArmEstimate, ArmEstimate]:
-    """The arms with the variances that bound the effect from below (sign +1: how high must it be?) or above (-1).
+    """Return the arms with the variances that bound the effect from below (sign +1) or from above (-1).
 
-    From below, the treatment might be lower and the control higher. With one variance for both sides, the arms as they
-    are. This recovers the variance from each arm's own interval (MOVER: Zou, Donner 2008).
+    Seen from below, the treatment may be lower and the control higher. Arms with one variance for both sides stay as
+    they are. This recovers the variance from each arm's own interval (MOVER: Zou, Donner 2008).
     """
     return control.side(sign), treatment.side(-sign)
 
 
 def _sign(control: ArmEstimate, treatment: ArmEstimate) -> int:
-    """The side from which the effect faces 0: +1 where it is above. At 0, the side that has a variance."""
+    """Return the side of 0 on which the effect lies: +1 above, -1 below. At 0, return the side that has a variance."""
     value = treatment.adjusted - control.adjusted
     if value == 0:
         return max((1, -1), key=lambda sign: sum(arm.variance for arm in facing(control, treatment, sign)))
@@ -202,14 +252,19 @@ def _sign(control: ArmEstimate, treatment: ArmEstimate) -> int:
 
 
 def standard_error(control: ArmEstimate, treatment: ArmEstimate, sign: int) -> float:
-    """Of the difference, as it is bounded from below (+1) or above (-1)."""
+    """Return the standard error of the difference for its bound from below (sign +1) or from above (-1)."""
     return sqrt(sum(arm.variance for arm in facing(control, treatment, sign)))
 
 
 def welch(control: ArmEstimate, treatment: ArmEstimate, *, alpha: float = 0.05) -> Difference:
-    """Welch's unequal-variances t-test and interval. Needs variance in at least one arm.
+    """Apply Welch's t-test for unequal variances. At least one arm needs a variance.
 
     The standard error is the one towards 0, so that test and interval agree.
+
+    Args:
+        control: Estimate in the control.
+        treatment: Estimate in the treatment.
+        alpha: 1 - coverage of the interval.
     """
     from scipy.special import stdtr
 
@@ -226,7 +281,7 @@ def _reach(control: ArmEstimate, treatment: ArmEstimate, sign: int, alpha: float
 
 
 def degrees_of_freedom(control: ArmEstimate, treatment: ArmEstimate) -> float:
-    """Welch-Satterthwaite, written with shares of the variance so that tiny variances do not underflow."""
+    """Return the Welch-Satterthwaite degrees of freedom, from shares of the variance to avoid underflow."""
     total = control.variance + treatment.variance
     if total <= 0:
         return float(control.n + treatment.n - 2)
@@ -242,9 +297,14 @@ def lift_interval(
     method: IntervalMethod = "fieller",
     critical: float | None = None,
 ) -> LiftInterval:
-    """Interval of the relative lift D / C by name. C must be above 0 for `delta` and `log`.
+    """Compute the interval of the relative lift D / C.
 
-    critical: standard errors to either side, for tests other than Welch's (sequential ones); None means its t quantile.
+    Args:
+        control: Estimate in the control; its raw value must be above 0 for `delta` and `log`.
+        treatment: Estimate in the treatment.
+        alpha: 1 - coverage of the interval.
+        method: Method of the interval.
+        critical: Critical value in standard errors, for sequential tests; None means Welch's t quantile.
     """
     if control.sides or treatment.sides:
         below, above = (
@@ -272,7 +332,7 @@ def lift_interval(
 
 
 def lift_error(control: ArmEstimate, treatment: ArmEstimate) -> float:
-    """Standard error of the lift D / C by the delta method, the one towards 0. C must be above 0."""
+    """Return the standard error of the lift D / C towards 0, by the delta method. C must be above 0."""
     control, treatment = facing(control, treatment, _sign(control, treatment))
     lift = (treatment.adjusted - control.adjusted) / control.raw
     variance = control.variance + treatment.variance + 2 * lift * control.covariance + lift**2 * control.raw_variance
@@ -280,14 +340,14 @@ def lift_error(control: ArmEstimate, treatment: ArmEstimate) -> float:
 
 
 def _fieller(d: float, c: float, var_d: float, var_c: float, cov: float, t: float) -> LiftInterval:
-    """Roots of (D - L C)^2 = t^2 Var(D - L C) in L: a L^2 - 2 b L + k = 0."""
+    """Solve (D - L C)^2 = t^2 Var(D - L C) for L: a L^2 - 2 b L + k = 0."""
     a = c * c - t * t * var_c
     b = d * c - t * t * cov
     k = d * d - t * t * var_d
     discriminant = b * b - a * k
     if a <= 0 and (discriminant <= 0 or a == 0):
         return LiftInterval(-inf, inf, "everything", "fieller")
-    # The root with the larger magnitude first, the other by the product k / a: neither suffers from cancellation.
+    # Compute the root of larger magnitude first and the other from their product k / a: neither loses digits.
     root = sqrt(max(discriminant, 0.0))
     q = b + root if b >= 0 else b - root
     first, second = (q / a, k / q if q else 0.0)
@@ -296,7 +356,7 @@ def _fieller(d: float, c: float, var_d: float, var_c: float, cov: float, t: floa
 
 
 def t_quantile(df: float, alpha: float) -> float:
-    """Two-sided critical value of Student's t."""
+    """Return the two-sided critical value of Student's t."""
     from scipy.special import stdtrit
 
     return float(stdtrit(df, 1 - alpha / 2))

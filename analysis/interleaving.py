@@ -1,15 +1,16 @@
-"""Which of two rankings units prefer, from lists that were blended of both.
+"""Interleaving: which of two rankings units prefer, from lists that mix both.
 
-Each list gives a credit: how many of ranker `a`'s products were chosen in it, and how many of `b`'s (team draft gives
-both the same chance at every position). A list is won by whose products were chosen more. A unit's score is
+Each list gives credits: how many products of ranker `a` were chosen in it, and how many of `b` (team draft gives both
+the same chance at every position). The ranker with more chosen products wins the list. A unit's score is
 
     s = (lists won by b - lists won by a) / lists with a choice            from -1 to 1
 
-and the preference is the mean of s over units: a unit's lists are not independent of one another, so that the unit, and
-not the list, is what is counted. Weighted by lists it is the ratio sum(d) / sum(m) of won-minus-lost and lists, whose
-variance over units is the delta method's, n/(n-1) sum((d - r m)^2) / sum(m)^2; that is the cluster-robust one.
+and the preference is the mean of s over units. The unit is counted and not the list, because a unit's lists are not
+independent. Weighted by lists, the preference is the ratio sum(d) / sum(m) of lists won minus lost and lists. Its
+variance over units is that of the delta method, n/(n-1) sum((d - r m)^2) / sum(m)^2, the cluster-robust one.
 
-It sees a difference of ranking with a tenth to a hundredth of the units of an A/B test, and says nothing of revenue.
+Interleaving detects a difference of ranking with a tenth to a hundredth of the units of an A/B test. It says nothing
+about revenue.
 
 References: Radlinski, Kurup, Joachims 2008; Chapelle, Joachims, Radlinski, Yue 2012 (their Delta is half the score).
 """
@@ -29,7 +30,14 @@ Weight = Literal["unit", "list"]
 
 @dataclass(frozen=True)
 class UnitWins:
-    """The lists of one unit in which something was chosen: won by `a`, won by `b`, and as often from both."""
+    """The lists of one unit in which something was chosen.
+
+    Attributes:
+        unit: Id of the unit.
+        a: Lists won by ranker `a`.
+        b: Lists won by ranker `b`.
+        ties: Lists with as many choices from both.
+    """
 
     unit: str
     a: int
@@ -38,17 +46,25 @@ class UnitWins:
 
     @property
     def lists(self) -> int:
+        """Number of lists."""
         return self.a + self.b + self.ties
 
     @property
     def score(self) -> float:
-        """From -1 (every list was won by `a`) to 1 (by `b`)."""
+        """Score from -1 (`a` wins every list) to 1 (`b` wins every list)."""
         return (self.b - self.a) / self.lists
 
 
 @dataclass(frozen=True)
 class Anytime:
-    """The same preference, valid however often it is looked at (`analysis.sequential`)."""
+    """The preference as a confidence sequence, valid at any number of looks (`analysis.sequential`).
+
+    Attributes:
+        low: Lower bound of the score.
+        high: Upper bound of the score.
+        p: Always-valid p-value.
+        planned_units: Units at which the sequence is narrowest.
+    """
 
     low: float
     high: float
@@ -58,10 +74,22 @@ class Anytime:
 
 @dataclass(frozen=True)
 class Preference:
-    """Above 0, `b` is preferred. low, high: of the score, at the level 1 - alpha, by Student's t over units.
+    """Which ranker units prefer.
 
-    units, lists: with a choice. a_units, b_units: that prefer one; sign_p: exact sign test of these, which takes
-    nothing for granted but that units are independent. anytime: where a number of units was planned.
+    Attributes:
+        weight: Whether each unit or each list counts once.
+        units: Units with a choice.
+        lists: Lists with a choice.
+        score: Score from -1 to 1; above 0, `b` is preferred.
+        standard_error: Standard error of the score.
+        low: Lower bound of the score, by Student's t over units.
+        high: Upper bound of the score.
+        p: Two-sided p-value.
+        a_units: Units that prefer `a`.
+        b_units: Units that prefer `b`.
+        sign_p: p-value of the exact sign test of these, which only assumes that units are independent.
+        alpha: 1 - coverage of the interval.
+        anytime: Confidence sequence; None without planned units.
     """
 
     weight: Weight
@@ -80,18 +108,23 @@ class Preference:
 
     @property
     def share(self) -> float:
-        """The share of lists that `b` wins, a tie as half a win: 0.5 where neither is preferred."""
+        """Share of lists that `b` wins, with a tie as half a win: 0.5 where neither is preferred."""
         return (1 + self.score) / 2
 
 
 def unit_wins(lists: Iterable[tuple[str, float, float]]) -> list[UnitWins]:
-    """From (unit, credit of `a`, credit of `b`) of each list, by unit. A list without any credit says nothing, and
-    counts nowhere. Errors: DataError for a credit below 0.
+    """Count the lists that each ranker wins, by unit.
+
+    Args:
+        lists: Unit, credit of `a` and credit of `b` of each list. A list without any credit does not count.
+
+    Raises:
+        DataError: A credit is below 0.
     """
     counts: dict[str, list[int]] = {}
     for unit, a, b in lists:
         if not (a >= 0 and b >= 0):
-            raise DataError(f"A list of unit {unit!r} has the credits {a} and {b}; a credit is 0 or more.")
+            raise DataError(f"A list of unit {unit!r} has the credits {a} and {b}, and a credit must be at least 0.")
         if a or b:
             row = counts.setdefault(unit, [0, 0, 0])
             row[0 if a > b else 1 if b > a else 2] += 1
@@ -101,11 +134,17 @@ def unit_wins(lists: Iterable[tuple[str, float, float]]) -> list[UnitWins]:
 def preference(
     wins: Sequence[UnitWins], *, weight: Weight = "unit", alpha: float = 0.05, planned_units: int | None = None
 ) -> Preference:
-    """Which ranker units prefer, with its interval and test.
+    """Compute which ranker units prefer, with interval and test.
 
-    weight: `unit` counts each unit once; `list` counts each list once, as the share of won lists does. planned_units:
-    for which the anytime interval is sharpest, the same at every look. Errors: DataError below two units or for a unit
-    that is there twice or has no list; ArgumentError.
+    Args:
+        wins: Lists won by each ranker, by unit.
+        weight: `unit` counts each unit once; `list` counts each list once, as the share of won lists does.
+        alpha: 1 - coverage of the interval.
+        planned_units: Units at which the confidence sequence is narrowest; keep it the same at every look.
+
+    Raises:
+        ArgumentError: An argument is out of range.
+        DataError: There are fewer than two units, or a unit occurs twice or has no list.
     """
     from scipy.stats import binomtest, t
 
@@ -121,8 +160,8 @@ def preference(
     if error > 0:
         p, reach = float(2 * t.sf(abs(score) / error, n - 1)), t_quantile(n - 1, alpha) * error
     else:
-        # All units score the same, so that a variance says nothing. If a share q of all units scored otherwise, none
-        # would be among n with chance (1 - q)^n; each of them moves the mean by 2 at most.
+        # All units have the same score, so the variance is uninformative. If a share q of all units scored otherwise,
+        # none of them would be among n units with probability (1 - q)^n; each of them moves the mean by 2 at most.
         p, reach = sign_p, 2 * (1 - alpha ** (1 / n))
     return Preference(
         weight=weight,
@@ -142,15 +181,22 @@ def preference(
 
 
 def units_needed(score: float, deviation: float, *, alpha: float = 0.05, power: float = 0.8) -> int:
-    """Units with a choice that show a preference of this score with this power, two-sided.
+    """Return the units with a choice that are needed to detect a preference, two-sided.
 
-    deviation: of the units' scores, at most 1; that of a past comparison is `standard_error * sqrt(units)`. Errors:
-    ArgumentError.
+    Args:
+        score: The score to detect.
+        deviation: Standard deviation of the units' scores, at most 1; that of a past comparison is `standard_error *
+            sqrt(units)`.
+        alpha: Level of the test.
+        power: Probability of detecting the preference.
+
+    Raises:
+        ArgumentError: An argument is out of range.
     """
     from scipy.special import ndtri
 
     if check_scalar(score, "score", ge=-1, le=1) == 0:
-        raise ArgumentError("score is 0, and no number of units shows a preference that is not there.")
+        raise ArgumentError("score is 0, and no number of units can show that there is no preference.")
     check_scalar(deviation, "deviation", gt=0, le=1)
     reach = float(ndtri(1 - check_share(alpha, "alpha") / 2) + ndtri(check_share(power, "power")))
     return max(2, ceil((reach * deviation / score) ** 2))
@@ -158,11 +204,13 @@ def units_needed(score: float, deviation: float, *, alpha: float = 0.05, power: 
 
 def _check_wins(wins: Sequence[UnitWins]) -> None:
     if len(wins) < 2:
-        raise DataError(f"{len(wins)} unit(s) chose something; a comparison needs two, and some hundred to be of use.")
+        raise DataError(
+            f"{len(wins)} unit(s) chose something. A comparison needs at least two, and some hundred to be useful."
+        )
     seen: set[str] = set()
     for each in wins:
         if each.unit in seen:
-            raise DataError(f"Unit {each.unit!r} is there twice. Give each unit once, with all its lists (unit_wins).")
+            raise DataError(f"Unit {each.unit!r} occurs twice. Give each unit once, with all its lists (unit_wins).")
         if min(each.a, each.b, each.ties) < 0 or each.lists == 0:
             raise DataError(f"Unit {each.unit!r} has no list, or a negative number of them. Leave it out.")
         seen.add(each.unit)

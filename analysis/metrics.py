@@ -1,12 +1,12 @@
-"""Metrics, declared: what is measured, in which direction it is good, and which aggregates that takes.
+"""Declarations of metrics: what is measured, which direction is good, and which aggregates that needs.
 
-A metric sees no rows. It declares the columns whose joint second moments it needs, and from the means of those columns
-it gives its value and the gradient of that value. That is all the statistics need: for per-unit columns Y with means m
-and covariance S, the delta method says Var(f(m)) = g' S g / n with g = df/dm; a mean has g = 1, a ratio N/D has
-g = (1/D, -N/D^2). Only a quantile is not made of means: it declares order statistics.
+A metric sees no rows. It declares the columns whose joint second moments it needs, and computes its value and the
+gradient of its value from the means of those columns. The statistics need nothing else: for per-unit columns Y with
+means m and covariance S, the delta method says Var(f(m)) = g' S g / n with g = df/dm. A mean has g = 1, a ratio N/D has
+g = (1/D, -N/D^2). Only a quantile is not a function of means: it declares order statistics.
 
-The unit of analysis is the unit of randomisation (a user). A click-through rate is therefore a ratio of two means
-per user, never a proportion of impressions: impressions of one user are not independent (Deng, Lu, Litz 2017).
+The unit of analysis is the unit of randomisation (a user). A click-through rate is therefore a ratio of two means per
+user, never a proportion of impressions: impressions of one user are not independent (Deng, Lu, Litz 2017).
 """
 
 from abc import ABC, abstractmethod
@@ -33,14 +33,22 @@ SECOND_WEEK = Window(timedelta(days=7), timedelta(days=14))
 class Declared(ABC):
     """What all metrics declare.
 
-    name: stable identifier, the key in every output. label: the same for people.
-    direction: the direction that is good. role: `goal` metrics decide, `guardrail` metrics must not get worse.
-    margin: of a guardrail, the relative loss that would still be accepted (0.01 is 1 %): with it the guardrail has to
-    be shown to hold (non-inferiority); without it, it only must not be significantly worse.
-    tier: how much it counts: 1 the company's, 2 a team's, 3 for diagnosis.
-    unit: `money` is in minor units (cents) of the source's currency; `count` per unit of analysis; `share` of 1.
-    where: rows that count. In a table with one row per unit, a unit that does not pass has the value 0.
-    window: the time since first exposure that counts, where the source has times; None is the source's own.
+    Attributes:
+        name: Stable identifier, the key in every output.
+        label: Name that people read; the identifier if empty.
+        direction: The direction that is good.
+        role: `goal` metrics decide, `guardrail` metrics must not get worse, `secondary` metrics only inform.
+        margin: Largest acceptable relative loss of a guardrail (0.01 is 1 %). With a margin, the guardrail must be
+            shown to hold (non-inferiority); without one, it must not be significantly worse.
+        unit: `money` is in minor units (cents) of the source's currency, `count` per unit of analysis, `share` of 1.
+        owner: Who owns the metric.
+        tier: Importance: 1 for the company, 2 for a team, 3 for diagnosis.
+        description: What the metric measures.
+        where: Conditions for rows to count. In a table with one row per unit, a unit that fails them has the value 0.
+        window: Time since first exposure that counts, for sources with times; None means the source's window.
+
+    Raises:
+        MetricError: The declaration contradicts itself.
     """
 
     name: str
@@ -59,14 +67,17 @@ class Declared(ABC):
         if not self.name:
             raise MetricError("A metric has an empty name. Give every metric a short, stable name.")
         if self.margin is not None and self.role != "guardrail":
-            raise MetricError(f"Metric {self.name!r} has a margin, and only guardrails have one. It is a {self.role}.")
+            raise MetricError(
+                f"Metric {self.name!r} is a {self.role} and has a margin, and only guardrails have one. "
+                "Remove the margin, or make it a guardrail."
+            )
         if self.margin is not None and not 0 < self.margin < 1:
-            raise MetricError(f"The margin of metric {self.name!r} is {self.margin}; it is a share between 0 and 1.")
+            raise MetricError(f"The margin of metric {self.name!r} is {self.margin}, and must lie between 0 and 1.")
 
     @property
     @abstractmethod
     def needs(self) -> Needs:
-        """The aggregates that the metric is made from."""
+        """Aggregates that the metric needs."""
 
     def _column(self, name: str, *, positive: bool = False, cap: Cap | None = None) -> Column:
         return Column(name, positive=positive, cap=cap, where=self.where, window=self.window)
@@ -76,8 +87,10 @@ class Declared(ABC):
 class Metric(Declared):
     """A metric that is a function of means.
 
-    covariate: a column known before exposure; with it variance is reduced (CUPED, Deng et al. 2013). `a/b` names the
-    ratio of two columns. covariates: further ones.
+    Attributes:
+        covariate: Column measured before exposure, which reduces the variance (CUPED, Deng et al. 2013). `a/b` is the
+            ratio of two columns.
+        covariates: Further covariates.
     """
 
     covariate: str | None = None
@@ -90,46 +103,47 @@ class Metric(Declared):
             if column.name in own:
                 raise MetricError(
                     f"Metric {self.name!r} uses its own column {column.name!r} as covariate. "
-                    "A covariate is measured before exposure, or it hides the effect."
+                    "Use a column measured before exposure: the metric's own column would hide the effect."
                 )
 
     @property
     @abstractmethod
     def inputs(self) -> tuple[Column, ...]:
-        """The columns that the value is made of, the numerator first."""
+        """Columns of the value, the numerator first."""
 
     @abstractmethod
     def value(self, means: Mapping[Column, float]) -> float | None:
-        """The metric from the means per unit of its inputs; None where it is undefined (empty denominator)."""
+        """Return the metric's value from the means of its inputs; None where it is undefined (the denominator is 0)."""
 
     @abstractmethod
     def gradient(self, means: Mapping[Column, float]) -> dict[Column, float]:
-        """Derivative of `value` by each mean. Called only where `value` is defined."""
+        """Return the derivative of `value` by each mean. Call it only where `value` is defined."""
 
     @property
     def rules(self) -> frozenset[Rule]:
-        """What holds for every unit if the data is sound."""
+        """Rules that every unit satisfies if the data is sound."""
         return frozenset()
 
     @property
     def adjusters(self) -> tuple["Metric", ...]:
-        """The covariates as metrics of the time before exposure."""
+        """Covariates as metrics of the time before exposure."""
         names = dict.fromkeys((*((self.covariate,) if self.covariate else ()), *self.covariates))
         return tuple(_covariate(name) for name in names)
 
     @property
     def without_covariates(self) -> "Metric":
-        """The metric as it is without CUPED."""
+        """The metric without CUPED."""
         return replace(self, covariate=None, covariates=())
 
     @property
     def needs(self) -> Needs:
+        """Joint moments of inputs and covariates, and the rules."""
         adjusters = [column for adjuster in self.adjusters for column in adjuster.inputs]
         return Needs.moments((*self.inputs, *dict.fromkeys(adjusters))) | Needs(rules=self.rules)
 
     @property
     def uncapped(self) -> "Metric":
-        """The metric without its cap, or itself."""
+        """The metric without its cap; the metric itself if it has none."""
         return self
 
 
@@ -142,62 +156,85 @@ def _covariate(name: str) -> Metric:
 
 @dataclass(frozen=True, kw_only=True)
 class Mean(Metric):
-    """Mean of a column per unit: GMV per user. cap: limits for its values, the same in both arms."""
+    """Mean of a column per unit: GMV per user.
+
+    Attributes:
+        column: The column.
+        cap: Limits of the values, the same in all arms.
+    """
 
     column: str
     cap: Cap | None = None
 
     @property
     def needs(self) -> Needs:
-        """Also how many units have a value at all and what the largest is: a mean can hang on a few."""
+        """Joint moments, and the tail of the column: a mean may depend on few units."""
         needs = super().needs | Needs(tails=frozenset(self.inputs))
         return needs | self.uncapped.needs if self.cap else needs
 
     @property
     def inputs(self) -> tuple[Column, ...]:
+        """The column, capped."""
         return (self._column(self.column, cap=self.cap),)
 
     @property
     def uncapped(self) -> Metric:
+        """The metric without its cap; the metric itself if it has none."""
         return replace(self, cap=None) if self.cap else self
 
     def value(self, means: Mapping[Column, float]) -> float | None:
+        """Return the column's mean."""
         return means[self.inputs[0]]
 
     def gradient(self, means: Mapping[Column, float]) -> dict[Column, float]:
+        """Return 1 for the column."""
         return {self.inputs[0]: 1.0}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Count(Mean):
-    """Number of events per unit: clicks per user. A number below zero is a fault of the data, and is reported."""
+    """Number of events per unit: clicks per user. A check reports numbers below zero."""
 
     @property
     def rules(self) -> frozenset[Rule]:
+        """The number is not below zero."""
         return frozenset({Rule(self._column(self.column))})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Proportion(Metric):
-    """Share of units whose column is above zero: the share of buyers is `Proportion(column="orders")`."""
+    """Share of units whose column is above zero: the share of buyers is `Proportion(column="orders")`.
+
+    Attributes:
+        column: The column.
+        unit: `share`.
+    """
 
     column: str
     unit: Unit = "share"
 
     @property
     def inputs(self) -> tuple[Column, ...]:
+        """Whether the column is above zero."""
         return (self._column(self.column, positive=True),)
 
     def value(self, means: Mapping[Column, float]) -> float | None:
+        """Return the share."""
         return means[self.inputs[0]]
 
     def gradient(self, means: Mapping[Column, float]) -> dict[Column, float]:
+        """Return 1 for the column."""
         return {self.inputs[0]: 1.0}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Retention(Proportion):
-    """Share of units that came back: with any event between two times after first exposure, as `window` says."""
+    """Share of units that came back: units with any event in a window after first exposure.
+
+    Attributes:
+        column: Column that counts a unit's events.
+        window: Time since first exposure in which a unit must have an event.
+    """
 
     column: str = "events"
     window: Window | None = SECOND_WEEK
@@ -205,10 +242,15 @@ class Retention(Proportion):
 
 @dataclass(frozen=True, kw_only=True)
 class Ratio(Metric):
-    """Ratio of two sums: clicks / impressions, GMV / orders. Units with much of the denominator weigh more.
+    """Ratio of two sums: clicks / impressions, GMV / orders. Units with a larger denominator weigh more.
 
-    With the unit `share` the numerator counts a part of the denominator: more of it than there is, or less than none,
-    is a fault of the data, and is reported.
+    With the unit `share`, the numerator counts a part of the denominator. A check reports units with more of the part
+    than of the whole, or with a negative number.
+
+    Attributes:
+        numerator: Column above the line.
+        denominator: Column below the line.
+        unit: Unit of the ratio.
     """
 
     numerator: str
@@ -218,29 +260,38 @@ class Ratio(Metric):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.numerator == self.denominator:
-            raise MetricError(f"Metric {self.name!r} divides {self.numerator!r} by itself.")
+            raise MetricError(f"Metric {self.name!r} divides {self.numerator!r} by itself. Give two different columns.")
 
     @property
     def inputs(self) -> tuple[Column, ...]:
+        """Numerator and denominator."""
         return (self._column(self.numerator), self._column(self.denominator))
 
     @property
     def rules(self) -> frozenset[Rule]:
+        """The denominator is not below 0; the numerator of a share is not below 0 and not above the denominator."""
         top, bottom = self.inputs
         return frozenset({Rule(top), Rule(bottom), Rule(top, bottom)} if self.unit == "share" else {Rule(bottom)})
 
     def value(self, means: Mapping[Column, float]) -> float | None:
+        """Return the ratio; None where the denominator is 0."""
         top, bottom = (means[column] for column in self.inputs)
         return top / bottom if bottom > 0 else None
 
     def gradient(self, means: Mapping[Column, float]) -> dict[Column, float]:
+        """Return 1 / D for the numerator and -N / D^2 for the denominator."""
         (numerator, denominator), (top, bottom) = self.inputs, (means[column] for column in self.inputs)
         return {numerator: 1 / bottom, denominator: -top / bottom**2}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Quantile(Declared):
-    """Quantile of a column over units: the median GMV of a user."""
+    """Quantile of a column over units: the median GMV of a user.
+
+    Attributes:
+        column: The column.
+        q: The quantile, between 0 and 1.
+    """
 
     column: str
     q: float = 0.5
@@ -248,35 +299,41 @@ class Quantile(Declared):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 < self.q < 1:
-            raise MetricError(f"Metric {self.name!r} asks for the quantile {self.q}, which must lie between 0 and 1.")
+            raise MetricError(f"The quantile q of metric {self.name!r} is {self.q}, and must lie between 0 and 1.")
 
     @property
     def rank(self) -> Rank:
+        """Order statistics that the quantile needs of each arm."""
         return Rank(self._column(self.column), self.q, RANK_REACH)
 
     @property
     def needs(self) -> Needs:
+        """The column's sum, which shows NaN, and the order statistics."""
         return Needs(columns=frozenset({self.rank.column}), ranks=frozenset({self.rank}))
 
 
 def money_columns(metrics: Sequence[Declared]) -> tuple[str, ...]:
-    """The columns that metrics in the unit `money` are made of, and that rates convert; not what they divide by."""
-    found: dict[str, None] = {}
+    """Return the columns that hold amounts: the numerators of all metrics in the unit `money`. Rates convert them."""
+    columns: dict[str, None] = {}
     for metric in metrics:
         if metric.unit == "money":
             first = metric.inputs[0] if isinstance(metric, Metric) else min(metric.needs.quantities)
-            found[first.name] = None
-    return tuple(found)
+            columns[first.name] = None
+    return tuple(columns)
 
 
 def merged_needs(metrics: Sequence[Declared]) -> Needs:
-    """The aggregates of all metrics together. Refuses an empty list and names used twice."""
+    """Return the aggregates that all metrics need together.
+
+    Raises:
+        MetricError: There are no metrics, or two have the same name.
+    """
     if not metrics:
         raise MetricError("No metrics were given. Give at least one, for example Mean(name='gmv', column='gmv').")
     names = [metric.name for metric in metrics]
     for name in names:
         if names.count(name) > 1:
-            raise MetricError(f"Two metrics are called {name!r}. Every metric of a report needs its own name.")
+            raise MetricError(f"Two metrics have the name {name!r}. Every metric of a report needs its own name.")
     needs = Needs()
     for metric in metrics:
         needs |= metric.needs
@@ -284,9 +341,12 @@ def merged_needs(metrics: Sequence[Declared]) -> Needs:
 
 
 def shop_metrics(*, covariates: bool = True) -> tuple[Metric, ...]:
-    """The metrics of a shop's recommendation experiment, on the columns of `sources.ExperimentTables`.
+    """Return the metrics of a shop's recommendation experiment, on the columns of `sources.ExperimentTables`.
 
-    GMV per user (net of cancellations and refunds) and clicks per user are the goals; gross GMV stands beside net.
+    GMV per user (net of cancellations and refunds) and clicks per user are the goals.
+
+    Args:
+        covariates: Whether to reduce variance with the same columns before exposure (CUPED).
     """
 
     def pre(column: str) -> str | None:
@@ -300,7 +360,7 @@ def shop_metrics(*, covariates: bool = True) -> tuple[Metric, ...]:
             unit="money",
             role="goal",
             covariate=pre("gmv_net"),
-            description="Value of orders placed in the window, less what was cancelled, refunded or charged back in it",
+            description="Value of orders placed in the window, minus cancellations, refunds and chargebacks in it",
         ),
         Count(
             name="clicks_per_user",

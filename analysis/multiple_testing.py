@@ -1,12 +1,13 @@
-"""Many tests at once: p-values adjusted so that each can still be held against alpha.
+"""Many tests at once: adjusted p-values that can be compared with alpha.
 
-Bonferroni, Sidak, Holm, Hochberg and Hommel keep the chance of *any* false positive below alpha (family-wise error);
-Benjamini-Hochberg and Benjamini-Yekutieli keep the expected *share* of false ones among all positives (false discovery
-rate). Holm is never worse than Bonferroni and needs no assumption either: use it for goals. Hochberg and Hommel gain a
-little and need independence or positive dependence; so does Benjamini-Hochberg, and Benjamini-Yekutieli does not.
+Bonferroni, Sidak, Holm, Hochberg and Hommel keep the probability of *any* false positive below alpha (family-wise
+error rate). Benjamini-Hochberg and Benjamini-Yekutieli keep the expected *share* of false positives among all positives
+below alpha (false discovery rate). Holm is never worse than Bonferroni and needs no assumption either: use it for
+goals. Hochberg and Hommel gain a little and need independence or positive dependence. So does Benjamini-Hochberg;
+Benjamini-Yekutieli does not.
 
-All take p-values in any order and return adjusted ones in that order. None is a test that could not be made: it stays
-None, and does not count.
+All functions take p-values in any order and return the adjusted ones in the same order. None stands for a test that
+could not be run: it stays None and does not count.
 
 References: Holm 1979; Hochberg 1988; Hommel 1988; Sidak 1967; Benjamini, Hochberg 1995; Benjamini, Yekutieli 2001.
 """
@@ -29,28 +30,36 @@ _Array = NDArray[np.float64]
 
 
 def adjust(p_values: PValues, correction: Correction) -> list[float | None]:
-    """Adjusted p-values by the correction's name. Errors: ArgumentError for an unknown name or a p outside [0, 1]."""
+    """Adjust p-values for their number.
+
+    Args:
+        p_values: The p-values; None for a test that could not be run.
+        correction: Name of the correction.
+
+    Raises:
+        ArgumentError: The name is unknown, or a p-value lies outside [0, 1].
+    """
     if correction not in _CORRECTIONS:
-        raise ArgumentError(f"There is no correction {correction!r}. Take one of {', '.join(_CORRECTIONS)}.")
-    known = [index for index, p in enumerate(p_values) if p is not None]
-    checked = [check_scalar(p_values[index], f"p-value {index + 1}", ge=0, le=1) for index in known]
+        raise ArgumentError(f"There is no correction {correction!r}. Use one of {', '.join(_CORRECTIONS)}.")
+    tested = [index for index, p in enumerate(p_values) if p is not None]
+    checked = [check_scalar(p_values[index], f"p-value {index + 1}", ge=0, le=1) for index in tested]
     adjusted: list[float | None] = [None] * len(p_values)
-    if not known:
+    if not tested:
         return adjusted
     order = np.argsort(checked, kind="stable")
     result = np.minimum(_CORRECTIONS[correction](np.asarray(checked)[order]), 1.0)
     for position, value in zip(order, result, strict=True):
-        adjusted[known[position]] = float(value)
+        adjusted[tested[position]] = float(value)
     return adjusted
 
 
 def holm(p_values: PValues) -> list[float | None]:
-    """Holm's step-down: the i-th smallest of m times m - i + 1."""
+    """Apply Holm's step-down correction: the i-th smallest of m p-values times m - i + 1."""
     return adjust(p_values, "holm")
 
 
 def benjamini_hochberg(p_values: PValues) -> list[float | None]:
-    """Benjamini and Hochberg's step-up: the i-th smallest of m times m / i."""
+    """Apply Benjamini and Hochberg's step-up correction: the i-th smallest of m p-values times m / i."""
     return adjust(p_values, "benjamini-hochberg")
 
 
@@ -59,7 +68,7 @@ def _bonferroni(p: _Array) -> _Array:
 
 
 def _sidak(p: _Array) -> _Array:
-    """1 - (1 - p)^m, without the loss of a small p beside 1."""
+    """Return 1 - (1 - p)^m without losing the digits of a small p."""
     return np.array([1.0 if value >= 1 else -expm1(p.size * log1p(-value)) for value in p.tolist()])
 
 
@@ -72,7 +81,7 @@ def _hochberg(p: _Array) -> _Array:
 
 
 def _hommel(p: _Array) -> _Array:
-    """Closed testing with Simes' test, by Wright's algorithm (1992)."""
+    """Apply closed testing with Simes' test, by Wright's algorithm (1992)."""
     m = p.size
     adjusted = p.copy()
     for size in range(m, 1, -1):

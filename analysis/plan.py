@@ -1,9 +1,9 @@
-"""How many units an experiment needs, from the users of a time before it: one query, and the formulas of `planning`.
+"""A plan: how many units an experiment needs, from one query over past users and the formulas of `power`.
 
-With several looks, also the boundary of each, and the units that looking costs.
+With several looks, the plan also has the boundary of each look and the additional units that they cost.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import isfinite
 
 import msgspec
@@ -19,7 +19,13 @@ from analysis.validation import check_count, check_share
 
 
 class Needed(msgspec.Struct, frozen=True, kw_only=True):
-    """Units of each arm, to find a lift with the power asked for; None for a share that cannot rise so far."""
+    """Units needed to detect a lift with the plan's power.
+
+    Attributes:
+        lift: The lift.
+        control: Units of the control; None for a share that cannot rise so far.
+        treatment: Units of the treatment; None for a share that cannot rise so far.
+    """
 
     lift: float
     control: int | None
@@ -27,7 +33,13 @@ class Needed(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PlannedDuration(msgspec.Struct, frozen=True, kw_only=True):
-    """units: that were first seen in so many days of the history. smallest: the smallest lift that they find."""
+    """What an experiment of some days can detect.
+
+    Attributes:
+        days: Length of the experiment.
+        units: Units first seen in that many days of the history.
+        smallest: Smallest lift that they detect; None if no lift is.
+    """
 
     days: int
     units: int
@@ -35,9 +47,17 @@ class PlannedDuration(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PlannedMetric(msgspec.Struct, frozen=True, kw_only=True):
-    """value: in the history. deviation: standard deviation per unit, after CUPED. variance_reduction: by CUPED.
-    smallest: the smallest lift that is found with the plan's `units`; None if none is. durations: by whole weeks, where
-    the history says when each unit was first seen."""
+    """The plan of one metric.
+
+    Attributes:
+        name: Name of the metric.
+        value: Value in the history.
+        deviation: Standard deviation per unit, after CUPED.
+        variance_reduction: Share of the variance that CUPED removes; None without covariates.
+        needed: Units needed for each lift.
+        smallest: Smallest lift that the plan's `units` detect; None if no lift is.
+        durations: Smallest lift by whole weeks, where the history has the time of each unit's first exposure.
+    """
 
     name: str
     value: float
@@ -49,8 +69,14 @@ class PlannedMetric(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PlannedLook(msgspec.Struct, frozen=True, kw_only=True):
-    """One look, at a share of the units. spent: of alpha until then. A metric is decided there if |z| >= critical, that
-    is, p <= nominal; critical is None where nothing may be spent yet."""
+    """One planned look. A metric is decided there if |z| >= critical, that is, p <= nominal.
+
+    Attributes:
+        share: Share of the planned units at the look.
+        spent: Alpha spent up to and including the look.
+        critical: Critical value; None where no alpha may be spent yet.
+        nominal: Level of the look.
+    """
 
     share: float
     spent: float
@@ -59,8 +85,13 @@ class PlannedLook(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Looks(msgspec.Struct, frozen=True, kw_only=True):
-    """A group-sequential design with equally spaced looks. inflation: of the units, over those of a single look; it is
-    in the plan's figures already."""
+    """A group-sequential design with equally spaced looks.
+
+    Attributes:
+        spending: Name of the spending function.
+        inflation: Units relative to those of a single look; the plan's figures include it.
+        looks: The looks.
+    """
 
     spending: str
     inflation: float
@@ -68,8 +99,18 @@ class Looks(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """history: units that the figures are from. units: of both arms, for which `smallest` is said. design: None for one
-    look at the end."""
+    """A plan of an experiment.
+
+    Attributes:
+        source: Name of the source.
+        history: Number of past units that the figures come from.
+        units: Units of both arms that `smallest` refers to.
+        alpha: Level of the tests.
+        power: Power of the tests.
+        share: Share of the units in the treatment.
+        design: The looks; None for a single analysis at the end.
+        metrics: The plan of each metric.
+    """
 
     source: str
     history: int
@@ -93,41 +134,35 @@ def plan(
     looks: int = 1,
     spending: str = OBRIEN_FLEMING,
 ) -> Plan:
-    """Plan on the users of `source`, whatever their arms. units: that could be had; None means as many as there are.
+    """Plan an experiment from past users, whatever their arms.
 
-    share: of the treatment. looks: how often the experiment is to be decided on, equally spaced; spending: how alpha is
-    spent over them (`designs.spending_named`).
-    Errors: MetricError for a quantile; ArgumentError; those of `planning` and of the source.
+    Args:
+        source: Source of the past users.
+        metrics: The metrics.
+        lifts: Lifts to detect.
+        units: Units of both arms that are available; None means as many as the source has.
+        alpha: Level of the tests.
+        power: Probability of detecting a lift.
+        share: Share of the units in the treatment.
+        looks: Number of equally spaced looks.
+        spending: Name of the spending function (`sequential.spending_named`).
+
+    Raises:
+        ArgumentError: An argument is out of range.
+        DataError: The history has no value or no variance.
+        MetricError: A metric is a quantile, which has no formula.
+        SourceError: The source cannot be read.
     """
     for metric in metrics:
         if not isinstance(metric, Metric):
-            raise MetricError(f"No formula plans {metric.name!r}: {type(metric).__name__}. Simulate it instead.")
+            raise MetricError(f"There is no formula to plan {metric.name!r}, a {type(metric).__name__}. Simulate it.")
     check_share(share, "share")
     design = _design(check_count(looks, "looks"), spending, alpha, power)
     collected = source.collect(merged_needs(metrics))
     history = collected.aggregates.moments()
     total = history.n if units is None else check_count(units, "units", ge=4)
     weeks = _weeks(collected.aggregates)
-    planned = []
-    for metric in metrics:
-        assert isinstance(metric, Metric)
-        baseline = Baseline.of(metric, history)
-        plain = Baseline.of(metric.without_covariates, history)
-        options = {"alpha": alpha, "power_wanted": power, "inflation": design.inflation if design else 1.0}
-        planned.append(
-            PlannedMetric(
-                name=metric.name,
-                value=baseline.value,
-                deviation=baseline.variance**0.5,
-                variance_reduction=1 - baseline.variance / plain.variance if metric.adjusters else None,
-                needed=[_needed(baseline, lift, share, options) for lift in lifts],
-                smallest=minimum_detectable_lift(baseline, total * (1 - share), total * share, **options),
-                durations=[
-                    PlannedDuration(days=d.days, units=d.units, smallest=d.mde)
-                    for d in durations(metric, weeks, treatment_share=share, **options)
-                ],
-            )
-        )
+    options = {"alpha": alpha, "power_wanted": power, "inflation": design.inflation if design else 1.0}
     return Plan(
         source=collected.facts.source,
         history=history.n,
@@ -136,12 +171,41 @@ def plan(
         power=power,
         share=share,
         design=design,
-        metrics=planned,
+        metrics=[
+            _planned_metric(metric, history, weeks, lifts, total, share, options)
+            for metric in metrics
+            if isinstance(metric, Metric)
+        ],
+    )
+
+
+def _planned_metric(
+    metric: Metric,
+    history: Moments,
+    weeks: Mapping[int, Moments],
+    lifts: Sequence[float],
+    units: int,
+    share: float,
+    options: dict[str, float],
+) -> PlannedMetric:
+    baseline = Baseline.of(metric, history)
+    plain = Baseline.of(metric.without_covariates, history)
+    return PlannedMetric(
+        name=metric.name,
+        value=baseline.value,
+        deviation=baseline.variance**0.5,
+        variance_reduction=1 - baseline.variance / plain.variance if metric.adjusters else None,
+        needed=[_needed(baseline, lift, share, options) for lift in lifts],
+        smallest=minimum_detectable_lift(baseline, units * (1 - share), units * share, **options),
+        durations=[
+            PlannedDuration(days=d.days, units=d.units, smallest=d.mde)
+            for d in durations(metric, weeks, treatment_share=share, **options)
+        ],
     )
 
 
 def _weeks(history: Aggregates) -> dict[int, Moments]:
-    """Moments of the units first seen in the first 7, 14, .. days; a last part of a week is left out."""
+    """Return the moments of the units first seen in the first 7, 14, .. days. An incomplete last week is left out."""
     days = history.days
     length = (days[-1] - days[0]) // DAY + 1 if days else 0
     return {end: history.moments(until=days[0] + (end - 1) * DAY) for end in range(WEEK, length + 1, WEEK)}
@@ -157,10 +221,10 @@ def _needed(baseline: Baseline, lift: float, share: float, options: dict[str, fl
 def _design(number: int, spending: str, alpha: float, power: float) -> Looks | None:
     if number == 1:
         return None
-    found = planned_looks(number, spending, alpha, power)
+    planned = planned_looks(number, spending, alpha, power)
     return Looks(
         spending=spending,
-        inflation=found.inflation,
+        inflation=planned.inflation,
         looks=[
             PlannedLook(
                 share=look.share,
@@ -168,6 +232,6 @@ def _design(number: int, spending: str, alpha: float, power: float) -> Looks | N
                 critical=look.critical if isfinite(look.critical) else None,
                 nominal=look.nominal,
             )
-            for look in found.looks
+            for look in planned.looks
         ],
     )

@@ -1,8 +1,8 @@
-"""How many users, how long, and what could be seen: before an experiment and while it runs.
+"""Power: how many units an experiment needs, how long it takes, and which lift it can detect.
 
-Everything rests on a baseline: the metric's value and its variance per unit, Var(estimate) = variance / n. For a mean
-that is the sample variance, for a proportion p (1 - p), for a ratio the delta method's; with CUPED it is what the
-covariates leave. Power is that of the two-sided Welch test, by the noncentral t distribution.
+Everything follows from a baseline: the metric's value and its variance per unit, Var(estimate) = variance / n. For a
+mean this is the sample variance, for a proportion p (1 - p), for a ratio that of the delta method; with CUPED it is the
+variance that the covariates leave. Power is that of the two-sided Welch test, by the noncentral t distribution.
 
 References: Cohen 1988; Kohavi, Tang, Xu 2020, chapter 17.
 """
@@ -18,15 +18,21 @@ from analysis.inference import Effect, estimate, t_quantile
 from analysis.metrics import Metric, Proportion
 from analysis.validation import check_count, check_scalar, check_share
 
-WEEK = 7  # days over which the current rate of new units is taken, so that weekends do not bend it
-FARTHEST = 730  # days ahead that are still told
+WEEK = 7  # days over which the rate of new units is averaged, so that weekends do not distort it
+FARTHEST = 730  # largest number of days ahead that is reported
 
 
 @dataclass(frozen=True)
 class Baseline:
-    """A metric as it is without treatment. value: above 0. variance: per unit, of the (adjusted) estimate.
+    """A metric without treatment.
 
-    share: the metric is a share of units, whose variance moves with its value.
+    Attributes:
+        value: The metric's value, above 0.
+        variance: Variance per unit of the (adjusted) estimate.
+        share: Whether the metric is a share of units, whose variance changes with its value.
+
+    Raises:
+        ArgumentError: A value is out of range.
     """
 
     value: float
@@ -41,15 +47,27 @@ class Baseline:
 
     @classmethod
     def proportion(cls, value: float) -> "Baseline":
-        """A share of units, such as the buyers."""
+        """Return the baseline of a share of units, such as the buyers.
+
+        Raises:
+            ArgumentError: The share is not between 0 and 1.
+        """
         check_share(value, "The baseline share")
         return cls(value, value * (1 - value), share=True)
 
     @classmethod
     def of(cls, metric: Metric, history: Moments) -> "Baseline":
-        """From past units, with the variance that CUPED by the metric's covariates would leave. Errors: DataError."""
+        """Return the baseline of past units, with the variance that CUPED by the metric's covariates leaves.
+
+        Args:
+            metric: The metric.
+            history: Moments of past units.
+
+        Raises:
+            DataError: The history has too few units, no value, or no variance.
+        """
         if history.n < 2 or metric.value(history.means) is None:
-            raise DataError(f"The history of {metric.name!r} has {history.n} units and no value. Take a longer one.")
+            raise DataError(f"The history of {metric.name!r} has {history.n} units and no value. Use a longer one.")
         past = estimate(metric, history, cuped(metric, history, history))
         if past.variance <= 0 or past.raw <= 0:
             raise DataError(
@@ -59,7 +77,7 @@ class Baseline:
         return cls(past.raw, past.variance * past.n, share=isinstance(metric, Proportion))
 
     def treated(self, lift: float) -> float:
-        """Variance per unit in the treatment. Only a share's is known to move with the lift."""
+        """Return the variance per unit in the treatment. Only the variance of a share changes with the lift."""
         if not self.share:
             return self.variance
         before, after = self.value * (1 - self.value), self.value * (1 + lift)
@@ -67,13 +85,19 @@ class Baseline:
 
     @property
     def largest_lift(self) -> float | None:
-        """The lift at which a share is 1; None where there is no such limit."""
+        """The lift at which a share is 1; None for other metrics."""
         return 1 / self.value - 1 if self.share else None
 
 
 @dataclass(frozen=True)
 class SampleSize:
-    """units: of both arms, before rounding. control, treatment: rounded up."""
+    """Units that an experiment needs.
+
+    Attributes:
+        units: Units of both arms, not rounded.
+        control: Units of the control, rounded up.
+        treatment: Units of the treatment, rounded up.
+    """
 
     units: float
     control: int
@@ -82,7 +106,14 @@ class SampleSize:
 
 @dataclass(frozen=True)
 class Duration:
-    """What a number of days could show. mde: smallest lift that is found with the chance asked for; None if none is."""
+    """What an experiment of some days can detect.
+
+    Attributes:
+        days: Length of the experiment.
+        units: Units of both arms.
+        baseline: Baseline over these days.
+        mde: Minimum detectable effect: the smallest lift detected with the given power; None if no lift is.
+    """
 
     days: int
     units: int
@@ -92,14 +123,30 @@ class Duration:
 
 @dataclass(frozen=True)
 class Remaining:
-    """units: more units of both arms. days: more days until then; None if they will not come at all."""
+    """What an experiment still needs.
+
+    Attributes:
+        units: Additional units of both arms.
+        days: Additional days until then; None if that many units will not come.
+    """
 
     units: int
     days: int | None
 
 
 def power(baseline: Baseline, lift: float, control: float, treatment: float, *, alpha: float = 0.05) -> float:
-    """Chance that the Welch test finds a true lift, with so many units per arm (they may be fractions)."""
+    """Return the probability that the Welch test detects a true lift.
+
+    Args:
+        baseline: The metric without treatment.
+        lift: The true lift.
+        control: Units of the control; may be fractional.
+        treatment: Units of the treatment; may be fractional.
+        alpha: Level of the test.
+
+    Raises:
+        ArgumentError: An argument is out of range.
+    """
     from scipy.special import nctdtr
 
     check_scalar(lift, "lift", gt=-1)
@@ -114,7 +161,7 @@ def power(baseline: Baseline, lift: float, control: float, treatment: float, *, 
     shift = abs(baseline.value * lift) / error
     t = t_quantile(df, alpha)
     missed, wrong_sign = nctdtr(df, shift, t), nctdtr(df, shift, -t)
-    # SciPy gives NaN for a chance that is too small to be computed.
+    # SciPy returns NaN for a probability that is too small to compute.
     return float(1 - (0.0 if isnan(missed) else missed) + (0.0 if isnan(wrong_sign) else wrong_sign))
 
 
@@ -127,9 +174,18 @@ def sample_size(
     treatment_share: float = 0.5,
     inflation: float = 1.0,
 ) -> SampleSize:
-    """Units needed to find a lift (either sign) with a given chance.
+    """Return the units needed to detect a lift of either sign.
 
-    treatment_share: of the units of both arms. inflation: of a sequential design (`sequential.inflation`).
+    Args:
+        baseline: The metric without treatment.
+        lift: The true lift.
+        alpha: Level of the test.
+        power_wanted: Probability of detecting the lift.
+        treatment_share: Share of the units in the treatment.
+        inflation: Inflation of a sequential design (`sequential.inflation`).
+
+    Raises:
+        ArgumentError: An argument is out of range.
     """
     from scipy.optimize import brentq
 
@@ -138,13 +194,13 @@ def sample_size(
     check_share(treatment_share, "treatment_share")
     check_scalar(inflation, "inflation", ge=1)
     if lift == 0:
-        raise ArgumentError("lift is 0, and no number of units shows an effect that is not there.")
-    wanted = check_scalar(power_wanted, "power_wanted", gt=alpha, lt=1)
+        raise ArgumentError("lift is 0, and no number of units can detect that. Give a lift above or below 0.")
+    target = check_scalar(power_wanted, "power_wanted", gt=alpha, lt=1)
     shares = (1 - treatment_share, treatment_share)
     low = 2 / min(shares)
 
     def lack(units: float) -> float:
-        return power(baseline, lift, units * shares[0], units * shares[1], alpha=alpha) - wanted
+        return power(baseline, lift, units * shares[0], units * shares[1], alpha=alpha) - target
 
     high = low
     while lack(high) < 0:
@@ -162,15 +218,27 @@ def minimum_detectable_lift(
     power_wanted: float = 0.8,
     inflation: float = 1.0,
 ) -> float | None:
-    """Smallest lift above 0 that is found with the chance asked for; None if not even the largest share is."""
+    """Return the smallest lift above 0 that is detected; None if even a share of 1 is not.
+
+    Args:
+        baseline: The metric without treatment.
+        control: Units of the control; may be fractional.
+        treatment: Units of the treatment; may be fractional.
+        alpha: Level of the test.
+        power_wanted: Probability of detecting the lift.
+        inflation: Inflation of a sequential design.
+
+    Raises:
+        ArgumentError: An argument is out of range.
+    """
     from scipy.optimize import brentq
 
     check_share(alpha, "alpha")
     check_scalar(inflation, "inflation", ge=1)
-    wanted = check_scalar(power_wanted, "power_wanted", gt=alpha, lt=1)
+    target = check_scalar(power_wanted, "power_wanted", gt=alpha, lt=1)
 
     def lack(lift: float) -> float:
-        return power(baseline, lift, control / inflation, treatment / inflation, alpha=alpha) - wanted
+        return power(baseline, lift, control / inflation, treatment / inflation, alpha=alpha) - target
 
     high = baseline.largest_lift
     if high is None:
@@ -192,15 +260,25 @@ def durations(
     power_wanted: float = 0.8,
     inflation: float = 1.0,
 ) -> tuple[Duration, ...]:
-    """What an experiment of so many days could show, from past traffic.
+    """Compute from past traffic what experiments of different lengths can detect.
 
-    history: by number of days, the moments of the units first seen in that many days, as the metric would have counted
-    them. Longer experiments have more units and, per unit, other values: both are in there. traffic: share of the units
-    that the experiment takes. inflation: of a sequential design.
+    Args:
+        metric: The metric.
+        history: By number of days, the moments of the units first seen in that many days, as the metric would count
+            them. So the result includes that longer experiments have more units and other values per unit.
+        traffic: Share of the units that the experiment takes.
+        treatment_share: Share of these units in the treatment.
+        alpha: Level of the test.
+        power_wanted: Probability of detecting the lift.
+        inflation: Inflation of a sequential design.
+
+    Raises:
+        ArgumentError: An argument is out of range.
+        DataError: A history has no value or no variance.
     """
     check_scalar(traffic, "traffic", gt=0, le=1)
     check_share(treatment_share, "treatment_share")
-    found = []
+    results = []
     for days in sorted(history):
         baseline = Baseline.of(metric, history[days])
         units = history[days].n * traffic
@@ -212,17 +290,26 @@ def durations(
             power_wanted=power_wanted,
             inflation=inflation,
         )
-        found.append(Duration(check_count(days, "days"), round(units), baseline, mde))
-    return tuple(found)
+        results.append(Duration(check_count(days, "days"), round(units), baseline, mde))
+    return tuple(results)
 
 
 def days_until(units: float, new_units: Sequence[int]) -> int | None:
-    """Days from now until so many units have joined in all, from the new units of each day so far.
+    """Estimate the days until the experiment has a number of units.
 
-    None if never, or not within FARTHEST days: so far ahead a trend of a few weeks says nothing.
+    Most users of a shop return, so each day brings fewer new ones. The total is assumed to grow like days^b, with b
+    from the rate of the last week; if that rate is above the average so far (b >= 1), it is assumed to stay.
 
-    Most users of a shop come back, so fewer of each day's are new. Cumulative units are taken to grow like days^b, with
-    b from the rate of the last week, and at that same rate where it is above the average so far (b >= 1).
+    Args:
+        units: Number of units in total.
+        new_units: New units of each day so far.
+
+    Returns:
+        Days from now; None if the number will not be reached, or not within `FARTHEST` days: so far ahead, a trend of a
+        few weeks says nothing.
+
+    Raises:
+        ArgumentError: A number is below 0.
     """
     check_scalar(units, "units", ge=0)
     counts = [check_count(count, f"new units of day {day + 1}", ge=0) for day, count in enumerate(new_units)]
@@ -239,15 +326,21 @@ def days_until(units: float, new_units: Sequence[int]) -> int | None:
     else:
         try:
             more = days * ((units / total) ** (1 / exponent) - 1)
-        except OverflowError:  # hardly anyone new joins any more
+        except OverflowError:  # almost no new units join
             return None
     return ceil(more - 1e-9) if more <= FARTHEST else None
 
 
 def remaining(effect: Effect, half_width: float, new_units: Sequence[int]) -> Remaining:
-    """What is still needed until the lift is known to +- half_width (0.02 is two points), instead of "not significant".
+    """Estimate what is still needed until the lift is precise enough.
 
-    new_units: of both arms, each day so far. Errors: ArgumentError where the lift's interval is unbounded.
+    Args:
+        effect: The effect so far.
+        half_width: Half-width of the lift's interval to reach; 0.02 is two percentage points.
+        new_units: New units of both arms on each day so far.
+
+    Raises:
+        ArgumentError: An argument is out of range, or the lift's interval is unbounded.
     """
     check_scalar(half_width, "half_width", gt=0)
     if effect.interval is None or effect.interval.shape != "bounded":
@@ -256,6 +349,6 @@ def remaining(effect: Effect, half_width: float, new_units: Sequence[int]) -> Re
     width = (effect.interval.high - effect.interval.low) / 2
     needed = max(now * (width / half_width) ** 2, now)
     more = ceil(needed - now - 1e-9)
-    # Units that left the analysis (seen in two arms) are among the new ones of a day: what counts is the growth.
+    # The new units of a day include units that left the analysis (seen in several arms), so only the growth counts.
     days = days_until(needed / now * sum(new_units), new_units) if sum(new_units) else None
     return Remaining(more, days if more else 0)

@@ -1,15 +1,15 @@
 """Quantiles over units: an interval from order statistics, and the effect between two arms.
 
-The number of values at or below the true quantile is binomial, whatever their distribution, so that two order
-statistics enclose it with a known chance; no bootstrap is needed. The effect between two arms is made of these
-intervals, not of a normal approximation to the quantile: with (x_low, x_high) the 95 % interval of an arm,
+The number of values at or below the true quantile is binomial, whatever their distribution. So two order statistics
+enclose the quantile with a known probability, without a bootstrap. The effect between two arms uses these intervals,
+not a normal approximation to the quantile. With (x_low, x_high) the 95 % interval of an arm,
 
     s_down = (x - x_low) / 1.96,   s_up = (x_high - x) / 1.96
 
-are its standard errors down and up, and the difference is bounded from below by the treatment's way down and the
-control's way up, from above the other way round (MOVER: Zou, Donner 2008); the lift by Fieller's equation with the same
-variances. This needs no density at the quantile: where many units share a value, as with counts or prices, the
-intervals reach to the next one, and the effect's interval misses less often than it says. The textbook's variance from
+are its standard errors downwards and upwards. The lower bound of the difference uses the treatment's s_down and the
+control's s_up, the upper bound the reverse (MOVER: Zou, Donner 2008); the lift uses Fieller's equation with the same
+variances. This needs no density at the quantile. Where many units share a value, as with counts or prices, the
+intervals extend to the next value, and the effect's interval misses less often than stated. The textbook variance from
 the spacing x_high - x_low misses up to 7.6 % there (measured; docs/analysts/which-interval.md).
 
 References: David, Nagaraja, Order Statistics, 2003, section 7.1; Zou, Donner 2008; Bonett, Price 2002.
@@ -25,13 +25,22 @@ from analysis.aggregates import Rank, Ranked
 from analysis.columns import Column
 from analysis.inference import ArmEstimate, Effect, IntervalMethod, Undefined, effect_of
 from analysis.metrics import RANK_REACH
+from analysis.ranks import quantile_rank, rank_bounds
 from analysis.validation import check_count, check_sample, check_share
 
 
 @dataclass(frozen=True)
 class QuantileInterval:
-    """value: the smallest value with at least a share q of the units at or below it. low, high: order statistics; None
-    where no order statistic is far enough out (too few units). coverage: exact, and at least what was asked for."""
+    """A quantile with its interval from order statistics.
+
+    Attributes:
+        q: The quantile.
+        n: Number of units.
+        value: The smallest value with at least a share q of the units at or below it.
+        low: Lower bound; None where there are too few units for one.
+        high: Upper bound; None where there are too few units for one.
+        coverage: Exact coverage, at least 1 - alpha unless a bound is None.
+    """
 
     q: float
     n: int
@@ -42,7 +51,19 @@ class QuantileInterval:
 
 
 def order_statistic_ranks(n: int, q: float, alpha: float = 0.05) -> tuple[int | None, int | None]:
-    """Ranks, from 1, of the order statistics that enclose the q quantile, each tail missing at most alpha / 2."""
+    """Return the ranks, from 1, of two order statistics that enclose a quantile, each missing at most alpha / 2.
+
+    Args:
+        n: Number of units.
+        q: The quantile.
+        alpha: 1 - coverage.
+
+    Returns:
+        Lower and upper rank; None where there are too few units for one.
+
+    Raises:
+        ArgumentError: An argument is out of range.
+    """
     from scipy.special import bdtr
 
     check_count(n, "n")
@@ -55,10 +76,18 @@ def order_statistic_ranks(n: int, q: float, alpha: float = 0.05) -> tuple[int | 
 
 
 def quantile_interval(values: ArrayLike, q: float, *, alpha: float = 0.05) -> QuantileInterval:
-    """The q quantile of one arm's units, shape (n,), with its order-statistic interval. Errors: DataError."""
-    from scipy.special import bdtr
+    """Return a quantile of one arm's units with its interval.
 
-    from analysis.query import quantile_rank
+    Args:
+        values: One value per unit, shape (n,).
+        q: The quantile.
+        alpha: 1 - coverage.
+
+    Raises:
+        ArgumentError: `q` or `alpha` is out of range.
+        DataError: The values are not finite.
+    """
+    from scipy.special import bdtr
 
     sample = np.sort(check_sample(values, "values", least=1))
     n = sample.size
@@ -78,36 +107,46 @@ def quantile_interval(values: ArrayLike, q: float, *, alpha: float = 0.05) -> Qu
 def compare_quantiles(
     control: Ranked, treatment: Ranked, q: float, *, alpha: float = 0.05, method: IntervalMethod = "fieller"
 ) -> Effect | Undefined:
-    """Effect on the q quantile, from three order statistics of each arm, `RANK_REACH` deviations of the rank apart.
+    """Compute the effect on a quantile.
 
-    Undefined where too few units lie beyond the quantile; where the values around it are all the same in both arms, as
-    those around the median of GMV are where most users buy nothing; and where they are so in each arm on the side of
-    the other, so that nothing says how sure the step between them is.
+    The effect is undefined where too few units lie beyond the quantile, and where the values around the quantile are
+    all equal on the sides that matter, as around the median GMV if most users buy nothing: the uncertainty is then
+    unknown.
+
+    Args:
+        control: Three order statistics of the control, `RANK_REACH` deviations of the rank apart.
+        treatment: Three order statistics of the treatment.
+        q: The quantile.
+        alpha: 1 - coverage of the intervals.
+        method: Method of the lift's interval.
+
+    Raises:
+        ArgumentError: `q` is out of range.
     """
     check_share(q, "q")
     for name, arm in (("control", control), ("treatment", treatment)):
         if arm.n < 2:
             return Undefined(f"the {name} has {arm.n} unit(s), and a variance needs two")
         if not _enclosed(arm.n, q):
-            return Undefined(f"{arm.n:,} units of the {name} are too few to have enough of them beyond the quantile")
+            return Undefined(f"the {name} has {arm.n:,} units, and too few of them lie beyond the quantile")
     effect = effect_of(*(quantile_estimate(arm) for arm in (control, treatment)), alpha=alpha, method=method)
     if isinstance(effect, Undefined):
         values = " and ".join(f"{arm.values[1]:g}" for arm in (control, treatment))
         return Undefined(
-            f"many units have the very value of the quantile ({values}), which moves in jumps; "
+            f"many units have exactly the quantile's value ({values}), so it only changes in jumps; "
             "compare the share of units above a value instead"
         )
     return effect
 
 
 def _enclosed(n: int, q: float) -> bool:
-    """Whether there are order statistics as far out as an interval needs; about six units beyond the quantile."""
+    """Say whether order statistics exist as far out as an interval needs: about six units beyond the quantile."""
     reach = RANK_REACH * sqrt(n * q * (1 - q))
     return floor(q * n - reach) >= 1 and ceil(q * n + reach) + 1 <= n
 
 
 def quantile_estimate(arm: Ranked) -> ArmEstimate:
-    """Quantile of one arm with its variances down and up, from the order statistics around it."""
+    """Return the quantile of one arm with its variances downwards and upwards, from the order statistics around it."""
     low, value, high = arm.values
     down, up = ((value - low) / RANK_REACH) ** 2, ((high - value) / RANK_REACH) ** 2
     both = (down + up) / 2
@@ -115,9 +154,12 @@ def quantile_estimate(arm: Ranked) -> ArmEstimate:
 
 
 def ranked(values: ArrayLike, q: float) -> Ranked:
-    """The order statistics that `compare_quantiles` needs, of values in memory, shape (n,)."""
-    from analysis.query import rank_bounds
+    """Return the order statistics that `compare_quantiles` needs, from values in memory, shape (n,).
 
+    Raises:
+        ArgumentError: `q` is out of range.
+        DataError: The values are not finite, or fewer than two.
+    """
     sample = check_sample(values, "values")
     ranks = rank_bounds(Rank(Column("values"), check_share(q, "q"), RANK_REACH), sample.size)
     picked = np.partition(sample, [rank - 1 for rank in ranks])

@@ -1,18 +1,20 @@
-"""The one aggregate query, in SQLAlchemy Core, and its rows read back as cells.
+"""The one aggregate query, in SQLAlchemy Core, and the conversion of its rows to cells.
 
-The same statement runs on SQLite, PostgreSQL and DuckDB: `CAST`, `CASE`, `SUM`, `COUNT`, `MAX` and `ABS` are all it
-uses; order statistics, for quantiles and caps, take `ORDER BY .. LIMIT .. OFFSET` or `ROW_NUMBER`. All arithmetic is in
-double precision: integer products overflow in SQLite and PostgreSQL where amounts are large.
+The same statement runs on SQLite, PostgreSQL, DuckDB and Spark: it uses only `CAST`, `CASE`, `SUM`, `COUNT`, `MAX` and
+`ABS`. Order statistics, for quantiles and caps, use `ORDER BY .. LIMIT .. OFFSET` or `ROW_NUMBER`. All arithmetic is in
+double precision, because integer products of large amounts overflow in SQLite and PostgreSQL.
 """
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
+from hashlib import blake2b
 from math import nan
 from typing import Any
 
 from sqlalchemy import (
+    CTE,
     BigInteger,
     ColumnElement,
     DateTime,
@@ -33,25 +35,34 @@ from sqlalchemy import column as sql_column
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 
-from analysis.aggregates import Cell, Needs, Pair, Rank, Rule, Tail
+from analysis.aggregates import Cell, Needs, Pair, Rule, Tail
 from analysis.columns import Column, Filter, Limits
-
-_EPOCH = date(1970, 1, 1)
-_DAY = 24 * 3600 * 1_000_000
+from analysis.ranks import quantile_rank
+from analysis.times import DAY, EPOCH
 
 _PLAIN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-# What the per-unit rows hold besides the quantities.
+# Columns of the per-unit rows besides the quantities.
 _OWN_NAMES = {"arm", "day", "segment", "currency", "unpriced", "late_covariate", "first_time", "unit_id", "placed_at"}
 _OWN_NAMES |= {"currency_first", "currency_last"}
 
 
 @dataclass(frozen=True)
 class Layout:
-    """What `aggregate_select` lists, in this order: keys, n, sums, products, nonzero and largest of each tail, units
-    that break each rule, units that each cap changed, extras.
+    """The columns of `aggregate_select`, in order.
 
-    Rows are read by position, so that no name of a column can be mistaken for another's sum. keys: `arm`, then perhaps
-    `day` and `segment`. passed: columns that the extras are computed from.
+    The order is: keys, n, sums, products, nonzero and largest of each tail, units that break each rule, units that each
+    cap changed, extras. Rows are read by position, so that the name of one column cannot be confused with another's
+    sum.
+
+    Attributes:
+        columns: Columns to sum.
+        products: Pairs of columns whose products are summed.
+        tails: Columns whose tails are counted.
+        rules: Rules whose violations are counted.
+        capped: Columns with a cap.
+        keys: `arm`, and optionally `day` and `segment`.
+        extras: Further expressions by name.
+        passed: Columns that the extras are computed from.
     """
 
     columns: tuple[Column, ...]
@@ -65,6 +76,7 @@ class Layout:
 
     @classmethod
     def of(cls, needs: Needs, **rest: Any) -> "Layout":
+        """Return the layout of what metrics need. rest: the other attributes."""
         return cls(
             tuple(sorted(needs.columns)),
             tuple(sorted(needs.products)),
@@ -76,17 +88,14 @@ class Layout:
 
 
 def label(column: Column) -> str:
-    """A name for a column's values in SQL: its text, or, where that is no short plain name, the beginning of it and a
-    number of its own.
+    """Return the SQL name of a column: its text if that is a short plain name, else its first letters and a hash.
 
-    PostgreSQL cuts names at 63 bytes, and the names of products hold two of these. BigQuery takes letters, digits and
-    underscores only. The query's own names stay free.
+    PostgreSQL cuts names at 63 bytes, and the names of products contain two names. BigQuery allows only letters, digits
+    and underscores. The result never equals one of the query's own names.
     """
     text = str(column)
     if _PLAIN_NAME.fullmatch(text) and len(text) <= 24 and text not in _OWN_NAMES and not text.startswith("uncapped_"):
         return text
-    from hashlib import blake2b
-
     start = "".join(c if _PLAIN_NAME.fullmatch(c) or c.isdecimal() else "_" for c in column.name[:12] if c.isascii())
     return f"c_{start}_{blake2b(text.encode(), digest_size=4).hexdigest()}"
 
@@ -94,8 +103,36 @@ def label(column: Column) -> str:
 def aggregate_select(
     units: FromClause, layout: Layout, shifts: Mapping[Column, float], limits: Mapping[Column, Limits] | None = None
 ) -> Select[Any]:
-    """Sums per arm, day and segment over `units`: one row per unit, with the keys and, by `label`, the quantities."""
+    """Select the sums per arm, interval of time and segment.
+
+    Args:
+        units: One row per unit, with the keys and, by `label`, the quantities.
+        layout: The columns to list.
+        shifts: Shift of each column; 0 if missing.
+        limits: Limits of each capped column.
+    """
     limits = limits or {}
+    values = _unit_values(units, layout, shifts, limits)
+    x = {column: values.c[label(column)] for column in layout.columns}
+    keys = [values.c[key] for key in layout.keys]
+    selected: list[ColumnElement[Any]] = [*keys, func.count().label("n")]
+    selected += [func.sum(x[c]).label(f"sum_{label(c)}") for c in layout.columns]
+    selected += [func.sum(x[a] * x[b]).label(f"sum_{label(a)}_x_{label(b)}") for a, b in layout.products]
+    for column in layout.tails:
+        selected += _tail(column, x[column], shifts.get(column, 0.0))
+    for number, rule in enumerate(layout.rules, 1):
+        selected.append(func.sum(case((_broken(rule, x, shifts), 1), else_=0)).label(f"broken_{number}"))
+    for column in layout.capped:
+        outside = _outside(values.c[f"uncapped_{label(column)}"], limits[column])
+        selected.append(func.sum(case((outside, 1), else_=0)).label(f"capped_{label(column)}"))
+    selected += [expression.label(name) for name, expression in layout.extras.items()]
+    return select(*selected).group_by(*keys)
+
+
+def _unit_values(
+    units: FromClause, layout: Layout, shifts: Mapping[Column, float], limits: Mapping[Column, Limits]
+) -> CTE:
+    """Select one row per unit, with each column's value: its sign or capped value, minus its shift."""
 
     def shifted(column: Column) -> ColumnElement[Any]:
         plain = units.c[label(column.quantity)]
@@ -106,29 +143,22 @@ def aggregate_select(
 
     plain = [units.c[name] for name in (*layout.keys, *layout.passed)]
     plain += [units.c[label(c.quantity)].label(f"uncapped_{label(c)}") for c in layout.capped]
-    values = select(*plain, *(shifted(column) for column in layout.columns)).cte("unit_values")
-    x = {column: values.c[label(column)] for column in layout.columns}
-    keys = [values.c[key] for key in layout.keys]
-    selected: list[ColumnElement[Any]] = [*keys, func.count().label("n")]
-    selected += [func.sum(x[c]).label(f"sum_{label(c)}") for c in layout.columns]
-    selected += [func.sum(x[a] * x[b]).label(f"sum_{label(a)}_x_{label(b)}") for a, b in layout.products]
-    for column in layout.tails:
-        shift = shifts.get(column, 0.0)
-        changed = case((x[column] != (-shift if shift else 0), 1), else_=0)
-        selected.append(func.sum(changed).label(f"nonzero_{label(column)}"))
-        largest = func.max(func.abs(x[column] + shift if shift else x[column]))
-        selected.append(largest.label(f"largest_{label(column)}"))
-    for number, rule in enumerate(layout.rules, 1):
-        bound = shifts.get(rule.most, 0.0) if rule.most else 0.0
-        left, right = x[rule.column], x[rule.most] if rule.most else None
-        gap = bound - shifts.get(rule.column, 0.0)
-        broken = left > (right + gap if gap else right) if right is not None else left < gap
-        selected.append(func.sum(case((broken, 1), else_=0)).label(f"broken_{number}"))
-    for column in layout.capped:
-        outside = _outside(values.c[f"uncapped_{label(column)}"], limits[column])
-        selected.append(func.sum(case((outside, 1), else_=0)).label(f"capped_{label(column)}"))
-    selected += [expression.label(name) for name, expression in layout.extras.items()]
-    return select(*selected).group_by(*keys)
+    return select(*plain, *(shifted(column) for column in layout.columns)).cte("unit_values")
+
+
+def _tail(column: Column, x: ColumnElement[Any], shift: float) -> list[ColumnElement[Any]]:
+    """Select how many units have a value other than 0, and the largest absolute value. x: values minus the shift."""
+    nonzero = case((x != (-shift if shift else 0), 1), else_=0)
+    largest = func.max(func.abs(x + shift if shift else x))
+    return [func.sum(nonzero).label(f"nonzero_{label(column)}"), largest.label(f"largest_{label(column)}")]
+
+
+def _broken(rule: Rule, x: Mapping[Column, ColumnElement[Any]], shifts: Mapping[Column, float]) -> ColumnElement[bool]:
+    """Return the condition that a unit breaks a rule. x: values minus the shifts."""
+    bound = shifts.get(rule.most, 0.0) if rule.most else 0.0
+    left, right = x[rule.column], x[rule.most] if rule.most else None
+    gap = bound - shifts.get(rule.column, 0.0)
+    return left > (right + gap if gap else right) if right is not None else left < gap
 
 
 def _limited(value: ColumnElement[Any], limits: Limits | None) -> ColumnElement[Any]:
@@ -148,13 +178,13 @@ def _outside(value: ColumnElement[Any], limits: Limits) -> ColumnElement[bool]:
 
 
 def filter_clause(filters: Sequence[Filter], columns: Any) -> ColumnElement[bool]:
-    """All of the filters, as SQL. columns: looked up by name, `columns[name]`."""
+    """Return the condition that all filters hold. columns: the columns by name."""
     return and_(true(), *(_one_filter(f, columns[f.column]) for f in filters))
 
 
-def _one_filter(given: Filter, column: ColumnElement[Any]) -> ColumnElement[bool]:
-    if given.op == "in":
-        return column.in_(list(given.value))  # type: ignore[arg-type]
+def _one_filter(condition: Filter, column: ColumnElement[Any]) -> ColumnElement[bool]:
+    if condition.op == "in":
+        return column.in_(list(condition.value))  # type: ignore[arg-type]
     compare = {
         "=": column.__eq__,
         "!=": column.__ne__,
@@ -162,15 +192,22 @@ def _one_filter(given: Filter, column: ColumnElement[Any]) -> ColumnElement[bool
         "<=": column.__le__,
         ">": column.__gt__,
         ">=": column.__ge__,
-    }[given.op]
-    result: ColumnElement[bool] = compare(given.value)
+    }[condition.op]
+    result: ColumnElement[bool] = compare(condition.value)
     return result
 
 
 def quantile_select(units: FromClause, column: Column, q: float, n: int, *, nonzero: bool) -> Select[Any]:
-    """The smallest value with at least a share q of the n values at or below it: one row.
+    """Select the smallest value with at least a share q of the n values at or below it: one row.
 
-    Sorted from the nearer end, so that a database keeps few values for a high quantile.
+    The statement sorts from the nearer end, so that a database keeps few values for a high quantile.
+
+    Args:
+        units: One row per unit.
+        column: The column.
+        q: The quantile.
+        n: Number of values.
+        nonzero: Whether to leave out the value 0; `n` counts the rest.
     """
     value = units.c[label(column.quantity)]
     rank = quantile_rank(q, n)
@@ -181,39 +218,30 @@ def quantile_select(units: FromClause, column: Column, q: float, n: int, *, nonz
 
 
 def ranks_select(units: FromClause, column: Column, ranks: Mapping[str, Iterable[int]]) -> Select[Any]:
-    """Order statistics by arm: rows of arm, rank (from 1) and value. ranks: the wanted ones, by label of arm."""
+    """Select order statistics: rows of arm, rank (from 1) and value.
+
+    Args:
+        units: One row per unit.
+        column: The column.
+        ranks: Ranks by arm.
+    """
     value = units.c[label(column.quantity)]
     position = func.row_number().over(partition_by=units.c.arm, order_by=value.asc())
     ordered = select(units.c.arm, position.label("position"), cast(value, Double).label("value")).cte("ordered")
-    wanted = sorted({rank for those in ranks.values() for rank in those})
-    return select(ordered.c.arm, ordered.c.position, ordered.c.value).where(sql_column("position").in_(wanted))
+    positions = sorted({rank for in_arm in ranks.values() for rank in in_arm})
+    return select(ordered.c.arm, ordered.c.position, ordered.c.value).where(sql_column("position").in_(positions))
 
 
 def frequency_select(units: FromClause, columns: Sequence[Column]) -> Select[Any]:
-    """How many units of each arm have which values of these columns: rows of arm, values and number."""
+    """Count how many units of each arm have which values: rows of arm, values and number."""
     values = [cast(units.c[label(column.quantity)], Double).label(f"value_{i}") for i, column in enumerate(columns, 1)]
     return select(units.c.arm, *values, func.count().label("n")).group_by(units.c.arm, *values)
 
 
-def quantile_rank(q: float, n: int) -> int:
-    """Rank, counted from 1, of the quantile q of n values: ceil(q n). A product just above a whole number is one."""
-    from math import ceil
-
-    return min(max(ceil(q * n - 1e-9), 1), n)
-
-
-def rank_bounds(rank: Rank, n: int) -> tuple[int, int, int]:
-    """Ranks of the order statistics below, at and above a quantile of n values."""
-    from math import ceil, floor, sqrt
-
-    reach = rank.reach * sqrt(n * rank.q * (1 - rank.q))
-    return max(floor(rank.q * n - reach), 1), quantile_rank(rank.q, n), min(ceil(rank.q * n + reach) + 1, n)
-
-
 def read_cells(rows: Iterable[Sequence[Any]], layout: Layout) -> tuple[list[Cell], list[dict[str, Any]]]:
-    """Rows of `aggregate_select` as cells, and the values of the extras row by row.
+    """Convert rows of `aggregate_select` to cells, and the values of the extras row by row.
 
-    A sum is None only where every value was NULL; it becomes NaN, which `Aggregates` refuses.
+    A sum is None only where every value is NULL; it becomes NaN, which `Aggregates` refuses.
     """
     cells, extras = [], []
     for row in rows:
@@ -238,14 +266,14 @@ def read_cells(rows: Iterable[Sequence[Any]], layout: Layout) -> tuple[list[Cell
 
 
 def arm_label(value: Any) -> str:
-    """An arm or segment as text; 1.0, as a file with a gap in a column of numbers has it, is 1."""
+    """Return an arm or segment as text. 1.0 becomes 1: some files turn whole numbers with gaps into floats."""
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
 def _day(value: Any) -> int | None:
-    """Microseconds of the start of a day, from those or from a date."""
+    """Return the start of a day in microseconds since the epoch, from a date or from such a number."""
     if isinstance(value, date):
-        return (value - _EPOCH).days * _DAY
+        return (value - EPOCH.date()).days * DAY
     return None if value is None else int(value)
 
 
@@ -254,14 +282,14 @@ def _float(value: Any) -> float:
 
 
 def sql_text(statement: Select[Any], dialect: Dialect) -> str:
-    """The statement as text that can be pasted into a console: values written out, `%` not doubled for a driver."""
-    build: Any = type(dialect)  # each dialect's own constructor takes a paramstyle; the base class's does not
+    """Return a statement as text for a console: with its values, and without the doubled `%` of a driver."""
+    build: Any = type(dialect)  # the constructor of each dialect takes a paramstyle; that of the base class does not
     compiled = statement.compile(dialect=build(paramstyle="named"), compile_kwargs={"literal_binds": True})
     return _one_item_a_line(str(compiled))
 
 
 def _one_item_a_line(sql: str) -> str:
-    """Break the lists of SELECTs, which SQLAlchemy writes on one line each. Only spaces outside quotes are changed."""
+    """Break the lists of SELECTs, which SQLAlchemy writes on one line each. Only spaces outside quotes change."""
     lines = []
     for line in sql.split("\n"):
         if not line.lstrip(" (").startswith("SELECT "):
@@ -284,7 +312,7 @@ def _one_item_a_line(sql: str) -> str:
 
 
 class epoch_day(FunctionElement[int]):
-    """Days from 1970 to the UTC day of an instant, as each database says it."""
+    """SQL function: days from 1970 to the UTC day of an instant, in each database's dialect."""
 
     type = BigInteger()
     inherit_cache = True
@@ -309,5 +337,5 @@ def _epoch_day_spark(element: epoch_day, compiler: Any, **options: Any) -> str:
 
 
 def floor_to(time: ColumnElement[Any], step: int) -> ColumnElement[Any]:
-    """Start of the interval of `step` microseconds that a time from 1970 on falls in."""
+    """Return the start of the interval of `step` microseconds that contains a time from 1970 on."""
     return time - time % step

@@ -1,4 +1,4 @@
-"""Moments of arrays in memory, for simulations, resampled data and small samples. Reports take theirs from a source."""
+"""Moments of arrays in memory, for small samples and for tests. Reports take their moments from a source."""
 
 from collections.abc import Mapping
 from math import fsum
@@ -13,12 +13,19 @@ from analysis.validation import check_sample
 
 
 def sample_moments(needs: Needs, columns: Mapping[str, ArrayLike], *, clusters: ArrayLike | None = None) -> Moments:
-    """Moments of what `needs` names, from one value per row in each column (all of the same length, finite).
+    """Compute the moments that a metric needs.
 
-    clusters: the unit that was randomised, for rows that are finer (users of a shop, sessions of a user). Columns are
-    first summed within each cluster, and the clusters are then the n units. A mean per row is a `Ratio` of two such
-    sums, with a column of ones below; its variance is the cluster-robust one. Errors: DataError,
-    MetricError, MissingColumnError.
+    Args:
+        needs: What the metric needs.
+        columns: Columns by name, one finite value per row, shape (rows,) each.
+        clusters: The randomised unit of each row, shape (rows,), where rows are finer than units (sessions of a user).
+            Columns are first summed within each cluster, and the clusters are the n units. A mean per row is then a
+            `Ratio` of two sums with a column of ones as denominator; its variance is the cluster-robust one.
+
+    Raises:
+        DataError: The columns differ in length or hold values that are not finite.
+        MetricError: The metric has a cap, filters or a window.
+        MissingColumnError: A column is missing.
     """
     arrays = {name: _column(columns, name) for name in sorted({column.name for column in needs.columns})}
     lengths = {name: array.size for name, array in arrays.items()}
@@ -34,8 +41,8 @@ def sample_moments(needs: Needs, columns: Mapping[str, ArrayLike], *, clusters: 
     if n == 0:
         return Moments(0, {}, None, {})
     means = {column: fsum(array) / n for column, array in values.items()}
-    # The mean is taken off first, and what rounding left of it is taken off the product: both passes are needed.
-    # A column of one value has no variance at all, whatever its mean was rounded to.
+    # Two passes: subtract the mean, then correct the products for the part of the mean that rounding left. A column
+    # with a single value has no variance, however its mean is rounded.
     centred = {column: array - (means[column] if np.ptp(array) else array[0]) for column, array in values.items()}
     covariances = None
     if n > 1:
@@ -58,5 +65,7 @@ def _column(columns: Mapping[str, ArrayLike], name: str) -> NDArray[np.float64]:
 
 def _values(array: NDArray[np.float64], column: Column) -> NDArray[np.float64]:
     if column.cap or column.where or column.window:
-        raise MetricError(f"An array is taken as it is. Cap, filter and cut {column.name!r} before: {column}.")
+        raise MetricError(
+            f"{column}: arrays are taken as they are. Apply cap, filters and window to {column.name!r} before."
+        )
     return (array > 0).astype(np.float64) if column.positive else array

@@ -12,7 +12,7 @@ from analysis.errors import MetricError
 from analysis.inference import Effect, IntervalMethod, Undefined, compare
 from analysis.metrics import Declared, Metric, Quantile
 from analysis.quantiles import compare_quantiles, ranked
-from analysis.query import quantile_rank
+from analysis.ranks import quantile_rank
 
 _Array = NDArray[np.float64]
 

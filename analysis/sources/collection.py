@@ -9,7 +9,8 @@ from sqlalchemy import Connection, Engine, FromClause, Select, func, select
 from analysis.aggregates import Aggregates, Cell, Frequencies, Needs, Rank, Ranked
 from analysis.columns import Column, Limits, check_upper
 from analysis.errors import MetricError
-from analysis.query import arm_label, frequency_select, label, quantile_select, rank_bounds, ranks_select
+from analysis.query import arm_label, frequency_select, label, quantile_select, ranks_select
+from analysis.ranks import rank_bounds
 
 Execute = Callable[[Select[Any]], Sequence[Sequence[Any]]]
 """Runs a statement and returns all its rows."""

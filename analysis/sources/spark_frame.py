@@ -1,4 +1,4 @@
-"""The source that reads a Spark data frame with one row per user. Spark computes; sums and counts come back."""
+"""The source that reads a Spark data frame with one row per user. Spark computes, and only aggregates return."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -26,19 +26,27 @@ _NUMBERS = ("ByteType", "ShortType", "IntegerType", "LongType", "FloatType", "Do
 
 @dataclass(frozen=True)
 class SparkFrame(UserRows):
-    """One row per unit, in a data frame of a running Spark session (`pyspark` 3.4 or later)."""
+    """A source with one row per unit, in a data frame of a running Spark session (`pyspark` 3.4 or later).
+
+    `UserColumns` describes the other attributes.
+
+    Attributes:
+        data: The data frame.
+    """
 
     data: "DataFrame"
 
     @property
     def label(self) -> str:
+        """Name of the source in messages and in the report."""
         return self.name or "the Spark data frame"
 
     @contextmanager
     def open(self, needs: Needs) -> Iterator["SparkSQL"]:
+        """Register the data frame as a temporary view of its Spark session."""
         from pyspark.errors import PySparkException
 
-        view = f"users_{uuid4().hex}"  # a name that no other report of the same Spark session has
+        view = f"users_{uuid4().hex}"  # unique, so that other reports of the same Spark session do not collide
         try:
             self.data.createTempView(view)
             yield SparkSQL(self.data, view)
@@ -50,23 +58,32 @@ class SparkFrame(UserRows):
 
 @dataclass(frozen=True)
 class SparkSQL:
-    """A data frame that its Spark session knows as a view."""
+    """A data frame registered as a view of its Spark session; `Session` describes its methods.
+
+    Attributes:
+        data: The data frame.
+        view: Name of the view.
+    """
 
     data: "DataFrame"
     view: str
 
     @cached_property
     def types(self) -> Mapping[str, tuple[Kind, str]]:
+        """Kind and Spark type of each column."""
         return {f.name: (_kind(type(f.dataType).__name__), f.dataType.simpleString()) for f in self.data.schema.fields}
 
     @cached_property
     def users(self) -> FromClause:
+        """The view."""
         return table(self.view, *(sql_column(name) for name in self.types))
 
     def rows(self, statement: Select[Any]) -> Sequence[Sequence[Any]]:
+        """Run a statement and return its rows."""
         return self._run(statement).collect()
 
     def arrays(self, statement: Select[Any]) -> Mapping[str, Any]:
+        """Run a statement and return its columns as NumPy arrays."""
         import numpy as np
 
         rows = self._run(statement)
@@ -74,10 +91,11 @@ class SparkSQL:
         return {name: np.array(values, dtype=float) for name, values in zip(rows.columns, columns, strict=True)}
 
     def text(self, statement: Select[Any]) -> str:
+        """Return a statement as text, with the view named `users`."""
         return sql_text(statement, SparkDialect()).replace(self.view, "users")
 
     def extremes(self, names: Sequence[str]) -> Extremes | None:
-        """None: Spark reads the rows for them."""
+        """Return None: Spark would have to read the rows."""
         return None
 
     def _run(self, statement: Select[Any]) -> "DataFrame":
@@ -91,7 +109,7 @@ def _kind(name: str) -> Kind:
     return kinds.get(name, "other")
 
 
-# What Spark's SQL writes differently, of what the query uses: https://spark.apache.org/docs/latest/sql-ref.html
+# The parts of the query that Spark's SQL writes differently: https://spark.apache.org/docs/latest/sql-ref.html
 
 
 class _Types(compiler.GenericTypeCompiler):
@@ -109,7 +127,7 @@ class _Types(compiler.GenericTypeCompiler):
 
 class _Statements(compiler.SQLCompiler):
     def render_literal_value(self, value: Any, type_: Any) -> str:
-        """Doubles, where Spark would take 0.92 for a decimal; strings, in which it reads backslashes."""
+        """Write floats as doubles (Spark reads 0.92 as a decimal), and escape backslashes in strings."""
         if isinstance(value, float):
             return f"{value!r}D"
         if isinstance(value, str):
@@ -126,7 +144,7 @@ class _Names(compiler.IdentifierPreparer):
 
 
 class SparkDialect(DefaultDialect):
-    """SQLAlchemy's statements as Spark's SQL; for writing only, it connects to nothing."""
+    """SQLAlchemy dialect that writes Spark's SQL. It only writes; it cannot connect."""
 
     name = "spark"
     supports_native_boolean = True

@@ -20,7 +20,13 @@ from analysis.sources.user_table import duckdb_types
 
 @dataclass(frozen=True)
 class SqlTable(UserRows):
-    """One row per unit, in a table or view of a database. schema: where the table is, if not in the default one."""
+    """A source with one row per unit, in a table or view of a database. `UserColumns` describes the other attributes.
+
+    Attributes:
+        engine: Engine of the database.
+        table: Name of the table or view.
+        schema: Schema of the table; None means the default schema.
+    """
 
     engine: Engine
     table: str
@@ -28,15 +34,17 @@ class SqlTable(UserRows):
 
     @property
     def label(self) -> str:
+        """Name of the source in messages and in the report."""
         return self.name or self.table
 
     @contextmanager
     def open(self, needs: Needs) -> Iterator["EngineSession"]:
+        """Open a connection whose statements all see the same data."""
         try:
             with snapshot(self.engine) as connection:
                 yield EngineSession(connection, self.table, self.schema)
         except NoSuchTableError as error:
-            raise SourceError(f"The database has no table {self.table!r}.") from error
+            raise SourceError(f"The database has no table {self.table!r}. Check its name and schema.") from error
         except SQLAlchemyError as error:
             reason = str(getattr(error, "orig", None) or error).splitlines()[0]
             raise SourceError(f"{self.label} cannot be read: {reason}.") from error
@@ -44,7 +52,13 @@ class SqlTable(UserRows):
 
 @dataclass(frozen=True)
 class EngineSession:
-    """An open connection."""
+    """An open connection; `Session` describes its methods.
+
+    Attributes:
+        connection: The connection.
+        table: Name of the table or view.
+        schema: Schema of the table; None means the default schema.
+    """
 
     connection: Connection
     table: str
@@ -52,21 +66,25 @@ class EngineSession:
 
     @cached_property
     def users(self) -> FromClause:
+        """The table."""
         if self.connection.dialect.name == "duckdb":
             return table(self.table, *map(column, self.types), schema=self.schema)
         return Table(self.table, MetaData(), schema=self.schema, autoload_with=self.connection, resolve_fks=False)
 
     @cached_property
     def types(self) -> Mapping[str, tuple[Kind, str]]:
-        if self.connection.dialect.name == "duckdb":  # its dialect reflects by PostgreSQL's catalogue, a part of it
+        """Kind and SQL type of each column."""
+        if self.connection.dialect.name == "duckdb":  # its dialect would only reflect a part of PostgreSQL's catalogue
             named = select(text("*")).select_from(table(self.table, schema=self.schema))
             return duckdb_types(self.connection.exec_driver_sql(f"DESCRIBE {self.text(named)}").all())
         return {column.name: (_kind(column.type), str(column.type)) for column in self.users.c}
 
     def rows(self, statement: Select[Any]) -> Sequence[Sequence[Any]]:
+        """Run a statement and return its rows."""
         return self.connection.execute(statement).all()
 
     def arrays(self, statement: Select[Any]) -> Mapping[str, Any]:
+        """Run a statement and return its columns as NumPy arrays."""
         import numpy as np
 
         result = self.connection.execute(statement)
@@ -74,18 +92,19 @@ class EngineSession:
         return {name: np.array(values, dtype=float) for name, values in zip(result.keys(), columns, strict=True)}
 
     def text(self, statement: Select[Any]) -> str:
+        """Return a statement as text."""
         return sql_text(statement, self.connection.dialect)
 
     def extremes(self, names: Sequence[str]) -> Extremes | None:
-        """None: a database reads the rows for them."""
+        """Return None: a database would have to read the rows."""
         return None
 
 
-def _kind(given: types.TypeEngine[Any]) -> Kind:
-    if isinstance(given, types.Boolean):
+def _kind(type_: types.TypeEngine[Any]) -> Kind:
+    if isinstance(type_, types.Boolean):
         return "boolean"
-    if isinstance(given, types.Integer | types.Numeric | types.Float):
+    if isinstance(type_, types.Integer | types.Numeric | types.Float):
         return "number"
-    if isinstance(given, types.DateTime):
-        return "instant" if given.timezone else "other"
-    return "date" if isinstance(given, types.Date) else "other"
+    if isinstance(type_, types.DateTime):
+        return "instant" if type_.timezone else "other"
+    return "date" if isinstance(type_, types.Date) else "other"

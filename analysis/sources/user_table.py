@@ -1,4 +1,4 @@
-"""The source that reads a file or a data frame with one row per user, through DuckDB."""
+"""The source that reads a file or a data frame with one row per user, with DuckDB."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -25,14 +25,20 @@ _NUMERIC = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT", "FLOAT", "DOU
 
 @dataclass(frozen=True)
 class UserTable(UserRows):
-    """One row per unit, in a file (Parquet, CSV, Arrow; a glob is fine), in a DuckDB database (with `table`), in memory
-    (Arrow, pandas, Polars), or made by a SELECT over such files, as DuckDB reads it: orders summed up by user, say."""
+    """A source with one row per unit, read with DuckDB. `UserColumns` describes the other attributes.
+
+    Attributes:
+        data: Path of a file (Parquet, CSV, Arrow; a glob is allowed) or of a DuckDB database; a data frame (Arrow,
+            pandas, Polars); or a SELECT over such files in DuckDB's SQL, for example one that sums orders by user.
+        table: Table with one row per unit, in a DuckDB database.
+    """
 
     data: Any
     table: str | None = None
 
     @property
     def label(self) -> str:
+        """Name of the source in messages and in the report."""
         if self.name:
             return self.name
         if not isinstance(self.data, str | Path):
@@ -41,11 +47,12 @@ class UserTable(UserRows):
 
     @contextmanager
     def open(self, needs: Needs) -> Iterator["DuckDBSession"]:
+        """Open the data as a view in a new DuckDB connection."""
         import duckdb
 
         with duckdb.connect() as connection:
             try:
-                # It would go to stdout, into the middle of what a command prints there.
+                # The progress bar would be printed to stdout, in the middle of a command's output.
                 connection.execute("SET enable_progress_bar = false")
                 opened = self._open(connection, needs)
                 parquet = str(self.data) if opened and str(self.data).lower().endswith(".parquet") else None
@@ -55,7 +62,7 @@ class UserTable(UserRows):
                 raise SourceError(f"{self.label} cannot be read: {reason}.") from error
 
     def _open(self, connection: "duckdb.DuckDBPyConnection", needs: Needs) -> str:
-        """Make the data known as the view `users`; the statements that did, if it was by statements."""
+        """Create the view `users`, and return the statements that did it; empty if no statement was needed."""
         if not isinstance(self.data, str | Path):
             connection.register("users", self._in_memory(needs))
             return ""
@@ -71,7 +78,7 @@ class UserTable(UserRows):
             return ""
         if name.endswith((".duckdb", ".db")):
             if not self.table:
-                raise SourceError(f"{path} is a database. Say which of its tables has a row per user (table).")
+                raise SourceError(f"{path} is a database. Name its table with one row per user (table).")
             attach = f"ATTACH {_text(path)} AS source (READ_ONLY);\n"
             view = f"CREATE VIEW users AS SELECT * FROM source.{_quoted(self.table)}"
             connection.execute(attach)
@@ -79,7 +86,8 @@ class UserTable(UserRows):
             reader = next((reader for suffix, reader in _READERS.items() if name.endswith(suffix)), None)
             if reader is None:
                 raise SourceError(
-                    f"{path} is none of .parquet, .csv, .tsv, .arrow, .feather, .duckdb. Convert it, or pass a frame."
+                    f"{path} is none of .parquet, .csv, .tsv, .arrow, .feather, .duckdb. "
+                    "Convert it, or pass a data frame."
                 )
             attach = ""
             view = f"CREATE VIEW users AS SELECT * FROM {reader}({_text(path)})"
@@ -87,7 +95,7 @@ class UserTable(UserRows):
         return f"{attach}{view};\n"
 
     def _in_memory(self, needs: Needs) -> Any:
-        """The frame as DuckDB takes it. Only the columns in question of pandas: DuckDB 2.0 fails on reversed views."""
+        """Return the data frame as DuckDB accepts it. Of pandas, only the needed columns are converted to Arrow."""
         import pyarrow
 
         module = type(self.data).__module__.partition(".")[0]
@@ -96,43 +104,54 @@ class UserTable(UserRows):
             return frame.to_arrow()
         if module != "pandas":
             return self.data
-        wanted = self.names(needs)
-        if missing := next((name for name in wanted if name not in self.data.columns), None):
+        names = self.names(needs)
+        if missing := next((name for name in names if name not in self.data.columns), None):
             raise MissingColumnError(missing, map(str, self.data.columns), self.label)
-        try:
-            return pyarrow.Table.from_pandas(self.data[wanted], preserve_index=False)
+        try:  # DuckDB 2.0 fails on reversed views of pandas; Arrow copies them
+            return pyarrow.Table.from_pandas(self.data[names], preserve_index=False)
         except pyarrow.ArrowException as error:
             raise DataError(f"{self.label} cannot be read: {error}") from error
 
 
 @dataclass(frozen=True)
 class DuckDBSession:
-    """An open DuckDB connection with a view `users`."""
+    """An open DuckDB connection with a view `users`; `Session` describes its methods.
+
+    Attributes:
+        connection: The connection.
+        opened: Statements that created the view; empty if none were needed.
+        parquet: Path or glob of the Parquet files behind the view; None if it has other data.
+    """
 
     connection: "duckdb.DuckDBPyConnection"
     opened: str
-    parquet: str | None  # path or glob of the Parquet files behind it
+    parquet: str | None
 
     @cached_property
     def types(self) -> Mapping[str, tuple[Kind, str]]:
+        """Kind and DuckDB type of each column."""
         return duckdb_types(self.connection.execute("DESCRIBE users").fetchall())
 
     @cached_property
     def users(self) -> FromClause:
+        """The view."""
         return table("users", *(sql_column(name) for name in self.types))
 
     def rows(self, statement: Select[Any]) -> Sequence[Sequence[Any]]:
+        """Run a statement and return its rows."""
         return self.connection.execute(sql_text(statement, _dialect())).fetchall()
 
     def arrays(self, statement: Select[Any]) -> Mapping[str, Any]:
-        found: Mapping[str, Any] = self.connection.execute(sql_text(statement, _dialect())).fetchnumpy()
-        return found
+        """Run a statement and return its columns as NumPy arrays."""
+        columns: Mapping[str, Any] = self.connection.execute(sql_text(statement, _dialect())).fetchnumpy()
+        return columns
 
     def text(self, statement: Select[Any]) -> str:
+        """Return a statement as text, after the statements that create the view."""
         return self.opened + sql_text(statement, _dialect())
 
     def extremes(self, names: Sequence[str]) -> Extremes | None:
-        """From the statistics in the footers of Parquet files, where all of their row groups have them."""
+        """Read the statistics in the footers of Parquet files, for columns with statistics in all row groups."""
         numbers = [name for name in names if self.types.get(name, ("other", ""))[0] == "number"]
         if self.parquet is None or not numbers:
             return None
@@ -150,7 +169,7 @@ def _is_select(text: str) -> bool:
 
 
 def duckdb_types(rows: Sequence[Sequence[Any]]) -> dict[str, tuple[Kind, str]]:
-    """Columns by name, from the rows of DuckDB's DESCRIBE."""
+    """Return kind and type of each column, from the rows of DuckDB's DESCRIBE."""
     return {str(row[0]): (_kind(str(row[1])), str(row[1])) for row in rows}
 
 
@@ -171,7 +190,7 @@ def _text(value: str) -> str:
 
 
 def _dialect() -> Dialect:
-    """DuckDB reads PostgreSQL's SQL; a dialect package of its own is not needed for what the query uses."""
+    """Return the dialect for DuckDB: it reads PostgreSQL's SQL, so the query needs no dialect package."""
     from sqlalchemy.dialects import postgresql
 
     dialect: Dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
