@@ -30,8 +30,8 @@ def write(folder: Path, name: str, **changes: Any) -> Path:
 
 
 def test_the_json_schema_in_docs_is_current() -> None:
-    """`sagelift experiment schema > docs/experiment.schema.json` writes it."""
-    written = json.loads((REPOSITORY / "docs" / "experiment.schema.json").read_text("utf-8"))
+    """`sagelift experiment schema > docs/reference/experiment.schema.json` writes it."""
+    written = json.loads((REPOSITORY / "docs" / "reference" / "experiment.schema.json").read_text("utf-8"))
     assert written == json.loads(json.dumps(config_files.json_schema()))
 
 
@@ -94,7 +94,7 @@ def test_a_folder_is_read_whole_and_its_faults_are_told_file_by_file(tmp_path: P
     told = {name: [message for stem, message in found if stem == name] for name, _ in found}
     assert set(told) == {"two", "three", "four", "five", "six", "seven", "eight"}
     assert "salt 'one-1' is also that of" in told["two"][0]
-    assert "'four' is on [4999, 9000)" in told["three"][0]
+    assert "'four' has [4999, 9000)" in told["three"][0]
     assert "five -> six -> five" in told["five"][0]
     assert "coverage -1" in told["seven"][0]
     assert "not YAML" in told["eight"][0]

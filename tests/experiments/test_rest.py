@@ -266,7 +266,7 @@ def test_a_refused_request_names_value_rule_and_remedy(api: Any, config: Experim
     cases: list[tuple[str, str, Any, int, str]] = [
         ("POST", publish, bad, 422, "sum to 5001; they must sum to exactly 10000"),
         ("POST", publish, published(config, coverage=9), 422, "coverage lowered from 10000 to 9"),
-        ("POST", publish, published(config, key="other"), 422, "the config's key is that of the path"),
+        ("POST", publish, published(config, key="other"), 422, "the config's key must be that of the path"),
         ("POST", publish, {**published(config), "force": True}, 422, "unknown field `force`"),
         ("POST", publish, {"config": {**bad["config"], "schema": 2}, **REASON}, 422, "schema 2 is not known here"),
         ("POST", "/v1/experiments/ranking/new-phase", published(config), 422, "Give a new one, such as 'ranking-2'"),
@@ -371,8 +371,8 @@ def test_assignments_over_rest_are_those_of_the_vector_file(api: Any) -> None:
 
 
 def test_the_openapi_document_in_docs_is_current(api: Any) -> None:
-    """`sagelift experiment openapi > docs/experiments-openapi.json` writes it."""
-    written = json.loads((REPOSITORY / "docs" / "experiments-openapi.json").read_text("utf-8"))
+    """`sagelift experiment openapi > docs/reference/experiments-openapi.json` writes it."""
+    written = json.loads((REPOSITORY / "docs" / "reference" / "experiments-openapi.json").read_text("utf-8"))
     assert written == json.loads(json.dumps(api.app.openapi()))
 
 
@@ -422,4 +422,4 @@ def test_a_request_has_a_largest_size_said_or_unsaid(limited_api: Any) -> None:
     lied = limited_api("POST", "/v1/assignments/ranking", "assign", content=b"{}", headers={"Content-Length": "-5"})
     assert lied.status_code == 413
     many = {"unit": "u", "experiments": ["a", "b", "c"]}
-    assert limited_api("POST", "/v1/assignments", "assign", json=many).json()["rule"] == "a request holds at most 2"
+    assert limited_api("POST", "/v1/assignments", "assign", json=many).json()["rule"] == "a request has at most 2 items"

@@ -62,8 +62,8 @@ def test_json_comes_back_as_it_went_and_its_schema_names_its_fields(report: Repo
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_the_published_schema_is_the_one_of_the_code(name: str) -> None:
-    """If it is not: python -m analysis.render.schema docs/analysis"""
-    published = Path(__file__).parents[3] / "docs" / "analysis" / name
+    """If it is not: python -m analysis.render.schema docs/reference/schemas"""
+    published = Path(__file__).parents[3] / "docs" / "reference" / "schemas" / name
     assert published.read_text(encoding="utf-8") == text(name)
 
 
