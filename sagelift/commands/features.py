@@ -17,7 +17,8 @@ from sagelift.commands.times import parse_duration
 
 if TYPE_CHECKING:
     from feature_repo.monitoring.canary import CanaryDrift
-    from feature_repo.monitoring.watch import Thresholds, ViewStatus
+    from feature_repo.monitoring.findings import Thresholds
+    from feature_repo.monitoring.watch import ViewStatus
 
 app = typer.Typer(help="Feature store: materialize the history, show the status, compact files.", no_args_is_help=True)
 
@@ -107,7 +108,8 @@ def status(limits: LimitOptions, canary: CanaryOptions, output: StatusOutput, vi
     thresholds, versions, ids = _thresholds(limits, canary), canary.versions(), _ids(canary.canary_ids)
 
     from feature_repo.monitoring.canary import compare
-    from feature_repo.monitoring.watch import findings, watch
+    from feature_repo.monitoring.findings import findings
+    from feature_repo.monitoring.watch import watch
     from sagelift.services import Services
 
     now = datetime.now(UTC)
@@ -144,7 +146,7 @@ def _thresholds(limits: LimitOptions, canary: CanaryOptions) -> Thresholds:
     max_empty = dict(map(_empty_limit, limits.max_empty or []))
 
     from feature_repo.monitoring.canary import CanaryLimits
-    from feature_repo.monitoring.watch import Thresholds
+    from feature_repo.monitoring.findings import Thresholds
 
     return Thresholds(
         max_age=max_age,
@@ -186,7 +188,7 @@ def _write_page(
 
 
 def _print(output: StatusOutput, statuses: list[ViewStatus], findings: list[str], drift: CanaryDrift | None) -> None:
-    from feature_repo.monitoring.watch import to_prometheus
+    from feature_repo.monitoring.prometheus import to_prometheus
 
     if output.as_json:
         print_json({"views": statuses, "canary": drift, "findings": findings})

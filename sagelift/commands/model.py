@@ -76,8 +76,9 @@ def train(
     from inference.training.distributed import choose_device
     from inference.training.run import continue_run
     from sagelift.progress import Stages
+    from sagelift.runs import data_as_of, find_unfinished
     from sagelift.services import Services
-    from sagelift.training import data_as_of, find_unfinished, prepare_training
+    from sagelift.training import prepare_training
 
     chosen_device = choose_device(device)
     configuration = options.configuration()
@@ -123,8 +124,8 @@ def evaluate(
 ) -> None:
     """Compute a run's recall per task and its coverage again, from its model and its training set."""
     from inference.training.run import evaluate_run
+    from sagelift.runs import find_run
     from sagelift.services import Services
-    from sagelift.training import find_run
 
     with Services(current_settings()) as services:
         folder = find_run(services, run)
@@ -150,8 +151,9 @@ def export(
 ) -> None:
     """Write a run as the next release of a model repository, without making it live. Needs no Triton."""
     from inference.releases.export import export_visual_encoder
+    from sagelift.releases import export_run
+    from sagelift.runs import find_run
     from sagelift.services import Services
-    from sagelift.training import export_run, find_run
 
     with Services(current_settings()) as services:
         repository = to if to is not None else services.settings.model_repository
@@ -200,8 +202,9 @@ def release(
     `sagelift model live` skips this check. Exit code 1 when a product was rejected or has no current vector.
     """
     from sagelift.progress import Stages
+    from sagelift.releases import release_run
+    from sagelift.runs import find_run
     from sagelift.services import Services
-    from sagelift.training import find_run, release_run
 
     if resume is not None:
         if run is not None:
@@ -256,8 +259,8 @@ def card(
     from feature_repo.files import write_atomically
     from inference.training.result import TrainedModel
     from sagelift.run_card import run_card
+    from sagelift.runs import find_run
     from sagelift.services import Services
-    from sagelift.training import find_run
 
     with Services(current_settings()) as services:
         folder = find_run(services, run)
@@ -271,8 +274,8 @@ def card(
 def _make_live(version: str, engine: EngineOptions, as_json: bool, *, checked: bool = False) -> None:
     from inference.releases.repository import find_release
     from sagelift.progress import Stages
+    from sagelift.releases import make_release_live
     from sagelift.services import Services
-    from sagelift.training import make_release_live
 
     with Services(current_settings()) as services:
         find_release(services.settings.model_repository, version)  # before the first request to Triton
@@ -288,7 +291,7 @@ def _make_live(version: str, engine: EngineOptions, as_json: bool, *, checked: b
 
 def _say_unfinished(services: Services) -> None:
     from inference.training.run import unfinished_runs
-    from sagelift.training import runs_folder
+    from sagelift.runs import runs_folder
 
     for run in unfinished_runs(runs_folder(services)):
         say(f"run {run.name} was interrupted; to resume it: sagelift model train --resume {run.name}")

@@ -7,7 +7,8 @@ from datetime import UTC, datetime, timedelta
 
 import typer
 
-_EPOCH = datetime.fromtimestamp(0, UTC)
+from feature_repo.times import from_microseconds
+
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)([smhdw])", re.ASCII)
 _AGO = re.compile(r"\d+[smhdw]", re.ASCII)
@@ -65,13 +66,8 @@ def _duration(text: str) -> timedelta:
     return timedelta(**{_UNITS[match[2]]: float(match[1])})
 
 
-def to_microseconds(time: datetime) -> int:
-    """Microseconds since 1970 (UTC) of a time with a time zone."""
-    return (time - _EPOCH) // timedelta(microseconds=1)
-
-
 def time_text(microseconds: int | None) -> str:
     """Microseconds since 1970 (UTC) as ISO 8601 to the second; `-` for None."""
     if microseconds is None:
         return "-"
-    return (_EPOCH + timedelta(microseconds=microseconds)).isoformat(timespec="seconds")
+    return from_microseconds(microseconds).isoformat(timespec="seconds")

@@ -39,7 +39,8 @@ def release(services: Services, products: int, stage: Stage) -> dict[str, Any]:
     Returns:
         The version, the release's folder, and the smallest cosine between Triton's answers and those of the model.
     """
-    from sagelift.training import latest_run, release_run
+    from sagelift.releases import release_run
+    from sagelift.runs import latest_run
 
     released = release_run(services, latest_run(services), lambda done: stage.update(done, products, "embedding"))
     path = services.settings.model_repository / "itemsage" / released.version

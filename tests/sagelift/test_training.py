@@ -1,4 +1,4 @@
-"""Training sets as known at a moment, from a real feature store and a real event store."""
+"""Training sets as known at a time, from a real feature store and a real event store."""
 
 from __future__ import annotations
 
@@ -11,14 +11,16 @@ import numpy as np
 import pytest
 
 from experiments.event_rows import EventRow
+from feature_repo.history.compaction import compact
 from feature_repo.rows import Deletion
 from inference.errors import InputError
 from inference.inputs import ProductInput
 from inference.training.config import TrainConfig
 from inference.training.run import work_folder
+from sagelift.runs import data_as_of
 from sagelift.services import Services
 from sagelift.settings import load_settings
-from sagelift.training import data_as_of, prepare_training, read_engagements, read_products
+from sagelift.training import prepare_training, read_engagements, read_products
 from tests.feature_repo.builders import NOON, make_product
 
 CONFIG = TrainConfig()
@@ -89,7 +91,7 @@ def test_engagements_that_came_later_are_not_known(services: Services) -> None:
     assert [(e.query, e.count) for e in read_engagements(services, now())] == [("bag", 1), ("tent", 2)]
 
 
-def test_the_same_moment_gives_the_same_training_set_whatever_comes_later(services: Services) -> None:
+def test_the_same_time_gives_the_same_training_set_whatever_comes_later(services: Services) -> None:
     store = services.features
     store.write_features([make_product(f"p{i}", 1) for i in range(9)])
     services.experiments.write_events([click(i, f"title {i}", f"p{i}") for i in range(9)])
@@ -103,7 +105,7 @@ def test_the_same_moment_gives_the_same_training_set_whatever_comes_later(servic
     store.write_features([make_product("p1", 2), make_product("new", 1)])
     store.delete([Deletion(id="p2", version=2, event_time=NOON)])
     services.experiments.write_events([click(100, "title 3", "p3")])
-    store.history("product_text").compact(grace_s=0)
+    compact(store.history("product_text"), grace_s=0)
     assert files(then) == first
     later = files(None)
     assert later.keys() == first.keys()
@@ -111,7 +113,7 @@ def test_the_same_moment_gives_the_same_training_set_whatever_comes_later(servic
     assert later["data/pairs.parquet"] != first["data/pairs.parquet"]
 
 
-def test_a_run_keeps_the_moment_of_its_data(services: Services) -> None:
+def test_a_run_keeps_the_time_of_its_data(services: Services) -> None:
     services.features.write_features([make_product(f"p{i}", 1) for i in range(3)])
     services.experiments.write_events([click(i, f"title {i}", f"p{i}") for i in range(3)])
     before = now()
@@ -127,12 +129,12 @@ def test_a_run_keeps_the_moment_of_its_data(services: Services) -> None:
 @pytest.mark.parametrize(
     ("as_of", "message"),
     [
-        (datetime(2100, 1, 1, tzinfo=UTC), "2100-01-01T00:00:00.* is still to come"),
+        (datetime(2100, 1, 1, tzinfo=UTC), "2100-01-01T00:00:00.* is in the future"),
         (datetime(2026, 3, 1), "2026-03-01T00:00:00 has no time zone"),
-        (datetime(2001, 3, 1, tzinfo=UTC), "no product was known at 2001-03-01T00:00:00.*: choose a later moment"),
+        (datetime(2001, 3, 1, tzinfo=UTC), "no product was known at 2001-03-01T00:00:00.*; choose a later time"),
     ],
 )
-def test_a_moment_that_makes_no_training_set_is_refused(services: Services, as_of: datetime, message: str) -> None:
+def test_a_time_without_a_training_set_is_refused(services: Services, as_of: datetime, message: str) -> None:
     services.features.write_features([make_product("a", 1)])
     with pytest.raises(InputError, match=message):
         prepare_training(services, CONFIG, as_of)

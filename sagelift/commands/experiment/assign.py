@@ -36,7 +36,7 @@ def assign(
         raise UnknownExperimentError(f"no running experiment {experiment!r}; `sagelift experiment list` lists them")
     assignment, steps = prepared.explain(unit, attributes)
     if as_json:
-        return print_json({"decision": assignment, "steps": steps} if explain else assignment)
+        return print_json({"assignment": assignment, "steps": steps} if explain else assignment)
     typer.echo(assignment.arm if assignment.enrolled else f"{assignment.arm} (not enrolled: {assignment.reason})")
     if explain:
         for step in steps:

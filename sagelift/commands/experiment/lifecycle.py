@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from feature_repo.times import to_microseconds
 from sagelift.commands.experiment.options import TIME_FORMS, Actor, Key, Reason, UnitId, experiment_store
-from sagelift.commands.times import parse_time, time_text, to_microseconds
+from sagelift.commands.times import parse_time, time_text
 
 if TYPE_CHECKING:
     from experiments.records import Transition

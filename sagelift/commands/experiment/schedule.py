@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from feature_repo.times import to_microseconds
 from sagelift.commands.console import AsJson, print_json
 from sagelift.commands.experiment.options import TIME_FORMS, Actor, Key, Reason, experiment_store
 from sagelift.commands.option_groups import expand_options
-from sagelift.commands.times import parse_time, time_text, to_microseconds
+from sagelift.commands.times import parse_time, time_text
 
 if TYPE_CHECKING:
     from experiments.store import ExperimentStore

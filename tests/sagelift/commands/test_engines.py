@@ -8,14 +8,15 @@ from typing import Any
 import pytest
 
 import inference.triton.embedder
-from sagelift.commands.engines import open_parts
+from sagelift.commands.engines import open_context
 from sagelift.services import Services
 from sagelift.settings import load_settings
 from streaming.kafka.connection import Connection
 from streaming.kafka.schema_registry.codec import framed_id
+from streaming.vectors.publisher import OutgoingVector
 from tests.streaming.fakes import CompactedProducer
 from tests.streaming.schema_registry import Registry
-from tests.streaming.vectors.test_embedding_topic import message
+from tests.streaming.vectors.builders import vector_message
 
 
 def test_a_spark_executor_publishes_with_the_codec_of_the_settings(
@@ -23,7 +24,7 @@ def test_a_spark_executor_publishes_with_the_codec_of_the_settings(
 ) -> None:
     """A reader that expects framed vectors must not find bare JSON among them."""
     producer: Any = CompactedProducer()
-    monkeypatch.setattr(Connection, "producer", lambda _, **__: producer)
+    monkeypatch.setattr(Connection, "producer", lambda *_, **__: producer)
     monkeypatch.setattr(Services, "features", None)
     monkeypatch.setattr(inference.triton.embedder, "ItemEmbedder", lambda *_, **__: None)
     with Registry() as registry:
@@ -33,7 +34,7 @@ def test_a_spark_executor_publishes_with_the_codec_of_the_settings(
             triton={"url": "triton:8001"},
             schema_registry={"url": registry.url},
         )
-        publish = open_parts(settings, "1").publish
-        publish([("1", "lamp", 7, message("lamp", 7))])
+        publish = open_context(settings, "1").publish
+        publish([OutgoingVector("1", "lamp", 7, vector_message("lamp", 7))])
     (sent,) = producer.sent
     assert framed_id(sent[2]) == 1

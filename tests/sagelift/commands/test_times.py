@@ -7,7 +7,8 @@ from datetime import UTC, datetime, timedelta, timezone
 import pytest
 import typer
 
-from sagelift.commands.times import parse_duration, parse_time, time_text, to_microseconds
+from feature_repo.times import to_microseconds
+from sagelift.commands.times import parse_duration, parse_time, time_text
 
 NOW = datetime(2026, 5, 4, 12, tzinfo=UTC)
 

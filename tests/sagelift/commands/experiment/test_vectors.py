@@ -9,7 +9,7 @@ import msgspec
 import pytest
 from typer.testing import CliRunner, Result
 
-from experiments import conformance
+from experiments import assignment_vectors
 from sagelift.commands.cli import app
 
 
@@ -27,10 +27,10 @@ def test_every_implementation_at_hand_agrees_with_the_vectors() -> None:
 
 
 def test_a_disagreement_is_named_and_the_exit_code_is_1(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    vectors = conformance.load()
+    vectors = assignment_vectors.load()
     wrong = msgspec.structs.replace(vectors.draws[0], gate=vectors.draws[0].gate + 1)
     changed = msgspec.structs.replace(vectors, draws=(wrong,), cases=())
-    monkeypatch.setattr(conformance, "load", lambda: changed)
+    monkeypatch.setattr(assignment_vectors, "load", lambda: changed)
     done = run("vectors", "--check")
     assert done.exit_code == 1
     assert "WRONG" in done.stdout
@@ -38,7 +38,7 @@ def test_a_disagreement_is_named_and_the_exit_code_is_1(tmp_path: Path, monkeypa
 
 
 def test_the_file_is_printed_as_it_is() -> None:
-    assert run("vectors").stdout == conformance.FILE.read_text("ascii")
+    assert run("vectors").stdout == assignment_vectors.FILE.read_text("ascii")
 
 
 @pytest.mark.parametrize("url", ["sqlite://", "postgresql+psycopg://nobody@127.0.0.1:1/none", "no url"])
