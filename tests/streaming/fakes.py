@@ -224,3 +224,5 @@ class CompactedProducer:
     def get(self, timeout: float) -> None:
         if self.fail:
             raise self.fail
+
+    def close(self, timeout: float) -> None: ...

@@ -9,6 +9,7 @@ from inference.errors import InputError
 from inference.inputs import ProductInput
 from inference.triton.client import Embedded
 from streaming.catalogue.embed import embed, publish_newest
+from streaming.release.catalogue_shards import EmbeddingContext
 from streaming.release.reembed import reembed
 from streaming.vectors.publisher import OutgoingVector
 from tests.streaming.builders import update
@@ -42,7 +43,7 @@ def overtaken(world: World, *others: Callable[[], object]) -> Callable[[Sequence
 def reembedded_while(world: World, *others: Callable[[], object]) -> None:
     """A re-embedding whose vectors are written, but reach the topic only after what others do."""
     world.store.embeddings["1"].clear()
-    reembed(world.store, FakeEmbedder("1"), overtaken(world, *others))
+    reembed(EmbeddingContext(world.store, FakeEmbedder("1"), overtaken(world, *others)))
 
 
 def test_an_older_vector_that_reaches_the_topic_late_is_followed_by_the_newer_one() -> None:
