@@ -17,7 +17,8 @@ from streaming.contracts import ProductVector
 from streaming.kafka.connection import Connection, KafkaConsumer, TopicPartition
 from streaming.kafka.topic_admin import ensure_topics
 from streaming.kafka.topics import PRODUCT_EMBEDDINGS
-from streaming.vectors.embedding_topic import EmbeddingPublisher, IndexFollower
+from streaming.vectors.follower import IndexFollower
+from streaming.vectors.publisher import OutgoingVector, embedding_publisher
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
 
@@ -37,10 +38,10 @@ def test_after_compaction_a_fresh_reader_rebuilds_exactly_the_live_catalogue(con
     vectors = np.random.default_rng(0).normal(size=(VERSIONS, PRODUCTS, 256)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=2, keepdims=True)
     with closing(connection.producer()) as producer, closing(connection.consumer()) as consumer:
-        publish = EmbeddingPublisher(producer, connection.codec)
+        publish = embedding_publisher(producer, connection.codec)
         for version in range(VERSIONS):
             publish([record(n, version + 1, vectors[version, n]) for n in range(PRODUCTS)])
-        publish([("1", f"p{n}", VERSIONS + 1, None) for n in range(0, PRODUCTS, 4)])
+        publish([OutgoingVector("1", f"p{n}", VERSIONS + 1, None) for n in range(0, PRODUCTS, 4)])
         sent = PRODUCTS * VERSIONS + PRODUCTS // 4
         deadline = time.monotonic() + 120
         while records_on(consumer) > PRODUCTS + 2 * PARTITIONS:
@@ -62,8 +63,8 @@ def test_after_compaction_a_fresh_reader_rebuilds_exactly_the_live_catalogue(con
     assert min(found.scores[0] for found in index.search(newest, 1)) > 0.99, "the newest vectors, not older ones"
 
 
-def record(n: int, version: int, vector: np.ndarray) -> tuple[str, str, int, ProductVector]:
-    found = ProductVector(
+def record(n: int, version: int, vector: np.ndarray) -> OutgoingVector:
+    message = ProductVector(
         id=f"p{n}",
         version=version,
         model_version="1",
@@ -71,7 +72,7 @@ def record(n: int, version: int, vector: np.ndarray) -> tuple[str, str, int, Pro
         vector=ProductVector.pack(vector),
         source_time=0,
     )
-    return "1", f"p{n}", version, found
+    return OutgoingVector("1", f"p{n}", version, message)
 
 
 def clean_at_once(connection: Connection) -> None:

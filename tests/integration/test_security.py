@@ -1,30 +1,20 @@
-"""Kafka with users, rights and TLS, Triton with TLS: right settings work, a wrong one says what is wrong, at once.
+"""Kafka with users, rights and TLS, and Triton with TLS: right settings work, wrong ones get a specific error.
 
-One real broker with four listeners and one real Triton for all tests; the certificates are made by `openssl`.
+All tests share one real broker with four listeners and one real Triton.
 """
 
 from __future__ import annotations
 
 import shutil
-import subprocess
 import threading
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
-from kafka.admin import (
-    ACL,
-    ACLOperation,
-    ACLPermissionType,
-    ResourcePattern,
-    ResourceType,
-    ScramMechanism,
-    UserScramCredentialUpsertion,
-)
+from kafka.admin import ACLOperation, ResourceType
 
 from inference.errors import ServingError
 from inference.triton.client import TritonClient
@@ -32,8 +22,7 @@ from sagelift.errors import SettingsError
 from sagelift.services import CATALOG_GROUP, EVENTS_GROUP, Services
 from sagelift.settings import Settings, load_settings
 from sagelift.stack.errors import UnreachableError
-from sagelift.stack.kafka import KafkaBroker
-from sagelift.stack.ports import LOOPBACK, pick_ports
+from sagelift.stack.ports import LOOPBACK
 from sagelift.stack.stack import LocalStack, StackOptions
 from sagelift.stack.triton import TritonServer
 from sagelift.workers import catalog_worker, events_worker
@@ -45,57 +34,20 @@ from streaming.kafka.connection import Connection, TopicPartition, explained
 from streaming.kafka.lag import LagMeter
 from streaming.kafka.topic_admin import ensure_topics
 from streaming.kafka.topics import CATALOG_UPDATES, EVENTS, TOPICS, dead_letter_topic
-from streaming.vectors.publisher import embedding_publisher
+from streaming.vectors.publisher import OutgoingVector, embedding_publisher
+from tests.integration.secure_broker import PASSWORD, WRONG, Authority, SecureBroker, documented_rights
 from tests.streaming.builders import Record
+from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 
-PASSWORD = "correct-horse"
-"""Of every user and of the encrypted key; no message may hold it."""
-WRONG = "battery-staple"
-AT_ONCE_S = 9.0  # a wrong setting is told within this time
-
-
-# --- Certificates ---------------------------------------------------------------------------------------------------
-
-
-class Authority:
-    """Signs certificates; `folder` holds `ca.pem` and of each name `<name>.pem` and `<name>.key`."""
-
-    def __init__(self, folder: Path, name: str) -> None:
-        self.folder = folder
-        folder.mkdir()
-        self._openssl(
-            "req", "-x509", *_NEW_KEY, "-nodes", "-subj", f"/CN={name}", "-keyout", "ca.key", "-out", "ca.pem"
-        )
-
-    def sign(self, name: str, alternative_names: str) -> None:
-        subject = ("-subj", f"/CN={name}", "-addext", f"subjectAltName={alternative_names}")
-        self._openssl("req", *_NEW_KEY, "-nodes", *subject, "-keyout", f"{name}.key", "-out", f"{name}.csr")
-        signed_by = ("-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-copy_extensions", "copy")
-        self._openssl("x509", "-req", "-in", f"{name}.csr", *signed_by, "-out", f"{name}.pem")
-
-    def lock(self, name: str) -> None:
-        """`<name>.locked.key`: the key under the password."""
-        what = ("-in", f"{name}.key", "-out", f"{name}.locked.key", "-passout", f"pass:{PASSWORD}")
-        self._openssl("pkcs8", "-topk8", *what)
-
-    def __truediv__(self, name: str) -> Path:
-        return self.folder / name
-
-    def _openssl(self, *arguments: str) -> None:
-        assert shutil.which("openssl"), "these tests make certificates with the `openssl` command: install it"
-        done = subprocess.run(["openssl", *arguments], cwd=self.folder, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
-
-
-_NEW_KEY = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1")
+# --- Certificates and the broker --------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def ours(tmp_path_factory: pytest.TempPathFactory) -> Authority:
     authority = Authority(tmp_path_factory.mktemp("certificates") / "ours", "our authority")
-    # The broker's is for `localhost` only, so that 127.0.0.1 is a wrong name; Triton's the other way round.
+    # The broker's certificate is for `localhost` only, so 127.0.0.1 is a wrong name; Triton's is the reverse.
     authority.sign("broker", "DNS:localhost")
     authority.sign("triton", f"DNS:triton,IP:{LOOPBACK}")
     authority.sign("worker", "DNS:worker")
@@ -108,93 +60,10 @@ def ours(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 
 @pytest.fixture(scope="module")
 def others(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    """Nobody trusts it."""
+    """An authority that nobody trusts."""
     authority = Authority(tmp_path_factory.mktemp("certificates") / "others", "another authority")
     authority.sign("worker", "DNS:worker")
     return authority
-
-
-# --- The broker -----------------------------------------------------------------------------------------------------
-
-
-class SecureBroker(KafkaBroker):
-    """Beside the usual listener, whose users may do everything: SASL_SSL, SASL_PLAINTEXT and mutual TLS, with ACLs."""
-
-    def __init__(self, folder: Path, cache: Path, certificates: Authority) -> None:
-        super().__init__(folder, cache)
-        self._certificates = certificates
-        self.sasl_ssl, self.sasl_plaintext, self.mutual_tls = (f"localhost:{port}" for port in pick_ports(3))
-
-    def settings(self, port: int, controller_port: int, data: Path) -> dict[str, object]:
-        ours = {"SASL_SSL": self.sasl_ssl, "SASL_PLAINTEXT": self.sasl_plaintext, "MUTUAL": self.mutual_tls}
-        usual = super().settings(port, controller_port, data)
-        settings = {
-            **usual,
-            "listeners": ",".join(
-                [str(usual["listeners"]), *(f"{n}://{LOOPBACK}:{a.split(':')[1]}" for n, a in ours.items())]
-            ),
-            "advertised.listeners": ",".join(
-                [str(usual["advertised.listeners"]), *(f"{n}://{a}" for n, a in ours.items())]
-            ),
-            "listener.security.protocol.map": f"{usual['listener.security.protocol.map']},SASL_SSL:SASL_SSL,"
-            "SASL_PLAINTEXT:SASL_PLAINTEXT,MUTUAL:SSL",
-            "inter.broker.listener.name": "PLAINTEXT",
-            "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
-            "super.users": "User:ANONYMOUS",
-            "ssl.keystore.type": "PEM",
-            "ssl.keystore.location": self._certificates / "broker.both.pem",
-            "ssl.truststore.type": "PEM",
-            "ssl.truststore.location": self._certificates / "ca.pem",
-            "listener.name.mutual.ssl.client.auth": "required",
-            "sasl.enabled.mechanisms": "SCRAM-SHA-256,SCRAM-SHA-512,PLAIN",
-        }
-        modules = "org.apache.kafka.common.security"
-        for listener in ("sasl_ssl", "sasl_plaintext"):
-            for mechanism in ("scram-sha-256", "scram-sha-512"):
-                settings[f"listener.name.{listener}.{mechanism}.sasl.jaas.config"] = (
-                    f"{modules}.scram.ScramLoginModule required;"
-                )
-            settings[f"listener.name.{listener}.plain.sasl.jaas.config"] = (
-                f'{modules}.plain.PlainLoginModule required user_api-key="{PASSWORD}";'
-            )
-        return settings
-
-    def let_in(self, rights: Mapping[str, Sequence[tuple[ResourceType, str, ACLOperation]]]) -> None:
-        """Users by SCRAM with their rights."""
-        with closing(Connection(self.bootstrap).admin()) as admin:
-            for mechanism in (ScramMechanism.SCRAM_SHA_256, ScramMechanism.SCRAM_SHA_512):
-                users = [UserScramCredentialUpsertion(user, mechanism, PASSWORD, iterations=4096) for user in rights]
-                assert admin.alter_user_scram_credentials(users) == dict.fromkeys(rights)
-            acls = [
-                ACL(f"User:{user}", "*", operation, ACLPermissionType.ALLOW, ResourcePattern(kind, name))
-                for user, allowed in rights.items()
-                for kind, name, operation in allowed
-            ]
-            assert not admin.create_acls(acls)["failed"]
-
-
-def documented_rights() -> dict[str, list[tuple[ResourceType, str, ACLOperation]]]:
-    """By who: the table of docs/operators/security.md."""
-    kinds = {
-        "topic": ResourceType.TOPIC,
-        "group": ResourceType.GROUP,
-        "transactional id": ResourceType.TRANSACTIONAL_ID,
-    }
-    names = {
-        "Read": ACLOperation.READ,
-        "Write": ACLOperation.WRITE,
-        "Describe": ACLOperation.DESCRIBE,
-        "DescribeConfigs": ACLOperation.DESCRIBE_CONFIGS,
-    }
-    page = (Path(__file__).parents[2] / "docs" / "operators" / "security.md").read_text()
-    table = page.partition("| who | on | names | operations |")[2].partition("\n\n")[0]
-    rights: dict[str, list[tuple[ResourceType, str, ACLOperation]]] = {}
-    for line in table.splitlines()[2:]:
-        who, kind, resources, operations = (cell.strip() for cell in line.strip("|").split("|"))
-        for resource in resources.split(", "):
-            for operation in operations.split(", "):
-                rights.setdefault(who, []).append((kinds[kind], resource.strip("`"), names[operation]))
-    return rights
 
 
 RIGHTS = documented_rights()
@@ -204,7 +73,7 @@ USERS = {who: who.replace(" ", "-") for who in RIGHTS if who != "every worker"}
 
 @pytest.fixture(scope="module")
 def broker(cache: Path, ours: Authority, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecureBroker]:
-    """Its topics are there; users have the rights that docs/operators/security.md lists, or less."""
+    """A broker with topics, and with users that have the rights of docs/operators/security.md, or fewer."""
     with SecureBroker(tmp_path_factory.mktemp("kafka"), cache, ours) as broker:
         ensure_topics(Connection(broker.bootstrap))
         everywhere = RIGHTS["every worker"]
@@ -221,7 +90,7 @@ def broker(cache: Path, ours: Authority, tmp_path_factory: pytest.TempPathFactor
 
 @pytest.fixture
 def kafka_settings(broker: SecureBroker, ours: Authority) -> dict[str, Any]:
-    """Of user `nobody`, right in everything."""
+    """Correct settings of the user `nobody`."""
     return {
         "bootstrap_servers": broker.sasl_ssl,
         "security_protocol": "SASL_SSL",
@@ -242,11 +111,9 @@ def as_user(kafka: dict[str, Any], who: str) -> dict[str, Any]:
 
 @contextmanager
 def refused(match: str, kind: type[Exception] = BrokerError) -> Iterator[None]:
-    """It says so, soon, and nothing secret."""
-    began = time.monotonic()
+    """Expect an error with this message and without secrets."""
     with pytest.raises(kind, match=match) as raised:
         yield
-    assert time.monotonic() - began < AT_ONCE_S
     assert PASSWORD not in str(raised.value)
     assert WRONG not in str(raised.value)
 
@@ -263,14 +130,14 @@ def test_an_api_key_signs_on_by_plain_over_tls(kafka_settings: dict[str, Any]) -
     connection({**kafka_settings, "sasl_mechanism": "PLAIN", "username": "api-key"}).check()
 
 
-def test_sasl_goes_without_tls_too(broker: SecureBroker, kafka_settings: dict[str, Any]) -> None:
+def test_sasl_works_without_tls(broker: SecureBroker, kafka_settings: dict[str, Any]) -> None:
     del kafka_settings["ssl_ca_file"]
     open_ = {"bootstrap_servers": broker.sasl_plaintext, "security_protocol": "SASL_PLAINTEXT"}
     connection({**kafka_settings, **open_}).check()
 
 
 def test_a_certificate_signs_on_by_mutual_tls(broker: SecureBroker, ours: Authority) -> None:
-    """The key may lie under a password; kafka-python's own clients connect with the same settings."""
+    """The key may be encrypted; kafka-python's own clients connect with the same settings."""
     certified = connection(mutual(broker, ours))
     certified.check()
     with closing(certified.admin()) as admin:
@@ -289,37 +156,39 @@ def mutual(broker: SecureBroker, ours: Authority) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("mechanism", ["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"])
-def test_a_wrong_password_is_said_to_be_that(kafka_settings: dict[str, Any], mechanism: str) -> None:
-    """kafka-python loses the broker's answer and would go on trying."""
+def test_a_wrong_password_is_named_as_the_cause(kafka_settings: dict[str, Any], mechanism: str) -> None:
+    """kafka-python alone loses the broker's answer and retries."""
     with refused(f"refuses user 'nobody' with {mechanism}.*KAFKA__PASSWORD"):
         connection({**kafka_settings, "sasl_mechanism": mechanism, "password": WRONG}).producer()
 
 
 @pytest.mark.parametrize("make", [Connection.admin, Connection.producer, Connection.consumer])
-def test_every_kind_of_client_tells(kafka_settings: dict[str, Any], make: Callable[[Connection], Any]) -> None:
+def test_every_kind_of_client_names_the_cause(
+    kafka_settings: dict[str, Any], make: Callable[[Connection], Any]
+) -> None:
     with refused("refuses user 'stranger'"):
         make(connection({**kafka_settings, "username": "stranger"}))
 
 
-def test_an_authority_that_did_not_sign_is_named(kafka_settings: dict[str, Any], others: Authority) -> None:
+def test_a_certificate_of_another_authority_is_refused(kafka_settings: dict[str, Any], others: Authority) -> None:
     with refused(r"certificate of localhost:\d+ is not trusted: unable to get local issuer.*KAFKA__SSL_CA_FILE"):
         connection({**kafka_settings, "ssl_ca_file": others / "ca.pem"}).admin()
 
 
-def test_the_systems_authorities_hold_when_none_is_named(kafka_settings: dict[str, Any]) -> None:
+def test_the_systems_authorities_apply_by_default(kafka_settings: dict[str, Any]) -> None:
     del kafka_settings["ssl_ca_file"]
     with refused(r"certificate of localhost:\d+ is not trusted.*KAFKA__SSL_CA_FILE"):
         connection(kafka_settings).admin()
 
 
-def test_a_broker_called_by_another_name_than_its_certificate_bears_is_refused(kafka_settings: dict[str, Any]) -> None:
+def test_a_broker_whose_certificate_has_another_name_is_refused(kafka_settings: dict[str, Any]) -> None:
     by_number = kafka_settings["bootstrap_servers"].replace("localhost", LOOPBACK)
     with refused(rf"certificate of {LOOPBACK}:\d+ is not trusted: IP address mismatch.*call the broker by a name"):
         connection({**kafka_settings, "bootstrap_servers": by_number}).admin()
     connection({**kafka_settings, "bootstrap_servers": by_number, "ssl_check_hostname": False}).check()
 
 
-def test_one_broker_of_the_list_that_lets_us_in_is_enough(kafka_settings: dict[str, Any]) -> None:
+def test_one_usable_broker_of_the_list_is_enough(kafka_settings: dict[str, Any]) -> None:
     right = kafka_settings["bootstrap_servers"]
     wrong_name = right.replace("localhost", LOOPBACK)
     connection({**kafka_settings, "bootstrap_servers": f"localhost:1,{wrong_name},{right}"}).check()
@@ -338,7 +207,7 @@ def test_files_that_changed_since_the_settings_were_read_are_named(
 
 
 @pytest.mark.parametrize(
-    ("port", "protocol", "said"),
+    ("port", "protocol", "message"),
     [
         (
             "sasl_ssl",
@@ -352,21 +221,21 @@ def test_files_that_changed_since_the_settings_were_read_are_named(
         ("mutual_tls", "SSL", "does not accept our certificate|may require a certificate"),
     ],
 )
-def test_a_listener_that_speaks_another_protocol_is_told_from_one_that_is_away(
-    broker: SecureBroker, kafka_settings: dict[str, Any], port: str, protocol: str, said: str
+def test_a_listener_of_another_protocol_is_distinguished_from_no_listener(
+    broker: SecureBroker, kafka_settings: dict[str, Any], port: str, protocol: str, message: str
 ) -> None:
-    """kafka-python says "Unable to bootstrap" of all of them, when its time is up."""
+    """kafka-python alone reports "Unable to bootstrap" for all of them, after its timeout."""
     kafka = {**kafka_settings, "bootstrap_servers": getattr(broker, port), "security_protocol": protocol}
     if not protocol.startswith("SASL"):
         for name in ("sasl_mechanism", "username", "password"):
             del kafka[name]
     if not protocol.endswith("SSL"):
         del kafka["ssl_ca_file"]
-    with refused(said):
+    with refused(message):
         connection(kafka).producer()
 
 
-def test_a_broker_that_does_not_trust_our_certificate_is_told(
+def test_a_broker_that_does_not_trust_our_certificate_is_named(
     broker: SecureBroker, ours: Authority, others: Authority
 ) -> None:
     pair = {"ssl_cert_file": others / "worker.pem", "ssl_key_file": others / "worker.key", "ssl_key_password": ""}
@@ -398,7 +267,7 @@ def test_the_documented_rights_suffice_for_a_worker(
     topic: str,
     group: str,
 ) -> None:
-    """It checks the topics, joins its group, reads, writes a dead letter and commits."""
+    """The worker checks the topics, joins its group, reads, writes a dead letter and commits."""
     monkeypatch.setattr(Services, "prepare_visual_encoder", lambda _: None)
     kafka = as_user(kafka_settings, who)
     settings = load_settings(state_dir=tmp_path, kafka=kafka, triton={"url": "localhost:1"})
@@ -416,10 +285,7 @@ def test_the_documented_rights_suffice_for_a_worker(
     thread.start()
     try:
         with LagMeter(connection(as_user(kafka_settings, "lag meter")), group, topic) as meter:
-            end = time.monotonic() + 40
-            while meter.lag() and not failed:
-                assert time.monotonic() < end, "the worker does not commit"
-                time.sleep(0.05)
+            wait_until(lambda: failed or not meter.lag(), "the worker does not commit", timeout_s=40)
     finally:
         stop.set()
         thread.join(20)
@@ -466,9 +332,9 @@ def test_the_documented_rights_suffice_to_list_and_to_replay_dead_letters(
         DeadLetterWriter(producer, "g").send_all([FailedRecord(record, "decode", "ContractError", "of no use")])
     kafka = connection(as_user(kafka_settings, "dead-letter operator"))
     with DeadLetterReader(kafka) as reader:
-        meant = list(reader.letters(lambda letter: letter.key == b"replayed-here"))
+        letters = list(reader.letters(lambda letter: letter.key == b"replayed-here"))
         with replaying(kafka, reader, rate=100) as replayer:
-            assert replayer.run(plan(meant, reader.original, replayer.ledger)).replayed == 1
+            assert replayer.run(plan(letters, reader.original, replayer.log)).replayed == 1
 
 
 def test_a_topic_that_may_not_be_created_is_named(kafka_settings: dict[str, Any]) -> None:
@@ -480,28 +346,28 @@ def test_a_topic_that_may_not_be_written_to_is_named(kafka_settings: dict[str, A
     kafka = connection(as_user(kafka_settings, "shop"))
     with closing(kafka.producer()) as producer:
         with refused(r"refuse|were not accepted: .*TopicAuthorizationFailed"):
-            embedding_publisher(producer, kafka.codec)([("1", "lamp", 1, None)])
+            embedding_publisher(producer, kafka.codec)([OutgoingVector("1", "lamp", 1, None)])
         with pytest.raises(Exception, match="TopicAuthorizationFailed") as raised:
             producer.send(CATALOG_UPDATES, b"{}").get(10)
     assert explained(raised.value) == (
-        "this user has no right to the topic catalog.updates (TopicAuthorizationFailedError); docs/operators/security.md lists "
-        "the rights it needs"
+        "this user has no right to the topic catalog.updates (TopicAuthorizationFailedError); "
+        "docs/operators/security.md lists the rights it needs"
     )
 
 
 @pytest.mark.parametrize(
-    ("user", "said"),
+    ("user", "message"),
     [
         ("no-group", f"GroupAuthorizationFailed.*{EVENTS_GROUP}|group {EVENTS_GROUP}"),
         ("no-read", r"topic events \(TopicAuth"),
     ],
 )
 def test_a_worker_without_the_right_to_its_group_or_topic_ends_and_names_it(
-    kafka_settings: dict[str, Any], tmp_path: Path, user: str, said: str
+    kafka_settings: dict[str, Any], tmp_path: Path, user: str, message: str
 ) -> None:
-    """Not retried for ever: waiting gives no rights."""
+    """A missing right is a permanent error and is not retried."""
     settings = load_settings(state_dir=tmp_path, kafka={**kafka_settings, "username": user})
-    with refused(f"{EVENTS}: .*({said})"):
+    with refused(f"{EVENTS}: .*({message})"):
         events_worker(settings, threading.Event())
 
 
@@ -510,7 +376,7 @@ def test_a_worker_without_the_right_to_its_group_or_topic_ends_and_names_it(
 
 @pytest.fixture(scope="module")
 def secure_triton(cache: Path, ours: Authority, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
-    """Mutual TLS, no models."""
+    """A Triton with mutual TLS and without models."""
     arguments = [
         "--grpc-use-ssl-mutual=true",
         f"--grpc-server-cert={ours / 'triton.pem'}",
@@ -542,11 +408,11 @@ def client(triton: dict[str, Any]) -> TritonClient:
 def test_triton_is_called_by_mutual_tls(triton_settings: dict[str, Any]) -> None:
     with client(triton_settings) as triton:
         assert triton.server_ready()
-        with pytest.raises(ServingError, match="no_such_model"):  # an answer of its own, not of the connection
+        with pytest.raises(ServingError, match="no_such_model"):  # an answer of Triton, not of the connection
             triton.load("no_such_model")
 
 
-def test_triton_may_bear_another_name_than_its_host(triton_settings: dict[str, Any]) -> None:
+def test_the_certificate_of_triton_may_have_another_name_than_its_host(triton_settings: dict[str, Any]) -> None:
     triton_settings["url"] = triton_settings["url"].replace(LOOPBACK, "localhost")
     with refused("not trusted: Hostname mismatch.*'localhost'.*TRITON__TLS_SERVER_NAME", ServingError):
         client(triton_settings)
@@ -560,7 +426,7 @@ def test_a_triton_that_is_not_trusted_is_named(triton_settings: dict[str, Any], 
 
 
 @pytest.mark.parametrize("certificate", ["none", "others"])
-def test_a_triton_that_wants_a_certificate_is_told_from_one_that_is_away(
+def test_a_triton_that_requires_a_certificate_is_distinguished_from_no_server(
     triton_settings: dict[str, Any], others: Authority, certificate: str
 ) -> None:
     pair = (None, None) if certificate == "none" else (others / "worker.pem", others / "worker.key")
@@ -568,14 +434,14 @@ def test_a_triton_that_wants_a_certificate_is_told_from_one_that_is_away(
         client({**triton_settings, "tls_cert_file": pair[0], "tls_key_file": pair[1]})
 
 
-def test_a_port_with_tls_and_one_without_are_told_apart(secure_triton: TritonServer, ours: Authority) -> None:
+def test_ports_with_and_without_tls_are_distinguished(secure_triton: TritonServer, ours: Authority) -> None:
     with refused("may speak TLS", ServingError):
         client({"url": secure_triton.grpc})
     with refused("does not speak TLS", ServingError):  # the metrics are plain HTTP
         client({"url": secure_triton.metrics, "tls": True, "tls_ca_file": ours / "ca.pem"})
 
 
-def test_a_triton_that_is_away_is_waited_for() -> None:
+def test_a_triton_that_does_not_answer_is_not_ready() -> None:
     with client({"url": f"{LOOPBACK}:1"}) as triton:
         assert not triton.server_ready()
 
@@ -586,7 +452,7 @@ def test_a_triton_that_is_away_is_waited_for() -> None:
 def test_the_local_stack_uses_secured_servers(
     kafka_settings: dict[str, Any], triton_settings: dict[str, Any], cache: Path, tmp_path: Path
 ) -> None:
-    """Asked in their own protocols whether they answer; why one does not is passed on, and nothing secret."""
+    """The stack probes them in their own protocols and passes on the cause of a failure, without secrets."""
 
     def options(kafka: dict[str, Any], triton: dict[str, Any]) -> StackOptions:
         return StackOptions(
@@ -609,7 +475,7 @@ def test_the_local_stack_uses_secured_servers(
 # --- Settings -------------------------------------------------------------------------------------------------------
 
 
-def test_a_key_that_its_password_does_not_open_is_refused_at_load(broker: SecureBroker, ours: Authority) -> None:
+def test_a_key_that_the_password_does_not_decrypt_is_refused_at_load(broker: SecureBroker, ours: Authority) -> None:
     with refused("worker.pem.* encrypted and ssl_key_password does not open it", SettingsError):
         load_settings(kafka={**mutual(broker, ours), "ssl_key_password": WRONG})
 
