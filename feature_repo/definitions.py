@@ -1,14 +1,14 @@
-"""What Feast knows: product and user, their feature views, and the feature services that consumers ask for.
+"""Feast's definitions: product and user, their feature views, and the feature services that consumers ask for.
 
-Every view carries `version` and `deleted`: the guarded online store orders writes by the one and hides rows by the
-other. Views are plain `FeatureView`s with `online=True` said aloud (a `BatchFeatureView` is offline by default and
-then nothing is ever materialised, silently) and without a TTL (Feast would not apply it online).
+Every view has the features `version` and `deleted`: the guarded online store orders writes by the first and hides rows
+by the second. Views are plain `FeatureView`s with an explicit `online=True` (a `BatchFeatureView` is offline by
+default, and then nothing is ever materialized, silently) and without a TTL (Feast would not apply it online).
 
 Sources are folders of append-only Parquet parts, `<home>/history/<view>/*.parquet`, with absolute paths, because
 Feast's DuckDB store resolves relative ones against the working directory.
 
-Whoever changes a definition raises `DEFINITIONS_VERSION`: a program applies its definitions over older ones, never over
-newer ones, so that both may run side by side while a fleet is rolled (`docs/jobs/features.md`).
+Raise `DEFINITIONS_VERSION` with every change of a definition: a program applies its definitions over older ones and
+never over newer ones, so that programs of two versions can run side by side during a rollout (`docs/jobs/features.md`).
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ from __future__ import annotations
 import hashlib
 import inspect
 import re
+from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 from types import FunctionType
-from typing import Any, Final, cast
+from typing import Final, cast
 
 import feast
 from feast import Entity, FeatureService, FeatureView, Field, FileSource, OnDemandFeatureView, Project, ValueType
@@ -30,7 +31,7 @@ from feature_repo.errors import InvalidFeatureError
 from feature_repo.recent import MAX_RECENT
 from feature_repo.rows import EMBEDDING_DIM, MAX_IMAGES, TEXT_FIELDS
 
-DEFINITIONS_VERSION: Final = 3  # 1: products alone; 2: what shoppers looked at lately; 3: views that follow the offer
+DEFINITIONS_VERSION: Final = 1
 
 PROJECT: Final = "sagelift"
 OWNER: Final = "catalogue"
@@ -38,7 +39,7 @@ USER_OWNER: Final = "recommendations"
 JOIN_KEY: Final = "product_id"
 USER_KEY: Final = "user_id"
 FOLLOWS: Final = "follows"
-"""Tag of a view whose rows are as new as the same product's row of the view that it names."""
+"""Tag of a view whose rows follow the row of the same product in the view that the tag names."""
 EVENT_TIME: Final = "event_timestamp"
 CREATED_TIME: Final = "created_timestamp"
 VERSION: Final = "version"
@@ -49,11 +50,13 @@ IMAGES_VIEW: Final = "product_images"
 OFFER_VIEW: Final = "product_offer"
 PRODUCT_VIEWS: Final = (TEXT_VIEW, IMAGES_VIEW, OFFER_VIEW)
 USER_VIEW: Final = "user_recent"
-FIXED_VIEWS: Final = (*PRODUCT_VIEWS, USER_VIEW)  # those that are there whatever models there are
+FIXED_VIEWS: Final = (*PRODUCT_VIEWS, USER_VIEW)  # the views that do not depend on a model version
 DERIVED_VIEW: Final = "product_derived"
 EMBEDDING_PREFIX: Final = "product_embedding_"
 
-# Lower case only: the names become SQLite tables and folders, and both may fold case.
+FeastObject = Project | Entity | FeatureView | OnDemandFeatureView | FeatureService
+
+# Lower case only: the names become tables and folders, and some databases and file systems ignore case.
 _MODEL_VERSION = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
 
 product = Entity(
@@ -73,17 +76,17 @@ user = Entity(
     tags={"from": "events", "personal": "yes"},
 )
 
-_GUARD = [
+_VERSION_FIELDS = [
     Field(name=VERSION, dtype=Int64, description="Version of the last change; the newest wins."),
     Field(name=DELETED, dtype=Bool, description="True for a tombstone: deleted at this version."),
 ]
 
 
 def embedding_view_name(model_version: str) -> str:
-    """Name of the view that holds one model version's embeddings.
+    """Return the name of the view that holds one model version's embeddings.
 
     Raises:
-        InvalidFeatureError: the model version cannot be part of a view's, a table's and a folder's name.
+        InvalidFeatureError: The model version cannot be part of the name of a view, a table and a folder.
     """
     if not _MODEL_VERSION.fullmatch(model_version):
         raise InvalidFeatureError(
@@ -94,16 +97,20 @@ def embedding_view_name(model_version: str) -> str:
 
 
 def product_views(home: Path) -> list[FeatureView]:
-    """The views of what the catalogue says: text, images, offer. `home` is the absolute folder of the store."""
+    """Return the views of the catalogue: text, images, offer.
+
+    Args:
+        home: The absolute folder of the store.
+    """
     return [
-        _view(
+        view(
             home,
             TEXT_VIEW,
             "Text attributes of a product; '' where the catalogue says nothing.",
             [Field(name=name, dtype=String) for name in TEXT_FIELDS],
             follows=OFFER_VIEW,
         ),
-        _view(
+        view(
             home,
             IMAGES_VIEW,
             f"Up to {MAX_IMAGES} images of a product: addresses, content hashes and {EMBEDDING_DIM}-d visual vectors.",
@@ -123,7 +130,7 @@ def product_views(home: Path) -> list[FeatureView]:
             ],
             follows=OFFER_VIEW,
         ),
-        _view(
+        view(
             home,
             OFFER_VIEW,
             "Price and availability of a product.",
@@ -137,8 +144,8 @@ def product_views(home: Path) -> list[FeatureView]:
 
 
 def embedding_view(home: Path, model_version: str) -> FeatureView:
-    """The view of one model version's embeddings: a new model is a new view, so two never meet in one index."""
-    return _view(
+    """Return the view of one model version's embeddings: every model has its own view, so that no index mixes two."""
+    return view(
         home,
         embedding_view_name(model_version),
         f"Product embeddings by model version {model_version}, unit length.",
@@ -158,8 +165,8 @@ def embedding_view(home: Path, model_version: str) -> FeatureView:
 
 
 def user_view(home: Path) -> FeatureView:
-    """The view of what a shopper engaged with lately, from the shop's events."""
-    return _view(
+    """Return the view of the products that a shopper engaged with lately, from the shop's events."""
+    return view(
         home,
         USER_VIEW,
         f"The last {MAX_RECENT} products that a shopper clicked, saved, carted or ordered, the most recent last.",
@@ -173,20 +180,20 @@ def user_view(home: Path) -> FeatureView:
 
 
 def view_named(home: Path, name: str) -> FeatureView:
-    """The view of this name as the code has it; any other name than the fixed ones must be of a model version."""
-    for view in (*product_views(home), user_view(home)):
-        if view.name == name:
-            return view
+    """Return the view of a name, as this program defines it; a name beside the fixed ones is of a model version."""
+    for defined in (*product_views(home), user_view(home)):
+        if defined.name == name:
+            return defined
     return embedding_view(home, name.removeprefix(EMBEDDING_PREFIX))
 
 
 def join_key_of(name: str) -> str:
-    """The column of a view's history that says whose row it is."""
+    """Return the column of the entity key in a view's history."""
     return USER_KEY if name == USER_VIEW else JOIN_KEY
 
 
 def derived_view(images: FeatureView, offer: FeatureView) -> OnDemandFeatureView:
-    """What rankers derive from the catalogue's views, computed when it is asked for."""
+    """Return the on-demand view: what rankers derive from the views of the catalogue."""
     return OnDemandFeatureView(
         name=DERIVED_VIEW,
         sources=[images[["hashes"]], offer[["amount_minor", "availability"]]],
@@ -199,8 +206,8 @@ def derived_view(images: FeatureView, offer: FeatureView) -> OnDemandFeatureView
         udf_string=inspect.getsource(derive_offer),
         mode="python",
         description=(
-            "Computed when it is asked for: in_stock; log_amount, ln(1 + price in minor units), to compare within one "
-            "currency; image_count, of the images that could be read."
+            "Computed on request: in_stock; log_amount, ln(1 + price in minor units), to compare within one currency; "
+            "image_count, the number of images that could be read."
         ),
         owner=OWNER,
         tags={"consumer": "ranking"},
@@ -208,7 +215,7 @@ def derived_view(images: FeatureView, offer: FeatureView) -> OnDemandFeatureView
 
 
 def fixed_services(views: list[FeatureView], recent: FeatureView, derived: OnDemandFeatureView) -> list[FeatureService]:
-    """The services that no model version is part of; `views` as `product_views` returns them."""
+    """Return the services that do not depend on a model version; `views` are those of `product_views`."""
     text, images, offer = views
     return [
         FeatureService(
@@ -226,7 +233,7 @@ def fixed_services(views: list[FeatureView], recent: FeatureView, derived: OnDem
                 derived,
                 recent[_payload(recent)],
             ],
-            description="What a ranker reads of a candidate and of the shopper that it is for: ask with both ids.",
+            description="What a ranker reads of a candidate and of the shopper: ask with both ids.",
             owner=USER_OWNER,
             tags={"consumer": "ranking"},
         ),
@@ -234,7 +241,7 @@ def fixed_services(views: list[FeatureView], recent: FeatureView, derived: OnDem
 
 
 def retrieval_service(offer: FeatureView, embedding: FeatureView) -> FeatureService:
-    """What retrieval needs of one model version: the vector, and whether the product can be bought."""
+    """Return the service of retrieval by one model version: vector, price and availability."""
     model_version = embedding.name.removeprefix(EMBEDDING_PREFIX)
     return FeatureService(
         name=f"retrieval_{model_version}",
@@ -245,14 +252,14 @@ def retrieval_service(offer: FeatureView, embedding: FeatureView) -> FeatureServ
     )
 
 
-def feast_objects(home: Path, model_versions: tuple[str, ...]) -> list[Any]:
-    """Everything `feast apply` registers, for a store in the absolute folder `home` with these model versions."""
+def feast_objects(home: Path, model_versions: Sequence[str]) -> list[FeastObject]:
+    """Return all that `feast apply` registers for a store in the absolute folder `home` with these model versions."""
     views, recent = product_views(home), user_view(home)
     derived = derived_view(*views[1:])
-    objects = [
+    objects: list[FeastObject] = [
         Project(
             name=PROJECT,
-            description="Product features and embeddings that follow the catalogue; what shoppers looked at lately.",
+            description="Product features and embeddings that follow the catalogue; what shoppers engaged with lately.",
             owner=OWNER,
             tags=project_tags(home),
         ),
@@ -270,7 +277,7 @@ def feast_objects(home: Path, model_versions: tuple[str, ...]) -> list[Any]:
 
 
 def project_tags(home: Path) -> dict[str, str]:
-    """What the registry says of who applied it last: whether a program may use it, or should apply its own."""
+    """Return the project's tags; they tell another program whether it may use the registry or must apply its own."""
     return {
         "definitions": fingerprint(home),
         "definitions_version": str(DEFINITIONS_VERSION),
@@ -279,17 +286,17 @@ def project_tags(home: Path) -> dict[str, str]:
 
 
 def fingerprint(home: Path) -> str:
-    """Hash of the definitions, kept as a tag of the project: says whether the registry holds these very ones."""
+    """Return a hash of the definitions, a tag of the project: equal hashes mean equal definitions."""
     views, recent, embedding = product_views(home), user_view(home), embedding_view(home, "any")
     derived = derived_view(*views[1:])
     digest = hashlib.sha256()
     for entity in (product, user):
         digest.update(entity.to_proto().spec.SerializeToString(deterministic=True))
-    for view in (*views, recent, embedding):
-        spec = view.to_proto().spec
+    for each in (*views, recent, embedding):
+        spec = each.to_proto().spec
         spec.batch_source.ClearField("meta")  # holds the time of this call
         digest.update(spec.SerializeToString(deterministic=True))
-    digest.update(inspect.getsource(derive_offer).encode())  # not its pickle, which differs from process to process
+    digest.update(inspect.getsource(derive_offer).encode())  # its pickle differs between processes
     digest.update("".join(map(str, derived.features)).encode())
     for service in (*fixed_services(views, recent, derived), retrieval_service(views[2], embedding)):
         spec = service.to_proto().spec
@@ -300,30 +307,41 @@ def fingerprint(home: Path) -> str:
 
 
 def history_folder(home: Path, view_name: str) -> Path:
+    """Return the folder of a view's history."""
     return home / "history" / view_name
 
 
 def model_versions_in_history(home: Path) -> tuple[str, ...]:
-    """Model versions that have a history below `home`, sorted: what `feast apply` must not forget."""
-    found = (path.name for path in (home / "history").glob(f"{EMBEDDING_PREFIX}*") if path.is_dir())
-    return tuple(sorted(name.removeprefix(EMBEDDING_PREFIX) for name in found))
+    """Return the sorted model versions that have a history below `home`: `feast apply` must not drop their views."""
+    names = (path.name for path in (home / "history").glob(f"{EMBEDDING_PREFIX}*") if path.is_dir())
+    return tuple(sorted(name.removeprefix(EMBEDDING_PREFIX) for name in names))
 
 
-def _payload(view: FeatureView) -> list[str]:
-    """All features but the guard's: of the views of a service only one may give those, as names must not repeat."""
-    return [feature.name for feature in view.features if feature.name not in (VERSION, DELETED)]
+def _payload(of: FeatureView) -> list[str]:
+    """Return the features without `version` and `deleted`: names must not repeat within a service."""
+    return [feature.name for feature in of.features if feature.name not in (VERSION, DELETED)]
 
 
-def _view(
+def view(
     home: Path, name: str, description: str, features: list[Field], *, entity: Entity = product, **tags: str
 ) -> FeatureView:
+    """Return a view over its history.
+
+    Args:
+        home: The absolute folder of the store.
+        name: The name of the view.
+        description: A sentence for people.
+        features: The features without `version` and `deleted`.
+        entity: Whose features they are.
+        **tags: More tags of the view.
+    """
     folder = history_folder(home, name)
     return FeatureView(
         name=name,
         entities=[entity],
         ttl=timedelta(0),
         online=True,
-        schema=[Field(name=entity.join_key, dtype=String), *features, *_GUARD],
+        schema=[Field(name=entity.join_key, dtype=String), *features, *_VERSION_FIELDS],
         source=FileSource(
             name=f"{name}_history",
             path=str(folder / "*.parquet"),

@@ -1,18 +1,34 @@
-"""Features that are computed when they are asked for, from what the views hold: Feast's on-demand view.
+"""Features that are computed on request from stored ones: the function of Feast's on-demand view.
 
-Feast keeps the function itself in its registry and runs it in whichever process asks, so it imports what it needs
-inside and leans on nothing else of this package.
+Feast stores the function's source in its registry and runs it in the process that asks. So the function imports what it
+needs inside, and uses nothing else of this package.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TypedDict
 
 
-def derive_offer(inputs: dict[str, list[Any]]) -> dict[str, list[Any]]:
-    """Columns of products in, columns of as many products out; a product that is unknown or deleted gives null.
+class OfferInputs(TypedDict):
+    """Columns of stored features, one value per product; None for a product that is unknown or deleted."""
 
-    `log_amount` is the natural logarithm of 1 plus the price in minor units: comparable within one currency only.
+    availability: list[str | None]
+    amount_minor: list[int | None]
+    hashes: list[list[str] | None]
+
+
+class OfferFeatures(TypedDict):
+    """Columns of derived features, one value per product."""
+
+    in_stock: list[bool | None]
+    log_amount: list[float | None]
+    image_count: list[int | None]
+
+
+def derive_offer(inputs: OfferInputs) -> OfferFeatures:
+    """Compute the derived features of products; a missing input gives None.
+
+    `log_amount` is ln(1 + price in minor units): compare it within one currency only.
     """
     from math import log1p
 

@@ -2,10 +2,10 @@
 
 FeatureRepoError
 ├── InvalidFeatureError (ValueError)     a value that was to be written or asked for breaks a rule
-├── UnknownModelVersionError (LookupError)  no embedding view has been made for this model version
+├── UnknownModelVersionError (LookupError)  the model version has no embedding view
 ├── StoreBusyError (TimeoutError)        another process held the store's write lock for too long
-├── StoreStateError (RuntimeError)       the store's files or tables are missing, closed, or not ours
-├── AlreadyRunningError (RuntimeError)   another process does the same job right now
+├── StoreStateError (RuntimeError)       the store is missing, closed, or of another program
+├── AlreadyRunningError (RuntimeError)   another process is doing the same job
 └── HistoryError (OSError)               a part of the history cannot be written or read
 """
 
@@ -17,23 +17,23 @@ class FeatureRepoError(Exception):
 
 
 class InvalidFeatureError(FeatureRepoError, ValueError):
-    """A value that was to be written or asked for breaks a rule; nothing was written."""
+    """A value to write or to ask for breaks a rule. Nothing was written."""
 
 
 class UnknownModelVersionError(FeatureRepoError, LookupError):
-    """No embedding view has been made for this model version."""
+    """The model version has no embedding view."""
 
 
 class StoreBusyError(FeatureRepoError, TimeoutError):
-    """Another process held the store's write lock for longer than we wait."""
+    """Another process held the store's write lock for longer than the configured time. Retryable."""
 
 
 class StoreStateError(FeatureRepoError, RuntimeError):
-    """The store's files or tables are missing, closed, or were made by something else."""
+    """The store's files or tables are missing, closed, or made by another program."""
 
 
 class AlreadyRunningError(FeatureRepoError, RuntimeError):
-    """Another process does the same job right now; this one has done nothing."""
+    """Another process is doing the same job; this one has done nothing."""
 
 
 class HistoryError(FeatureRepoError, OSError):

@@ -1,8 +1,8 @@
-"""What a shopper engaged with lately: the list that user queries start from, and how events enter it.
+"""The products that a shopper engaged with lately, and how events enter that list. Pure functions.
 
-Pure. The list is the newest `MAX_RECENT` of the union of all events, whatever the order in which they come and however
-often: what was pushed out once is older than what is there, and is pushed out again. So a message that is delivered
-twice changes nothing, and two writers that each know a part come to the same list by merging.
+The list holds the newest `MAX_RECENT` products of all events, in whatever order and however often they arrive: a
+product that was pushed out is older than the listed ones, and would be pushed out again. So a message that is delivered
+twice changes nothing, and two writers that each have a part of the events reach the same list by merging.
 """
 
 from __future__ import annotations
@@ -17,13 +17,14 @@ import msgspec
 from feature_repo.errors import InvalidFeatureError
 from feature_repo.times import from_microseconds, to_microseconds
 
-MAX_RECENT: Final = 50  # products that are kept of one shopper
+MAX_RECENT: Final = 50
+"""Products of one shopper's list."""
 
 _LAST_US: Final = to_microseconds(datetime.max)
 
 
 class Engagement(NamedTuple):
-    """A shopper clicked, saved, carted or ordered a product."""
+    """An event: a shopper clicked, saved, carted or ordered a product."""
 
     user_id: str
     product_id: str
@@ -31,33 +32,42 @@ class Engagement(NamedTuple):
 
 
 class UserRecent(msgspec.Struct, kw_only=True, frozen=True):
-    """The last products of one shopper, each once, the most recent last."""
+    """The recent products of one shopper, each once, the most recent last."""
 
     id: str
-    version: int  # one more with every change
+    version: int  # plus 1 with every change
     event_time: datetime  # of the most recent engagement, or of the deletion
     deleted: bool = False
     product_ids: tuple[str, ...] = ()
-    event_times: tuple[int, ...] = ()  # microseconds since the Unix epoch, UTC; one for each product
+    event_times: tuple[int, ...] = ()  # microseconds since the Unix epoch, one per product
 
 
 def by_user(engagements: Iterable[Engagement]) -> dict[str, list[Engagement]]:
-    """The engagements of each shopper.
+    """Group engagements by shopper.
 
     Raises:
-        InvalidFeatureError: an id is empty or no Unicode, or a time is no whole number of microseconds since 1970.
+        InvalidFeatureError: An id is empty or not valid Unicode, or a time is not a whole number of microseconds since
+            1970.
     """
-    found: dict[str, list[Engagement]] = defaultdict(list)
+    groups: dict[str, list[Engagement]] = defaultdict(list)
     for each in engagements:
         _check(each)
-        found[each.user_id].append(each)
-    return dict(found)
+        groups[each.user_id].append(each)
+    return dict(groups)
 
 
 def merged(before: UserRecent | None, engagements: Iterable[Engagement], limit: int = MAX_RECENT) -> UserRecent | None:
-    """The list with these engagements of its shopper in it; None if they change nothing.
+    """Merge engagements of one shopper into their list.
 
-    Of a shopper who was forgotten nothing comes back that happened before that.
+    Engagements from before a shopper was forgotten are ignored.
+
+    Args:
+        before: The stored list, or None.
+        engagements: Engagements of this shopper.
+        limit: The number of products to keep.
+
+    Returns:
+        The new list; None if it is unchanged.
     """
     last: dict[str, int] = {}
     forgotten_us = -1
@@ -93,7 +103,7 @@ def _check(each: Engagement) -> None:
             value.encode()
         except UnicodeEncodeError:
             raise InvalidFeatureError(
-                f"An engagement's {name} {value!r} is no Unicode: replace its lone surrogates."
+                f"An engagement's {name} {value!r} is not valid Unicode: replace its lone surrogates."
             ) from None
     if type(each.event_us) is not int or not 0 <= each.event_us <= _LAST_US:
         raise InvalidFeatureError(

@@ -1,13 +1,16 @@
-"""What is written to and read from the feature store, and the rules it must keep. Imports neither Feast nor Arrow.
+"""The rows that the feature store takes and returns, and the rules that they must keep.
 
-None can refer to itself, so the garbage collector need not look at them (`gc=False`): there are millions of them.
+This module is the one definition of the text fields, the number of images and the embedding dimension. Importing it is
+light: it imports neither Feast nor Arrow.
+
+A row never refers to itself, so the garbage collector need not track it (`gc=False`): there are millions of rows.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple, NoReturn
 
 import msgspec
 import numpy as np
@@ -15,10 +18,11 @@ from numpy.typing import NDArray
 
 from feature_repo.errors import InvalidFeatureError
 
-EMBEDDING_DIM: Final = 256  # of an ItemSage embedding and of an image vector alike
-MAX_IMAGES: Final = 20  # images of one product that ItemSage reads
+EMBEDDING_DIM: Final = 256
+"""Dimension of an ItemSage embedding and of an image vector."""
+MAX_IMAGES: Final = 20
+"""Images of one product that ItemSage reads."""
 
-# The text attributes of a product that ItemSage reads.
 TEXT_FIELDS: Final = (
     "title",
     "description",
@@ -33,23 +37,24 @@ TEXT_FIELDS: Final = (
     "size",
     "size_type",
 )
+"""The text attributes of a product that ItemSage reads."""
 
 _MAX_INT64: Final = 2**63 - 1
 
 
 class ProductFeatures(msgspec.Struct, kw_only=True, eq=False, gc=False):
-    """All features of one product as of one version. A deleted product has its version, and nothing else."""
+    """All features of one product as of one version. A deleted product has its version and nothing else."""
 
     id: str
     version: int  # 0 to 2**63 - 1; the newest wins
-    event_time: datetime  # aware; kept in microseconds
+    event_time: datetime  # with a zone; stored in microseconds
     deleted: bool = False
     text: dict[str, str] = msgspec.field(default_factory=lambda: dict.fromkeys(TEXT_FIELDS, ""))
     image_urls: list[str] = msgspec.field(default_factory=list)
-    image_hashes: list[str] = msgspec.field(default_factory=list)  # one for each URL, '' where it could not be read
+    image_hashes: list[str] = msgspec.field(default_factory=list)  # one per URL, '' where the image could not be read
     image_vectors: NDArray[np.float32] = msgspec.field(
         default_factory=lambda: np.zeros((0, EMBEDDING_DIM), np.float32)
-    )  # [n, 256], one for each hash that is not ''
+    )  # [n, 256], one per hash that is not ''
     visual_version: str = ""
     amount_minor: int | None = None
     currency: str | None = None
@@ -57,7 +62,7 @@ class ProductFeatures(msgspec.Struct, kw_only=True, eq=False, gc=False):
 
 
 class ProductEmbedding(msgspec.Struct, kw_only=True, eq=False, gc=False):
-    """One product's embedding by one model version. `version` is that of the features it was computed from."""
+    """One product's embedding by one model version; `version` is the version of the features that it was made from."""
 
     id: str
     version: int
@@ -69,7 +74,7 @@ class ProductEmbedding(msgspec.Struct, kw_only=True, eq=False, gc=False):
 
 
 class EmbeddingState(NamedTuple):
-    """What a stored embedding is of, without its vector."""
+    """What a stored embedding was made from, without its vector."""
 
     version: int
     content_hash: str
@@ -89,15 +94,22 @@ class OfferRow(msgspec.Struct, kw_only=True, frozen=True, gc=False):
 
 
 class Deletion(msgspec.Struct, kw_only=True, frozen=True, gc=False):
-    """A product that is gone as of this version."""
+    """A product, or a user, that is deleted as of this version."""
 
     id: str
     version: int
     event_time: datetime
 
 
+Row = ProductFeatures | OfferRow | ProductEmbedding | Deletion
+
+
 def check_features(rows: Sequence[ProductFeatures], views: Sequence[str]) -> None:
-    """Raise `InvalidFeatureError` for the first row that may not be written to these of text, images, offer."""
+    """Check rows for some of the views text, images, offer.
+
+    Raises:
+        InvalidFeatureError: A row breaks a rule.
+    """
     for row in rows:
         check_identity(row)
         if row.deleted:
@@ -111,7 +123,11 @@ def check_features(rows: Sequence[ProductFeatures], views: Sequence[str]) -> Non
 
 
 def check_offers(rows: Sequence[OfferRow]) -> None:
-    """Raise `InvalidFeatureError` for the first row that may not be written to the offer view."""
+    """Check rows for the offer view.
+
+    Raises:
+        InvalidFeatureError: A row breaks a rule.
+    """
     for row in rows:
         check_identity(row)
         if not row.deleted:
@@ -119,19 +135,29 @@ def check_offers(rows: Sequence[OfferRow]) -> None:
 
 
 def check_embeddings(rows: Sequence[ProductEmbedding], model_version: str) -> None:
-    """Raise `InvalidFeatureError` for the first row that may not be written to this model version's view."""
+    """Check rows for the view of a model version.
+
+    Raises:
+        InvalidFeatureError: A row breaks a rule.
+    """
     for row in rows:
         check_identity(row)
         if row.model_version != model_version:
-            _refuse(row, f"has model_version {row.model_version!r}, but was given for {model_version!r}")
+            _refuse(
+                row, f"has model_version {row.model_version!r} and is written as {model_version!r}: use one of them"
+            )
         if row.deleted:
             continue
         _check_string(row, "content_hash", row.content_hash)
         _check_vectors(row, "vector", row.vector, (EMBEDDING_DIM,))
 
 
-def check_identity(row: ProductFeatures | OfferRow | ProductEmbedding | Deletion) -> None:
-    """Raise `InvalidFeatureError` unless id, version and event time are sound."""
+def check_identity(row: Row) -> None:
+    """Check id, version and event time of a row.
+
+    Raises:
+        InvalidFeatureError: One of them breaks a rule.
+    """
     if not isinstance(row.id, str) or not row.id:
         raise InvalidFeatureError(f"A product's id must be a text of at least one character, not {row.id!r}.")
     _check_string(row, "id", row.id)
@@ -142,11 +168,11 @@ def check_identity(row: ProductFeatures | OfferRow | ProductEmbedding | Deletion
 
 def _check_text(row: ProductFeatures) -> None:
     if row.text.keys() != _TEXT_FIELD_SET:
-        lacks = sorted(_TEXT_FIELD_SET - row.text.keys())
-        extra = sorted(row.text.keys() - _TEXT_FIELD_SET)
-        _refuse(row, f"has text that lacks {lacks} and has unknown {extra}: give every field, '' where empty")
+        missing = sorted(_TEXT_FIELD_SET - row.text.keys())
+        unknown = sorted(row.text.keys() - _TEXT_FIELD_SET)
+        _refuse(row, f"has text that lacks {missing} and has unknown {unknown}: give every field, '' where empty")
     for name, value in row.text.items():
-        if type(value) is not str or not value.isascii():  # seldom: no call for the others
+        if type(value) is not str or not value.isascii():  # rare: no call for the other values
             _check_string(row, name, value)
 
 
@@ -177,20 +203,20 @@ def _check_offer(row: ProductFeatures | OfferRow) -> None:
             _check_string(row, name, value)
 
 
-def _check_vectors(row: Any, name: str, vectors: Any, shape: tuple[int, ...]) -> None:
+def _check_vectors(row: Row, name: str, vectors: object, shape: tuple[int, ...]) -> None:
     if not isinstance(vectors, np.ndarray) or vectors.dtype != np.float32 or vectors.shape != shape:
-        found = f"{vectors.dtype} {vectors.shape}" if isinstance(vectors, np.ndarray) else type(vectors).__name__
-        _refuse(row, f"has {name} {found}: give a float32 array of shape {shape}")
+        kind = f"{vectors.dtype} {vectors.shape}" if isinstance(vectors, np.ndarray) else type(vectors).__name__
+        _refuse(row, f"has {name} {kind}: give a float32 array of shape {shape}")
     if not np.isfinite(vectors).all():
-        _refuse(row, f"has NaN or infinity in {name}: leave the product out and look at what computed it")
+        _refuse(row, f"has NaN or infinity in {name}: leave the product out and check what computed it")
 
 
-def _check_int(row: Any, name: str, value: Any, low: int) -> None:
+def _check_int(row: Row, name: str, value: object, low: int) -> None:
     if type(value) is not int or not low <= value <= _MAX_INT64:
         _refuse(row, f"has {name} {value!r}: give an int from {low} to {_MAX_INT64}")
 
 
-def _check_string(row: Any, name: str, value: Any) -> None:
+def _check_string(row: Row, name: str, value: object) -> None:
     if not isinstance(value, str):
         _refuse(row, f"has {name} {value!r}: give a text")
     if not value.isascii():
@@ -200,7 +226,7 @@ def _check_string(row: Any, name: str, value: Any) -> None:
             _refuse(row, f"has {name} {value!r}, which is not valid Unicode: replace its lone surrogates")
 
 
-def _refuse(row: Any, why: str) -> None:
+def _refuse(row: Row, why: str) -> NoReturn:
     raise InvalidFeatureError(f"Product {row.id!r} {why}.")
 
 

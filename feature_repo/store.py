@@ -1,12 +1,12 @@
-"""The one door to product features and embeddings for the rest of Sagelift.
+"""The facade of the feature store: all that the rest of Sagelift reads and writes goes through `ProductFeatureStore`.
 
     store = ProductFeatureStore.open(Path(".sagelift"))
     store.write_features([ProductFeatures(id="a1", version=1, event_time=now, ...)])
     store.read_features(["a1"])
 
-Everything goes through Feast's extension points: views and services are in its registry, the online store is the one
-that `feature_store.yaml` names, and what is written here is read by `get_online_features`, `get_historical_features`
-and `materialize`. Importing this module imports Feast, which takes seconds: import it inside functions.
+It uses Feast's extension points only: views and services are in Feast's registry, `feature_store.yaml` names the online
+store, and `get_online_features`, `get_historical_features` and `materialize` read what this store writes. To import
+this module imports Feast, which takes seconds: import it inside functions.
 """
 
 from __future__ import annotations
@@ -17,11 +17,13 @@ import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Final, Self, TypeVar, cast
 
-from feast import FeatureStore
+import pyarrow as pa
+from feast import FeatureStore, FeatureView, RepoConfig
+from feast.infra.registry.sql import SqlRegistry
 
-from feature_repo import definitions, recent, repository, rows, views
+from feature_repo import definitions, profile, recent, registry, rows, views
 from feature_repo.definitions import (
     FIXED_VIEWS,
     IMAGES_VIEW,
@@ -32,213 +34,268 @@ from feature_repo.definitions import (
     USER_VIEW,
 )
 from feature_repo.errors import InvalidFeatureError, StoreBusyError, StoreStateError, UnknownModelVersionError
-from feature_repo.history import writer as history
-from feature_repo.history.as_of import known_rows
-from feature_repo.jobs.shards import ShardJob
+from feature_repo.history.as_of import find_rows
+from feature_repo.history.compaction import compact
+from feature_repo.history.parts import GROUP_ROWS, PartsReader
+from feature_repo.history.writer import History, history_schema
+from feature_repo.locks import apply_lock, compaction_lock
+from feature_repo.online_row import OnlineRow, payload_columns
 from feature_repo.recent import Engagement, UserRecent
 from feature_repo.rows import Deletion, EmbeddingState, OfferRow, ProductEmbedding, ProductFeatures
-from feature_repo.stores.base import GuardedOnlineStore, OnlineRow, payload_columns
+from feature_repo.stores.base import GuardedOnlineStore, ViewColumns, ViewRows
 from feature_repo.times import to_microseconds
 from feature_repo.values import decode_key, decode_string, encode_key
 
 ALL_VIEWS: Final = ("text", "images", "offer")
-_VIEW_OF: Final = {"text": TEXT_VIEW, "images": IMAGES_VIEW, "offer": OFFER_VIEW}
-_PAGE: Final = 4096
+_VIEW_NAMES: Final = {"text": TEXT_VIEW, "images": IMAGES_VIEW, "offer": OFFER_VIEW}
+_PAGE_ROWS: Final = 4096
 _PAUSE_S: Final = 0.01
-_TRIES: Final = 20  # times that others may change the same shoppers' lists first
+_TRIES: Final = 20  # how often other writers may change the same shoppers' lists first
+
+_Row = TypeVar("_Row", bound=views.Row)
 
 
 class ProductFeatureStore:
-    """Features and embeddings of products, newest version first and last. Safe to share between threads."""
+    """Features and embeddings of products; the newest version always wins. Threads may share one.
 
-    def __init__(self, home: Path, feast_store: Any) -> None:
-        """Use `open`."""
+    Attributes:
+        home: The absolute folder of the store.
+        feast: Feast's store over the same folder.
+    """
+
+    def __init__(self, home: Path, feast_store: FeatureStore) -> None:
+        """Use `open` instead."""
         self.home = home
         self.feast = feast_store
-        self._config = feast_store.config
         self._views = {name: definitions.view_named(home, name) for name in FIXED_VIEWS}
         self._closed = False
 
     @classmethod
     def open(cls, state_dir: Path) -> Self:
-        """The store below `<state_dir>/feast`, made if it is not there; its definitions are applied if they differ.
+        """Open the store below `<state_dir>/feast`; make it, or apply this program's definitions, where needed.
 
-        A registry with newer definitions than this program's is used as it is: see `repository.must_apply`.
+        A registry with newer definitions than this program's is used as it is: see `registry.must_apply`.
 
         Raises:
-            StoreStateError: the folder cannot be used or written, holds another kind of store, or a registry of another
-                version that cannot be used.
+            StoreStateError: The folder cannot be used or written, holds another kind of store, or holds a registry of
+                another version that cannot be used.
         """
-        home = repository.write_repository(state_dir)
-        with repository.apply_lock(home):  # Feast itself makes the registry's tables without one
-            with repository.readable_registry(home):
+        home = profile.write_repository(state_dir)
+        with apply_lock(home):  # Feast itself makes the registry's tables without a lock
+            with registry.readable_registry(home):
                 feast_store = FeatureStore(repo_path=str(home), fs_yaml_file=home / "feature_store.yaml")
-                feast_store.registry  # noqa: B018  # opened now, where its errors are understood
+                feast_store.registry  # noqa: B018  # opened here, where `readable_registry` handles its errors
             store = cls(home, feast_store)
             if store._must_apply():
                 store._apply()
-        if not set(FIXED_VIEWS) <= set(store._online.tables(store._config, "")):
+        if not set(FIXED_VIEWS) <= set(store.online.tables(store.config, "")):
             store._make_tables()
         return store
 
+    @property
+    def config(self) -> RepoConfig:
+        """Feast's configuration."""
+        return self.feast.config
+
+    @property
+    def online(self) -> GuardedOnlineStore:
+        """The online store.
+
+        Raises:
+            StoreStateError: This store is closed.
+        """
+        if self._closed:
+            raise StoreStateError("This feature store is closed: open it again.")
+        return cast(GuardedOnlineStore, self.feast.provider.online_store)
+
+    def view(self, name: str) -> FeatureView:
+        """Return a view by its full name, as this program defines it."""
+        if name not in self._views:
+            self._views[name] = definitions.view_named(self.home, name)
+        return self._views[name]
+
     def close(self) -> None:
         """Close all connections; the store cannot be used afterwards."""
+        cast(GuardedOnlineStore, self.feast.provider.online_store).disconnect()
         self._closed = True
-        self.feast.provider.online_store.disconnect()
-        for engine in (self.feast.registry.write_engine, self.feast.registry.read_engine):
+        sql_registry = cast(SqlRegistry, self.feast.registry)  # as feature_store.yaml says
+        for engine in (sql_registry.write_engine, sql_registry.read_engine):
             engine.dispose()
 
     def __enter__(self) -> Self:
+        """Return this store."""
         return self
 
     def __exit__(self, *_: object) -> None:
+        """Close all connections."""
         self.close()
 
     # Features.
 
     def read_features(self, ids: Iterable[str]) -> dict[str, ProductFeatures]:
-        """Features by id, of one moment. Ids never written are absent; deleted ones are there with `deleted=True`."""
+        """Read features by id, as of one time. Unknown ids are absent; deleted products have `deleted=True`."""
         ids = list(dict.fromkeys(ids))
         keys = [encode_key(product_id) for product_id in ids]
-        found = self._online.read(self._config, self._product_columns(), keys)
+        by_view = self.online.read(self.config, self._product_columns(), keys)
         products = {
-            product_id: views.product_features(product_id, *(rows.get(key) for rows in found))
+            product_id: views.product_features(product_id, *(rows.get(key) for rows in by_view))
             for product_id, key in zip(ids, keys, strict=True)
         }
         return {product_id: product for product_id, product in products.items() if product is not None}
 
     def write_features(self, products: Sequence[ProductFeatures], views: Sequence[str] = ALL_VIEWS) -> set[str]:
-        """Write the named views of these products: a part of history each, then online in one transaction.
+        """Write some views of products: a part of the history each, then online in one transaction.
 
-        A view that is not named keeps its features and follows in version, so that an older update cannot pass it
-        later. A product that is new, or back after a deletion, needs all three views. Of rows that share an id the
-        newest is written, of equal versions the last.
+        A view that is not named keeps its features and follows in version, so that an older update cannot pass later.
+        A product that is new, or back after a deletion, needs all three views. Of rows that share an id, the newest
+        version is written, and the last one of equal versions.
+
+        Args:
+            products: The products.
+            views: Some of text, images, offer.
 
         Returns:
-            ids that were refused, because the store holds a newer version of them.
+            The ids that were refused because the store holds a newer version.
 
         Raises:
-            InvalidFeatureError: a row breaks a rule; nothing was written.
-            StoreBusyError, HistoryError: nothing was written online; writing again is safe.
+            InvalidFeatureError: A row breaks a rule. Nothing was written.
+            StoreBusyError: Another process held the store's lock. Nothing was written online; writing again is safe.
+            HistoryError: The history cannot be written. Nothing was written online; writing again is safe.
         """
         if unknown := set(views) - set(ALL_VIEWS):
             raise InvalidFeatureError(f"Unknown views {sorted(unknown)}: choose from {', '.join(ALL_VIEWS)}.")
         rows.check_features(products, views)
-        names = [_VIEW_OF[view] for view in dict.fromkeys(views)]
+        names = [_VIEW_NAMES[view] for view in dict.fromkeys(views)]
         return self._write(names, _newest(products), [n for n in PRODUCT_VIEWS if n not in names])
 
     def versions(self, ids: Iterable[str]) -> dict[str, int]:
-        """Versions by id, of deleted products too; ids never written are absent."""
+        """Read versions by id, of deleted products too; unknown ids are absent."""
         keys = {encode_key(product_id): product_id for product_id in ids}
-        (found,) = self._online.read(self._config, [(self._views[OFFER_VIEW], ())], keys)
-        return {keys[key]: row.version for key, row in found.items()}
+        (stored,) = self.online.read(self.config, [(self._views[OFFER_VIEW], ())], keys)
+        return {keys[key]: row.version for key, row in stored.items()}
 
     def read_offers(self, ids: Iterable[str]) -> dict[str, OfferRow]:
-        """Price, availability and version by id, many times faster than all features; absent and deleted as there."""
+        """Read price, availability and version by id; many times faster than `read_features`."""
         keys = {encode_key(product_id): product_id for product_id in ids}
         view = self._views[OFFER_VIEW]
-        (found,) = self._online.read(self._config, [(view, payload_columns(view))], keys)
-        return {keys[key]: views.product_offer(keys[key], row) for key, row in found.items()}
+        (stored,) = self.online.read(self.config, [(view, payload_columns(view))], keys)
+        return {keys[key]: views.product_offer(keys[key], row) for key, row in stored.items()}
 
     def write_offers(self, offers: Sequence[OfferRow]) -> set[str]:
-        """As `write_features` of the offer view alone."""
+        """Write the offer view alone; otherwise like `write_features`."""
         rows.check_offers(offers)
         return self._write([OFFER_VIEW], _newest(offers), [TEXT_VIEW, IMAGES_VIEW])
 
     def delete(self, deletions: Sequence[Deletion]) -> set[str]:
-        """Put tombstones into every view, those of all model versions included; ids that were refused as stale."""
+        """Write tombstones to every view, those of all model versions included.
+
+        Returns:
+            The ids that were refused because the store holds a newer version.
+        """
         for deletion in deletions:
             rows.check_identity(deletion)
-        names = [*PRODUCT_VIEWS, *self._online.tables(self._config, definitions.EMBEDDING_PREFIX)]
+        names = [*PRODUCT_VIEWS, *self.online.tables(self.config, definitions.EMBEDDING_PREFIX)]
         return self._write(names, _newest(deletions))
 
     def product_ids(self) -> Iterator[str]:
-        """Ids of all live products, page by page; products written meanwhile may or may not be among them."""
-        for page in self._live_pages(_PAGE):
+        """Yield the ids of all live products; products that are written during the scan may be missing."""
+        for page in self._live_pages(_PAGE_ROWS):
             yield from page
 
     def scan_features(self, batch: int = 512) -> Iterator[list[ProductFeatures]]:
-        """All live products in lists of up to `batch`, each list as of one moment."""
+        """Yield all live products in lists of up to `batch`, each list as of one time."""
         for page in self._live_pages(batch):
             products = [product for product in self.read_features(page).values() if not product.deleted]
             if products:
                 yield products
 
-    def rows_as_of(self, view_name: str, at: datetime, columns: Sequence[str]) -> Iterator[Any]:
-        """The live rows of a view as known at a moment, from its history: Arrow tables of these columns, in bounded
-        memory. `at` is aware. Products that were deleted by then have none. Compaction waits until all are read.
+    def rows_as_of(
+        self, view_name: str, at: datetime, columns: Sequence[str], batch: int = GROUP_ROWS
+    ) -> Iterator[pa.Table]:
+        """Yield the live rows of a view as of a time, from its history, in bounded memory; see `history.as_of`.
+
+        Compaction waits until all rows are read.
+
+        Args:
+            view_name: The full name of the view.
+            at: The time, with its zone.
+            columns: The columns of the tables.
+            batch: The number of rows of a table, at most.
 
         Raises:
             InvalidFeatureError: `at` has no zone.
-            HistoryError: a part cannot be read.
+            HistoryError: A part cannot be read.
         """
         if at.utcoffset() is None:
-            raise InvalidFeatureError(f"The moment {at.isoformat()} has no time zone: add one, such as Z for UTC.")
-        past, view = self.history(view_name), self._view(view_name)
-        job = ShardJob(self._config, view, past.schema, equal=False, batch_rows=history.GROUP_ROWS, online=self._online)
-        with repository.compaction_lock(self.home):
-            for shard in known_rows(past.parts(), job.key, to_microseconds(at), history.GROUP_ROWS):
-                yield job.read(shard, columns)
+            raise InvalidFeatureError(f"The time {at.isoformat()} has no time zone: add one, such as Z for UTC.")
+        history, reader = self.history(view_name), PartsReader(batch)
+        schema = pa.schema([history.schema.field(name) for name in columns])
+        with compaction_lock(self.home):
+            for pieces in find_rows(history.parts(), history.key, to_microseconds(at), batch):
+                yield reader.read(pieces, schema)
 
     # Embeddings.
 
     def ensure_model_version(self, model_version: str) -> None:
-        """Make and register the view of this model version, if it is not there.
+        """Make and register the view of a model version unless it exists.
 
         Raises:
-            InvalidFeatureError: the name cannot be that of a view.
+            InvalidFeatureError: The model version cannot be part of a view's name.
         """
         name = definitions.embedding_view_name(model_version)
-        if name not in self._online.tables(self._config, name):
-            with repository.apply_lock(self.home):
+        if name not in self.online.tables(self.config, name):
+            with apply_lock(self.home):
                 self._apply_embedding(model_version)
 
     def model_versions(self) -> list[str]:
-        """Model versions that have a view, whoever made it, sorted."""
-        names = self._online.tables(self._config, definitions.EMBEDDING_PREFIX)
+        """Return the sorted model versions that have a view."""
+        names = self.online.tables(self.config, definitions.EMBEDDING_PREFIX)
         return [name.removeprefix(definitions.EMBEDDING_PREFIX) for name in names]
 
     def read_embeddings(self, model_version: str, ids: Iterable[str]) -> dict[str, ProductEmbedding]:
-        """Embeddings by id. Ids never written are absent; deleted ones are there with `deleted=True`.
+        """Read embeddings by id. Unknown ids are absent; deleted ones have `deleted=True`.
 
         Raises:
-            UnknownModelVersionError: this model version has no view.
+            UnknownModelVersionError: This model version has no view.
         """
         view = self._embedding_view(model_version)
         keys = {encode_key(product_id): product_id for product_id in ids}
-        (found,) = self._online.read(self._config, [(view, payload_columns(view))], keys)
-        return {keys[key]: views.product_embedding(keys[key], model_version, row) for key, row in found.items()}
+        (stored,) = self.online.read(self.config, [(view, payload_columns(view))], keys)
+        return {keys[key]: views.product_embedding(keys[key], model_version, row) for key, row in stored.items()}
 
     def embedding_states(self, model_version: str, ids: Iterable[str]) -> dict[str, EmbeddingState]:
-        """What the stored embeddings are of, without their vectors; ids never written are absent.
+        """Read versions and content hashes of embeddings by id, without vectors; unknown ids are absent.
 
         Raises:
-            UnknownModelVersionError: this model version has no view.
+            UnknownModelVersionError: This model version has no view.
         """
         view = self._embedding_view(model_version)
         keys = {encode_key(product_id): product_id for product_id in ids}
-        (found,) = self._online.read(self._config, [(view, ("content_hash",))], keys)
+        (stored,) = self.online.read(self.config, [(view, ("content_hash",))], keys)
         return {
             keys[key]: EmbeddingState(row.version, decode_string(row.values[0]), row.deleted)
-            for key, row in found.items()
+            for key, row in stored.items()
         }
 
     def write_embeddings(self, model_version: str, embeddings: Sequence[ProductEmbedding]) -> set[str]:
-        """Write embeddings: a part of history, then online; ids that were refused as stale.
+        """Write embeddings: a part of the history, then online.
+
+        Returns:
+            The ids that were refused because the store holds a newer version.
 
         Raises:
-            UnknownModelVersionError: this model version has no view: call `ensure_model_version` first.
-            InvalidFeatureError: a row breaks a rule; nothing was written.
+            UnknownModelVersionError: This model version has no view: call `ensure_model_version` first.
+            InvalidFeatureError: A row breaks a rule. Nothing was written.
         """
         view = self._embedding_view(model_version)
         rows.check_embeddings(embeddings, model_version)
         return self._write([view.name], _newest(embeddings))
 
     def scan_embeddings(self, model_version: str, batch: int = 4096) -> Iterator[list[ProductEmbedding]]:
-        """All live embeddings of one model version in lists of up to `batch`: what an index is built from.
+        """Yield all live embeddings of a model version in lists of up to `batch`.
 
         Raises:
-            UnknownModelVersionError: this model version has no view.
+            UnknownModelVersionError: This model version has no view.
         """
         view = self._embedding_view(model_version)
         for page in self._pages(view, payload_columns(view), batch):
@@ -247,28 +304,32 @@ class ProductFeatureStore:
     # Shoppers.
 
     def read_recent(self, user_ids: Iterable[str]) -> dict[str, UserRecent]:
-        """What these shoppers engaged with lately, by id; unknown ones are absent, forgotten ones have no products."""
+        """Read the recent products of shoppers by id; unknown ones are absent, forgotten ones have no products."""
         keys = {encode_key(user_id, USER_KEY): user_id for user_id in user_ids}
         view = self._views[USER_VIEW]
-        (found,) = self._online.read(self._config, [(view, payload_columns(view))], keys)
-        return {keys[key]: views.user_recent(keys[key], row) for key, row in found.items()}
+        (stored,) = self.online.read(self.config, [(view, payload_columns(view))], keys)
+        return {keys[key]: views.user_recent(keys[key], row) for key, row in stored.items()}
 
     def add_engagements(self, engagements: Iterable[Engagement]) -> int:
-        """Put engagements into their shoppers' lists, in any order and any number of times; how many lists changed.
+        """Add engagements to their shoppers' lists, in any order and any number of times.
 
-        Whoever changes a list writes it under the next version, and is refused when another was quicker: then it is
-        read and merged again. So no engagement is lost between writers.
+        A writer writes a changed list under the next version. If another writer was quicker, the store refuses the
+        list, and this method reads and merges it again. So writers lose no engagement of each other.
+
+        Returns:
+            The number of lists that changed.
 
         Raises:
-            InvalidFeatureError: an engagement breaks a rule; nothing was written.
-            StoreBusyError, HistoryError: some lists may not have been written; adding the same again is safe.
+            InvalidFeatureError: An engagement breaks a rule. Nothing was written.
+            StoreBusyError: Some lists may not have been written; adding the same engagements again is safe.
+            HistoryError: Some lists may not have been written; adding the same engagements again is safe.
         """
         pending = recent.by_user(engagements)
         changed = 0
         for attempt in range(_TRIES):
             if not pending:
                 return changed
-            if attempt:  # those that met part ways
+            if attempt:  # a random pause keeps writers from meeting again
                 time.sleep(_PAUSE_S * random.uniform(0, min(attempt, 10)))
             stored = self.read_recent(pending)
             lists = [recent.merged(stored.get(user_id), new) for user_id, new in pending.items()]
@@ -277,115 +338,117 @@ class ProductFeatureStore:
             changed += len(newer) - len(refused)
             pending = {user_id: new for user_id, new in pending.items() if user_id in refused}
         raise StoreBusyError(
-            f"Others changed the lists of {len(pending)} shoppers {_TRIES} times in a row: add the engagements again."
+            f"Other writers changed the lists of {len(pending)} shoppers {_TRIES} times in a row: add the engagements "
+            "again."
         )
 
     def forget_users(self, user_ids: Iterable[str], event_time: datetime) -> int:
-        """Empty these shoppers' lists for good: no engagement before `event_time` comes back; how many had a list.
+        """Empty these shoppers' lists: no engagement before `event_time` comes back.
 
-        Their past stays in the history's parts until those are removed.
+        The parts of the history keep the old lists until they are removed.
+
+        Returns:
+            The number of shoppers who had a list.
 
         Raises:
             InvalidFeatureError: `event_time` has no zone.
         """
         stored = {id: row for id, row in self.read_recent(user_ids).items() if not row.deleted}
-        gone = [Deletion(id=id, version=row.version + 1, event_time=event_time) for id, row in stored.items()]
-        for deletion in gone:
+        deletions = [Deletion(id=id, version=row.version + 1, event_time=event_time) for id, row in stored.items()]
+        for deletion in deletions:
             rows.check_identity(deletion)
-        refused = self._write([USER_VIEW], gone)
-        return len(gone) + (self.forget_users(refused, event_time) - len(refused) if refused else 0)
+        refused = self._write([USER_VIEW], deletions)
+        return len(deletions) + (self.forget_users(refused, event_time) - len(refused) if refused else 0)
 
-    def history(self, view_name: str) -> history.History:
-        """The history of one view, by the view's full name."""
+    # Views and their history.
+
+    def history(self, view_name: str) -> History:
+        """Return the history of a view by its full name."""
         form = views.format_of(view_name)
-        return history.History(definitions.history_folder(self.home, view_name), history.schema(form.types, form.key))
+        return History(definitions.history_folder(self.home, view_name), history_schema(form.types, form.key))
 
     def view_names(self) -> list[str]:
-        """Every view with a history or a table."""
+        """Return the names of all views that have a history or a table."""
         versions = {*self.model_versions(), *definitions.model_versions_in_history(self.home)}
         return [*FIXED_VIEWS, *map(definitions.embedding_view_name, sorted(versions))]
 
     def compact(self) -> dict[str, int]:
-        """Merge the small parts of every view's history; by view, how many were merged. One at a time, others wait.
+        """Merge the small parts of every view's history; wait while another process does so.
+
+        Returns:
+            The number of merged parts by view.
 
         Raises:
-            HistoryError: a part cannot be read or written; no row is lost.
+            HistoryError: A part cannot be read or written; no row is lost.
         """
-        names = [*FIXED_VIEWS, *self._online.tables(self._config, definitions.EMBEDDING_PREFIX)]
-        with repository.compaction_lock(self.home):
-            return {name: self.history(name).compact() for name in names}
+        names = [*FIXED_VIEWS, *self.online.tables(self.config, definitions.EMBEDDING_PREFIX)]
+        with compaction_lock(self.home):
+            return {name: compact(self.history(name)) for name in names}
 
     # Inside.
 
-    @property
-    def _online(self) -> GuardedOnlineStore:
-        if self._closed:
-            raise StoreStateError("This feature store is closed: open it again.")
-        online: GuardedOnlineStore = self.feast.provider.online_store
-        return online
-
-    def _product_columns(self) -> list[tuple[Any, tuple[str, ...]]]:
+    def _product_columns(self) -> list[ViewColumns]:
         return [(self._views[name], payload_columns(self._views[name])) for name in PRODUCT_VIEWS]
 
     def _write(
-        self, names: Sequence[str], newest: Sequence[Any], advance: Sequence[str] = (), *, equal: bool = True
+        self, names: Sequence[str], newest: Sequence[views.Row], advance: Sequence[str] = (), *, equal: bool = True
     ) -> set[str]:
-        """History first: what is online can always be rebuilt from it, and writing twice changes nothing."""
+        """Write rows of different ids to these views, and return the ids that were refused.
+
+        The history comes first: the online store can always be rebuilt from it, and writing twice changes nothing.
+        """
         if not newest:
             return set()
-        online, created, batches = self._online, datetime.now(UTC), []
+        online, created = self.online, datetime.now(UTC)
         forms = {name: views.format_of(name) for name in names}
+        batches: list[ViewRows] = [
+            (self.view(name), [views.online_row(form, row) for row in newest]) for name, form in forms.items()
+        ]
         for name, form in forms.items():
-            batches.append((self._view(name), [views.online_row(form, row) for row in newest]))
-        for name, form in forms.items():
-            past = self.history(name)
-            past.append(views.history_table(form, past.schema, newest, created))
-        stale = online.write(self._config, batches, [self._view(name) for name in advance], equal=equal)
+            history = self.history(name)
+            history.append(views.history_table(form, history.schema, newest, created))
+        refused = online.write(self.config, batches, [self.view(name) for name in advance], equal=equal)
         for view, written in batches:
             online.written(view, written)
-        return {decode_key(key, form.key) for keys, form in zip(stale, forms.values(), strict=True) for key in keys}
+        return {decode_key(key, form.key) for keys, form in zip(refused, forms.values(), strict=True) for key in keys}
 
-    def _view(self, name: str) -> Any:
-        if name not in self._views:
-            self._views[name] = definitions.view_named(self.home, name)
-        return self._views[name]
-
-    def _embedding_view(self, model_version: str) -> Any:
+    def _embedding_view(self, model_version: str) -> FeatureView:
         name = definitions.embedding_view_name(model_version)
-        if name not in self._views and name not in self._online.tables(self._config, name):
-            known = ", ".join(self.model_versions()) or "none yet"
+        if name not in self._views and name not in self.online.tables(self.config, name):
+            existing = ", ".join(self.model_versions()) or "none"
             raise UnknownModelVersionError(
-                f"Model version {model_version!r} has no embedding view (there are: {known}): make it with "
-                "ensure_model_version."
+                f"Model version {model_version!r} has no embedding view (existing model versions: {existing}): make it "
+                "with ensure_model_version."
             )
-        return self._view(name)
+        return self.view(name)
 
     def _live_pages(self, limit: int) -> Iterator[list[str]]:
         for page in self._pages(self._views[TEXT_VIEW], (), limit):
             yield [decode_key(row.key) for row in page]
 
-    def _pages(self, view: Any, columns: Sequence[str], limit: int) -> Iterator[list[OnlineRow]]:
+    def _pages(self, view: FeatureView, columns: Sequence[str], limit: int) -> Iterator[list[OnlineRow]]:
         after = b""
-        while page := self._online.page(self._config, view, columns, after, limit):
+        while page := self.online.page(self.config, view, columns, after, limit):
             yield page
             after = page[-1].key
 
     def _must_apply(self) -> bool:
         needed = [self._views[name] for name in FIXED_VIEWS]
-        return repository.must_apply(self.feast, self.home, definitions.project_tags(self.home), needed)
+        return registry.must_apply(self.feast, self.home, definitions.project_tags(self.home), needed)
 
     def _apply(self) -> None:
         for name in FIXED_VIEWS:
             self.history(name).create()
         with warnings.catch_warnings():
-            # Its online half, which we use, is not what the warning is about.
+            # The warning is about writing to such a view; Sagelift only reads it online.
             warnings.filterwarnings("ignore", "On demand feature view is an experimental feature", RuntimeWarning)
-            self.feast.apply(definitions.feast_objects(self.home, definitions.model_versions_in_history(self.home)))
+            objects = definitions.feast_objects(self.home, definitions.model_versions_in_history(self.home))
+            self.feast.apply([*objects])
 
     def _make_tables(self) -> None:
-        """As `_apply` does, in an online store that is new or was lost; the registry is right."""
+        """Make the tables in an online store that is new or was lost; the registry has their views."""
         models = map(definitions.embedding_view_name, definitions.model_versions_in_history(self.home))
-        self._online.update(self._config, [], [self._view(name) for name in (*FIXED_VIEWS, *models)], [], [], False)
+        self.online.update(self.config, [], [self.view(name) for name in (*FIXED_VIEWS, *models)], [], [], False)
 
     def _apply_embedding(self, model_version: str) -> None:
         view = definitions.embedding_view(self.home, model_version)
@@ -394,10 +457,10 @@ class ProductFeatureStore:
         self.feast.apply([definitions.product, view, service])
 
 
-def _newest(products: Sequence[Any]) -> list[Any]:
-    """Of rows that share an id the one of the newest version, of equal versions the last."""
-    kept: dict[str, Any] = {}
+def _newest(products: Sequence[_Row]) -> list[_Row]:
+    """Return one row per id: the newest version, and the last row of equal versions."""
+    newest: dict[str, _Row] = {}
     for row in products:
-        if row.id not in kept or row.version >= kept[row.id].version:
-            kept[row.id] = row
-    return list(kept.values())
+        if row.id not in newest or row.version >= newest[row.id].version:
+            newest[row.id] = row
+    return list(newest.values())

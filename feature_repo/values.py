@@ -1,9 +1,8 @@
-"""Feast's online values as bytes: what `Value.SerializeToString()` writes, without building the messages.
+"""The codec of Feast's online values: the bytes of `Value.SerializeToString()`, without building messages.
 
-Feast stores every feature as a serialised protobuf `Value`. Its Python converters take one float at a time; a vector is
-only a fixed head and the little-endian float32 bytes, so we write and read it at once, and likewise texts, of which a
-product has a dozen. The heads are cut from what
-Feast's own message class serialises, not copied from a specification.
+Feast stores every feature as a serialized protobuf `Value`. Its Python converters take one float at a time. A vector is
+only a fixed head and the little-endian float32 bytes, so this module converts it at once, and texts likewise: a product
+has a dozen. The heads are cut from what Feast's own message class serializes, not copied from a specification.
 """
 
 from __future__ import annotations
@@ -23,15 +22,16 @@ from feature_repo.rows import EMBEDDING_DIM
 NULL: bytes = Value().SerializeToString()
 
 _FLOAT_BYTES = 4
-_KEYS_REMEMBERED = 16_384  # a product's key is asked for with each of its reads and writes, some within a moment
-_EMPTY: bytes = Value(string_val="").SerializeToString()  # as most texts of a product are
-_TEXT = _EMPTY[:1]  # then the text's size and its UTF-8
-_INT: bytes = Value(int64_val=0).SerializeToString()[:1]  # then the number, as a size is written
-_ONE_BYTE, _TWO_BYTES, _THREE_BYTES = 1 << 7, 1 << 14, 1 << 21  # from which on a size or number takes a byte more
+_CACHED_KEYS = 16_384  # each read and write of a product needs its key, often several in a row
+_EMPTY: bytes = Value(string_val="").SerializeToString()  # most texts of a product are empty
+_TEXT = _EMPTY[:1]  # the size of the text and its UTF-8 follow
+_INT: bytes = Value(int64_val=0).SerializeToString()[:1]  # the number follows, encoded like a size
+_ONE_BYTE, _TWO_BYTES, _THREE_BYTES = 1 << 7, 1 << 14, 1 << 21  # a size or number from here on takes one more byte
 _SIZES = [bytes((size,)) for size in range(_ONE_BYTE)]
 
 
 def encode_string(text: str) -> bytes:
+    """Encode a text."""
     if not text:
         return _EMPTY
     raw = text.encode()
@@ -44,18 +44,22 @@ def encode_string(text: str) -> bytes:
 
 
 def encode_strings(texts: Sequence[str]) -> bytes:
+    """Encode a list of texts."""
     return bytes(Value(string_list_val=StringList(val=texts)).SerializeToString())
 
 
 def encode_ints(numbers: Sequence[int]) -> bytes:
+    """Encode a list of 64-bit numbers."""
     return bytes(Value(int64_list_val=Int64List(val=numbers)).SerializeToString())
 
 
 def encode_optional_string(text: str | None) -> bytes:
+    """Encode a text or null."""
     return NULL if text is None else encode_string(text)
 
 
 def encode_optional_int(number: int | None) -> bytes:
+    """Encode a 64-bit number or null."""
     if number is None:
         return NULL
     if 0 <= number < _ONE_BYTE:
@@ -68,7 +72,7 @@ def encode_optional_int(number: int | None) -> bytes:
 
 
 def decode_string(blob: bytes | None) -> str:
-    """The text; '' for a null."""
+    """Decode a text; '' for null."""
     if not blob or blob == _EMPTY:
         return ""
     size = len(blob)
@@ -81,6 +85,7 @@ def decode_string(blob: bytes | None) -> str:
 
 
 def decode_optional_string(blob: bytes | None) -> str | None:
+    """Decode a text or null."""
     if blob and blob[0] == _TEXT[0]:
         return decode_string(blob)
     value = Value.FromString(blob or NULL)
@@ -88,6 +93,7 @@ def decode_optional_string(blob: bytes | None) -> str | None:
 
 
 def decode_optional_int(blob: bytes | None) -> int | None:
+    """Decode a 64-bit number or null."""
     if blob and blob[0] == _INT[0]:
         if len(blob) == 3 and blob[1] & 0x80 and not blob[2] & 0x80:
             return blob[1] & 0x7F | blob[2] << 7
@@ -98,28 +104,30 @@ def decode_optional_int(blob: bytes | None) -> int | None:
 
 
 def decode_strings(blob: bytes | None) -> list[str]:
+    """Decode a list of texts; [] for null."""
     return list(Value.FromString(blob or NULL).string_list_val.val)
 
 
 def decode_ints(blob: bytes | None) -> list[int]:
+    """Decode a list of 64-bit numbers; [] for null."""
     return list(Value.FromString(blob or NULL).int64_list_val.val)
 
 
 def encode_vector(vector: NDArray[np.float32]) -> bytes:
-    """One vector [d] as a float-list `Value`."""
+    """Encode one vector [d] as a float list."""
     return _vector_head(len(vector)) + vector.astype("<f4", copy=False).tobytes()
 
 
 def decode_vector(blob: bytes | None, dim: int = EMBEDDING_DIM) -> NDArray[np.float32]:
-    """The vector [dim], read-only; [0] for a null."""
+    """Decode a read-only vector [dim]; [0] for null."""
     head = _vector_head(dim)
     if blob and blob.startswith(head) and len(blob) == len(head) + _FLOAT_BYTES * dim:
-        return np.frombuffer(blob[len(head) :], dtype="<f4")  # cut off, not a view: that would not be aligned
+        return np.frombuffer(blob[len(head) :], dtype="<f4")  # a slice, because a view would not be aligned
     return _numbers(Value.FromString(blob or NULL))
 
 
 def encode_vectors(vectors: NDArray[np.float32]) -> bytes:
-    """Vectors [n, d] as a `Value` that lists n float lists."""
+    """Encode vectors [n, d] as a list of n float lists."""
     n, dim = vectors.shape
     head, record_head = _matrix_heads(n, dim)
     records = np.empty((n, len(record_head) + _FLOAT_BYTES * dim), dtype=np.uint8)
@@ -129,7 +137,7 @@ def encode_vectors(vectors: NDArray[np.float32]) -> bytes:
 
 
 def decode_vectors(blob: bytes | None, dim: int = EMBEDDING_DIM) -> NDArray[np.float32]:
-    """Vectors [n, dim], read-only; [0, dim] for a null."""
+    """Decode read-only vectors [n, dim]; [0, dim] for null."""
     record = len(_matrix_heads(1, dim)[1]) + _FLOAT_BYTES * dim
     n = len(blob or b"") // record
     if blob and n:
@@ -139,19 +147,20 @@ def decode_vectors(blob: bytes | None, dim: int = EMBEDDING_DIM) -> NDArray[np.f
             bodies = [blob[at + len(record_head) : at + record] for at in starts if blob.startswith(record_head, at)]
             if len(bodies) == n:
                 return np.frombuffer(b"".join(bodies), dtype="<f4").reshape(n, dim)
-    # Feast's own engine materialises nested lists as doubles.
+    # Feast's own engine materializes nested lists as doubles.
     rows = [_numbers(value) for value in Value.FromString(blob or NULL).list_val.val]
     return np.array(rows, dtype=np.float32).reshape(len(rows), dim)
 
 
-@lru_cache(_KEYS_REMEMBERED)
+@lru_cache(_CACHED_KEYS)
 def encode_key(id: str, join_key: str = JOIN_KEY) -> bytes:
-    """Feast's entity key of a product, or of whatever `join_key` names by a text."""
+    """Encode the id of a product, or of another entity with a text key, as Feast's entity key."""
     raw = id.encode()
     return _key_head(join_key) + len(raw).to_bytes(4, "little") + raw
 
 
 def decode_key(key: bytes, join_key: str = JOIN_KEY) -> str:
+    """Decode the id of an entity key."""
     return key[len(_key_head(join_key)) + 4 :].decode()
 
 
@@ -170,7 +179,7 @@ def _vector_head(dim: int) -> bytes:
 
 @cache
 def _matrix_heads(n: int, dim: int) -> tuple[bytes, bytes]:
-    """What precedes all n records, and what precedes each record's floats."""
+    """Return the bytes before all n records, and the bytes before each record's floats."""
     one: bytes = RepeatedValue(val=[_zeros(dim)]).SerializeToString()
     record_head = one[: len(one) - _FLOAT_BYTES * dim]
     serialised: bytes = Value(list_val=RepeatedValue(val=[_zeros(dim)] * n)).SerializeToString()

@@ -1,4 +1,4 @@
-"""How a product becomes a row of each view: serialised values for the online store, Arrow columns for the history."""
+"""Convert products to rows of each view and back: values of the online store, Arrow columns of the history."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import pyarrow as pa
 
 from feature_repo import values
 from feature_repo.definitions import IMAGES_VIEW, JOIN_KEY, OFFER_VIEW, TEXT_VIEW, USER_KEY, USER_VIEW
+from feature_repo.online_row import OnlineRow
 from feature_repo.recent import UserRecent
 from feature_repo.rows import EMBEDDING_DIM, TEXT_FIELDS, Deletion, OfferRow, ProductEmbedding, ProductFeatures
-from feature_repo.stores.base import OnlineRow
 from feature_repo.times import from_microseconds, to_microseconds
 
 _FLOATS: Final = pa.list_(pa.float32())
@@ -22,11 +22,18 @@ _NO_VECTORS: Final = np.zeros((0, EMBEDDING_DIM), np.float32)
 
 
 class ViewFormat(NamedTuple):
-    """The payload of one view, feature by feature in the order of its definition."""
+    """The payload of one view, feature by feature in the order of its definition.
 
-    types: dict[str, Any]  # feature -> Arrow type
-    encode: Callable[[Any], list[bytes]]  # live row -> serialised values
-    columns: Callable[[Sequence[Any]], list[Any]]  # rows -> Arrow arrays, null for deleted ones
+    Attributes:
+        types: The Arrow type of each feature.
+        encode: Converts a live row, of the class that the view holds, to serialized values.
+        columns: Converts rows, None for deleted ones, to Arrow arrays.
+        key: The column of the entity key.
+    """
+
+    types: dict[str, pa.DataType]
+    encode: Callable[[Any], list[bytes]]
+    columns: Callable[[Sequence[Any]], list[pa.Array]]
     key: str = JOIN_KEY
 
 
@@ -34,6 +41,7 @@ Row = ProductFeatures | OfferRow | ProductEmbedding | UserRecent | Deletion
 
 
 def online_row(form: ViewFormat, row: Row) -> OnlineRow:
+    """Return the row of the online store; a deleted row has no features."""
     deleted = isinstance(row, Deletion) or row.deleted
     payload = [None] * len(form.types) if deleted else form.encode(row)
     return OnlineRow(
@@ -41,8 +49,8 @@ def online_row(form: ViewFormat, row: Row) -> OnlineRow:
     )
 
 
-def history_table(form: ViewFormat, schema: Any, rows: Sequence[Any], created: datetime) -> Any:
-    """Arrow table of `rows`, all with the same created time."""
+def history_table(form: ViewFormat, schema: pa.Schema, rows: Sequence[Row], created: datetime) -> pa.Table:
+    """Return the history's table of these rows, all with one created time."""
     times = pa.array([to_microseconds(row.event_time) for row in rows], pa.int64())
     deleted = [isinstance(row, Deletion) or row.deleted for row in rows]
     if all(deleted):
@@ -65,7 +73,7 @@ def history_table(form: ViewFormat, schema: Any, rows: Sequence[Any], created: d
 def product_features(
     product_id: str, text: OnlineRow | None, images: OnlineRow | None, offer: OnlineRow | None
 ) -> ProductFeatures | None:
-    """One product out of its rows in the three views; None if it is in none of them."""
+    """Join a product's rows in the three views; None if all are missing."""
     newest = None
     deleted = False
     for row in (text, images, offer):
@@ -102,7 +110,7 @@ def _text(row: OnlineRow) -> dict[str, str]:
 
 
 def product_offer(product_id: str, row: OnlineRow) -> OfferRow:
-    """The offer view's part of a product; of a deleted one only its version."""
+    """Return a product's offer; a deleted one has its version only."""
     amount, currency, availability = row.values
     return OfferRow(
         id=product_id,
@@ -116,7 +124,7 @@ def product_offer(product_id: str, row: OnlineRow) -> OfferRow:
 
 
 def product_embedding(product_id: str, model_version: str, row: OnlineRow) -> ProductEmbedding:
-    """A tombstone has a vector of zeros."""
+    """Return a product's embedding; a tombstone has a vector of zeros."""
     vector, content_hash, _ = row.values
     return ProductEmbedding(
         id=product_id,
@@ -130,7 +138,7 @@ def product_embedding(product_id: str, model_version: str, row: OnlineRow) -> Pr
 
 
 def user_recent(user_id: str, row: OnlineRow) -> UserRecent:
-    """A tombstone has the time of the deletion, and no products."""
+    """Return a shopper's recent products; a tombstone has none, and the time of the deletion."""
     product_ids, event_times = row.values
     return UserRecent(
         id=user_id,
@@ -143,15 +151,15 @@ def user_recent(user_id: str, row: OnlineRow) -> UserRecent:
 
 
 def format_of(view_name: str) -> ViewFormat:
-    """The format of a view by its full name; any but the fixed ones is of a model version."""
+    """Return the format of a view by its full name; a name beside the fixed ones is of a model version."""
     return FIXED_FORMATS.get(view_name, EMBEDDING_FORMAT)
 
 
-def _text_columns(rows: Sequence[ProductFeatures | None]) -> list[Any]:
+def _text_columns(rows: Sequence[ProductFeatures | None]) -> list[pa.Array]:
     return [pa.array([row and row.text[name] for row in rows], pa.string()) for name in TEXT_FIELDS]
 
 
-def _images_columns(rows: Sequence[ProductFeatures | None]) -> list[Any]:
+def _images_columns(rows: Sequence[ProductFeatures | None]) -> list[pa.Array]:
     matrices = [row.image_vectors for row in rows if row]
     flat = np.concatenate(matrices)
     vectors = pa.ListArray.from_arrays(
@@ -178,7 +186,7 @@ def _encode_images(row: ProductFeatures) -> list[bytes]:
     ]
 
 
-def _offer_columns(rows: Sequence[ProductFeatures | OfferRow | None]) -> list[Any]:
+def _offer_columns(rows: Sequence[ProductFeatures | OfferRow | None]) -> list[pa.Array]:
     return [
         pa.array([row and row.amount_minor for row in rows], pa.int64()),
         pa.array([row and row.currency for row in rows], pa.string()),
@@ -194,7 +202,7 @@ def _encode_offer(row: ProductFeatures | OfferRow) -> list[bytes]:
     ]
 
 
-def _embedding_columns(rows: Sequence[ProductEmbedding | None]) -> list[Any]:
+def _embedding_columns(rows: Sequence[ProductEmbedding | None]) -> list[pa.Array]:
     flat = np.concatenate([row.vector for row in rows if row])
     ends = np.cumsum([len(row.vector) if row else 0 for row in rows])
     offsets = [int(e) - len(row.vector) if row else None for e, row in zip(ends, rows, strict=True)]
@@ -213,7 +221,7 @@ def _encode_embedding(row: ProductEmbedding) -> list[bytes]:
     ]
 
 
-def _recent_columns(rows: Sequence[UserRecent | None]) -> list[Any]:
+def _recent_columns(rows: Sequence[UserRecent | None]) -> list[pa.Array]:
     return [
         pa.array([row and row.product_ids for row in rows], pa.list_(pa.string())),
         pa.array([row and row.event_times for row in rows], pa.list_(pa.int64())),

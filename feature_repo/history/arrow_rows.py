@@ -1,29 +1,30 @@
-"""Rows of the history, as Arrow columns, into rows of the online store, a batch at a time.
+"""Encode Arrow columns of the history as rows of the online store, a batch at a time.
 
-The bytes are those that `feature_repo.store` writes online for the same product: each column is encoded at once by its
-Arrow type, without building a product in between.
+The bytes are those that `feature_repo.store` writes online for the same product. Each column is encoded at once by its
+Arrow type, without a product object in between.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Final
 from zlib import crc32
 
 import numpy as np
 import pyarrow as pa
+from feast import FeatureView, Field
 
 from feature_repo import values
 from feature_repo.definitions import DELETED, EVENT_TIME, VERSION, join_key_of
 from feature_repo.errors import HistoryError
-from feature_repo.stores.base import OnlineRow
+from feature_repo.online_row import OnlineRow
 
 
-def online_rows(table: Any, view: Any) -> list[OnlineRow]:
-    """Rows of one view's history as the online store keeps them, in their order; tombstones without features.
+def online_rows(table: pa.Table, view: FeatureView) -> list[OnlineRow]:
+    """Encode rows of one view's history, in their order; tombstones have no features.
 
     Raises:
-        HistoryError: a live row has a vector of another length than the view's.
+        HistoryError: The vector of a live row does not have the view's length.
     """
     table = table.combine_chunks()
     key = join_key_of(view.name)
@@ -45,15 +46,15 @@ def online_rows(table: Any, view: Any) -> list[OnlineRow]:
 
 
 def content_checksum(row: OnlineRow) -> int:
-    """CRC-32 of a row's key and features; equal for equal bytes. Versions are compared by themselves."""
+    """Return the CRC-32 of a row's key and features, without its version."""
     return crc32(b"\0".join([row.key, *(blob or b"" for blob in row.values)]))
 
 
-def _one_chunk(column: Any) -> Any:
+def _one_chunk(column: pa.Array | pa.ChunkedArray) -> pa.Array:
     return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
 
 
-def _check_length(ids: Sequence[str], deleted: Sequence[bool], column: Any, feature: Any) -> None:
+def _check_length(ids: Sequence[str], deleted: Sequence[bool], column: pa.Array, feature: Field) -> None:
     lengths = np.diff(column.offsets.to_numpy())
     wrong = np.flatnonzero((lengths != feature.vector_length) & ~np.array(deleted, dtype=bool))
     if len(wrong):
@@ -63,31 +64,31 @@ def _check_length(ids: Sequence[str], deleted: Sequence[bool], column: Any, feat
         )
 
 
-def _encoder(kind: Any) -> Callable[[Any], list[bytes]]:
+def _encoder(kind: pa.DataType) -> Callable[[pa.Array], list[bytes]]:
     for matches, encode in _ENCODERS:
         if matches(kind):
             return encode
     raise HistoryError(f"The history has a column of type {kind}, which the online store does not know.")
 
 
-def _strings(column: Any) -> list[bytes]:
+def _strings(column: pa.Array) -> list[bytes]:
     return [values.encode_optional_string(text) for text in column.to_pylist()]
 
 
-def _ints(column: Any) -> list[bytes]:
+def _ints(column: pa.Array) -> list[bytes]:
     return [values.encode_optional_int(number) for number in column.to_pylist()]
 
 
-def _string_lists(column: Any) -> list[bytes]:
+def _string_lists(column: pa.Array) -> list[bytes]:
     return [values.NULL if texts is None else values.encode_strings(texts) for texts in column.to_pylist()]
 
 
-def _int_lists(column: Any) -> list[bytes]:
+def _int_lists(column: pa.Array) -> list[bytes]:
     return [values.NULL if numbers is None else values.encode_ints(numbers) for numbers in column.to_pylist()]
 
 
-def _vectors(column: Any) -> list[bytes]:
-    """List<float32> [n]: of one length they are n equal records, heads and floats side by side."""
+def _vectors(column: pa.Array) -> list[bytes]:
+    """Encode List<float32> [n]; vectors of one length share their protobuf head."""
     offsets = column.offsets.to_numpy()
     numbers = column.values.to_numpy(zero_copy_only=False)
     lengths = np.diff(offsets)
@@ -107,13 +108,13 @@ def _vectors(column: Any) -> list[bytes]:
     return blobs
 
 
-def _matrices(column: Any) -> list[bytes]:
-    """List<list<float32>> [n], the inner lists of one row all of one length."""
+def _matrices(column: pa.Array) -> list[bytes]:
+    """Encode List<list<float32>> [n]; the inner lists of one row have one length."""
     outer, inner = column.offsets.to_numpy(), column.values.offsets.to_numpy()
     numbers = column.values.values.to_numpy(zero_copy_only=False)
     blobs = []
-    for start, end, known in zip(outer[:-1], outer[1:], column.is_valid().to_pylist(), strict=True):
-        if not known:
+    for start, end, valid in zip(outer[:-1], outer[1:], column.is_valid().to_pylist(), strict=True):
+        if not valid:
             blobs.append(values.NULL)
             continue
         rows = int(end - start)
@@ -122,11 +123,11 @@ def _matrices(column: Any) -> list[bytes]:
     return blobs
 
 
-def _is_list_of(kind: Any, inner: Callable[[Any], bool]) -> bool:
+def _is_list_of(kind: pa.DataType, inner: Callable[[pa.DataType], bool]) -> bool:
     return bool(pa.types.is_list(kind) and inner(kind.value_type))
 
 
-_ENCODERS: Final[list[tuple[Callable[[Any], bool], Callable[[Any], list[bytes]]]]] = [
+_ENCODERS: Final[list[tuple[Callable[[pa.DataType], bool], Callable[[pa.Array], list[bytes]]]]] = [
     (pa.types.is_string, _strings),
     (pa.types.is_int64, _ints),
     (lambda kind: _is_list_of(kind, pa.types.is_string), _string_lists),

@@ -1,15 +1,18 @@
-"""Feast's DuckDB offline store over a history whose parts were written by programs of several versions.
+"""Feast's DuckDB offline store over a history whose parts have different columns.
 
-Feast reads all parts as the first of them looks, and fails once a view has got a feature. Here their columns are joined
-by name, null where a part has none. All else is Feast's own.
+Feast reads all parts with the columns of the first one, and fails once a view has a new feature. This store joins
+columns by name; a column that a part lacks is null. Everything else is Feast's own.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime
-from typing import Any, Literal
+from typing import Literal, TypedDict
 
 import ibis  # type: ignore[import-untyped]
+from feast import FeatureView, RepoConfig
+from feast.data_source import DataSource
 from feast.infra.offline_stores.duckdb import (
     DuckDBOfflineStore,
     DuckDBOfflineStoreConfig,
@@ -22,6 +25,10 @@ from feast.infra.offline_stores.ibis import (
     pull_all_from_table_or_query_ibis,
     pull_latest_from_table_or_query_ibis,
 )
+from feast.infra.offline_stores.offline_store import RetrievalJob
+from feast.infra.registry.base_registry import BaseRegistry
+from ibis.expr.types import Table  # type: ignore[import-untyped]
+from pandas import DataFrame
 
 
 class HistoryOfflineStoreConfig(DuckDBOfflineStoreConfig):
@@ -33,20 +40,20 @@ class HistoryOfflineStoreConfig(DuckDBOfflineStoreConfig):
 
 
 class HistoryOfflineStore(DuckDBOfflineStore):
-    """What Feast calls, as its own store has it, with another reader of Parquet."""
+    """Feast's DuckDB offline store with another reader of Parquet."""
 
     @staticmethod
     def pull_latest_from_table_or_query(
-        config: Any,
-        data_source: Any,
+        config: RepoConfig,
+        data_source: DataSource,
         join_key_columns: list[str],
         feature_name_columns: list[str],
         timestamp_field: str,
         created_timestamp_column: str | None,
         start_date: datetime,
         end_date: datetime,
-    ) -> Any:
-        """The latest row of each key in a window: what `feast materialize` writes online."""
+    ) -> RetrievalJob:
+        """Select the latest row of each key in a window: what `feast materialize` writes online."""
         return pull_latest_from_table_or_query_ibis(
             config,
             data_source,
@@ -56,21 +63,21 @@ class HistoryOfflineStore(DuckDBOfflineStore):
             created_timestamp_column,
             start_date,
             end_date,
-            **_ways(config),
+            **_read_and_write(config),
         )
 
     @staticmethod
     def pull_all_from_table_or_query(
-        config: Any,
-        data_source: Any,
+        config: RepoConfig,
+        data_source: DataSource,
         join_key_columns: list[str],
         feature_name_columns: list[str],
         timestamp_field: str,
         created_timestamp_column: str | None = None,
         start_date: datetime | None = None,
         end_date: datetime | None = None,
-    ) -> Any:
-        """All rows in a window."""
+    ) -> RetrievalJob:
+        """Select all rows in a window."""
         return pull_all_from_table_or_query_ibis(
             config,
             data_source,
@@ -80,21 +87,21 @@ class HistoryOfflineStore(DuckDBOfflineStore):
             created_timestamp_column=created_timestamp_column,
             start_date=start_date,
             end_date=end_date,
-            **_ways(config),
+            **_read_and_write(config),
         )
 
     @staticmethod
     def get_historical_features(
-        config: Any,
-        feature_views: list[Any],
+        config: RepoConfig,
+        feature_views: list[FeatureView],
         feature_refs: list[str],
-        entity_df: Any,
-        registry: Any,
+        entity_df: DataFrame | str | None,
+        registry: BaseRegistry,
         project: str,
         full_feature_names: bool = False,
         filter_by_created_timestamp: bool = False,
-    ) -> Any:
-        """The point-in-time join."""
+    ) -> RetrievalJob:
+        """Join labels with the features as of their times."""
         return get_historical_features_ibis(
             config,
             feature_views,
@@ -104,12 +111,19 @@ class HistoryOfflineStore(DuckDBOfflineStore):
             project,
             full_feature_names=full_feature_names,
             filter_by_created_timestamp=filter_by_created_timestamp,
-            **_ways(config),
+            **_read_and_write(config),
         )
 
 
-def _ways(config: Any) -> dict[str, Any]:
-    """How to read and write: the same for every call."""
+class _ReadAndWrite(TypedDict):
+    data_source_reader: Callable[[DataSource, str], Table]
+    data_source_writer: Callable[..., None]
+    staging_location: str | None
+    staging_location_endpoint_override: str | None
+
+
+def _read_and_write(config: RepoConfig) -> _ReadAndWrite:
+    """Return how to read and write: the same for every call."""
     settings = config.offline_store
     return {
         "data_source_reader": _read,
@@ -119,8 +133,12 @@ def _ways(config: Any) -> dict[str, Any]:
     }
 
 
-def _read(data_source: Any, repo_path: str) -> Any:
-    local = isinstance(data_source, FileSource) and "://" not in data_source.path
-    if local and data_source.file_format is None and data_source.path.endswith(".parquet"):
+def _read(data_source: DataSource, repo_path: str) -> Table:
+    if (
+        isinstance(data_source, FileSource)
+        and "://" not in data_source.path
+        and data_source.file_format is None
+        and data_source.path.endswith(".parquet")
+    ):
         return ibis.read_parquet(data_source.path, union_by_name=True)
     return _read_data_source(data_source, repo_path)

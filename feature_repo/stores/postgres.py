@@ -1,17 +1,17 @@
 """A PostgreSQL online store for Feast in which the newest version of a product always wins.
 
-Feast's own overwrites newer values with late ones, keeps one row per feature, and is wedged by one text with a NUL byte
-until it is restarted. This one keeps one row per product and view and shares what it means with the SQLite store
-(`feature_repo.stores.base`). What is PostgreSQL's own:
+Feast's own PostgreSQL store overwrites newer values with late ones, keeps one row per feature, and stays broken after
+one text with a NUL byte until it is restarted. This one keeps one row per product and view. The rules of all guarded
+stores are in `feature_repo.stores.base`. PostgreSQL's part:
 
-* One statement per view and write: the rows travel as arrays, in binary. PostgreSQL re-checks its `where` on the row
-  that it has locked, so two writers cannot both pass the guard.
-* Rows are written in key order: two writers of the same products wait for each other, they do not deadlock. Should the
-  server break one off all the same (a deadlock with others, a failover), it is tried again.
-* The version that a row has followed to is a column beside its own: large values lie out of line (TOAST), and moving a
-  row's version does not rewrite them.
+* Each view is written by one statement: the rows travel as arrays, in binary. PostgreSQL checks `where` again on the
+  row that it has locked, so two writers cannot both pass the guard.
+* Rows are written in key order: two writers of the same products wait for each other and do not deadlock. If the server
+  still aborts one (a deadlock with other clients, a failover), the transaction is retried.
+* The version that a row has followed to is a column of its own. Large values lie out of line (TOAST), and a new version
+  does not rewrite them.
 * Values are `bytea`: a NUL byte is a byte like any other.
-* One connection per thread, none over a fork. A connection that broke is opened anew by the next call.
+* Each thread has one connection, and a child process opens its own. The next call reopens a broken connection.
 
 Needs psycopg 3 (`pip install 'sagelift[postgres]'`).
 """
@@ -25,34 +25,43 @@ import weakref
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Final, Literal, TypeVar
+from typing import Final, Literal, LiteralString, TypeVar
 
 import psycopg
+from feast import Entity, FeatureView, RepoConfig
 from feast.infra.online_stores.helpers import compute_table_id
 from feast.infra.online_stores.vector_store import VectorStoreConfig
 from feast.repo_config import FeastConfigBaseModel
 from psycopg import errors, sql
+from psycopg.rows import tuple_row
 from pydantic import SecretStr, field_validator
 
 from feature_repo.definitions import DELETED, VERSION
 from feature_repo.errors import InvalidFeatureError, StoreBusyError, StoreStateError
-from feature_repo.stores.base import (
-    SCAN_PAGE,
-    GuardedOnlineStore,
-    OnlineRow,
-    filled_in,
-    newest_of_each_key,
-    payload_columns,
-)
+from feature_repo.online_row import OnlineRow, newest_of_each_key, payload_columns
+from feature_repo.stores.base import PAGE_ROWS, GuardedOnlineStore, ViewColumns, ViewRows, check_filled_in
 
-_GUARD: Final = (("entity_key", "bytea"), ("event_us", "int8"), (VERSION, "int8"), (DELETED, "bool"))
+# The columns that a write sets beside the features, with their types.
+_WRITTEN: Final[tuple[tuple[str, LiteralString], ...]] = (
+    ("entity_key", "bytea"),
+    ("event_us", "int8"),
+    (VERSION, "int8"),
+    (DELETED, "bool"),
+)
 _OWN_COLUMNS: Final = {"entity_key", "event_us", "followed", "followed_us"}
 _IDENTIFIER_BYTES: Final = 63  # PostgreSQL cuts longer names off, and two views would share a table
+_NEVER: Final = -(2**63)  # below every version: the row has followed none
 _TRIES: Final = 5
-# What the server breaks off through no fault of the statement's: two writers in each other's way, or a failover.
-_AGAIN: Final = (errors.DeadlockDetected, errors.SerializationFailure, errors.AdminShutdown, errors.CannotConnectNow)
+# The server aborted the statement for a reason outside of it: another writer, or a failover.
+_RETRYABLE: Final = (
+    errors.DeadlockDetected,
+    errors.SerializationFailure,
+    errors.AdminShutdown,
+    errors.CannotConnectNow,
+)
 
 _Result = TypeVar("_Result")
+_Connection = psycopg.Connection[tuple[object, ...]]
 
 
 class GuardedPostgresOnlineStoreConfig(FeastConfigBaseModel, VectorStoreConfig):
@@ -62,20 +71,20 @@ class GuardedPostgresOnlineStoreConfig(FeastConfigBaseModel, VectorStoreConfig):
         "feature_repo.stores.postgres.GuardedPostgresOnlineStore"
     )
     conninfo: SecretStr
-    """As libpq takes it: `postgresql://user:password@host/database?sslmode=verify-full`, or `host=... dbname=...`."""
+    """A libpq string: `postgresql://user:password@host/database?sslmode=verify-full`, or `host=... dbname=...`."""
     db_schema: str = "public"
-    """Schema of the tables; it must be there."""
+    """Schema of the tables; it must exist."""
     lock_timeout_s: float = 30.0
-    """How long to wait for another writer's rows before giving up."""
+    """How long to wait for rows that another writer has locked, in seconds."""
 
     @field_validator("conninfo")
     @classmethod
     def _conninfo_is_filled_in(cls, conninfo: SecretStr) -> SecretStr:
-        return filled_in("conninfo", conninfo)
+        return check_filled_in("conninfo", conninfo)
 
 
 class GuardedPostgresOnlineStore(GuardedOnlineStore):
-    """Feast online store over PostgreSQL, ordered by version; see the module's text. Safe to share between threads."""
+    """Feast online store over PostgreSQL, ordered by version; see the module's docstring. Threads may share one."""
 
     def __init__(self) -> None:
         self._local = threading.local()
@@ -86,19 +95,19 @@ class GuardedPostgresOnlineStore(GuardedOnlineStore):
 
     def update(
         self,
-        config: Any,
-        tables_to_delete: Sequence[Any],
-        tables_to_keep: Sequence[Any],
-        entities_to_delete: Sequence[Any],
-        entities_to_keep: Sequence[Any],
+        config: RepoConfig,
+        tables_to_delete: Sequence[FeatureView],
+        tables_to_keep: Sequence[FeatureView],
+        entities_to_delete: Sequence[Entity],
+        entities_to_keep: Sequence[Entity],
         partial: bool,
     ) -> None:
         """Make, widen or drop the tables of views (`feast apply`)."""
         keep = [_Table.of(config, view) for view in tables_to_keep]
         drop = [_Table.of(config, view) for view in tables_to_delete]
 
-        def work(connection: Any) -> None:
-            # Two processes that make the same table at once would fail on the catalogue.
+        def work(connection: _Connection) -> None:
+            # Two processes that make the same table at once would fail on the system catalogue.
             connection.execute("select pg_advisory_xact_lock(hashtext('feature_repo.stores.postgres'))")
             for table in keep:
                 _make(connection, table)
@@ -111,58 +120,62 @@ class GuardedPostgresOnlineStore(GuardedOnlineStore):
 
     def write(
         self,
-        config: Any,
-        batches: Sequence[tuple[Any, Sequence[OnlineRow]]],
-        advance: Sequence[Any] = (),
+        config: RepoConfig,
+        batches: Sequence[ViewRows],
+        advance: Sequence[FeatureView] = (),
         *,
         equal: bool = True,
         repair: bool = False,
     ) -> list[set[bytes]]:
+        """Write rows of several views in one transaction; see `GuardedOnlineStore.write`."""
         tables = [(_Table.of(config, view), newest_of_each_key(rows), rows) for view, rows in batches]
         others = [_Table.of(config, view) for view in advance]
 
-        def work(connection: Any) -> list[set[bytes]]:
-            stale = []
+        def work(connection: _Connection) -> list[set[bytes]]:
+            refused = []
             for table, newest, rows in tables:
-                written = table.insert(connection, newest, equal, repair)
-                stale.append({row.key for row in rows} - written)
+                written = table.upsert(connection, newest, equal, repair)
+                refused.append({row.key for row in rows} - written)
                 moved = [row for row in newest if row.key in written]
                 for other in others:
                     other.advance(connection, moved)
-            return stale
+            return refused
 
         return self._transaction(config, work)
 
     def read(
         self,
-        config: Any,
-        wanted: Sequence[tuple[Any, Sequence[str]]],
+        config: RepoConfig,
+        columns: Sequence[ViewColumns],
         keys: Collection[bytes],
         *,
         own_versions: bool = False,
     ) -> list[dict[bytes, OnlineRow]]:
+        """Read rows of several views as of one time; see `GuardedOnlineStore.read`."""
         keys = list(dict.fromkeys(keys))
-        tables = [(_Table.of(config, view), columns) for view, columns in wanted]
+        tables = [(_Table.of(config, view), names) for view, names in columns]
 
-        def work(connection: Any) -> list[dict[bytes, OnlineRow]]:
+        def work(connection: _Connection) -> list[dict[bytes, OnlineRow]]:
             where = sql.SQL("entity_key = any(%b)")
-            found = []
-            for table, columns in tables:
-                rows = table.select(connection, columns, where, [keys], own_versions)
-                found.append({row.key: row for row in rows})
-            return found
+            results = []
+            for table, names in tables:
+                rows = table.select(connection, names, where, [keys], own_versions)
+                results.append({row.key: row for row in rows})
+            return results
 
-        # One moment for all the views: each statement of a plain transaction would see its own.
+        # One snapshot for all views: each statement of a plain transaction would see its own.
         return self._transaction(config, work, "set transaction isolation level repeatable read, read only")
 
     def page(
-        self, config: Any, view: Any, columns: Sequence[str], after: bytes = b"", limit: int = SCAN_PAGE
+        self, config: RepoConfig, view: FeatureView, columns: Sequence[str], after: bytes = b"", limit: int = PAGE_ROWS
     ) -> list[OnlineRow]:
+        """Read the next `limit` live rows after the key `after`, in key order."""
         table = _Table.of(config, view)
         where = sql.SQL("entity_key > %b and not {} order by entity_key limit %b").format(sql.Identifier(DELETED))
         return self._transaction(config, lambda connection: table.select(connection, columns, where, [after, limit]))
 
-    def tables(self, config: Any, prefix: str) -> list[str]:
+    def tables(self, config: RepoConfig, prefix: str) -> list[str]:
+        """Return the sorted names of the views that have a table and begin with `prefix`."""
         start = f"{config.project}_"
         query = (
             "select c.relname from pg_class c join pg_namespace n on n.oid = c.relnamespace "
@@ -171,27 +184,32 @@ class GuardedPostgresOnlineStore(GuardedOnlineStore):
         )
         parameters = (config.online_store.db_schema, start + prefix)
         rows = self._transaction(config, lambda connection: connection.execute(query, parameters).fetchall())
-        return sorted(name.removeprefix(start) for (name,) in rows)
+        return sorted(str(name).removeprefix(start) for (name,) in rows)
 
-    def count(self, config: Any, view: Any) -> int:
+    def count(self, config: RepoConfig, view: FeatureView) -> int:
+        """Count the rows of a view, tombstones included."""
         query = sql.SQL("select count(*) from {}").format(_Table.of(config, view).name)
-        return int(self._transaction(config, lambda connection: connection.execute(query).fetchone()[0]))
+        return self._transaction(config, lambda connection: int(str(_single(connection.execute(query)))))
 
-    def identity(self, config: Any, view: Any) -> str:
-        """A comment on the table: it goes with it. `truncate` keeps it: then run `--full`."""
+    def identity(self, config: RepoConfig, view: FeatureView) -> str:
+        """Return the random name that a view's table gets once.
+
+        It is a comment on the table and is dropped with it. `truncate` keeps it: run `materialize --full` then.
+        """
         name = _Table.of(config, view).name
 
-        def work(connection: Any) -> str:
+        def work(connection: _Connection) -> str:
             query = sql.SQL("select obj_description({}::regclass)").format(name.as_string(connection))
-            (found,) = connection.execute(query).fetchone()
-            if not found:
-                found = uuid.uuid4().hex
-                connection.execute(sql.SQL("comment on table {} is {}").format(name, found))
-            return str(found)
+            identity = _single(connection.execute(query))
+            if not identity:
+                identity = uuid.uuid4().hex
+                connection.execute(sql.SQL("comment on table {} is {}").format(name, identity))
+            return str(identity)
 
         return self._transaction(config, work)
 
     def disconnect(self) -> None:
+        """Close every connection of this process."""
         self._after_fork()
         for session in list(self._open):
             session.connection.close()
@@ -208,7 +226,7 @@ class GuardedPostgresOnlineStore(GuardedOnlineStore):
             self._local = threading.local()
             self._pid = os.getpid()
 
-    def _connection(self, config: Any) -> Any:
+    def _connection(self, config: RepoConfig) -> _Connection:
         self._after_fork()
         session: _Session | None = getattr(self._local, "session", None)
         if session is None or session.connection.closed:
@@ -223,8 +241,10 @@ class GuardedPostgresOnlineStore(GuardedOnlineStore):
             self._open.add(session)
         return session.connection
 
-    def _transaction(self, config: Any, work: Callable[[Any], _Result], begin: str | None = None) -> _Result:
-        """Run `work` in one transaction, rolled back on any exception; again when the server broke it off."""
+    def _transaction(
+        self, config: RepoConfig, work: Callable[[_Connection], _Result], begin: LiteralString | None = None
+    ) -> _Result:
+        """Run `work` in one transaction; roll it back on any exception, and retry it when the server aborted it."""
         for attempt in range(1, _TRIES + 1):
             with _translated(config):
                 fresh = getattr(self._local, "session", None) is None
@@ -234,12 +254,12 @@ class GuardedPostgresOnlineStore(GuardedOnlineStore):
                         if begin:
                             connection.execute(begin)
                         return work(connection)
-                except _AGAIN:
+                except _RETRYABLE:
                     if attempt == _TRIES:
                         raise
                 except psycopg.OperationalError:
-                    # The server went away since the last call. A write whose commit was under way may be there:
-                    # to write it again changes nothing.
+                    # The connection broke since the last call. The commit of a write may have succeeded: to write it
+                    # again changes nothing.
                     if not connection.broken or fresh or attempt == _TRIES:
                         raise
                 if connection.broken:
@@ -247,27 +267,32 @@ class GuardedPostgresOnlineStore(GuardedOnlineStore):
         raise AssertionError("the last attempt returns or raises")
 
 
-# Connections that came over a fork. Kept, because the garbage collector would close them.
+# Connections of the parent process. A reference keeps the garbage collector from closing them.
 _INHERITED: list[_Session] = []
 
 
 class _Session:
-    """One thread's connection, closed when the thread ends."""
+    """One thread's connection; it is closed when the thread ends."""
 
-    def __init__(self, connection: Any) -> None:
+    def __init__(self, connection: _Connection) -> None:
         self.connection = connection
         weakref.finalize(self, connection.close).atexit = False
 
 
 @dataclass(frozen=True)
 class _Table:
-    """A view's table and the statements over it."""
+    """A view's table and the statements over it. In all of them, `stored` is a row of this table."""
 
     name: sql.Identifier
     columns: tuple[str, ...]
 
     @classmethod
-    def of(cls, config: Any, view: Any) -> _Table:
+    def of(cls, config: RepoConfig, view: FeatureView) -> _Table:
+        """Return the table of a view.
+
+        Raises:
+            InvalidFeatureError: A name is too long for PostgreSQL, or is that of a column of the store itself.
+        """
         columns = payload_columns(view)
         if clash := _OWN_COLUMNS.intersection(columns):
             raise InvalidFeatureError(f"View {view.name} may not name a feature {clash.pop()!r}: the store uses it.")
@@ -279,55 +304,66 @@ class _Table:
                 )
         return cls(sql.Identifier(config.online_store.db_schema, name), columns)
 
-    def insert(self, connection: Any, rows: Sequence[OnlineRow], equal: bool, repair: bool) -> set[bytes]:
-        """Write the rows, of different keys, that are newer than what is there, or `equal` to it; the keys of those."""
+    def upsert(self, connection: _Connection, rows: Sequence[OnlineRow], equal: bool, repair: bool) -> set[bytes]:
+        """Write the rows that pass the guard and return their keys.
+
+        Args:
+            connection: The connection.
+            rows: At most one row per key.
+            equal: Whether a row of an equal version passes.
+            repair: Whether to compare only with the version that a stored row was written under.
+        """
         if not rows:
             return set()
         rows = sorted(rows, key=lambda row: row.key)
-        names = [*(name for name, _ in _GUARD), *self.columns]
-        types = [*(kind for _, kind in _GUARD), *["bytea"] * len(self.columns)]
-        statement = sql.SQL(
-            "insert into {table} as kept ({names}) select * from unnest({arrays}) on conflict (entity_key) do update "
-            "set {sets} where excluded.{version} {passes} {there} returning entity_key"
+        parameters = [(row.key, row.event_us, row.version, row.deleted, *row.values) for row in rows]
+        arrays = [list(column) for column in zip(*parameters, strict=True)]
+        written = connection.execute(self._upsert_statement(equal, repair), arrays, binary=True)
+        return {bytes(row[0]) for row in written if isinstance(row[0], bytes)}
+
+    def _upsert_statement(self, equal: bool, repair: bool) -> sql.Composed:
+        names = [*(name for name, _ in _WRITTEN), *self.columns]
+        bytea: LiteralString = "bytea"
+        types = [*(kind for _, kind in _WRITTEN), *[bytea] * len(self.columns)]
+        assignments = [sql.SQL("{0} = excluded.{0}").format(sql.Identifier(name)) for name in names[1:]]
+        stored_version = sql.SQL("stored.{0}" if repair else "greatest(stored.{0}, stored.followed)")
+        return sql.SQL(
+            "insert into {table} as stored ({names}) select * from unnest({arrays}) on conflict (entity_key) do update "
+            "set {assignments} where excluded.{version} {comparison} {stored_version} returning entity_key"
         ).format(
             table=self.name,
             names=_identifiers(names),
             arrays=sql.SQL(", ").join(sql.SQL("%b::" + kind + "[]") for kind in types),
-            sets=sql.SQL(", ").join(
-                sql.SQL("{0} = excluded.{0}").format(sql.Identifier(name)) for name in names if name != "entity_key"
-            ),
+            assignments=sql.SQL(", ").join(assignments),
             version=sql.Identifier(VERSION),
-            passes=sql.SQL(">=" if equal else ">"),
-            there=sql.SQL("kept.{0}" if repair else "greatest(kept.{0}, kept.followed)").format(
-                sql.Identifier(VERSION)
-            ),
+            comparison=sql.SQL(">=" if equal else ">"),
+            stored_version=stored_version.format(sql.Identifier(VERSION)),
         )
-        parameters = [(row.key, row.event_us, row.version, row.deleted, *row.values) for row in rows]
-        arrays = [list(column) for column in zip(*parameters, strict=True)]
-        return {bytes(key) for (key,) in connection.execute(statement, arrays, binary=True)}
 
-    def advance(self, connection: Any, rows: Sequence[OnlineRow]) -> None:
-        """Let the rows of these keys follow to these versions."""
+    def advance(self, connection: _Connection, rows: Sequence[OnlineRow]) -> None:
+        """Let the existing rows of these keys follow to these versions."""
         if not rows:
             return
+        # The inner select locks the rows in key order, as `upsert` does.
         statement = sql.SQL(
-            "update {table} as kept set followed = moved.version, followed_us = moved.us from (select kept.entity_key, "
-            "moved.version, moved.us from unnest(%b::bytea[], %b::int8[], %b::int8[]) as moved(key, version, us) "
-            "join {table} as kept on kept.entity_key = moved.key order by moved.key for update of kept) as moved "
-            "where kept.entity_key = moved.entity_key and moved.version >= kept.followed"
+            "update {table} as stored set followed = moved.version, followed_us = moved.us "
+            "from (select stored.entity_key, moved.version, moved.us "
+            "from unnest(%b::bytea[], %b::int8[], %b::int8[]) as moved(key, version, us) "
+            "join {table} as stored on stored.entity_key = moved.key order by moved.key for update of stored) as moved "
+            "where stored.entity_key = moved.entity_key and moved.version >= stored.followed"
         ).format(table=self.name)
         rows = sorted(rows, key=lambda row: row.key)
         connection.execute(statement, [[r.key for r in rows], [r.version for r in rows], [r.event_us for r in rows]])
 
     def select(
         self,
-        connection: Any,
+        connection: _Connection,
         columns: Sequence[str],
         where: sql.Composable,
-        parameters: Sequence[Any],
+        parameters: Sequence[bytes | int | list[bytes]],
         own_versions: bool = False,
     ) -> list[OnlineRow]:
-        """Rows with the versions that they have followed to or were written under."""
+        """Read rows with the versions that they have followed to, or were written under with `own_versions`."""
         version, deleted = sql.Identifier(VERSION), sql.Identifier(DELETED)
         if own_versions:
             guard = sql.SQL("entity_key, {}, {}, event_us").format(version, deleted)
@@ -337,21 +373,28 @@ class _Table:
             ).format(version, deleted)
         names = sql.SQL(", ").join([guard, *map(sql.Identifier, columns)])
         statement = sql.SQL("select {} from {} where {}").format(names, self.name, where)
-        return [
-            OnlineRow(r[0], r[1], r[2], r[3], r[4:]) for r in connection.execute(statement, parameters, binary=True)
-        ]
+        cursor = connection.cursor(binary=True, row_factory=tuple_row)
+        return [OnlineRow(row[0], row[1], row[2], row[3], row[4:]) for row in cursor.execute(statement, parameters)]
 
 
 def _identifiers(names: Sequence[str]) -> sql.Composable:
     return sql.SQL(", ").join(map(sql.Identifier, names))
 
 
-def _make(connection: Any, table: _Table) -> None:
+def _single(cursor: psycopg.Cursor[tuple[object, ...]]) -> object:
+    """Return the only value of the only row."""
+    row = cursor.fetchone()
+    assert row is not None
+    return row[0]
+
+
+def _make(connection: _Connection, table: _Table) -> None:
+    """Make a table, or add the columns of new features."""
     query = sql.SQL("select attname from pg_attribute where attrelid = to_regclass({}) and attnum > 0").format(
         table.name.as_string(connection)
     )
-    there = {name for (name,) in connection.execute(query)}
-    if there and not there.issuperset({*_OWN_COLUMNS, VERSION, DELETED}):
+    existing = {name for (name,) in connection.execute(query)}
+    if existing and not existing.issuperset({*_OWN_COLUMNS, VERSION, DELETED}):
         raise StoreStateError(
             f"Table {table.name.as_string(connection)} was made by another kind of online store: name another "
             "database or schema."
@@ -360,25 +403,25 @@ def _make(connection: Any, table: _Table) -> None:
         sql.SQL(
             "create table if not exists {} (entity_key bytea primary key, event_us int8 not null, {} int8 not null, "
             "{} bool not null, followed int8 not null default {}, followed_us int8 not null default 0)"
-        ).format(table.name, sql.Identifier(VERSION), sql.Identifier(DELETED), -(2**63))
+        ).format(table.name, sql.Identifier(VERSION), sql.Identifier(DELETED), _NEVER)
     )
     for column in table.columns:
-        if column not in there:
+        if column not in existing:
             connection.execute(
                 sql.SQL("alter table {} add column if not exists {} bytea").format(table.name, sql.Identifier(column))
             )
 
 
 @contextmanager
-def _translated(config: Any) -> Iterator[None]:
-    """psycopg's errors as ours, without the password that some of them quote."""
+def _translated(config: RepoConfig) -> Iterator[None]:
+    """Raise this package's errors for psycopg's, without the password that some of those quote."""
     schema = config.online_store.db_schema
     try:
         yield
     except (errors.LockNotAvailable, errors.QueryCanceled) as error:
         raise StoreBusyError(
-            f"PostgreSQL kept us waiting for another writer for {config.online_store.lock_timeout_s:g} s: end that "
-            "writer, or raise online_store.lock_timeout_s."
+            f"Another writer held PostgreSQL rows for {config.online_store.lock_timeout_s:g} s: end that writer, "
+            "or raise online_store.lock_timeout_s."
         ) from error
     except (errors.UndefinedTable, errors.UndefinedColumn) as error:
         raise StoreStateError(

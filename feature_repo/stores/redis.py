@@ -1,18 +1,19 @@
 """A Redis online store for Feast in which the newest version of a product always wins.
 
-Feast's own drops a write whose second it has seen already, so that a re-embedding under the old event time is silently
-ignored, and cannot delete a product. This one shares what it means with the SQLite store (`feature_repo.stores.base`).
-What is Redis' own:
+Feast's own Redis store drops a write of a second that it has already seen, so that it silently ignores a re-embedding
+under the old event time, and it cannot delete a product. The rules of all guarded stores are in
+`feature_repo.stores.base`. Redis's part:
 
 * The layout is Feast's: one hash per product, a field per feature (murmur3 of `view:feature`), `_ts:<view>`. So Feast's
-  stock readers, in any language, read what is written here. Fields beside those keep version, tombstone and what a
-  row has followed to; a sorted set per view holds the keys, for pages and counts without a scan of the database.
-* The guard is a script: Redis runs it as one step, and all scripts of one `write` in one MULTI/EXEC. Versions are
-  compared as texts of 20 digits, because Lua's numbers are exact to 53 bits only.
-* Redis answers before it has written to disk (`appendfsync everysec` is its default), and evicts what its policy says:
-  set `maxmemory-policy noeviction`. What a crash took, `sagelift features materialize --full` brings back.
+  stock readers, in any language, read what this store writes. More fields of the hash keep the version (`_v`), the
+  tombstone (`_d`), the event time (`_us`), and the version that the row has followed to with its event time (`_f`,
+  `_fus`). A sorted set per view holds the keys, for pages and counts without a scan of the database.
+* The guard is a Lua script. Redis runs it as one step, and all scripts of one `write` in one MULTI/EXEC. It compares
+  versions as texts of 20 digits, because Lua's numbers are exact to 53 bits only.
+* Redis answers before it has written to disk (`appendfsync everysec` is its default), and evicts keys as its policy
+  says: set `maxmemory-policy noeviction`. After a crash, run `sagelift features materialize --full`.
 
-One server or a failover pair; not Redis Cluster, whose scripts must not touch keys of several slots.
+Use one server or a failover pair, not Redis Cluster: its scripts cannot touch keys of several slots.
 Needs redis-py (`pip install redis`).
 """
 
@@ -25,8 +26,10 @@ import uuid
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
-from typing import Any, Final, Literal
+from types import ModuleType
+from typing import Final, Literal, Protocol, Self, cast
 
+from feast import Entity, FeatureView, RepoConfig
 from feast.infra.online_stores.helpers import compute_versioned_name
 from feast.infra.online_stores.vector_store import VectorStoreConfig
 from feast.protos.feast.types.Value_pb2 import Value
@@ -36,68 +39,132 @@ from pydantic import SecretStr, field_validator
 
 from feature_repo.definitions import DELETED, VERSION
 from feature_repo.errors import StoreBusyError, StoreStateError
-from feature_repo.stores.base import (
-    SCAN_PAGE,
-    GuardedOnlineStore,
-    OnlineRow,
-    filled_in,
-    newest_of_each_key,
-    payload_columns,
-)
+from feature_repo.online_row import OnlineRow, newest_of_each_key, payload_columns
+from feature_repo.stores.base import PAGE_ROWS, GuardedOnlineStore, ViewColumns, ViewRows, check_filled_in
 
-_ROWS_PER_SCRIPT: Final = 512  # a script holds the server up while it runs: about 2 ms
+_ROWS_PER_SCRIPT: Final = 512  # a script blocks the server while it runs: about 2 ms
 _LOWEST: Final = -(2**63)
 _DIGITS: Final = 20
 _SECOND_US: Final = 1_000_000
 
-# KEYS: the view's sorted set, then a hash per row. ARGV: view, '1' if an equal version passes, followed by 'r' if only
-# versions that rows were written under count, length of the project's name, number of fields, the fields, number of
-# views to advance, those; then per row: version, event time, '1' if deleted, Feast's timestamp, a value per field.
-# Answers the numbers of the rows that were refused.
+# Writes rows of one view. `_View.keys` and `_View.arguments` give KEYS and ARGV in this order:
+#
+#   KEYS: the view's sorted set, then the hash of each row.
+#   ARGV: the view's name, whether an equal version passes, whether to compare with written versions only ('1' or '0'
+#         each), the length of the project's name, the features (their number first), the views to advance (their number
+#         first), and for each row: version, event time, '1' if deleted, Feast's timestamp, a value for each feature.
+#
+# Returns the numbers of the rows that were refused, from 0 on.
 _WRITE: Final = """
-local view, equal, tail = ARGV[1], string.sub(ARGV[2], 1, 1) == '1', tonumber(ARGV[3])
-local repair = string.sub(ARGV[2], 2) == 'r'
-local count = tonumber(ARGV[4])
-local at = 4 + count + 1
-local others = tonumber(ARGV[at])
-local first, step = at + others + 1, 4 + count
-local v, d, us = '_v:' .. view, '_d:' .. view, '_us:' .. view
-local stale = {}
-for i = 2, #KEYS do
-  local key, row = KEYS[i], first + (i - 2) * step
-  local version, time, deleted = ARGV[row], ARGV[row + 1], ARGV[row + 2] == '1'
-  local kept = redis.call('HMGET', key, v, '_f:' .. view)
-  local top = kept[1]
-  if top and kept[2] and kept[2] > top and not repair then top = kept[2] end
-  if top and (top > version or (top == version and not equal)) then
-    stale[#stale + 1] = i - 2
+local position = 0
+
+local function argument()
+  position = position + 1
+  return ARGV[position]
+end
+
+local function arguments(count)
+  local list = {}
+  for i = 1, count do list[i] = argument() end
+  return list
+end
+
+local view = argument()
+local equal_passes = argument() == '1'
+local written_versions_only = argument() == '1'
+local project_length = tonumber(argument())
+local features = arguments(tonumber(argument()))
+local views_to_advance = arguments(tonumber(argument()))
+
+-- The newest of two versions; versions are texts of equal length, and a version may be missing (false).
+local function newest(left, right)
+  if left and right and right > left then return right end
+  return left
+end
+
+local function is_refused(hash, version)
+  local stored = redis.call('HMGET', hash, '_v:' .. view, '_f:' .. view)
+  local current = stored[1]
+  if not written_versions_only then current = newest(stored[1], stored[2]) end
+  return current and (current > version or (current == version and not equal_passes))
+end
+
+local function store(hash, version, event_time, deleted, feast_time, values)
+  local fields = {'_v:' .. view, version, '_us:' .. view, event_time, '_d:' .. view, deleted}
+  if deleted == '1' then
+    redis.call('HDEL', hash, '_ts:' .. view, unpack(features))
   else
-    local fields = {v, version, us, time, d, ARGV[row + 2]}
-    if deleted then
-      local gone = {'_ts:' .. view}
-      for f = 1, count do gone[#gone + 1] = ARGV[4 + f] end
-      redis.call('HDEL', key, unpack(gone))
-    else
-      fields[#fields + 1] = '_ts:' .. view
-      fields[#fields + 1] = ARGV[row + 3]
-      for f = 1, count do
-        fields[#fields + 1] = ARGV[4 + f]
-        fields[#fields + 1] = ARGV[row + 3 + f]
-      end
+    fields[#fields + 1] = '_ts:' .. view
+    fields[#fields + 1] = feast_time
+    for i, feature in ipairs(features) do
+      fields[#fields + 1] = feature
+      fields[#fields + 1] = values[i]
     end
-    redis.call('HSET', key, unpack(fields))
-    redis.call('ZADD', KEYS[1], 0, string.sub(key, 1, -tail - 1))
-    for o = 1, others do
-      local other = ARGV[at + o]
-      local there = redis.call('HMGET', key, '_v:' .. other, '_f:' .. other)
-      if there[1] and not (there[2] and there[2] > version) then
-        redis.call('HSET', key, '_f:' .. other, version, '_fus:' .. other, time)
-      end
+  end
+  redis.call('HSET', hash, unpack(fields))
+end
+
+-- Let the product's rows in other views follow to this version.
+local function advance(hash, version, event_time)
+  for _, other in ipairs(views_to_advance) do
+    local stored = redis.call('HMGET', hash, '_v:' .. other, '_f:' .. other)
+    local written, followed = stored[1], stored[2]
+    if written and not (followed and followed > version) then
+      redis.call('HSET', hash, '_f:' .. other, version, '_fus:' .. other, event_time)
     end
   end
 end
-return stale
+
+local refused = {}
+for number = 2, #KEYS do
+  local hash = KEYS[number]
+  local version, event_time, deleted, feast_time = argument(), argument(), argument(), argument()
+  local values = arguments(#features)
+  if is_refused(hash, version) then
+    refused[#refused + 1] = number - 2
+  else
+    store(hash, version, event_time, deleted, feast_time, values)
+    redis.call('ZADD', KEYS[1], 0, string.sub(hash, 1, -project_length - 1))
+    advance(hash, version, event_time)
+  end
+end
+return refused
 """
+
+
+class _Pipeline(Protocol):
+    """The commands of redis-py's pipeline that this store uses."""
+
+    def __enter__(self) -> Self: ...
+    def __exit__(self, *error: object) -> None: ...
+    def hmget(self, name: bytes, keys: Sequence[str | bytes]) -> object: ...
+    def hdel(self, name: bytes, *keys: str | bytes) -> object: ...
+    def zrem(self, name: str, *values: bytes) -> object: ...
+    def execute(self) -> list[object]: ...
+
+
+class _Script(Protocol):
+    """A script that Redis runs; with a pipeline as its client, its result is the pipeline's."""
+
+    def __call__(self, keys: Sequence[str | bytes], args: Sequence[str | bytes | int], client: _Pipeline) -> object: ...
+
+
+class _Client(Protocol):
+    """The commands of redis-py's client that this store uses, with their answers in bytes."""
+
+    def sadd(self, name: str, *values: str) -> int: ...
+    def srem(self, name: str, *values: str) -> int: ...
+    def smembers(self, name: str) -> set[bytes]: ...
+    def sismember(self, name: str, value: str) -> int: ...
+    def zrange(self, name: str, start: int, end: int) -> list[bytes]: ...
+    def zrangebylex(self, name: str, min: bytes, max: bytes, start: int, num: int) -> list[bytes]: ...
+    def zcard(self, name: str) -> int: ...
+    def hsetnx(self, name: str, key: str, value: str) -> int: ...
+    def hget(self, name: str, key: str) -> bytes: ...
+    def hdel(self, name: str, *keys: str) -> int: ...
+    def pipeline(self, transaction: bool) -> _Pipeline: ...
+    def register_script(self, script: str) -> _Script: ...
+    def close(self) -> None: ...
 
 
 class GuardedRedisOnlineStoreConfig(FeastConfigBaseModel, VectorStoreConfig):
@@ -109,20 +176,20 @@ class GuardedRedisOnlineStoreConfig(FeastConfigBaseModel, VectorStoreConfig):
     url: SecretStr
     """`redis://user:password@host:6379/0`, `rediss://` with TLS, `unix:///path?db=0`."""
     timeout_s: float = 30.0
-    """How long to wait for one answer."""
+    """How long to wait for one answer, in seconds."""
 
     @field_validator("url")
     @classmethod
     def _url_is_filled_in(cls, url: SecretStr) -> SecretStr:
-        return filled_in("url", url)
+        return check_filled_in("url", url)
 
 
 class GuardedRedisOnlineStore(GuardedOnlineStore):
-    """Feast online store over Redis, ordered by version; see the module's text. Safe to share between threads."""
+    """Feast online store over Redis, ordered by version; see the module's docstring. Threads may share one."""
 
     def __init__(self) -> None:
-        self._client: Any = None
-        self._known: set[str] = set()
+        self._client: _Client | None = None
+        self._registered: set[str] = set()  # names of views that `update` has registered in Redis
         self._opening = threading.Lock()
         self._pid = os.getpid()
 
@@ -130,14 +197,14 @@ class GuardedRedisOnlineStore(GuardedOnlineStore):
 
     def update(
         self,
-        config: Any,
-        tables_to_delete: Sequence[Any],
-        tables_to_keep: Sequence[Any],
-        entities_to_delete: Sequence[Any],
-        entities_to_keep: Sequence[Any],
+        config: RepoConfig,
+        tables_to_delete: Sequence[FeatureView],
+        tables_to_keep: Sequence[FeatureView],
+        entities_to_delete: Sequence[Entity],
+        entities_to_keep: Sequence[Entity],
         partial: bool,
     ) -> None:
-        """Make views known, or delete their rows (`feast apply`)."""
+        """Register views, or delete their rows (`feast apply`)."""
         with self._redis(config) as redis:
             for view in tables_to_keep:
                 redis.sadd(_views_key(config), _View(config, view).name)
@@ -148,13 +215,14 @@ class GuardedRedisOnlineStore(GuardedOnlineStore):
 
     def write(
         self,
-        config: Any,
-        batches: Sequence[tuple[Any, Sequence[OnlineRow]]],
-        advance: Sequence[Any] = (),
+        config: RepoConfig,
+        batches: Sequence[ViewRows],
+        advance: Sequence[FeatureView] = (),
         *,
         equal: bool = True,
         repair: bool = False,
     ) -> list[set[bytes]]:
+        """Write rows of several views in one transaction; see `GuardedOnlineStore.write`."""
         others = [_View(config, view) for view in advance]
         calls = [
             (number, view, some)
@@ -163,90 +231,96 @@ class GuardedRedisOnlineStore(GuardedOnlineStore):
             )
             for some in (newest[at : at + _ROWS_PER_SCRIPT] for at in range(0, len(newest), _ROWS_PER_SCRIPT))
         ]
-        stale: list[set[bytes]] = [set() for _ in batches]
+        refused: list[set[bytes]] = [set() for _ in batches]
         with self._redis(config) as redis:
-            self._check(redis, config, [*(view for _, view, _ in calls), *others])
+            self._check_registered(redis, config, [*(view for _, view, _ in calls), *others])
             script = redis.register_script(_WRITE)
             with redis.pipeline(transaction=True) as pipe:
                 for _, view, rows in calls:
                     script(keys=view.keys(rows), args=view.arguments(rows, others, equal, repair), client=pipe)
-                answers = pipe.execute() if calls else []
-        for (number, _, rows), refused in zip(calls, answers, strict=True):
-            stale[number].update(rows[i].key for i in refused)
-        return stale
+                answers = cast(list[list[int]], pipe.execute() if calls else [])
+        for (number, _, rows), numbers in zip(calls, answers, strict=True):
+            refused[number].update(rows[i].key for i in numbers)
+        return refused
 
     def read(
         self,
-        config: Any,
-        wanted: Sequence[tuple[Any, Sequence[str]]],
+        config: RepoConfig,
+        columns: Sequence[ViewColumns],
         keys: Collection[bytes],
         *,
         own_versions: bool = False,
     ) -> list[dict[bytes, OnlineRow]]:
+        """Read rows of several views as of one time; see `GuardedOnlineStore.read`."""
         keys = list(dict.fromkeys(keys))
-        views = [(_View(config, view), columns) for view, columns in wanted]
-        # One HMGET a product, whatever the number of views: a product's views are of one moment.
-        fields = [field for view, columns in views for field in view.fields_to_read(columns)]
+        views = [(_View(config, view), names) for view, names in columns]
+        # One HMGET per product for all views, so that they are of one time.
+        fields = [field for view, names in views for field in view.fields_to_read(names)]
         with self._redis(config) as redis:
-            self._check(redis, config, [view for view, _ in views])
+            self._check_registered(redis, config, [view for view, _ in views])
             with redis.pipeline(transaction=False) as pipe:
                 for key in keys:
                     pipe.hmget(key + config.project.encode(), fields)
-                answers = pipe.execute() if keys and fields else []
-        found: list[dict[bytes, OnlineRow]] = []
+                answers = cast(list[list[bytes | None]], pipe.execute() if keys and fields else [])
+        results: list[dict[bytes, OnlineRow]] = []
         start = 0
-        for _, columns in views:
-            end = start + _GUARD_FIELDS + len(columns)
+        for _, names in views:
+            end = start + _GUARD_FIELDS + len(names)
             rows = (_row(key, answer[start:end], own_versions) for key, answer in zip(keys, answers, strict=True))
-            found.append({row.key: row for row in rows if row is not None})
+            results.append({row.key: row for row in rows if row is not None})
             start = end
-        return found
+        return results
 
     def page(
-        self, config: Any, view: Any, columns: Sequence[str], after: bytes = b"", limit: int = SCAN_PAGE
+        self, config: RepoConfig, view: FeatureView, columns: Sequence[str], after: bytes = b"", limit: int = PAGE_ROWS
     ) -> list[OnlineRow]:
+        """Read the next `limit` live rows after the key `after`, in key order."""
         index = _View(config, view).index
         live: list[OnlineRow] = []
         while len(live) < limit:
             with self._redis(config) as redis:
-                self._check(redis, config, [_View(config, view)])
+                self._check_registered(redis, config, [_View(config, view)])
                 keys = redis.zrangebylex(index, b"(" + after if after else b"-", b"+", 0, limit)
             if not keys:
                 break
-            (found,) = self.read(config, [(view, columns)], keys)
-            live += [found[key] for key in keys if key in found and not found[key].deleted]
+            (rows,) = self.read(config, [(view, columns)], keys)
+            live += [rows[key] for key in keys if key in rows and not rows[key].deleted]
             after = keys[-1]
         return live[:limit]
 
-    def tables(self, config: Any, prefix: str) -> list[str]:
+    def tables(self, config: RepoConfig, prefix: str) -> list[str]:
+        """Return the sorted names of the views that have a table and begin with `prefix`."""
         with self._redis(config) as redis:
             names = [name.decode() for name in redis.smembers(_views_key(config))]
         return sorted(name for name in names if name.startswith(prefix))
 
-    def count(self, config: Any, view: Any) -> int:
+    def count(self, config: RepoConfig, view: FeatureView) -> int:
+        """Count the rows of a view, tombstones included."""
         with self._redis(config) as redis:
-            return int(redis.zcard(_View(config, view).index))
+            return redis.zcard(_View(config, view).index)
 
-    def identity(self, config: Any, view: Any) -> str:
+    def identity(self, config: RepoConfig, view: FeatureView) -> str:
+        """Return the random name that a view's rows get once."""
         name = _View(config, view).name
         with self._redis(config) as redis:
             redis.hsetnx(_identities_key(config), name, uuid.uuid4().hex)
-            return str(redis.hget(_identities_key(config), name).decode())
+            return redis.hget(_identities_key(config), name).decode()
 
     def disconnect(self) -> None:
-        client, self._client, self._known = self._client, None, set()
+        """Close every connection of this process."""
+        client, self._client, self._registered = self._client, None, set()
         if client is not None and self._pid == os.getpid():
             client.close()
 
     # Inside.
 
     @contextmanager
-    def _redis(self, config: Any) -> Iterator[Any]:
-        """The client, whose pool gives each thread a connection of its own; its errors as ours."""
+    def _redis(self, config: RepoConfig) -> Iterator[_Client]:
+        """Yield the client, whose pool gives each thread its own connection; raise this package's errors."""
         library = _library()
         settings = config.online_store
         with self._opening:
-            if self._pid != os.getpid():  # the parent's sockets are the parent's
+            if self._pid != os.getpid():  # the sockets belong to the parent process
                 self._client, self._pid = None, os.getpid()
             if self._client is None:
                 self._client = library.Redis.from_url(
@@ -260,17 +334,17 @@ class GuardedRedisOnlineStore(GuardedOnlineStore):
         except library.exceptions.RedisError as error:
             raise StoreStateError(f"Redis cannot be used: {error}.") from error
 
-    def _check(self, redis: Any, config: Any, views: Sequence[_View]) -> None:
-        """Refuse views that were never applied."""
+    def _check_registered(self, redis: _Client, config: RepoConfig, views: Sequence[_View]) -> None:
+        """Refuse views that `feast apply` has not registered."""
         for view in views:
-            if view.name not in self._known:
+            if view.name not in self._registered:
                 if not redis.sismember(_views_key(config), view.name):
-                    raise StoreStateError(f"Redis knows no view {view.name}. Register it first: `feast apply`.")
-                self._known.add(view.name)
+                    raise StoreStateError(f"Redis has no view {view.name}. Register it first: `feast apply`.")
+                self._registered.add(view.name)
 
-    def _drop(self, redis: Any, config: Any, view: _View) -> None:
+    def _drop(self, redis: _Client, config: RepoConfig, view: _View) -> None:
         fields = view.every_field()
-        while keys := redis.zrange(view.index, 0, SCAN_PAGE - 1):
+        while keys := redis.zrange(view.index, 0, PAGE_ROWS - 1):
             with redis.pipeline(transaction=True) as pipe:
                 for key in keys:
                     pipe.hdel(key + config.project.encode(), *fields)
@@ -278,7 +352,7 @@ class GuardedRedisOnlineStore(GuardedOnlineStore):
                 pipe.execute()
         redis.srem(_views_key(config), view.name)
         redis.hdel(_identities_key(config), view.name)
-        self._known.discard(view.name)
+        self._registered.discard(view.name)
 
 
 _GUARD_FIELDS: Final = 5
@@ -287,37 +361,38 @@ _GUARD_FIELDS: Final = 5
 class _View:
     """The keys and fields of one view."""
 
-    def __init__(self, config: Any, view: Any) -> None:
+    def __init__(self, config: RepoConfig, view: FeatureView) -> None:
         self.name = compute_versioned_name(view, config.registry.enable_online_feature_view_versioning)
         self.index = f"guarded:{config.project}:{self.name}"
         self._project = config.project.encode()
         self._columns = payload_columns(view)
         self._own = [feature.name for feature in view.features if feature.name in (VERSION, DELETED)]
 
-    def keys(self, rows: Sequence[OnlineRow]) -> list[Any]:
+    def keys(self, rows: Sequence[OnlineRow]) -> list[str | bytes]:
+        """Return the keys of `_WRITE`."""
         return [self.index, *(row.key + self._project for row in rows)]
 
-    def arguments(self, rows: Sequence[OnlineRow], others: Sequence[_View], equal: bool, repair: bool) -> list[Any]:
-        fields = [_field(self.name, name) for name in (*self._own, *self._columns)]
-        told: list[Any] = [
-            self.name,
-            ("1" if equal else "0") + ("r" if repair else ""),
-            len(self._project),
-            len(fields),
-            *fields,
-        ]
-        told += [len(others), *(other.name for other in others)]
+    def arguments(
+        self, rows: Sequence[OnlineRow], others: Sequence[_View], equal: bool, repair: bool
+    ) -> list[str | bytes | int]:
+        """Return the arguments of `_WRITE`."""
+        features = [_field(self.name, name) for name in (*self._own, *self._columns)]
+        arguments: list[str | bytes | int] = [self.name, _switch(equal), _switch(repair), len(self._project)]
+        arguments += [len(features), *features]
+        arguments += [len(others), *(other.name for other in others)]
         for row in rows:
-            told += [_digits(row.version), row.event_us, "1" if row.deleted else "0", _feast_time(row.event_us)]
-            told += [_own_value(name, row) for name in self._own]
-            told += [value or b"" for value in row.values]
-        return told
+            arguments += [_digits(row.version), row.event_us, _switch(row.deleted), _feast_time(row.event_us)]
+            arguments += [_own_value(name, row) for name in self._own]
+            arguments += [value or b"" for value in row.values]
+        return arguments
 
-    def fields_to_read(self, columns: Sequence[str]) -> list[Any]:
+    def fields_to_read(self, columns: Sequence[str]) -> list[str | bytes]:
+        """Return the fields of the hash that `_row` needs."""
         guard = [f"{kind}:{self.name}" for kind in ("_v", "_d", "_us", "_f", "_fus")]
         return [*guard, *(_field(self.name, column) for column in columns)]
 
-    def every_field(self) -> list[Any]:
+    def every_field(self) -> list[str | bytes]:
+        """Return all fields of this view in the hash."""
         own = [_field(self.name, name) for name in self._own]
         return [*self.fields_to_read(self._columns), *own, f"_ts:{self.name}"]
 
@@ -337,7 +412,12 @@ def _own_value(name: str, row: OnlineRow) -> bytes:
     return bytes(value.SerializeToString())
 
 
+def _switch(on: bool) -> str:
+    return "1" if on else "0"
+
+
 def _digits(version: int) -> str:
+    """Return a text whose order is the order of the versions."""
     return f"{version - _LOWEST:0{_DIGITS}d}"
 
 
@@ -348,21 +428,21 @@ def _feast_time(event_us: int) -> bytes:
 
 @cache
 def _field(view: str, feature: str) -> bytes:
-    """Feast's name of a feature in the hash."""
+    """Return Feast's name of a feature in the hash."""
     from feast.infra.online_stores.helpers import _mmh3
 
     return bytes(_mmh3(f"{view}:{feature}"))
 
 
-def _views_key(config: Any) -> str:
+def _views_key(config: RepoConfig) -> str:
     return f"guarded:{config.project}"
 
 
-def _identities_key(config: Any) -> str:
+def _identities_key(config: RepoConfig) -> str:
     return f"guarded_identity:{config.project}"
 
 
-def _library() -> Any:
+def _library() -> ModuleType:
     try:
         return importlib.import_module("redis")
     except ModuleNotFoundError:

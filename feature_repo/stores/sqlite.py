@@ -1,21 +1,21 @@
 """A SQLite online store for Feast in which the newest version of a product always wins.
 
 Feast's own SQLite store overwrites newer values with late ones, keeps times in whole seconds, writes one row per
-feature, and cannot delete a product. This one is named in `feature_store.yaml` and is used by Feast's own readers and
-writers (`get_online_features`, `push`, `materialize`, `retrieve_online_documents_v2`); it keeps one row per product and
-view, so that a single statement both compares the versions and writes all features:
+feature, and cannot delete a product. `feature_store.yaml` names this store instead, and Feast's own readers and writers
+use it (`get_online_features`, `push`, `materialize`, `retrieve_online_documents_v2`). It keeps one row per product and
+view, so that one statement both compares the versions and writes all features:
 
     insert ... on conflict (entity_key) do update set ... where excluded.version >= version
 
-* The order is the view's `version` feature, or the event time in microseconds where a view has none. An equal version
-  is written again: the same message delivered twice changes nothing, and a correction under the same version passes.
-* A row whose `deleted` feature is true is a tombstone: it keeps its version, so that an older upsert cannot pass, its
-  features are emptied, and Feast's readers see nothing.
-* A row that only follows others in version (`write`'s `advance`) has that in columns of its own. A view whose tag
-  `follows` names another view leaves that to it: its rows are as new as that view's row of the same product. So a new
-  price writes one small row, and the rows full of texts and vectors are not touched.
-* WAL, one connection per thread, and none shared with a forked child. A commit is on the disk when it returns: a loss
-  of power takes nothing with it.
+The rules of all guarded stores are in `feature_repo.stores.base`. SQLite's part:
+
+* A row has two versions: `version`, under which its features were written, and `followed`, the newest version of its
+  product that it has followed to without a rewrite.
+* A view with the tag `follows` does not even store the second: its rows are as new as the *version row*, the row of the
+  same product in the view that the tag names (for texts and images, the offer). A new price then writes one small row
+  and does not touch the large rows with texts and vectors.
+* The database uses WAL, one connection per thread, and no connection of a parent process. A commit is on the disk when
+  it returns: a loss of power does not undo it.
 """
 
 from __future__ import annotations
@@ -26,11 +26,12 @@ import threading
 import uuid
 import weakref
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
+from feast import Entity, FeatureView, RepoConfig
 from feast.infra.online_stores.helpers import compute_table_id
 from feast.infra.online_stores.vector_store import VectorStoreConfig
 from feast.repo_config import FeastConfigBaseModel
@@ -38,30 +39,19 @@ from pydantic import StrictStr, field_validator
 
 from feature_repo.definitions import DELETED, FOLLOWS, VERSION
 from feature_repo.errors import InvalidFeatureError, StoreBusyError, StoreStateError
-from feature_repo.stores.base import (
-    SCAN_PAGE,
-    GuardedOnlineStore,
-    OnlineRow,
-    newest_of_each_key,
-    payload_columns,
-)
-
-__all__ = [
-    "GuardedSqliteOnlineStore",
-    "GuardedSqliteOnlineStoreConfig",
-    "OnlineRow",
-    "payload_columns",
-]
+from feature_repo.online_row import OnlineRow, newest_of_each_key, payload_columns
+from feature_repo.stores.base import PAGE_ROWS, GuardedOnlineStore, ViewColumns, ViewRows
 
 # SQLite's default limit of bound values in one statement (SQLITE_MAX_VARIABLE_NUMBER since 3.32).
 _MAX_VARIABLES: Final = 32_766
-# Rows of one insert: longer statements are parsed and planned anew for no gain.
+# Rows of one insert: SQLite would parse and plan a longer statement for no gain.
 _ROWS_PER_INSERT: Final = 128
-_GUARD_COLUMNS: Final = ("entity_key", "event_us", VERSION, DELETED)
+_WRITTEN: Final = ("entity_key", "event_us", VERSION, DELETED)  # columns that a write sets beside the features
 _FOLLOWED: Final = ("followed", "followed_us")  # the version that a row has followed to, and its event time
-_NEVER: Final = -(2**62)  # a version below every other, as of a row that has followed none
-_FOLLOWED_COLUMNS: Final = (f"followed integer not null default {_NEVER}", "followed_us integer not null default 0")
+_NEVER: Final = -(2**62)  # below every version: the row has followed none
 _IDENTITIES: Final = "table_identity"
+
+_Parameter = bytes | int | str | None
 
 
 class GuardedSqliteOnlineStoreConfig(FeastConfigBaseModel, VectorStoreConfig):
@@ -71,9 +61,9 @@ class GuardedSqliteOnlineStoreConfig(FeastConfigBaseModel, VectorStoreConfig):
         "feature_repo.stores.sqlite.GuardedSqliteOnlineStore"
     )
     path: StrictStr
-    """File of the database; relative to `feature_store.yaml` if not absolute."""
+    """File of the database; a relative path starts at `feature_store.yaml`."""
     busy_timeout_s: float = 30.0
-    """How long to wait for another process's write before giving up."""
+    """How long to wait for the write of another process, in seconds."""
 
     @field_validator("path")
     @classmethod
@@ -84,13 +74,13 @@ class GuardedSqliteOnlineStoreConfig(FeastConfigBaseModel, VectorStoreConfig):
 
 
 class GuardedSqliteOnlineStore(GuardedOnlineStore):
-    """Feast online store over SQLite, ordered by version; see the module's text. Safe to share between threads."""
+    """Feast online store over SQLite, ordered by version; see the module's docstring. Threads may share one."""
 
     def __init__(self) -> None:
         self._local = threading.local()
         self._open: weakref.WeakSet[_Connection] = weakref.WeakSet()
         self._tables: dict[tuple[str, tuple[str, ...]], _Table] = {}
-        # SQLite lets a writer that finds another sleep for up to 0.1 s at a time; our own threads need not.
+        # A writer that finds the file locked sleeps for up to 0.1 s at a time; threads of this process need not.
         self._writing = threading.Lock()
         self._pid = os.getpid()
 
@@ -98,25 +88,24 @@ class GuardedSqliteOnlineStore(GuardedOnlineStore):
 
     def update(
         self,
-        config: Any,
-        tables_to_delete: Sequence[Any],
-        tables_to_keep: Sequence[Any],
-        entities_to_delete: Sequence[Any],
-        entities_to_keep: Sequence[Any],
+        config: RepoConfig,
+        tables_to_delete: Sequence[FeatureView],
+        tables_to_keep: Sequence[FeatureView],
+        entities_to_delete: Sequence[Entity],
+        entities_to_keep: Sequence[Entity],
         partial: bool,
     ) -> None:
         """Make, widen or drop the tables of views (`feast apply`)."""
         with self._transaction(config) as connection:
             for view in tables_to_keep:
-                self._make_table(connection, _Table.of(config, view))
+                _Table.of(config, view).make(connection)
             for view in tables_to_delete:
                 table = _Table.of(config, view)
                 connection.execute(f"drop table if exists {table.name}")
-                connection.execute(f"drop view if exists {table.beside}")
-                self._make_identities(connection)
+                _make_identities(connection)
                 connection.execute(f"delete from {_IDENTITIES} where name = ?", (table.name,))
 
-    def teardown(self, config: Any, tables: Sequence[Any], entities: Sequence[Any]) -> None:
+    def teardown(self, config: RepoConfig, tables: Sequence[FeatureView], entities: Sequence[Entity]) -> None:
         """Delete the database (`feast teardown`)."""
         self.disconnect()
         path = _path(config)
@@ -127,78 +116,84 @@ class GuardedSqliteOnlineStore(GuardedOnlineStore):
 
     def write(
         self,
-        config: Any,
-        batches: Sequence[tuple[Any, Sequence[OnlineRow]]],
-        advance: Sequence[Any] = (),
+        config: RepoConfig,
+        batches: Sequence[ViewRows],
+        advance: Sequence[FeatureView] = (),
         *,
         equal: bool = True,
         repair: bool = False,
     ) -> list[set[bytes]]:
-        stale = []
+        """Write rows of several views in one transaction; see `GuardedOnlineStore.write`."""
+        refused = []
         self._after_fork()
         with self._writing, self._transaction(config) as connection:
             for view, rows in batches:
                 table = self._table(config, view)
-                written = table.insert(connection, rows, equal, repair)
-                stale.append({row.key for row in rows} - written)
+                written = table.upsert(connection, rows, equal, repair)
+                refused.append({row.key for row in rows} - written)
                 moved = newest_of_each_key([row for row in rows if row.key in written]) if advance else []
                 _advance_all(connection, table, [self._table(config, other) for other in advance], moved)
-        return stale
+        return refused
 
     def read(
         self,
-        config: Any,
-        wanted: Sequence[tuple[Any, Sequence[str]]],
+        config: RepoConfig,
+        columns: Sequence[ViewColumns],
         keys: Collection[bytes],
         *,
         own_versions: bool = False,
     ) -> list[dict[bytes, OnlineRow]]:
-        """As the base says; one statement per view for up to 32,766 keys."""
+        """Read rows of several views, by one statement per view and 32,766 keys; see `GuardedOnlineStore.read`."""
         keys = list(dict.fromkeys(keys))
-        found: list[dict[bytes, OnlineRow]] = []
+        results: list[dict[bytes, OnlineRow]] = []
         with self._snapshot(config) as connection:
-            for view, columns in wanted:
+            for view, names in columns:
                 table = self._table(config, view)
                 rows: dict[bytes, OnlineRow] = {}
                 for start in range(0, len(keys), _MAX_VARIABLES):
                     some = keys[start : start + _MAX_VARIABLES]
-                    where = f"kept.entity_key in ({','.join('?' * len(some))})"
-                    rows.update((row.key, row) for row in table.select(connection, columns, where, some, own_versions))
-                found.append(rows)
-        return found
+                    where = f"stored.entity_key in ({','.join('?' * len(some))})"
+                    rows.update((row.key, row) for row in table.select(connection, names, where, some, own_versions))
+                results.append(rows)
+        return results
 
     def page(
-        self, config: Any, view: Any, columns: Sequence[str], after: bytes = b"", limit: int = SCAN_PAGE
+        self, config: RepoConfig, view: FeatureView, columns: Sequence[str], after: bytes = b"", limit: int = PAGE_ROWS
     ) -> list[OnlineRow]:
+        """Read the next `limit` live rows after the key `after`, in key order."""
         with self._snapshot(config) as connection:
             return self._table(config, view).select(
                 connection,
                 columns,
-                f"kept.entity_key > ? and not kept.{DELETED} order by kept.entity_key limit ?",
+                f"stored.entity_key > ? and not stored.{DELETED} order by stored.entity_key limit ?",
                 (after, limit),
             )
 
-    def tables(self, config: Any, prefix: str) -> list[str]:
+    def tables(self, config: RepoConfig, prefix: str) -> list[str]:
+        """Return the sorted names of the views that have a table and begin with `prefix`."""
         start = f"{config.project}_"
-        of_ours = "select m.name from sqlite_master as m join pragma_table_info(m.name) as c where c.name = ?"
+        guarded = "select m.name from sqlite_master as m join pragma_table_info(m.name) as c where c.name = ?"
         with self._snapshot(config) as connection:
-            names = [name for (name,) in connection.execute(of_ours, _FOLLOWED[:1])]
+            names = [name for (name,) in connection.execute(guarded, _FOLLOWED[:1])]
         return sorted(name.removeprefix(start) for name in names if name.startswith(start + prefix))
 
-    def count(self, config: Any, view: Any) -> int:
+    def count(self, config: RepoConfig, view: FeatureView) -> int:
+        """Count the rows of a view, tombstones included."""
         with self._snapshot(config) as connection:
             (rows,) = connection.execute(f"select count(*) from {self._table(config, view).name}").fetchone()
         return int(rows)
 
-    def identity(self, config: Any, view: Any) -> str:
+    def identity(self, config: RepoConfig, view: FeatureView) -> str:
+        """Return the random name that a view's table gets once."""
         name = self._table(config, view).name
         with self._writing, self._transaction(config) as connection:
-            self._make_identities(connection)
+            _make_identities(connection)
             connection.execute(f"insert or ignore into {_IDENTITIES} values (?, ?)", (name, uuid.uuid4().hex))
-            (found,) = connection.execute(f"select identity from {_IDENTITIES} where name = ?", (name,)).fetchone()
-        return str(found)
+            (identity,) = connection.execute(f"select identity from {_IDENTITIES} where name = ?", (name,)).fetchone()
+        return str(identity)
 
     def disconnect(self) -> None:
+        """Close every connection of this process."""
         self._after_fork()
         for connection in list(self._open):
             connection.close()
@@ -216,7 +211,11 @@ class GuardedSqliteOnlineStore(GuardedOnlineStore):
             self._writing = threading.Lock()
             self._pid = os.getpid()
 
-    def _connection(self, config: Any) -> _Connection:
+    def connection(self, config: RepoConfig) -> sqlite3.Connection:
+        """Return the calling thread's connection; open it if needed."""
+        return self._connection(config)
+
+    def _connection(self, config: RepoConfig) -> _Connection:
         self._after_fork()
         path = _path(config)
         connection: _Connection | None = getattr(self._local, "connection", None)
@@ -225,9 +224,13 @@ class GuardedSqliteOnlineStore(GuardedOnlineStore):
             self._open.add(connection)
         return connection
 
+    def _snapshot(self, config: RepoConfig) -> AbstractContextManager[_Connection]:
+        """Return a transaction that reads several views as of one time."""
+        return self._transaction(config, "begin")
+
     @contextmanager
-    def _transaction(self, config: Any, begin: str = "begin immediate") -> Iterator[_Connection]:
-        """One transaction; rolled back on any exception, so that a bad row leaves no open one behind."""
+    def _transaction(self, config: RepoConfig, begin: str = "begin immediate") -> Iterator[_Connection]:
+        """Run one transaction; any exception rolls it back, so that no open transaction stays behind."""
         path = _path(config)
         try:
             connection = self._connection(config)
@@ -255,12 +258,7 @@ class GuardedSqliteOnlineStore(GuardedOnlineStore):
                 ) from error
             raise
 
-    def _snapshot(self, config: Any) -> Any:
-        return self._transaction(config, "begin")
-
-    # Tables.
-
-    def _table(self, config: Any, view: Any) -> _Table:
+    def _table(self, config: RepoConfig, view: FeatureView) -> _Table:
         names = tuple(feature.name for feature in view.features)
         key = (view.name, names)
         table = self._tables.get(key)
@@ -268,171 +266,184 @@ class GuardedSqliteOnlineStore(GuardedOnlineStore):
             table = self._tables[key] = _Table.of(config, view)
         return table
 
-    def _make_identities(self, connection: _Connection) -> None:
-        connection.execute(
-            f"create table if not exists {_IDENTITIES} (name text primary key, identity text not null) without rowid"
-        )
-
-    def _make_table(self, connection: _Connection, table: _Table) -> None:
-        there = {row[1] for row in connection.execute(f"pragma table_info({table.name})")}
-        if there and not there.issuperset(_GUARD_COLUMNS):
-            raise StoreStateError(
-                f"Table {table.name} of {connection.path} was made by another kind of online store: "
-                "name another file in online_store.path."
-            )
-        connection.execute(
-            f"create table if not exists {table.name} (entity_key blob primary key, event_us integer not null, "
-            f"{VERSION} integer not null, {DELETED} integer not null, {_FOLLOWED_COLUMNS[0]}, {_FOLLOWED_COLUMNS[1]})"
-        )
-        for column, definition in zip(_FOLLOWED, _FOLLOWED_COLUMNS, strict=True):
-            if there and column not in there:
-                connection.execute(f"alter table {table.name} add column {definition}")
-        for column in table.columns:
-            if column not in there:
-                connection.execute(f"alter table {table.name} add column {_quoted(column)} blob")
-        self._take_over(connection, table)
-
-    def _take_over(self, connection: _Connection, table: _Table) -> None:
-        """What older programs kept in a table beside; a view in its place stops those that still run or come back.
-
-        Without the view one that is started again would make its table anew, and write past us.
-        """
-        there = connection.execute("select type from sqlite_master where name = ?", (table.beside[1:-1],)).fetchone()
-        if there == ("table",):
-            connection.execute(
-                f"update {table.name} as kept set followed = other.{VERSION}, followed_us = other.event_us "
-                f"from {table.beside} as other where other.entity_key = kept.entity_key "
-                f"and other.{VERSION} > kept.followed"
-            )
-            connection.execute(f"drop table {table.beside}")
-        if there != ("view",):
-            connection.execute(f"create view {table.beside} as select 'of an older program' as taken_over")
-
 
 @dataclass(frozen=True)
 class _Table:
-    """A view's table and the statements over it."""
+    """A view's table and the statements over it. In all of them, `stored` is a row of this table.
 
-    name: str  # quoted
-    leader: str  # quoted: the table whose rows say how far these have followed; this one itself unless tagged
+    Attributes:
+        name: Quoted name.
+        version_table: Quoted name of the table with the version rows: the table of the view that the tag `follows`
+            names, or this table itself.
+        columns: The columns of serialized features.
+    """
+
+    name: str
+    version_table: str
     columns: tuple[str, ...]
 
     @classmethod
-    def of(cls, config: Any, view: Any) -> _Table:
+    def of(cls, config: RepoConfig, view: FeatureView) -> _Table:
+        """Return the table of a view.
+
+        Raises:
+            InvalidFeatureError: A feature has the name of a column that the store uses itself.
+        """
         columns = payload_columns(view)
         if clash := {"entity_key", "event_us", *_FOLLOWED}.intersection(columns):
             raise InvalidFeatureError(f"View {view.name} may not name a feature {clash.pop()!r}: the store uses it.")
         versioned = config.registry.enable_online_feature_view_versioning
         name = compute_table_id(config.project, view, versioned)
-        leader = view.tags.get(FOLLOWS, view.name)
-        of_project = f"{config.project}_"
-        return cls(
-            _quoted(name), _quoted(of_project + name.removeprefix(of_project).replace(view.name, leader, 1)), columns
-        )
+        project = f"{config.project}_"
+        followed_view = view.tags.get(FOLLOWS, view.name)
+        version_table = project + name.removeprefix(project).replace(view.name, followed_view, 1)
+        return cls(_quoted(name), _quoted(version_table), columns)
 
     @property
-    def beside(self) -> str:
-        """Quoted: where older programs kept how far this table's rows have followed."""
-        return _quoted(f"followed_{self.name[1:-1]}")
+    def _follows(self) -> bool:
+        return self.version_table != self.name
 
-    @property
-    def _newest_elsewhere(self) -> str:
-        """Of the row `kept`: the version that it has followed to."""
-        if self.leader == self.name:
-            return "kept.followed"
-        return (
-            f"max(kept.followed, ifnull((select max(head.{VERSION}, head.followed) from {self.leader} as head "
-            f"where head.entity_key = kept.entity_key), {_NEVER}))"
+    def make(self, connection: _Connection) -> None:
+        """Make the table, or add the columns of new features.
+
+        Raises:
+            StoreStateError: The table exists and another kind of store made it.
+        """
+        existing = {row[1] for row in connection.execute(f"pragma table_info({self.name})")}
+        if existing and not existing.issuperset((*_WRITTEN, *_FOLLOWED)):
+            raise StoreStateError(
+                f"Table {self.name} of {connection.path} was made by another kind of online store: "
+                "name another file in online_store.path."
+            )
+        connection.execute(
+            f"create table if not exists {self.name} (entity_key blob primary key, event_us integer not null, "
+            f"{VERSION} integer not null, {DELETED} integer not null, "
+            f"followed integer not null default {_NEVER}, followed_us integer not null default 0)"
         )
+        for column in self.columns:
+            if column not in existing:
+                connection.execute(f"alter table {self.name} add column {_quoted(column)} blob")
 
-    def insert(self, connection: _Connection, rows: Sequence[OnlineRow], equal: bool, repair: bool) -> set[bytes]:
-        """Write the rows that are newer than what is there, or `equal` to it; the keys of those."""
-        passes = ">=" if equal else ">"
-        not_followed_past = "" if repair else f"and excluded.{VERSION} >= {self._newest_elsewhere} "
-        names = [*_GUARD_COLUMNS, *map(_quoted, self.columns)]
-        one = f"({','.join('?' * len(names))})"
+    def upsert(self, connection: _Connection, rows: Sequence[OnlineRow], equal: bool, repair: bool) -> set[bytes]:
+        """Write the rows that pass the guard and return their keys; for `equal` and `repair` see the base class."""
+        names = [*_WRITTEN, *map(_quoted, self.columns)]
         step = min(_ROWS_PER_INSERT, _MAX_VARIABLES // len(names))
         written: set[bytes] = set()
         for start in range(0, len(rows), step):
             some = rows[start : start + step]
-            parameters: list[Any] = []
+            parameters: list[_Parameter] = []
             for row in some:
                 parameters += (row.key, row.event_us, row.version, row.deleted, *row.values)
-            written.update(
-                key
-                for (key,) in connection.execute(
-                    f"insert into {self.name} as kept ({','.join(names)}) values {','.join([one] * len(some))} "
-                    f"on conflict (entity_key) do update set {','.join(f'{n}=excluded.{n}' for n in names[1:])} "
-                    f"where excluded.{VERSION} {passes} kept.{VERSION} {not_followed_past}returning entity_key",
-                    parameters,
-                )
-            )
+            statement = self._upsert_statement(names, len(some), equal, repair)
+            written.update(key for (key,) in connection.execute(statement, parameters))
         return written
+
+    def _upsert_statement(self, names: Sequence[str], rows: int, equal: bool, repair: bool) -> str:
+        one = f"({','.join('?' * len(names))})"
+        assignments = ",".join(f"{name}=excluded.{name}" for name in names[1:])
+        guard = f"excluded.{VERSION} {'>=' if equal else '>'} stored.{VERSION}"
+        if not repair:
+            guard += f" and excluded.{VERSION} >= {self._followed_version()}"
+        return (
+            f"insert into {self.name} as stored ({','.join(names)}) values {','.join([one] * rows)} "
+            f"on conflict (entity_key) do update set {assignments} where {guard} returning entity_key"
+        )
+
+    def _followed_version(self) -> str:
+        """The SQL of the newest version that `stored` has followed to."""
+        if not self._follows:
+            return "stored.followed"
+        return (
+            f"max(stored.followed, ifnull((select max(version_row.{VERSION}, version_row.followed) "
+            f"from {self.version_table} as version_row where version_row.entity_key = stored.entity_key), {_NEVER}))"
+        )
 
     def select(
         self,
         connection: _Connection,
         columns: Sequence[str],
         where: str,
-        parameters: Sequence[Any],
+        parameters: Sequence[_Parameter],
         own_versions: bool = False,
     ) -> list[OnlineRow]:
-        """Rows of the table `kept`, with the versions that they have followed to or were written under."""
-        version, event_us, source = f"kept.{VERSION}", "kept.event_us", f"{self.name} as kept"
+        """Read rows with the versions that they have followed to, or were written under.
+
+        Args:
+            connection: The connection.
+            columns: The payload columns to read.
+            where: A condition on `stored`.
+            parameters: The values of the condition.
+            own_versions: Whether to return the versions that the rows were written under.
+        """
+        version, event_us, source = f"stored.{VERSION}", "stored.event_us", f"{self.name} as stored"
         if not own_versions:
-            head = "kept"
-            if self.leader != self.name:
-                head = "head"
-                source += f" left join {self.leader} as head on head.entity_key = kept.entity_key"
-            reached = f"ifnull(max({head}.{VERSION}, {head}.followed), {_NEVER})"
-            event_us = (
-                f"case when max({reached}, kept.followed) < kept.{VERSION} then kept.event_us "
-                f"when kept.followed > {reached} then kept.followed_us "
-                f"when {head}.followed >= {head}.{VERSION} then {head}.followed_us else {head}.event_us end"
-            )
-            version = f"max(kept.{VERSION}, kept.followed, {reached})"
-        names = ",".join(
-            ("kept.entity_key", version, f"kept.{DELETED}", event_us, *(f"kept.{_quoted(c)}" for c in columns))
+            version, event_us = self._reached_version()
+            if self._follows:
+                source += f" left join {self.version_table} as version_row using (entity_key)"
+        names = (
+            "stored.entity_key",
+            version,
+            f"stored.{DELETED}",
+            event_us,
+            *(f"stored.{_quoted(c)}" for c in columns),
         )
-        rows = connection.execute(f"select {names} from {source} where {where}", parameters)
+        rows = connection.execute(f"select {','.join(names)} from {source} where {where}", parameters)
         return [OnlineRow(row[0], row[1], bool(row[2]), row[3], row[4:]) for row in rows]
+
+    def _reached_version(self) -> tuple[str, str]:
+        """The SQL of the newest of a row's versions, and of the event time of that version."""
+        row = "version_row" if self._follows else "stored"
+        of_version_row = f"ifnull(max({row}.{VERSION}, {row}.followed), {_NEVER})"
+        version = f"max(stored.{VERSION}, stored.followed, {of_version_row})"
+        event_us = (
+            f"case when max({of_version_row}, stored.followed) < stored.{VERSION} then stored.event_us "
+            f"when stored.followed > {of_version_row} then stored.followed_us "
+            f"when {row}.followed >= {row}.{VERSION} then {row}.followed_us else {row}.event_us end"
+        )
+        return version, event_us
 
 
 def _advance_all(connection: _Connection, written: _Table, others: Sequence[_Table], rows: Sequence[OnlineRow]) -> None:
-    """Let other views' rows of these keys follow: by their leader's rows, or by their own where that has none."""
-    for leader in dict.fromkeys(table.leader for table in others):
-        if leader == written.name:  # they follow by those very rows
+    """Let the rows of other views follow: by their version rows, or by themselves where a version row is missing."""
+    for version_table in dict.fromkeys(table.version_table for table in others):
+        if version_table == written.name:  # `rows` are the version rows
             continue
-        if _advance(connection, leader, rows) < len(rows):
+        if _advance(connection, version_table, rows) < len(rows):
             for table in others:
-                if table.leader == leader != table.name:
+                if table.version_table == version_table != table.name:
                     _advance(connection, table.name, rows)
 
 
 def _advance(connection: _Connection, table: str, rows: Sequence[OnlineRow]) -> int:
-    """The rows of these keys, where there are some, follow to these versions; how many did."""
+    """Let the existing rows of these keys follow to these versions; return how many did."""
     moved = 0
     for start in range(0, len(rows), _ROWS_PER_INSERT):
         some = rows[start : start + _ROWS_PER_INSERT]
-        parameters: list[Any] = []
+        parameters: list[_Parameter] = []
         for row in some:
             parameters += (row.version, row.event_us, row.key)
         moved += connection.execute(
-            f"update {table} as kept set followed = column1, followed_us = column2 "
+            f"update {table} as stored set followed = column1, followed_us = column2 "
             f"from (values {','.join(['(?,?,?)'] * len(some))}) "
-            "where kept.entity_key = column3 and column1 >= kept.followed",
+            "where stored.entity_key = column3 and column1 >= stored.followed",
             parameters,
         ).rowcount
     return moved
 
 
+def _make_identities(connection: _Connection) -> None:
+    connection.execute(
+        f"create table if not exists {_IDENTITIES} (name text primary key, identity text not null) without rowid"
+    )
+
+
 class _Connection(sqlite3.Connection):
-    """A connection that can be referred to weakly: a thread that ends takes its own along."""
+    """A connection that allows weak references: it is closed when its thread ends."""
 
     path: Path
 
 
-# Connections that came over a fork. Kept, because the garbage collector would close them.
+# Connections of the parent process. A reference keeps the garbage collector from closing them.
 _INHERITED: list[_Connection] = []
 
 
@@ -445,19 +456,19 @@ def _connect(path: Path, busy_timeout_s: float) -> _Connection:
         path,
         factory=_Connection,
         timeout=busy_timeout_s,
-        isolation_level=None,  # transactions are begun and ended by us
+        isolation_level=None,  # this module begins and ends the transactions
         check_same_thread=False,  # `disconnect` closes the connections of all threads
     )
     connection.path = path
     if connection.execute("pragma journal_mode").fetchone() != ("wal",):
         connection.execute("pragma journal_mode = wal")
-    # Every commit is synced: the caller commits its offsets next, and what a loss of power took would not come again.
-    # It costs 0.2 to 4 ms a transaction, of one row or of hundreds.
+    # Every commit is synced: the caller commits its Kafka offsets next, and a lost write would not come again. It costs
+    # 0.2 to 4 ms per transaction, of one row or of hundreds.
     connection.execute("pragma synchronous = full")
     return connection
 
 
-def _path(config: Any) -> Path:
+def _path(config: RepoConfig) -> Path:
     path = Path(config.online_store.path)
     return path if path.is_absolute() or config.repo_path is None else Path(config.repo_path) / path
 

@@ -85,7 +85,7 @@ def test_the_list_is_bounded_and_holds_the_newest(pairs: list[tuple[str, int]], 
     [
         (Engagement("", "a", T), "user_id must be a text"),
         (Engagement("u", "", T), "product_id must be a text"),
-        (Engagement("u", "\ud800", T), "no Unicode"),
+        (Engagement("u", "\ud800", T), "not valid Unicode"),
         (Engagement("u", "a", -1), "whole microseconds"),
         (Engagement("u", "a", 10**18), "whole microseconds"),
         (Engagement("u", "a", 1.5), "whole microseconds"),  # type: ignore[arg-type]

@@ -17,9 +17,10 @@ import pytest
 from feast import Field
 from feast.types import String
 
-from feature_repo import definitions, repository, values, views
+from feature_repo import definitions, values, views
 from feature_repo.definitions import OFFER_VIEW
 from feature_repo.errors import StoreStateError
+from feature_repo.history.compaction import compact
 from feature_repo.jobs.materialize import materialize
 from tests.feature_repo.builders import NOON, make_embedding, make_product, same
 
@@ -43,7 +44,7 @@ def next_release() -> Iterator[None]:
         text, images, offer = PRODUCT_VIEWS(home)
         features = [feature for feature in offer.features if feature.name not in ("version", "deleted")]
         condition = Field(name="condition", dtype=String)
-        return [text, images, definitions._view(home, OFFER_VIEW, offer.description, [*features, condition])]
+        return [text, images, definitions.view(home, OFFER_VIEW, offer.description, [*features, condition])]
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(definitions, "DEFINITIONS_VERSION", definitions.DEFINITIONS_VERSION + 1)
@@ -144,10 +145,10 @@ def test_an_old_program_does_not_merge_parts_of_which_it_would_lose_a_feature(op
         new = open_store()
         new.write_features([make_product("a", 3)])
         new.write_features([make_product("a", 4)])
-    assert old.history(OFFER_VIEW).compact(grace_s=-1) == 3, "the first, empty part and its own two"
+    assert compact(old.history(OFFER_VIEW), grace_s=-1) == 3, "the first, empty part and its own two"
     with next_release():
         assert new.history(OFFER_VIEW).read(["condition"])["condition"].to_pylist() == [None, None, "new", "new"]
-        assert new.history(OFFER_VIEW).compact(grace_s=-1) == 4
+        assert compact(new.history(OFFER_VIEW), grace_s=-1) == 4
         assert new.history(OFFER_VIEW).read(["condition"])["condition"].to_pylist() == [None, None, "new", "new"]
 
 
@@ -187,29 +188,13 @@ def test_definitions_of_an_older_program_are_replaced(open_store: Callable[[], A
     assert tags(open_store()) == definitions.project_tags(old.home)
 
 
-@pytest.mark.parametrize(
-    ("theirs", "applies"),
-    [
-        ({}, True),  # before there were versions
-        ({"definitions_version": "1", "feast_version": "99.0"}, True),
-        ({"definitions_version": "2", "feast_version": "0.9.1"}, True),
-        ({"definitions_version": "2", "feast_version": "0.67.0"}, True),  # the same, changed while it is worked on
-        ({"definitions_version": "2", "feast_version": "0.100.0"}, False),
-        ({"definitions_version": "10", "feast_version": "0.1"}, False),
-    ],
-)
-def test_who_applies_last_is_decided_by_definitions_then_by_feast(theirs: dict[str, str], applies: bool) -> None:
-    ours = {"definitions_version": "2", "feast_version": "0.67.0"}
-    assert (repository._order(theirs) <= repository._order(ours)) is applies
-
-
 def test_newer_definitions_without_what_this_program_needs_are_an_error_that_names_it(
     open_store: Callable[[], Any],
 ) -> None:
     def narrower(home: Path) -> Any:
         text, images, offer = PRODUCT_VIEWS(home)
         kept = [f for f in offer.features if f.name in ("amount_minor", "availability")]
-        return [text, images, definitions._view(home, OFFER_VIEW, offer.description, kept)]
+        return [text, images, definitions.view(home, OFFER_VIEW, offer.description, kept)]
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(definitions, "DEFINITIONS_VERSION", 9)

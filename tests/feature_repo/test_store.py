@@ -269,7 +269,7 @@ def test_embeddings_of_two_model_versions_stay_apart(store: Any) -> None:
 
 def test_an_unknown_model_version_is_named_with_the_known_ones(store: Any) -> None:
     store.ensure_model_version("m1")
-    with pytest.raises(UnknownModelVersionError, match=r"'m9' has no embedding view \(there are: m1\)"):
+    with pytest.raises(UnknownModelVersionError, match=r"'m9' has no embedding view \(existing model versions: m1\)"):
         store.read_embeddings("m9", ["a"])
     with pytest.raises(UnknownModelVersionError, match="ensure_model_version"):
         store.write_embeddings("m9", [make_embedding(model_version="m9")])

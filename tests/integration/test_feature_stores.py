@@ -30,11 +30,11 @@ from feast.types import Array, Bool, Float32, Int64, String
 
 from feature_repo.errors import InvalidFeatureError, StoreBusyError, StoreStateError
 from feature_repo.jobs.materialize import materialize
+from feature_repo.online_row import OnlineRow
+from feature_repo.profile import write_repository
 from feature_repo.recent import Engagement
-from feature_repo.repository import write_repository
 from feature_repo.rows import Deletion, OfferRow
 from feature_repo.store import ProductFeatureStore
-from feature_repo.stores.base import OnlineRow
 from feature_repo.values import NULL, decode_key, encode_key
 from tests.feature_repo.builders import NOON, make_embedding, make_product, same
 from tests.servers import redis_server

@@ -17,16 +17,18 @@ from typer.testing import CliRunner
 
 from feature_repo.jobs.materialize import Progress, Summary, materialize
 from feature_repo.jobs.spark import SparkEngine, SparkError, spark_session
+from feature_repo.online_row import OnlineRow, payload_columns
 from feature_repo.rows import Deletion, OfferRow
 from feature_repo.store import ProductFeatureStore
-from feature_repo.stores.base import OnlineRow, payload_columns
 from feature_repo.values import encode_key
 from sagelift.commands.cli import app
-from sagelift.commands.engines import open_parts
+from sagelift.commands.engines import open_context
 from sagelift.settings import load_settings
 from sagelift.stack.kafka import KafkaBroker
 from sagelift.stack.triton import TritonServer
-from streaming.release.reembed import Elsewhere, reconcile, reembed
+from streaming.release.catalogue_shards import EmbeddingContext, EmbeddingWorkers
+from streaming.release.reconcile import reconcile
+from streaming.release.reembed import reembed
 from tests.feature_repo.builders import NOON, make_embedding, make_product
 from tests.integration.test_feature_stores import POSTGRES, PostgresServer, postgres  # noqa: F401
 
@@ -212,16 +214,17 @@ def test_a_catalogue_embedded_by_executors_is_the_one_embedded_here(
         store.write_features([make_product(id, 1, images=1) for id in ids])
         embedder = ItemEmbedder(services.triton, model_repository, version="1")
         publish = services.publishers()[0]
-        elsewhere = Elsewhere(engine, partial(open_parts, services.settings))
+        workers = EmbeddingWorkers(engine, partial(open_context, services.settings))
+        context = EmbeddingContext(store, embedder, publish)
         progress: list[int] = []
         counts, rejected = reembed(
-            store, embedder, publish, shard_products=16, elsewhere=elsewhere, on_progress=progress.append
+            context, shard_products=16, workers=workers, on_progress=progress.append
         )
         assert (counts["embedded"], rejected, progress[-1], len(progress)) == (70, {}, 70, 5)
         there = {id: row.vector for id, row in store.read_embeddings("1", ids).items()}
-        found = reconcile(store, embedder, publish, rejected, shard_products=16, elsewhere=elsewhere)
+        found, _ = reconcile(context, rejected, shard_products=16, workers=workers)
         assert (found.ok, found.products, found.embedded, found.shards) == (True, 70, 70, 5)
-        assert reconcile(store, embedder, publish, rejected, shard_products=16) == found
+        assert reconcile(context, rejected, shard_products=16) == (found, rejected)
         answer = embedder.embed_products(_inputs(store, ids))
         for id, vector in zip(ids, answer.vectors, strict=True):
             assert vector @ there[id] > 0.999

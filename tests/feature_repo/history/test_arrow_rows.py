@@ -11,8 +11,8 @@ import pytest
 
 from feature_repo import definitions, views
 from feature_repo.errors import HistoryError
-from feature_repo.history import writer as history
 from feature_repo.history.arrow_rows import content_checksum, online_rows
+from feature_repo.history.writer import history_schema
 from feature_repo.rows import Deletion
 from tests.feature_repo.builders import NOON, make_embedding, make_product
 
@@ -22,7 +22,7 @@ VIEWS = {view.name: view for view in [*definitions.product_views(HOME), definiti
 
 def both_ways(name: str, rows: list[Any]) -> tuple[list[Any], list[Any]]:
     form = views.format_of(name)
-    table = views.history_table(form, history.schema(form.types), rows, NOON)
+    table = views.history_table(form, history_schema(form.types), rows, NOON)
     direct = [views.online_row(form, row) for row in rows]
     return online_rows(table, VIEWS[name]), [row._replace(values=tuple(row.values)) for row in direct]
 
@@ -50,7 +50,7 @@ def test_a_slice_of_a_larger_table_is_read_from_its_own_offset() -> None:
     for name, row in (("product_images", make_product), ("product_embedding_m1", make_embedding)):
         form = views.format_of(name)
         rows = [row(f"p{i}") for i in range(9)]
-        table = views.history_table(form, history.schema(form.types), rows, NOON)
+        table = views.history_table(form, history_schema(form.types), rows, NOON)
         whole = online_rows(table, VIEWS[name])
         assert online_rows(table.slice(4, 3), VIEWS[name]) == whole[4:7]
 
@@ -58,14 +58,14 @@ def test_a_slice_of_a_larger_table_is_read_from_its_own_offset() -> None:
 def test_only_tombstones_and_no_rows_at_all() -> None:
     found, expected = both_ways("product_embedding_m1", [Deletion(id="x", version=1, event_time=NOON)])
     assert found == expected
-    schema = history.schema(views.EMBEDDING_FORMAT.types)
+    schema = history_schema(views.EMBEDDING_FORMAT.types)
     assert online_rows(schema.empty_table(), VIEWS["product_embedding_m1"]) == []
 
 
 @pytest.mark.parametrize("length", [0, 255, 257])
 def test_a_vector_of_another_length_is_refused_by_product(length: int) -> None:
     form = views.EMBEDDING_FORMAT
-    schema = history.schema(form.types)
+    schema = history_schema(form.types)
     table = views.history_table(form, schema, [make_embedding("good"), make_embedding("bad")], NOON)
     vectors = pa.array([[0.0] * 256, np.zeros(length).tolist()], pa.list_(pa.float32()))
     table = table.set_column(table.schema.get_field_index("vector"), schema.field("vector"), vectors)

@@ -13,6 +13,7 @@ import pytest
 from feature_repo.definitions import IMAGES_VIEW, TEXT_VIEW
 from feature_repo.errors import HistoryError, InvalidFeatureError
 from feature_repo.history.as_of import matrices
+from feature_repo.history.compaction import compact
 from feature_repo.rows import Deletion
 from tests.feature_repo.builders import NOON, make_product
 
@@ -78,10 +79,7 @@ def test_a_view_that_was_not_written_is_as_it_was_before(store: Any) -> None:
     assert titles(store, datetime.now(UTC)) == {"a": title("a", 1)}
 
 
-def test_more_products_than_a_shard_are_each_there_once_before_and_after_compaction(
-    store: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("feature_repo.history.writer.GROUP_ROWS", 8)
+def test_more_products_than_a_batch_are_each_there_once_before_and_after_compaction(store: Any) -> None:
     for version, ids in enumerate((range(50), range(10, 30), range(20, 60)), 1):
         store.write_features([make_product(f"p{id}", version, images=id % 3) for id in ids])
     at = datetime.now(UTC)
@@ -89,7 +87,7 @@ def test_more_products_than_a_shard_are_each_there_once_before_and_after_compact
     for _ in range(2):
         assert titles(store, at) == {id: title(id, version) for id, version in last.items()}
         seen = 0
-        for table in store.rows_as_of(IMAGES_VIEW, at, ["product_id", "vectors"]):
+        for table in store.rows_as_of(IMAGES_VIEW, at, ["product_id", "vectors"], batch=8):
             assert table.num_rows <= 8
             for id, images in zip(table["product_id"].to_pylist(), matrices(table["vectors"]), strict=True):
                 expected = make_product(id, last[id], images=int(id[1:]) % 3).image_vectors
@@ -97,8 +95,8 @@ def test_more_products_than_a_shard_are_each_there_once_before_and_after_compact
                 assert np.array_equal(images, expected)
                 seen += 1
         assert seen == 60
-        store.history(TEXT_VIEW).compact(grace_s=0)
-        store.history(IMAGES_VIEW).compact(grace_s=0)
+        compact(store.history(TEXT_VIEW), grace_s=0)
+        compact(store.history(IMAGES_VIEW), grace_s=0)
     assert len(store.history(TEXT_VIEW).parts()) == 1
 
 
@@ -121,7 +119,7 @@ def test_compaction_waits_until_all_is_read(store: Any) -> None:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
-def test_a_moment_without_a_zone_is_refused(store: Any) -> None:
+def test_a_time_without_a_zone_is_refused(store: Any) -> None:
     with pytest.raises(InvalidFeatureError, match="2026-03-01T12:00:00 has no time zone"):
         next(store.rows_as_of(TEXT_VIEW, datetime(2026, 3, 1, 12), ["product_id"]))
 

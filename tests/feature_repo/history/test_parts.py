@@ -11,35 +11,31 @@ import pyarrow.parquet as pq
 import pytest
 
 from feature_repo.errors import HistoryError
-from feature_repo.history import parts
-from feature_repo.history.parts import PartGoneError, PartsReader, in_key_order
+from feature_repo.history.compaction import compact
+from feature_repo.history.parts import MERGED_PARTS, PartGoneError, PartsReader, is_sorted_by_key
+from feature_repo.history.writer import History
 from feature_repo.jobs.journal import Journal
-from tests.feature_repo.history.test_writer import SCHEMA, History, rows
+from tests.feature_repo.history.builders import SCHEMA, rows
 
 
-@pytest.fixture
-def history(tmp_path: Path) -> History:
-    return History(tmp_path / "view", SCHEMA)
-
-
-def older_part(history: History, table: Any) -> Path:
-    """As programs wrote it that did not order rows by key."""
-    part = history.folder / "part-00000000000000009-older.parquet"
+def unsorted_part(history: History, table: Any) -> Path:
+    """A part as a writer leaves it that does not sort rows by key."""
+    part = history.folder / "part-00000000000000009-other.parquet"
     pq.write_table(table, part)
     return part
 
 
 def ids(table: Any) -> list[str]:
-    found: list[str] = table["product_id"].to_pylist()
-    return found
+    values: list[str] = table["product_id"].to_pylist()
+    return values
 
 
-def shards(history: History, shard_rows: int) -> list[list[str]]:
+def shards(history: History, shard_rows: int, merged_parts: int = MERGED_PARTS) -> list[list[str]]:
     """The ids of each shard that a journal makes of all parts."""
-    journal = Journal(None, "")
+    journal = Journal(None, "", merged_parts)
     try:
         plan = journal.plan(history.parts(), "product_id", None, None, shard_rows)
-        reader = PartsReader(64)
+        reader = PartsReader(64, merged_parts)
         return [ids(reader.read(journal.shard(number).pieces, SCHEMA)) for number in plan.shards]
     finally:
         journal.close()
@@ -55,44 +51,19 @@ def test_a_shard_is_a_range_of_keys_over_all_parts(history: History) -> None:
     ]
 
 
-def test_many_parts_are_gone_through_in_runs_of_bounded_size(history: History, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("feature_repo.jobs.journal.MERGED_PARTS", 2)
-    monkeypatch.setattr(parts, "MERGED_PARTS", 2)
+def test_a_pass_reads_a_bounded_number_of_parts_together(history: History) -> None:
     for i in range(5):
         history.append(rows((f"a{i}", 1, "x"), (f"b{i}", 1, "x")))
-    assert shards(history, 2) == [["a0", "b0"], ["a1", "a2"], ["b1", "b2"], ["a3", "a4"], ["b3", "b4"]]
+    assert shards(history, 2, merged_parts=2) == [["a0", "b0"], ["a1", "a2"], ["b1", "b2"], ["a3", "a4"], ["b3", "b4"]]
 
 
-def test_parts_that_stay_open_hold_no_more_rows_than_a_few_reads(
-    history: History, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(parts, "MERGED_PARTS", 8)
-    monkeypatch.setattr(parts, "_LEAST_BATCH", 1)
+def test_parts_that_stay_open_hold_no_more_rows_than_a_few_reads(history: History) -> None:
     for i in range(6):
         history.append(rows(*((f"p{i}{j}", 1, "x") for j in range(10))))
-    reader = PartsReader(10)
+    reader = PartsReader(10, max_open=8, min_batch_rows=1)
     for part in history.parts():
         reader.read([(part, np.array([0]))], SCHEMA)
-        assert sum(one.held for one in reader._open.values()) <= 20
-
-
-def test_hundreds_of_small_parts_are_merged_some_at_a_time(history: History, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("feature_repo.history.writer.MERGED_PARTS", 3)
-    for i in range(8):
-        history.append(rows((f"p{i}", 1, "x")))
-    assert history.compact(grace_s=-1) == 8
-    assert len(history.parts()) == 3
-    assert history.compact(grace_s=-1) == 3
-    assert shards(history, 8) == [[f"p{i}" for i in range(8)]]
-
-
-def test_a_part_in_another_order_is_read_as_it_stands(history: History) -> None:
-    history.append(rows(("c", 1, "x"), ("a", 1, "x")))
-    part = older_part(history, rows(("z", 1, "x"), ("b", 1, "x"), ("y", 1, "x")))
-    assert not in_key_order(part)
-    assert shards(history, 2) == [["a", "c"], ["z", "b"], ["y"]]
-    assert history.compact(grace_s=-1) == 2
-    assert shards(history, 2) == [["a", "b"], ["c", "y"], ["z"]]
+        assert reader.held <= 20
 
 
 def test_rows_behind_those_read_last_are_found(history: History) -> None:
@@ -110,10 +81,19 @@ def test_a_part_that_is_gone_or_torn_is_named(history: History) -> None:
     part = history.append(rows(("a", 1, "x")))
     wanted = [(part, np.array([0]))]
     part.write_bytes(b"torn")
-    for read in (lambda: PartsReader(64).read(wanted, SCHEMA), lambda: in_key_order(part)):
+    for read in (lambda: PartsReader(64).read(wanted, SCHEMA), lambda: is_sorted_by_key(part)):
         with pytest.raises(HistoryError, match=f"{part.name} cannot be read .* Move it away"):
             read()
     part.unlink()
-    for read in (lambda: PartsReader(64).read(wanted, SCHEMA), lambda: in_key_order(part)):
+    for read in (lambda: PartsReader(64).read(wanted, SCHEMA), lambda: is_sorted_by_key(part)):
         with pytest.raises(PartGoneError, match=part.name):
             read()
+
+
+def test_a_part_in_another_order_is_read_as_it_stands(history: History) -> None:
+    history.append(rows(("c", 1, "x"), ("a", 1, "x")))
+    part = unsorted_part(history, rows(("z", 1, "x"), ("b", 1, "x"), ("y", 1, "x")))
+    assert not is_sorted_by_key(part)
+    assert shards(history, 2) == [["a", "c"], ["z", "b"], ["y"]]
+    assert compact(history, grace_s=-1) == 2
+    assert shards(history, 2) == [["a", "b"], ["c", "y"], ["z"]]

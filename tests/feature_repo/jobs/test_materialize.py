@@ -16,8 +16,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from feature_repo.errors import InvalidFeatureError
-from feature_repo.jobs.locks import run_lock
+from feature_repo.history.compaction import compact
 from feature_repo.jobs.materialize import Progress, Summary, ViewSummary, materialize
+from feature_repo.locks import run_lock
 from feature_repo.recent import Engagement
 from feature_repo.rows import Deletion, OfferRow
 from feature_repo.store import ProductFeatureStore
@@ -177,7 +178,7 @@ def test_compacted_parts_are_new_but_change_nothing(store: ProductFeatureStore) 
     offers(store, {"a": 1})
     offers(store, {"b": 1})
     run(store)
-    store.history(OFFERS).compact(grace_s=-1)
+    compact(store.history(OFFERS), grace_s=-1)
     found = run(store)
     assert (found.parts, found.written, found.kept) == (1, 0, 2)
 
@@ -229,7 +230,7 @@ def test_a_row_online_that_the_history_does_not_know_is_a_finding(store: Product
     offers(store, {"a": 1})
     online = store.feast.provider.online_store
     row = online_row(PRODUCT_FORMATS[OFFERS], make_product("ghost"))
-    online.write(store.feast.config, [(store._views[OFFERS], [row])])
+    online.write(store.feast.config, [(store.view(OFFERS), [row])])
     summary = materialize(store, views=[OFFERS], full=True)
     assert summary.exit_code == 1
     found = only(summary).reconciliation
@@ -308,7 +309,7 @@ def test_parts_may_be_compacted_while_they_are_read(store: ProductFeatureStore) 
 
     def compact_once(progress: Progress) -> None:
         if progress.done == 5:
-            assert store.history(OFFERS).compact(grace_s=-1) == 7
+            assert compact(store.history(OFFERS), grace_s=-1) == 7
 
     found = run(store, shard_rows=5, progress=compact_once)
     assert (found.outcome, found.written, found.products) == ("done", 30, 30)
@@ -316,7 +317,7 @@ def test_parts_may_be_compacted_while_they_are_read(store: ProductFeatureStore) 
 
 def test_a_second_run_of_the_view_is_refused_and_the_other_views_go_on(store: ProductFeatureStore) -> None:
     store.write_features([make_product("a")])
-    with run_lock(store.home / "materialize" / OFFERS / "lock", "materialising product_offer"):
+    with run_lock(store.home / "materialize" / OFFERS / "lock", "materializing product_offer"):
         summary = materialize(store)
     assert summary.exit_code == 4
     assert {view.view: view.outcome for view in summary.views} == {
@@ -436,14 +437,14 @@ def test_a_registry_that_has_lost_the_view_is_said_to_and_the_values_are_online(
     store.feast.registry.delete_feature_view(OFFERS, "sagelift")
     found = run(store)
     assert found.outcome == "failed"
-    assert "registry could not be told" in found.message
+    assert "registry could not record it" in found.message
     assert online_versions(store, "a") == {"a": 1}
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"views": ["nope"]}, r"Unknown views \['nope'\]: there are product_text"),
+        ({"views": ["nope"]}, r"Unknown views \['nope'\]: the views are product_text"),
         ({"since": datetime(2026, 1, 1)}, "since 2026-01-01T00:00:00 has no time zone"),
         ({"until": datetime(2026, 1, 1)}, "until .* has no time zone"),
         ({"since": NOON, "until": NOON - timedelta(seconds=1)}, "lies after until"),

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from feature_repo.errors import HistoryError, StoreStateError
-from feature_repo.jobs import shards
+from feature_repo.jobs.engine import forget_opened
 from feature_repo.jobs.spark import SparkEngine, SparkError, spark_session
 from feature_repo.store import ProductFeatureStore
 from tests.feature_repo.jobs.test_materialize import offers, online_versions, run
@@ -27,7 +27,7 @@ def no_worker(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """What stands for a worker process here is this one: it keeps its garbage collector, and no store."""
     monkeypatch.setattr(gc, "freeze", lambda: None)
     yield
-    shards._opened.cache_clear()
+    forget_opened()
 
 
 class FakeContext:
@@ -152,9 +152,12 @@ class Elsewhere(FakeContext):
 @pytest.mark.parametrize(
     ("seen", "message"),
     [
-        ((False, "identity"), "does not see .*part-.*parquet: put the state folder where driver and executors share"),
-        ((True, "another"), "sees another online store than the driver"),
-        ("PostgreSQL cannot be used", "cannot use the online store: PostgreSQL cannot be used"),
+        (
+            (False, "identity"),
+            "A worker does not see .*part-.*parquet: put the state folder where this process",
+        ),
+        ((True, "another"), "A worker sees another online store than this process"),
+        ("PostgreSQL cannot be used", "A worker cannot use the online store: PostgreSQL cannot be used"),
     ],
 )
 def test_executors_that_see_another_history_or_store_are_found_out_before_anything_is_written(

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from feature_repo.errors import InvalidFeatureError, UnknownModelVersionError
 from feature_repo.monitoring.canary import CanaryLimits, choose, compare, drift, findings
-from feature_repo.monitoring.watch import to_prometheus
 from feature_repo.rows import Deletion
 from feature_repo.store import ProductFeatureStore
 from tests.feature_repo.builders import NOON, make_embedding
@@ -93,23 +92,17 @@ def test_the_set_stays_as_the_catalogue_changes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("limits", "told"),
+    ("limits", "sentences"),
     [
         (CanaryLimits(), []),
         (CanaryLimits(max_centroid_shift=0.25, min_overlap=0.5), []),
         (CanaryLimits(max_centroid_shift=0.2), ["m1 to m2: the centroid moved by 0.250, over 0.2"]),
-        (CanaryLimits(min_overlap=0.6), ["m1 to m2: products keep 50.0% of their 10 nearest neighbours, under 60.0%"]),
+        (CanaryLimits(min_overlap=0.6), ["m1 to m2: products keep 50.0% of their 10 nearest neighbors, under 60.0%"]),
     ],
 )
-def test_limits_are_passed_only_beyond_them(limits: CanaryLimits, told: list[str]) -> None:
+def test_limits_are_passed_only_beyond_them(limits: CanaryLimits, sentences: list[str]) -> None:
     shifted = msgspec.structs.replace(found(vectors(1), vectors(1)), centroid_shift=0.25, overlap=0.5)
-    assert findings(shifted, limits) == told
-
-
-def test_prometheus_has_the_canary_by_both_versions() -> None:
-    text = to_prometheus([], found(vectors(1), vectors(1)))
-    assert 'sagelift_features_canary_overlap{old="m1",new="m2"} 1\n' in text
-    assert 'sagelift_features_canary_products{old="m1",new="m2"} 300\n' in text
+    assert findings(shifted, limits) == sentences
 
 
 def test_a_store_is_asked_for_live_products_of_both_versions(store: ProductFeatureStore) -> None:

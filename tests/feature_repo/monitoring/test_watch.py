@@ -13,7 +13,8 @@ import pytest
 from feature_repo import views
 from feature_repo.definitions import FIXED_VIEWS
 from feature_repo.errors import HistoryError, InvalidFeatureError
-from feature_repo.monitoring.watch import Norms, Thresholds, ViewStatus, findings, to_prometheus, watch
+from feature_repo.monitoring.findings import Thresholds, findings
+from feature_repo.monitoring.watch import ViewStatus, watch
 from feature_repo.recent import Engagement
 from feature_repo.rows import TEXT_FIELDS, Deletion
 from feature_repo.store import ProductFeatureStore
@@ -78,7 +79,7 @@ def test_lengths_of_vectors_are_measured(store: ProductFeatureStore) -> None:
     assert norms is not None
     assert (norms.smallest, norms.mean, norms.largest) == pytest.approx((0.5, 0.75, 1.0), abs=1e-6)
     found = findings([status(store, "product_embedding_m1")], Thresholds(norm_tolerance=0.01))
-    assert found == ["product_embedding_m1: a vector's length is off 1 by 0.5, over 0.01"]
+    assert found == ["product_embedding_m1: the length of a vector differs from 1 by 0.5, over 0.01"]
     assert status(store, "product_text").norms is None
 
 
@@ -98,7 +99,7 @@ def test_parts_with_other_columns_are_named(store: ProductFeatureStore) -> None:
     found = status(store, "product_offer")
     assert [line.removeprefix(f"product_offer: {part.name} ") for line in found.schema_drift] == [
         "lacks currency",
-        "has color, which the view has not",
+        "has color, which the view does not have",
         "has amount_minor as double, the view as int64",
     ]
     assert findings([found], Thresholds()) == found.schema_drift
@@ -135,8 +136,8 @@ def test_a_feature_that_no_part_has_yet_is_empty_everywhere(
     assert all(line.endswith("lacks condition") for line in found.schema_drift)
 
 
-def test_a_view_that_there_is_not_is_named(store: ProductFeatureStore) -> None:
-    with pytest.raises(InvalidFeatureError, match=r"Unknown views \['offers'\]: there are product_text"):
+def test_an_unknown_view_is_named(store: ProductFeatureStore) -> None:
+    with pytest.raises(InvalidFeatureError, match=r"Unknown views \['offers'\]: the views are product_text"):
         watch(store, now=NOW, views=["offers"])
 
 
@@ -144,50 +145,3 @@ def test_a_half_written_part_is_named(store: ProductFeatureStore) -> None:
     (store.history("product_offer").folder / "part-x.parquet").write_bytes(b"PAR1")
     with pytest.raises(HistoryError, match=r"part-x\.parquet cannot be read"):
         status(store, "product_offer")
-
-
-STATUS = ViewStatus(
-    view="v",
-    parts=3,
-    bytes=99,
-    history_rows=7,
-    products=5,
-    deleted=1,
-    online_rows=6,
-    newest_event=NOON,
-    age_s=3600.0,
-    age_p50_s=None,
-    age_p90_s=None,
-    age_p99_s=None,
-    sampled=5,
-    empty_rates={"title": 0.25},
-    norms=Norms(smallest=0.99, mean=1.0, largest=1.002, not_finite=2),
-    schema_drift=[],
-)
-
-
-@pytest.mark.parametrize(
-    ("limits", "found"),
-    [
-        (Thresholds(), []),
-        (Thresholds(max_age=timedelta(hours=1)), []),
-        (Thresholds(max_age=timedelta(minutes=59)), ["v: the newest event is 1:00:00 old, over 0:59:00"]),
-        (Thresholds(max_empty={"title": 0.25, "brand": 0.0}), []),
-        (Thresholds(max_empty={"title": 0.2}), ["v: title is empty in 25.0% of the products, over 20.0%"]),
-        (Thresholds(norm_tolerance=0.02), ["v: 2 vectors hold NaN or infinity"]),
-    ],
-)
-def test_limits_are_passed_only_beyond_them(limits: Thresholds, found: list[str]) -> None:
-    assert findings([STATUS], limits) == found
-
-
-def test_prometheus_text_has_each_figure_once_per_view_and_leaves_out_what_is_unknown() -> None:
-    text = to_prometheus([STATUS])
-    assert 'sagelift_features_age_s{view="v"} 3600.0\n' in text
-    assert 'sagelift_features_empty_rate{view="v",feature="title"} 0.25\n' in text
-    assert "age_p50_s{" not in text
-    assert 'sagelift_features_vector_length{view="v",of="largest"} 1.002\n' in text
-    assert 'sagelift_features_vectors_not_finite{view="v"} 2\n' in text
-    assert 'sagelift_features_schema_drift{view="v"} 0\n' in text
-    for line in text.splitlines():
-        assert line.startswith(("# HELP sagelift_features_", "# TYPE sagelift_features_", "sagelift_features_"))

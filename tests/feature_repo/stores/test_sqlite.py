@@ -18,7 +18,8 @@ from feast.protos.feast.types.Value_pb2 import FloatList, Value
 from feast.types import Array, Bool, Float32, Int64, String
 
 from feature_repo.errors import InvalidFeatureError, StoreBusyError, StoreStateError
-from feature_repo.stores.sqlite import GuardedSqliteOnlineStore, OnlineRow, payload_columns
+from feature_repo.online_row import OnlineRow, payload_columns
+from feature_repo.stores.sqlite import GuardedSqliteOnlineStore
 from feature_repo.values import decode_key, encode_key
 
 EARLY = datetime(2026, 1, 1, 0, 0, 0, 100, tzinfo=UTC)
@@ -89,8 +90,7 @@ def online(tmp_path: Path) -> Any:
 
 def test_a_commit_outlives_a_loss_of_power(online: Online) -> None:
     """The caller commits its Kafka offsets next: what was lost would not come again."""
-    with online.store._transaction(online.config) as connection:
-        assert connection.execute("pragma synchronous").fetchone() == (2,), "full"
+    assert online.store.connection(online.config).execute("pragma synchronous").fetchone() == (2,), "full"
 
 
 def test_an_older_version_never_overwrites_a_newer_one(online: Online) -> None:
@@ -163,7 +163,7 @@ def test_only_requested_features_are_read(online: Online) -> None:
 def test_more_ids_than_one_statement_takes_are_read(online: Online) -> None:
     online.put("x", 1, "p39999")
     # SQLite's default; some builds allow more.
-    online.store._connection(online.config).setlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER, 32_766)
+    online.store.connection(online.config).setlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER, 32_766)
     assert online.get(*(f"p{i}" for i in range(40_000)))[-1] == ("x", 1)
 
 
@@ -249,32 +249,6 @@ def test_a_feature_added_later_is_null_in_old_rows(online: Online) -> None:
     assert payload_columns(wider) == ("title", "size")
 
 
-OLDER = "create table if not exists followed_{} (entity_key blob primary key, version integer, event_us integer)"
-
-
-def test_a_table_of_an_older_program_is_widened_and_keeps_its_rows_and_versions(online: Online) -> None:
-    online.put("x", 3)
-    online.put("y", 3, "b")
-    with online.store._transaction(online.config) as connection:
-        for column in ("followed", "followed_us"):
-            connection.execute(f"alter table test_titles drop column {column}")
-        connection.execute("drop view followed_test_titles")
-        connection.execute(OLDER.format("test_titles"))
-        connection.execute("insert into followed_test_titles values (?, 7, 70)", (encode_key("b"),))
-    for _ in range(2):
-        online.make(TITLES)
-        assert online.get("a", "b") == [("x", 3), ("y", 7)]
-    row = OnlineRow(encode_key("a"), 5, False, 0, [b"", b""])
-    online.store.write(online.config, [(POINTS, [row])], advance=[TITLES])
-    assert online.get("a") == [("x", 5)]
-    for table in ("test_titles", "test_points"):  # an older program that is started again, on a table made anew too
-        with online.store._transaction(online.config) as connection:
-            connection.execute(OLDER.format(table))
-            with pytest.raises(sqlite3.OperationalError, match="view"):
-                connection.execute(f"insert into followed_{table} values (?, 7, 70)", (encode_key("b"),))
-    assert sorted(online.store.tables(online.config, "")) == ["points", "timed", "titles"]
-
-
 def test_views_that_are_dropped_lose_their_table(online: Online) -> None:
     online.store.update(online.config, [TITLES], [], [], [], partial=False)
     assert online.store.tables(online.config, "") == ["points", "timed"]
@@ -324,13 +298,13 @@ def test_threads_that_race_for_one_product_leave_the_newest_version(online: Onli
 
 def test_a_forked_child_uses_and_closes_only_its_own_connection(online: Online) -> None:
     online.put("parent", 1)
-    parents = online.store._connection(online.config)
+    parents = online.store.connection(online.config)
     child = os.fork()
     if child == 0:
         code = 1
         try:
             online.put("child", 2, "b")
-            assert online.store._connection(online.config) is not parents
+            assert online.store.connection(online.config) is not parents
             online.store.disconnect()
             parents.execute("select 1")  # not closed
             code = 0

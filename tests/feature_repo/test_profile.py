@@ -9,7 +9,7 @@ from feast.repo_operations import get_repo_files
 
 import feature_repo
 from feature_repo.errors import StoreStateError
-from feature_repo.repository import write_repository
+from feature_repo.profile import write_repository
 
 PACKAGE = Path(feature_repo.__file__).parent
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from feature_repo.errors import AlreadyRunningError
-from feature_repo.jobs.locks import run_lock
+from feature_repo.locks import run_lock
 
 
 def _hold(path: Path, held: Any) -> None:
@@ -49,8 +49,8 @@ def test_a_lock_of_an_owner_killed_in_the_middle_holds_nobody_up(tmp_path: Path)
 
 
 @pytest.mark.parametrize("text", ["", "not JSON", "[]", '{"pid": 1}'])
-def test_an_owner_that_has_not_yet_written_its_name_is_said_to_have_just_begun(tmp_path: Path, text: str) -> None:
+def test_an_owner_that_has_not_written_its_name_yet_has_just_started(tmp_path: Path, text: str) -> None:
     with run_lock(tmp_path / "lock", "counting"):
         (tmp_path / "lock").write_text(text)
-        with pytest.raises(AlreadyRunningError, match="it has just begun"), run_lock(tmp_path / "lock", "counting"):
+        with pytest.raises(AlreadyRunningError, match="it has just started"), run_lock(tmp_path / "lock", "counting"):
             pass
