@@ -1,35 +1,30 @@
-"""What can go wrong in inference.
+"""The errors of inference.
 
 InferenceError
-├── InputError (ValueError)        a product, a query or a training set that the model cannot take
-├── ArtifactError (ValueError)     a model file or folder that is missing, truncated or of another kind
+├── InputError (ValueError)        a product, a query or a training set is invalid
+├── ArtifactError (ValueError)     a model file or folder is missing, truncated or of another kind
 └── ServingError (RuntimeError)    Triton refuses, fails or does not answer
-    ├── RejectedInput (ValueError)     one request is wrong in itself; sending it again will not help
-    └── Unavailable (ConnectionError)  nothing answers in time; later may help
+    └── Unavailable (ConnectionError)  Triton does not answer in time; a later request may succeed
 """
 
 from __future__ import annotations
 
 
 class InferenceError(Exception):
-    """Base of everything that inference raises on purpose; the message is fit for a person."""
+    """Base of all errors that inference raises on purpose. The message is written for people."""
 
 
 class InputError(InferenceError, ValueError):
-    """A product, a query or a training set that the model cannot take."""
+    """A product, a query or a training set is invalid."""
 
 
 class ArtifactError(InferenceError, ValueError):
-    """A model file or folder that is missing, truncated or of another kind."""
+    """A model file or folder is missing, truncated or of another kind."""
 
 
 class ServingError(InferenceError, RuntimeError):
     """Triton refuses, fails or does not answer."""
 
 
-class RejectedInput(ServingError, ValueError):
-    """One request is wrong in itself; sending it again will not help."""
-
-
 class Unavailable(ServingError, ConnectionError):
-    """Triton does not answer in time; later may help."""
+    """Triton does not answer in time; a later request may succeed."""

@@ -1,16 +1,16 @@
 """ItemSage (Baltescu et al., KDD 2022, arXiv 2205.11728): images and text of a product -> one 256-d unit vector.
 
-What differs from a textbook transformer encoder:
-* the input is a *set* of up to 20 frozen image vectors and 12 text-field vectors, without positions, after a learned
-  `[CLS]`; empty slots are masked (the paper feeds zero vectors);
-* a text field is a bag of token ids through a hash embedding (Svenstrup et al., 2017): two rows of one shared table
-  per token, weighted by two learned importances, summed over the bag, then LayerNorm without parameters;
-* the last layer is computed for `[CLS]` only: nothing else is read, and keys and values are never formed. With one
-  layer (the default) `[CLS]` is still the same for every product there: it asks its question once for the batch;
-* no position, no dropout: the model is deterministic.
+Differences from a textbook transformer encoder:
+* The input is a *set* of up to 20 frozen image vectors and 12 text-field vectors, without positions, after a learned
+  `[CLS]` vector. Empty slots are masked (the paper feeds zero vectors).
+* A text field is a bag of token ids through a hash embedding (Svenstrup et al., 2017): two rows of one shared table
+  per token, weighted by two learned importances, summed over the bag, then LayerNorm without parameters.
+* The last layer computes `[CLS]` only, because nothing else is read. It never forms keys and values. With one layer
+  (the default), `[CLS]` is still the same for all products at its input, and its query is computed once per batch.
+* There is no dropout: the model is deterministic.
 
-With the full vocabularies it has 33,120,256 parameters. This file depends on torch alone: it travels into Triton's
-model repository as it is.
+With the full vocabularies it has 33,120,256 parameters. This file depends on torch alone: it is copied into Triton's
+model repository unchanged.
 """
 
 from __future__ import annotations
@@ -26,11 +26,15 @@ TEXT_SLOTS = 12
 
 @dataclass(frozen=True)
 class ItemSageConfig:
-    """Sizes of the model; the defaults are the paper's."""
+    """Sizes of the model; the defaults are the paper's.
+
+    Raises:
+        ValueError: If a size is out of range.
+    """
 
     vocabulary: int = 1_264_000  # 200k unigrams + 1M bigrams + 64k trigrams
-    table_rows: int = 100_000  # of the shared hash-embedding table
-    dim: int = 256  # of image vectors, table rows and the output
+    table_rows: int = 100_000  # rows of the shared hash-embedding table
+    dim: int = 256  # length of image vectors, table rows and the output
     width: int = 512
     layers: int = 1
     heads: int = 8
@@ -49,8 +53,13 @@ class ItemSageConfig:
 class HashEmbedding(nn.Module):
     """Bags of token ids -> sums of hash-embedded tokens.
 
-    Token i is `W[i,0] E[i mod p] + W[i,1] E[i mod q]`, p > q the two largest primes up to the table's rows: a pair of
-    rows belongs to one token only as long as ids stay below p*q, and every id stays within int32 in any runtime.
+    Token i is `W[i,0] E[i mod p] + W[i,1] E[i mod q]`, where p > q are the two largest primes up to the number of
+    rows. Each pair of rows belongs to one token only, as long as ids stay below p*q; and ids fit into int32.
+
+    Args:
+        vocabulary: Number of token ids.
+        rows: Number of rows of the table.
+        dim: Length of a vector.
     """
 
     def __init__(self, vocabulary: int, rows: int, dim: int) -> None:
@@ -62,13 +71,18 @@ class HashEmbedding(nn.Module):
         nn.init.normal_(self.importance)
 
     def forward(self, ids: Tensor, offsets: Tensor) -> Tensor:
-        """Flat ids `[N]` and the start of each bag `[bags]` -> `[bags, dim]`."""
+        """Return the sum of each bag `[bags, dim]` from flat ids `[N]` and the start of each bag `[bags]`."""
         rows = torch.stack([ids % modulus for modulus in self.moduli], 1).flatten()
         weights = F.embedding(ids, self.importance).flatten()  # three times as fast as indexing
         return F.embedding_bag(rows, self.table, 2 * offsets, mode="sum", per_sample_weights=weights)
 
     def fields(self, token_ids: Tensor, field_lengths: Tensor) -> Tensor:
-        """The normalised bags of each field `[B, fields, dim]` from `[B, T]`, `[B, fields]`; an empty one is zero."""
+        """Return the normalised bag of each field `[B, fields, dim]`; an empty field is zero.
+
+        Args:
+            token_ids: `[B, T]`, the bags of the fields one after the other, padded at the end.
+            field_lengths: `[B, fields]`, the number of ids of each field.
+        """
         lengths = field_lengths.to(torch.int64)
         used = torch.arange(token_ids.shape[1], device=token_ids.device) < lengths.sum(1, keepdim=True)
         ends = lengths.flatten().cumsum(0)
@@ -77,7 +91,7 @@ class HashEmbedding(nn.Module):
 
 
 class EncoderLayer(nn.Module):
-    """A pre-norm transformer layer that can answer for the first position only."""
+    """A pre-norm transformer layer that can compute the first position only."""
 
     def __init__(self, width: int, heads: int, feedforward: int) -> None:
         super().__init__()
@@ -90,9 +104,16 @@ class EncoderLayer(nn.Module):
         nn.init.zeros_(self.in_proj.bias)
 
     def forward(self, x: Tensor, present: Tensor, first_only: bool = False, first_alike: bool = False) -> Tensor:
-        """`x` `[B, S, W]`, `present` `[B, S]` bool -> `[B, S, W]`, or `[B, 1, W]` with `first_only`.
+        """Apply the layer.
 
-        `first_alike` promises that the first position is the same throughout the batch; only `first_only` asks.
+        Args:
+            x: `[B, S, W]`.
+            present: `[B, S]` bool, false for masked positions.
+            first_only: Whether to compute the first position only.
+            first_alike: Whether the first position is the same in the whole batch; only used with `first_only`.
+
+        Returns:
+            `[B, S, W]`, or `[B, 1, W]` with `first_only`.
         """
         normed = self.norm1(x)
         attended = self._attend_first(normed, present, first_alike) if first_only else self._attend(normed, present)
@@ -108,32 +129,36 @@ class EncoderLayer(nn.Module):
         return attended.transpose(1, 2).reshape(batch, -1, width)
 
     def _attend_first(self, normed: Tensor, present: Tensor, alike: bool) -> Tensor:
-        """The same for the first position, without projecting all the others to keys and values.
+        """Compute `_attend` for the first position without projecting the others to keys and values.
 
         With one query per head, q (K x) = (q K) x and sum a (V x) = V (sum a x): two projections per product instead of
-        two per position (2.4 times faster with 33 positions). The keys' bias adds the same to every score and falls out
-        of the softmax; the values' bias is added once, because the weights sum to one. Where the first position is
-        alike, so is q K: one vector per head for the whole batch.
+        two per position (2.4 times faster with 33 positions). The bias of the keys adds the same to every score and
+        cancels in the softmax. The bias of the values is added once, because the weights sum to one. If the first
+        position is the same in the whole batch, so is q K: one vector per head for all products.
         """
         width = normed.shape[2]
         heads, size = self.heads, width // self.heads
         query_weight, key_weight, value_weight = self.in_proj.weight.view(3, width, width).unbind()
         query_bias, _, value_bias = self.in_proj.bias.view(3, width).unbind()
-        # Contiguous: a strided slice makes the linear layer copy its weight once per row.
+        # Contiguous: with a strided slice the linear layer copies its weight once per row.
         first = normed[:1, 0] if alike else normed[:, 0].contiguous()
         query = F.linear(first, query_weight, query_bias) * size**-0.5
         keyed = torch.bmm(query.view(-1, heads, size).transpose(0, 1), key_weight.view(heads, size, width))
         scores = F.linear(normed, keyed[:, 0]) if alike else torch.bmm(normed, keyed.permute(1, 2, 0))
         weights = scores.float().masked_fill(~present[:, :, None], -torch.inf).softmax(1).to(normed.dtype)
         pooled = torch.bmm(weights.transpose(1, 2), normed)
-        # Head by head: one bmm would first copy all that was pooled into another order.
+        # Head by head: one bmm would first copy all pooled vectors into another order.
         by_head = zip(pooled.unbind(1), value_weight.view(heads, size, width), strict=True)
         values = torch.cat([F.linear(one, weight) for one, weight in by_head], 1)
         return (values + value_bias)[:, None]
 
 
 class ItemSage(nn.Module):
-    """The encoder. See the module's docstring; shapes at `forward`."""
+    """The encoder; see the module's docstring.
+
+    Args:
+        config: The sizes.
+    """
 
     def __init__(self, config: ItemSageConfig) -> None:
         super().__init__()
@@ -156,17 +181,17 @@ class ItemSage(nn.Module):
         """Embed a batch of products.
 
         Args:
-            images: `[B, I, 256]` float, a product's image vectors first, then padding.
-            image_counts: `[B]` int, how many of the I are real.
+            images: `[B, I, 256]` float, the product's image vectors first, then padding.
+            image_counts: `[B]` int, how many of the I slots are filled.
             token_ids: `[B, T]` int, the bags of the twelve fields one after the other, padded at the end.
-            field_lengths: `[B, 12]` int, how many ids belong to each field.
+            field_lengths: `[B, 12]` int, the number of ids of each field.
 
         Returns:
             `[B, 256]` float32, unit length.
         """
         batch, slots = images.shape[:2]
         filled = (field_lengths > 0).any(0)
-        filled[0] = True  # at least one field; one that no product of the batch has costs nothing
+        filled[0] = True  # at least one field; a field that no product of the batch has costs nothing
         field_lengths = field_lengths[:, filled]
         fields = self.text_fields(token_ids, field_lengths)
         sequence = torch.cat(
@@ -188,14 +213,19 @@ class ItemSage(nn.Module):
         return F.normalize(self.head(self.encoded(sequence, present)).float(), dim=1)
 
     def encoded(self, sequence: Tensor, present: Tensor) -> Tensor:
-        """`[B, S, W]`, `[CLS]` first, and which of the S positions are there `[B, S]` -> the last `[CLS]` `[B, W]`."""
+        """Return the last layer's `[CLS]` `[B, W]`.
+
+        Args:
+            sequence: `[B, S, W]`, `[CLS]` first.
+            present: `[B, S]` bool, false for masked positions.
+        """
         for depth, layer in enumerate(self.layers):
-            # Before the first layer nothing of the product has reached [CLS].
+            # Before the first layer, [CLS] does not depend on the product.
             sequence = layer(sequence, present, first_only=depth == len(self.layers) - 1, first_alike=depth == 0)
         return sequence[:, 0]
 
     def text_fields(self, token_ids: Tensor, field_lengths: Tensor) -> Tensor:
-        """The field vectors `[B, fields, 256]`; an empty field is zero (and masked)."""
+        """Return the field vectors `[B, fields, 256]`; an empty field is zero, and is masked."""
         return self.text.fields(token_ids, field_lengths)
 
 

@@ -1,9 +1,10 @@
-"""Queries -> vectors in the one space that products live in: image, search text, user.
+"""Queries -> vectors in the space of the products: images, search texts and users.
 
-* image: the query image's frozen visual vector, as it is.
-* search: a text encoder trained first against the frozen image space, then frozen (SearchSage's part in the paper).
-* user: no user tower. The recent history is clustered (Ward linkage, as PinnerSage does) and each cluster's medoid
-  is a query of its own: several interests, several candidate lists.
+* Image: the frozen visual vector of the query image itself.
+* Search: a text encoder. It is trained first, against the frozen image space, and then frozen (like the paper's
+  SearchSage).
+* User: there is no user tower. The recent history is clustered (Ward linkage, as in PinnerSage), and each cluster's
+  medoid is a query: several interests give several candidate lists.
 """
 
 from __future__ import annotations
@@ -25,7 +26,17 @@ from inference.tokenizer import Tokenizer
 
 
 class SearchEncoder(nn.Module):
-    """Bag of tokens -> hash embedding -> two-layer perceptron -> `[B, 256]` unit vectors of the image space."""
+    """Bag of tokens -> hash embedding -> two-layer perceptron -> unit vector of the image space.
+
+    Args:
+        vocabulary: Number of token ids.
+        table_rows: Number of rows of the hash embedding's table.
+        dim: Length of a vector.
+        hidden: Number of hidden units.
+
+    Attributes:
+        shape: The arguments by name.
+    """
 
     def __init__(self, vocabulary: int, table_rows: int, dim: int = 256, hidden: int = 512) -> None:
         super().__init__()
@@ -34,20 +45,36 @@ class SearchEncoder(nn.Module):
         self.layers = nn.Sequential(nn.Linear(dim, hidden), nn.GELU(), nn.Linear(hidden, dim))
 
     def forward(self, ids: Tensor, offsets: Tensor) -> Tensor:
-        """Flat token ids `[N]` and the start of each query `[B]` -> `[B, 256]`."""
+        """Encode `B` queries.
+
+        Args:
+            ids: `[N]`, the token ids of all queries.
+            offsets: `[B]`, where each query starts.
+
+        Returns:
+            `[B, dim]` unit vectors.
+        """
         bags = self.text(ids, offsets)
         return F.normalize(self.layers(F.layer_norm(bags, bags.shape[-1:])), dim=1)
 
 
 class SearchQueries:
-    """Search texts -> vectors, with the vocabulary that the encoder was trained on."""
+    """Encodes search texts with the vocabulary that the encoder was trained with.
+
+    Attributes:
+        encoder: The encoder, in evaluation mode.
+        tokenizer: The vocabulary.
+    """
 
     def __init__(self, encoder: SearchEncoder, tokenizer: Tokenizer) -> None:
         self.encoder = encoder.eval()
         self.tokenizer = tokenizer
 
     def __call__(self, texts: Sequence[str]) -> Float32Array:
-        """`[B, 256]` float32. A text without a known word gets a zero vector: it finds nothing rather than noise."""
+        """Encode `B` texts as `[B, 256]` float32.
+
+        A text without a known word gets a zero vector: it finds nothing instead of noise.
+        """
         bags = [self.tokenizer.ids(text) for text in texts]
         ids, offsets = flatten_bags(bags)
         with torch.inference_mode():
@@ -56,7 +83,7 @@ class SearchQueries:
         return out
 
     def save(self, folder: Path) -> tuple[Path, Path]:
-        """Write `search.safetensors` and `search.json` into a folder that nobody reads yet."""
+        """Write `search.safetensors` and `search.json` into a folder that nobody reads yet; return both paths."""
         from safetensors.torch import save_file
 
         weights, shape = folder / "search.safetensors", folder / "search.json"
@@ -69,7 +96,7 @@ class SearchQueries:
         """Read what `save` wrote, with the folder's `tokenizer.json`.
 
         Raises:
-            ArtifactError: a file is missing, truncated or does not fit the vocabulary.
+            ArtifactError: If a file is missing or truncated, or does not fit the vocabulary.
         """
         from safetensors.torch import load_file
 
@@ -88,18 +115,18 @@ class SearchQueries:
 
 
 def flatten_bags(bags: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-    """Bags of ids -> flat ids and offsets, as `HashEmbedding` takes them."""
+    """Return the flat ids and the offsets of some bags, as `HashEmbedding` takes them."""
     lengths = np.fromiter((len(b) for b in bags), np.int64, len(bags))
     ids = torch.tensor([i for bag in bags for i in bag], dtype=torch.int64)
     return ids, torch.from_numpy(np.cumsum(lengths) - lengths)
 
 
 def interests(vectors: Float32Array, *, most: int = 3, distance: float = 0.9) -> list[int]:
-    """The medoids of a user's interests, the most recent interest first.
+    """Return the medoids of a user's interests, the most recent interest first.
 
     Args:
-        vectors: `[n, 256]` unit vectors of the recently engaged products, the most recent last.
-        most: at most so many interests.
+        vectors: `[n, 256]`, unit vectors of the products that the user engaged with, the most recent last.
+        most: Largest number of interests.
         distance: Ward distance above which two groups are different interests.
 
     Returns:

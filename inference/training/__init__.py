@@ -7,7 +7,7 @@ The modules, in the order in which data passes through them:
 * `config`, `config_file`: the options of a run and their files.
 * `search`: trains the search encoder, which is then frozen.
 * `sketch`, `sampling`: draw the batches and estimate how often each product is drawn (logQ).
-* `losses`, `baselines`, `encoders`, `optimiser`, `distributed`, `loop`: ItemSage's training loop.
+* `losses`, `itemsage_loss`, `baselines`, `encoders`, `optimiser`, `distributed`, `loop`: ItemSage's training loop.
 * `evaluation`: Recall@k per task and coverage on held-out pairs, against the *Sum* baseline.
 * `result`, `report`: a finished run and its folder.
 * `pipeline`: all of this in memory (`train`).

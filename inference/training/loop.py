@@ -21,7 +21,8 @@ from inference.errors import InputError
 from inference.training.config import TrainConfig
 from inference.training.distributed import World
 from inference.training.encoders import build_encoder, encoder_sizes
-from inference.training.losses import Candidates, Temperature, itemsage_loss
+from inference.training.itemsage_loss import SampledCandidates, itemsage_loss
+from inference.training.losses import Temperature
 from inference.training.optimiser import Optimiser
 from inference.training.packed import PackedProducts
 from inference.training.pairs import Pairs
@@ -37,7 +38,7 @@ class Step(NamedTuple):
     rows: Int64Array  # the products that this process embeds
     inputs: Inputs | None  # of these products; None if they are too many to be embedded at once
     query: Int64Array  # this process's queries
-    candidates: Candidates  # of these queries, among all products of the step
+    candidates: SampledCandidates  # of these queries, among all products of the step
     products: int  # number of distinct products of the step, over all processes
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from inference.arrays import Float64Array, Int64Array
 from inference.errors import InputError
 from inference.training.config import TrainConfig
-from inference.training.losses import Candidates
+from inference.training.itemsage_loss import SampledCandidates
 from inference.training.pairs import Pairs
 from inference.training.sketch import CountMinSketch
 
@@ -28,9 +28,9 @@ class TrainingBatch(NamedTuple):
     product: Int64Array  # [B], of the pairs
     negatives: Int64Array  # [N] random products, as drawn
     products: Int64Array  # [P] distinct products of both; those of the pairs come first
-    candidates: Candidates
+    candidates: SampledCandidates
 
-    def part(self, rank: int, size: int) -> tuple[Int64Array, Candidates]:
+    def part(self, rank: int, size: int) -> tuple[Int64Array, SampledCandidates]:
         """Return one process's part of the queries, with its candidates among all products.
 
         Args:
@@ -96,7 +96,7 @@ class PairSampler:
         masked_query, masked_product = self._masked(query)
         self._place[products] = -1
         log_q = self._positive_log_q(query, product) if self._config.log_q else np.zeros(len(query))
-        candidates = Candidates(
+        candidates = SampledCandidates(
             torch.from_numpy(positive),
             _float(log_q),
             [_float(w) for w in self._weights(products, times.astype(np.float64), random_times)],
@@ -141,7 +141,7 @@ class PairSampler:
         return out
 
     def _weights(self, products: Int64Array, times: Float64Array, random_times: Float64Array) -> list[Float64Array]:
-        """Return `Candidates.weights`: the log of the number of draws minus the log of the expected number."""
+        """Return `SampledCandidates.weights`: the log of the number of draws minus the log of the expected number."""
         own = products[: len(times)]
         in_batch = self._config.batch * np.exp(self._sketches["positives"].log_share(own))
         at_random = self._config.random_negatives * np.exp(self._sketches["random"].log_share(products))

@@ -9,8 +9,9 @@ import pytest
 
 from inference.arrays import Float32Array
 from inference.errors import InputError
-from inference.recommend import Interest, Mixing, Recommender, deal
-from inference.retrieval import Attributes, Candidates, Filter, Live, RetrievalIndex
+from inference.mixing import Mixing
+from inference.recommend import Recommender
+from inference.retrieval import Attributes, Filter, Live, RetrievalIndex
 from tests.inference.builders import unit
 
 KINDS = ("lamp", "boot", "tent")
@@ -146,7 +147,7 @@ def test_the_monitor_is_told_of_every_query() -> None:
 def test_a_recommender_is_switched_as_a_whole() -> None:
     old, new = Recommender(stocked(), search, {}), Recommender(RetrievalIndex("2"), search, {})
     live = Live(old)
-    with pytest.raises(InputError, match="version '2' holds 0 products, version '1' 24"):
+    with pytest.raises(InputError, match="version '2' has 0 products, version '1' 24"):
         live.swap(new)
     for name, value in VECTORS.items():
         new.index.upsert(name, 1, value)
@@ -170,20 +171,6 @@ def test_a_lasting_interest_outweighs_a_glance_when_age_counts_little() -> None:
     shop = Recommender(stocked(), search, VECTORS, mixing=Mixing(half_life=1_000.0))
     ((ids, _),) = shop.for_user([["lamp-0", "lamp-1", "lamp-2", "lamp-3", "boot-0"]], k=5)
     assert [i.partition("-")[0] for i in ids].count("lamp") == 4
-
-
-@pytest.mark.parametrize(
-    ("weights", "places"),
-    [((1, 1, 1), (4, 4, 4)), ((2, 1, 1), (6, 3, 3)), ((10, 1, 1), (10, 1, 1)), ((1, 0, 1), (6, 0, 6))],
-)
-def test_places_are_apportioned_by_weight(weights: tuple[float, ...], places: tuple[int, ...]) -> None:
-    some = [
-        Interest(name, Candidates([f"{name}{i}" for i in range(20)], [1.0] * 20), weight)
-        for name, weight in zip("abc", weights, strict=True)
-    ]
-    ids, sources = deal(some, [], 12)
-    assert tuple(sources.count(name) for name in "abc") == places
-    assert ids == [f"{s}{sources[:i].count(s)}" for i, s in enumerate(sources)]
 
 
 def similarity(vectors: dict[str, Float32Array], ids: Sequence[str]) -> float:
@@ -215,50 +202,6 @@ def test_diversity_shows_several_designs_instead_of_one_in_all_colours() -> None
     assert np.mean([query @ vectors[i] for i in after]) > np.mean([query @ vectors[i] for i in before]) - 0.05
 
 
-def test_diversity_is_maximal_marginal_relevance() -> None:
-    """Against the definition, spelled out: the best of (1 - d) score - d times the greatest cosine to what is there."""
-    rng = np.random.default_rng(2)
-    vectors = {f"p{i}": v for i, v in enumerate(unit(rng, 30))}
-    scores = {name: float(s) for name, s in zip(vectors, np.sort(rng.uniform(size=30))[::-1], strict=True)}
-    expected: list[str] = []
-    while len(expected) < 12:
-
-        def marginal(name: str) -> float:
-            closest = max((float(vectors[name] @ vectors[e]) for e in expected), default=-1.0)
-            return 0.7 * scores[name] - 0.3 * closest
-
-        expected.append(max((n for n in vectors if n not in expected and n != "p3"), key=marginal))
-    some = [Interest("q", Candidates(list(scores), list(scores.values())))]
-    assert deal(some, ["p3"], 12, diversity=0.3, vectors=vectors)[0] == expected
-    assert expected != [n for n in scores if n != "p3"][:12]
-
-
-def test_diversity_looks_across_interests_and_passes_what_has_left_the_index() -> None:
-    a, b, c, _ = unit(np.random.default_rng(3), 4)
-    vectors = {"a": a, "twin": a, "b": b, "c": c}
-    some = [
-        Interest("x", Candidates(["a"], [0.9])),
-        Interest("y", Candidates(["gone", "twin", "b", "c"], [0.9, 0.8, 0.7, 0.1])),
-    ]
-    assert deal(some, [], 2, vectors=vectors, diversity=0.5) == (["a", "b"], ["x", "y"])
-    assert deal(some, [], 9, vectors=vectors, diversity=0.5)[0] == ["a", "b", "c", "twin"]
-    assert deal(some, [], 2)[0] == ["a", "gone"]
-
-
-@pytest.mark.parametrize(
-    ("wrong", "message"),
-    [
-        ({"half_life": 0.0}, r"half_life \(0.0\) must be above 0"),
-        ({"half_life": float("nan")}, "must be above 0"),
-        ({"diversity": 1.5}, r"diversity \(1.5\) must be from 0 to 1"),
-        ({"diversity": -0.1}, "must be from 0 to 1"),
-    ],
-)
-def test_mixing_that_makes_no_sense_is_refused(wrong: dict[str, float], message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        Mixing(**wrong)
-
-
 def test_requests_of_one_batch_have_filters_of_their_own_on_all_surfaces() -> None:
     shop, here = Recommender(stocked(), search, VECTORS), Filter(in_stock=True)
     assert shop.for_image(["lamp-0", "lamp-0", "boot-0"], k=2, where=[here, None, here]) == [
@@ -274,7 +217,7 @@ def test_requests_of_one_batch_have_filters_of_their_own_on_all_surfaces() -> No
         for history, where in zip(histories, [here, None, None, here], strict=True)
     ]
     assert all(int(i[-1]) % 2 for ids, _ in (answers[0], answers[3]) for i in ids)
-    with pytest.raises(InputError, match="3 requests need one filter for all or 3, not 2"):
+    with pytest.raises(InputError, match="3 requests need one filter for all or 3 filters, not 2"):
         shop.for_search(["boot"] * 3, where=[here, None])
 
 

@@ -6,11 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from inference.errors import InputError
 from inference.inputs import ProductInput
-from inference.model import ItemSage, ItemSageConfig
+from inference.model import ItemSageConfig
 from inference.tokenizer import Tokenizer
-from inference.training.baselines import MLPConcatMLP, SumMLP
 from inference.training.encoders import build_encoder
 from inference.training.packed import PackedProducts
 from tests.inference.builders import catalogue, unit
@@ -62,10 +60,3 @@ def test_images_and_text_both_count_and_their_order_does_not(packed: PackedProdu
         torch.testing.assert_close(encoder(images[:, [1, 0]], counts, tokens, lengths), whole)
         assert not torch.allclose(encoder(images, counts * 0, tokens, lengths), whole, atol=1e-3)
         assert not torch.allclose(encoder(images, counts, tokens, lengths * 0), whole, atol=1e-3)
-
-
-def test_a_name_gives_its_encoder_and_an_unknown_one_is_refused(packed: PackedProducts) -> None:
-    for name, kind in zip(NAMES, (ItemSage, SumMLP, MLPConcatMLP), strict=True):
-        assert type(build(name, packed)) is kind
-    with pytest.raises(InputError, match="no model 'gpt'; it must be one of itemsage, sum_mlp, mlp_concat_mlp"):
-        build("gpt", packed)

@@ -1,132 +1,51 @@
-"""The training set: packed products against the products, and which engagements count."""
+"""The training set: built from catalogue and engagements, and read back from disk as it was."""
 
 from __future__ import annotations
 
-import msgspec
+from pathlib import Path
+
 import numpy as np
 import pytest
+import torch
 
-from inference.errors import InputError
-from inference.inputs import TEXT_FIELDS, ProductInput, stack_images
+from inference.errors import ArtifactError, InputError
 from inference.tokenizer import Tokenizer
+from inference.training.dataset import TrainingSet
 from inference.training.engagements import Engagement
-from inference.training.packed import PackedProducts, sum_images
+from inference.training.packed import PackedProducts
 from inference.training.pairs import Pairs
-from tests.inference.builders import catalogue, engagements, unit
+from tests.inference.builders import catalogue, engagements
+from tests.inference.training.configs import FEW_STEPS
 
 
-@pytest.fixture(scope="module")
-def products() -> list[ProductInput]:
-    rng = np.random.default_rng(3)
-    return [
-        *catalogue(2),
-        ProductInput("bare", {}, np.zeros((0, 256), np.float32)),
-        ProductInput("pictures", {}, unit(rng, 20)),
-        ProductInput("words", {name: f"red {name}" for name in TEXT_FIELDS}, np.zeros((0, 256), np.float32)),
-    ]
+def test_the_training_set_reads_back_as_it_was_written(tmp_path: Path) -> None:
+    products = catalogue(3)
+    tokenizer = Tokenizer.fit([p.text for p in products])
+    packed = PackedProducts(products, tokenizer)
+    log = [*engagements(3), Engagement("search", "half a pair \ud800", "lamp-1", "click", 3)]
+    pairs = Pairs(log, packed, 0.3)
+    TrainingSet(tokenizer, packed, pairs).save(tmp_path)
+    _, loaded, again = TrainingSet.load(tmp_path, tokenizer)
+    rows = np.array([3, 0, 14, 3])
+    for got, want in zip(loaded.batch(rows), packed.batch(rows), strict=True):
+        assert torch.equal(got, want)
+    assert (loaded.ids, loaded.vocabulary) == (packed.ids, packed.vocabulary)
+    for name in ("query", "product", "task", "count", "held_out", "query_product"):
+        np.testing.assert_array_equal(getattr(again, name), getattr(pairs, name))
+    assert again.tasks == pairs.tasks
+    assert again.queries == [(k, t.replace("\ud800", "?")) for k, t in pairs.queries]
 
 
-@pytest.fixture(scope="module")
-def tokenizer(products: list[ProductInput]) -> Tokenizer:
-    return Tokenizer.fit([p.text for p in products])
+def test_a_training_set_of_another_tokenizer_is_refused(tmp_path: Path) -> None:
+    data = TrainingSet.build(catalogue(3), engagements(3), FEW_STEPS)
+    data.save(tmp_path)
+    other = Tokenizer.fit([{"title": "lamp"}])
+    with pytest.raises(ArtifactError, match=f"has {data.tokenizer.size} ids, the tokenizer {other.size}"):
+        TrainingSet.load(tmp_path, other)
 
 
-@pytest.fixture(scope="module")
-def packed(products: list[ProductInput], tokenizer: Tokenizer) -> PackedProducts:
-    return PackedProducts(products, tokenizer)
-
-
-@pytest.mark.parametrize("rows", [[0], [12, 11, 10], [10], [4, 4, 11, 0, 12, 10]])
-def test_a_batch_holds_what_serving_would_send(
-    products: list[ProductInput], tokenizer: Tokenizer, packed: PackedProducts, rows: list[int]
-) -> None:
-    images, counts = stack_images([products[r].images for r in rows])
-    tokens, lengths = tokenizer.encode([products[r].text for r in rows])
-    got = packed.batch(np.array(rows))
-    np.testing.assert_array_equal(got[0].numpy(), images)
-    np.testing.assert_array_equal(got[1].numpy(), counts)
-    used = np.arange(tokens.shape[1]) < lengths.sum(1, keepdims=True)
-    assert got[2].shape == tokens.shape
-    np.testing.assert_array_equal(got[2].numpy()[used], tokens[used])
-    np.testing.assert_array_equal(got[3].numpy(), lengths)
-
-
-def test_a_modality_can_be_left_out(packed: PackedProducts) -> None:
-    _, counts, _, lengths = packed.batch(np.arange(3), images=False)
-    assert not counts.any()
-    assert lengths.any()
-    _, counts, _, lengths = packed.batch(np.arange(3), text=False)
-    assert counts.all()
-    assert not lengths.any()
-
-
-def test_main_images_are_the_first_ones(products: list[ProductInput], packed: PackedProducts) -> None:
-    main, has = packed.main_images()
-    assert has.tolist() == [len(p.images) > 0 for p in products]
-    for row, product in enumerate(products):
-        np.testing.assert_array_equal(main[row], product.images[0] if has[row] else np.zeros(256))
-
-
-def test_the_sum_baseline_is_the_unit_length_sum_of_the_images(
-    products: list[ProductInput], packed: PackedProducts
-) -> None:
-    got = packed.summed_images()
-    assert got.dtype == np.float32
-    for row, product in enumerate(products):
-        total = product.images.astype(np.float64).sum(0)
-        expected = total / np.linalg.norm(total) if len(product.images) else np.zeros(256)
-        np.testing.assert_allclose(got[row], expected, atol=1e-6)
-    assert sum_images([]).shape == (0, 256)
-
-
-def test_a_doubled_id_and_broken_images_are_named(tokenizer: Tokenizer) -> None:
-    lamp = ProductInput("lamp", {}, np.zeros((0, 256), np.float32))
-    with pytest.raises(InputError, match="'lamp' occurs twice"):
-        PackedProducts([lamp, lamp], tokenizer)
-    with pytest.raises(InputError, match="product 'boot' hold NaN"):
-        PackedProducts([lamp, ProductInput("boot", {}, np.full((1, 256), np.nan, np.float32))], tokenizer)
-
-
-def test_engagements_without_a_usable_query_or_product_are_left_out(packed: PackedProducts) -> None:
-    good = [Engagement("image", "lamp-0", "lamp-1", "click"), Engagement("search", "red", "bare", "save")]
-    useless = [
-        Engagement("image", "lamp-0", "lamp-0", "click"),  # of itself
-        Engagement("image", "bare", "lamp-0", "click"),  # the query has no image
-        Engagement("image", "gone", "lamp-0", "click"),
-        Engagement("search", "red", "gone", "click"),
-    ]
-    pairs = Pairs([*useless, *good], packed, 0.0)
-    assert pairs.queries == [("image", "lamp-0"), ("search", "red")]
-    assert pairs.query.tolist() == [0, 1]
-    assert [packed.ids[p] for p in pairs.product] == ["lamp-1", "bare"]
-    assert [pairs.tasks[t] for t in pairs.task] == ["image/click", "search/save"]
-    assert pairs.query_product.tolist() == [packed.index["lamp-0"], -1]
-    with pytest.raises(InputError, match="none of the 4 engagements"):
-        Pairs(useless, packed)
-
-
-@pytest.mark.parametrize("change", [{"action": "stare"}, {"kind": "smell"}, {"count": 0}, {"count": -2}])
-def test_an_impossible_engagement_is_shown(packed: PackedProducts, change: dict[str, object]) -> None:
-    good = Engagement("search", "red", "bare", "save")
-    with pytest.raises(InputError, match=f"{next(iter(change.values()))!r}.* is not a valid engagement"):
-        Pairs([good, msgspec.structs.replace(good, **change)], packed)
-
-
-def test_the_split_is_by_pair_stable_and_of_the_asked_share() -> None:
-    products, log = catalogue(40), engagements(40)
-    packed = PackedProducts(products, Tokenizer.fit([p.text for p in products]))
-    log += [msgspec.structs.replace(e, action="add_to_cart") for e in log]
-    pairs = Pairs(log, packed, 0.2)
-    assert 0.15 < pairs.held_out.mean() < 0.25
-    side: dict[tuple[int, int], set[bool]] = {}
-    for query, product, held in zip(pairs.query, pairs.product, pairs.held_out, strict=True):
-        side.setdefault((int(query), int(product)), set()).add(bool(held))
-    assert all(len(sides) == 1 for sides in side.values())
-    again = Pairs(log[::-1], packed, 0.2)
-    assert again.held_out.tolist() == pairs.held_out.tolist()[::-1]
-    np.testing.assert_array_equal(pairs.training, np.flatnonzero(~pairs.held_out))
-
-
-def test_a_handful_of_pairs_is_all_for_training(packed: PackedProducts) -> None:
-    pairs = Pairs([Engagement("search", "red", "bare", "save")], packed, 1.0)
-    assert pairs.training.tolist() == [0]
+def test_the_vocabulary_also_has_the_words_of_searches() -> None:
+    log = [*engagements(), Engagement("search", "xyzzy", "lamp-1", "click")]
+    assert TrainingSet.build(catalogue(), log, FEW_STEPS).tokenizer.ids("xyzzy")
+    with pytest.raises(InputError, match="no product to train on"):
+        TrainingSet.build([], log, FEW_STEPS)

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from inference.training.losses import Candidates, itemsage_loss
+from inference.training.itemsage_loss import SampledCandidates, itemsage_loss
 
 B, P, D = 7, 23, 6
 IN_BATCH = 9  # the first so many products occur in the batch
@@ -35,14 +35,14 @@ class Case:
         masked[np.arange(B), self.positive.numpy()] = True
         self.masked = masked
 
-    def candidates(self, dtype: torch.dtype = torch.float64) -> Candidates:
+    def candidates(self, dtype: torch.dtype = torch.float64) -> SampledCandidates:
         product, query = np.nonzero(self.masked.T)
         with np.errstate(divide="ignore"):
             weights = [
                 np.log(np.bincount(drawn, minlength=len(log_q))) - log_q
                 for drawn, log_q in zip(self.drawn, self.log_q, strict=True)
             ]
-        return Candidates(
+        return SampledCandidates(
             self.positive,
             self.positive_log_q.to(dtype),
             [torch.from_numpy(w).to(dtype) for w in weights],
@@ -127,13 +127,13 @@ def test_with_everything_masked_there_is_nothing_to_learn(case: Case) -> None:
 
 _PEAK = """
 import resource, sys, torch
-from inference.training.losses import Candidates, itemsage_loss
+from inference.training.itemsage_loss import SampledCandidates, itemsage_loss
 torch.set_num_threads(1)
 B, P = 512, int(sys.argv[1])
 products = torch.nn.functional.normalize(torch.randn(P, 16), dim=1).requires_grad_(True)
 empty = torch.zeros(0, dtype=torch.int64)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-candidates = Candidates(torch.arange(B), torch.zeros(B), [torch.zeros(B), torch.zeros(P)], empty, empty)
+candidates = SampledCandidates(torch.arange(B), torch.zeros(B), [torch.zeros(B), torch.zeros(P)], empty, empty)
 itemsage_loss(torch.randn(B, 16), products, candidates, torch.tensor(10.0)).backward()
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """

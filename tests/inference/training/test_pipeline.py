@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
-from pathlib import Path
 
 import msgspec
 import numpy as np
 import pytest
 import torch
 
-from inference.errors import ArtifactError, InputError
+from inference.errors import InputError
 from inference.inputs import ProductInput, stack_images
 from inference.training.config import TrainConfig
 from inference.training.engagements import Engagement
@@ -21,20 +20,7 @@ from inference.training.pairs import Pairs
 from inference.training.pipeline import train
 from inference.training.result import TrainedModel
 from tests.inference.builders import catalogue, engagements
-
-SMALL = TrainConfig(
-    steps=60,
-    batch=96,
-    random_negatives=64,
-    search_steps=30,
-    warmup_steps=5,
-    learning_rate=3e-3,
-    width=64,
-    heads=4,
-    feedforward=64,
-    head_hidden=64,
-)
-BRIEF = msgspec.structs.replace(SMALL, steps=3, search_steps=2)
+from tests.inference.training.configs import FEW_STEPS, SMALL
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +76,7 @@ def test_the_reported_recall_is_that_of_the_model_as_it_is_served(trained: Train
 
 def test_the_same_seed_gives_the_same_weights_and_another_seed_others() -> None:
     def weights(seed: int) -> dict[str, torch.Tensor]:
-        model = train(catalogue(), engagements(), msgspec.structs.replace(BRIEF, seed=seed))
+        model = train(catalogue(), engagements(), msgspec.structs.replace(FEW_STEPS, seed=seed))
         return {**model.model.state_dict(), **{f"search.{k}": v for k, v in model.search.encoder.state_dict().items()}}
 
     torch.manual_seed(1)
@@ -105,7 +91,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others() -> None:
 
 def test_progress_is_told_step_by_step() -> None:
     told: list[tuple[str, int, int]] = []
-    train(catalogue(), engagements(), BRIEF, lambda *progress: told.append(progress))
+    train(catalogue(), engagements(), FEW_STEPS, lambda *progress: told.append(progress))
     assert [t for t in told if t[0] == "search encoder"] == [("search encoder", n, 2) for n in (1, 2)]
     assert [t for t in told if t[0] == "ItemSage"] == [("ItemSage", n, 3) for n in (1, 2, 3)]
     assert all(a[1] < b[1] or a[0] != b[0] for a, b in pairwise(told))
@@ -115,14 +101,14 @@ def test_products_without_images_or_without_text_train_along() -> None:
     bare = np.zeros((0, 256), np.float32)
     odd = [ProductInput("nothing", {}, bare), ProductInput("wordy", {"title": "lamp"}, bare)]
     log = [*engagements(), Engagement("search", "lamp", "wordy", "click"), Engagement("search", "!", "nothing", "save")]
-    model = train([*catalogue(), *odd], log, BRIEF)
+    model = train([*catalogue(), *odd], log, FEW_STEPS)
     assert all(torch.isfinite(value).all() for value in model.model.state_dict().values())
     assert math.isfinite(model.result.loss[-1])
 
 
 def test_a_catalogue_without_any_image_trains_on_searches() -> None:
     products = [msgspec.structs.replace(p, images=p.images[:0]) for p in catalogue()]
-    model = train(products, engagements(), BRIEF)
+    model = train(products, engagements(), FEW_STEPS)
     assert all(kind.startswith("search/") for kind in model.result.itemsage.recall)
 
 
@@ -131,12 +117,12 @@ def test_a_catalogue_without_any_image_trains_on_searches() -> None:
 
 def test_nothing_to_train_on_is_said_plainly() -> None:
     with pytest.raises(InputError, match="no product to train on"):
-        train([], engagements(), BRIEF)
+        train([], engagements(), FEW_STEPS)
     with pytest.raises(InputError, match="none of the 0 engagements"):
-        train(catalogue(), [], BRIEF)
+        train(catalogue(), [], FEW_STEPS)
     silent = [msgspec.structs.replace(p, text={}) for p in catalogue()]
     with pytest.raises(InputError, match="has no word"):
-        train(silent, [e for e in engagements() if e.kind == "image"], BRIEF)
+        train(silent, [e for e in engagements() if e.kind == "image"], FEW_STEPS)
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
@@ -152,68 +138,3 @@ def test_sizes_below_one_are_refused(name: str) -> None:
 
 
 # ---------------------------------------------------------------------------------------------------- the run folder
-
-
-def test_a_run_folder_reads_back_as_the_same_model(trained: TrainedModel, tmp_path: Path) -> None:
-    run = tmp_path / "runs" / "one"
-    trained.save(run)
-    assert sorted(p.name for p in run.iterdir()) == [
-        "config.json",
-        "environment.json",
-        "loss.svg",
-        "metrics.json",
-        "model.json",
-        "model.safetensors",
-        "search.json",
-        "search.safetensors",
-        "tokenizer.json",
-    ]
-    assert [p.name for p in run.parent.iterdir()] == ["one"], "nothing is left aside"
-    assert msgspec.json.decode((run / "config.json").read_bytes(), type=TrainConfig) == SMALL
-    loaded = TrainedModel.load(run)
-    assert loaded.result == trained.result
-    packed = PackedProducts(catalogue(), loaded.tokenizer)
-    np.testing.assert_array_equal(embed_all(loaded.model, packed), embed_all(trained.model, packed))
-    np.testing.assert_array_equal(loaded.search(["boots please"]), trained.search(["boots please"]))
-
-
-def test_a_run_never_replaces_another(trained: TrainedModel, tmp_path: Path) -> None:
-    (tmp_path / "one").mkdir()
-    with pytest.raises(ArtifactError, match="one exists already"):
-        trained.save(tmp_path / "one")
-
-
-def test_a_run_that_cannot_be_written_leaves_nothing(
-    trained: TrainedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def full(self: object, folder: Path) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(type(trained.search), "save", full)
-    with pytest.raises(ArtifactError, match=r"cannot be written: .*No space left"):
-        trained.save(tmp_path / "one")
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("name", ["model.safetensors", "model.json", "metrics.json", "tokenizer.json", "search.json"])
-@pytest.mark.parametrize("how", ["missing", "cut"])
-def test_a_damaged_run_is_refused(trained: TrainedModel, tmp_path: Path, name: str, how: str) -> None:
-    run = tmp_path / "one"
-    trained.save(run)
-    if how == "missing":
-        (run / name).unlink()
-    else:
-        (run / name).write_bytes((run / name).read_bytes()[:-9])
-    with pytest.raises(ArtifactError):
-        TrainedModel.load(run)
-
-
-def test_a_run_with_another_runs_model_is_refused(trained: TrainedModel, tmp_path: Path) -> None:
-    run = tmp_path / "one"
-    trained.save(run)
-    other = train(catalogue(), engagements(), msgspec.structs.replace(BRIEF, unigrams=9))
-    other.save(tmp_path / "two")
-    for name in ("model.json", "model.safetensors"):
-        (run / name).write_bytes((tmp_path / "two" / name).read_bytes())
-    with pytest.raises(ArtifactError, match="ids, its tokenizer"):
-        TrainedModel.load(run)

@@ -19,13 +19,9 @@ import torch
 from safetensors.torch import load_file
 
 from inference.errors import ArtifactError, InputError
-from inference.tokenizer import Tokenizer
 from inference.training.__main__ import main as program
 from inference.training.config import TrainConfig
-from inference.training.distributed import World, choose_device
-from inference.training.engagements import Engagement
-from inference.training.packed import PackedProducts
-from inference.training.pairs import Pairs
+from inference.training.distributed import World
 from inference.training.pipeline import train
 from inference.training.result import TrainedModel
 from inference.training.run import continue_run, evaluate_run, prepare_run, unfinished_runs
@@ -240,13 +236,6 @@ def test_a_run_is_trained_by_one_at_a_time_and_is_no_unfinished_one_meanwhile(tm
     assert unfinished_runs(tmp_path) == []
 
 
-def test_cuda_is_refused_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert choose_device("auto") == choose_device("cpu") == torch.device("cpu")
-    with pytest.raises(InputError, match="CUDA was asked for"):
-        choose_device("cuda")
-
-
 # -------------------------------------------------------------------------------------------------------- what fails
 
 
@@ -295,21 +284,3 @@ def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
     tensors.write_bytes(tensors.read_bytes()[:-100])
     with pytest.raises(ArtifactError, match="checkpoint-00000002 is damaged"):
         continue_run(run)
-
-
-def test_the_training_set_reads_back_as_it_was_written(tmp_path: Path) -> None:
-    products = catalogue(3)
-    packed = PackedProducts(products, Tokenizer.fit([p.text for p in products]))
-    log = [*engagements(3), Engagement("search", "half a pair \ud800", "lamp-1", "click", 3)]
-    pairs = Pairs(log, packed, 0.3)
-    packed.save(tmp_path)
-    pairs.save(tmp_path)
-    loaded, again = PackedProducts.load(tmp_path), Pairs.load(tmp_path)
-    rows = np.array([3, 0, 14, 3])
-    for got, want in zip(loaded.batch(rows), packed.batch(rows), strict=True):
-        assert torch.equal(got, want)
-    assert (loaded.ids, loaded.vocabulary) == (packed.ids, packed.vocabulary)
-    for name in ("query", "product", "task", "count", "held_out", "query_product"):
-        np.testing.assert_array_equal(getattr(again, name), getattr(pairs, name))
-    assert again.tasks == pairs.tasks
-    assert again.queries == [(k, t.replace("\ud800", "?")) for k, t in pairs.queries]
