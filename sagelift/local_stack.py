@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from functools import partial
 
-from sagelift.observability.triton_probe import KnownAnswerProbe
+from sagelift.observability.triton_probe import KnownAnswerProbe, answers_correctly
 from sagelift.services import Services
 from sagelift.settings import Settings
 from sagelift.stack.stack import LocalStack, StackOptions
@@ -27,7 +28,7 @@ def stack_options(settings: Settings) -> StackOptions:
         triton_url=settings.triton.url or None,
         triton_port=settings.triton.port or None,
         model_repository=settings.model_repository,
-        triton_probe=KnownAnswerProbe(settings.model_repository),
+        triton_probe=KnownAnswerProbe(partial(answers_correctly, repository=settings.model_repository)),
     )
 
 

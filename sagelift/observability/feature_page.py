@@ -11,7 +11,8 @@ from html import escape
 from pathlib import Path
 from typing import Final
 
-from analysis.render.page import template, write
+from analysis.render.files import write_text_atomically
+from analysis.render.page import load_template
 from feature_repo.monitoring.canary import CanaryDrift
 from feature_repo.monitoring.watch import AGE_EDGES, ViewStatus
 
@@ -26,7 +27,7 @@ def write_page(
 ) -> None:
     """Write the page atomically; see `page` for the arguments."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    write(page(statuses, findings, canary, now), path)
+    write_text_atomically(path, page(statuses, findings, canary, now))
 
 
 def page(statuses: Sequence[ViewStatus], findings: Sequence[str], canary: CanaryDrift | None, now: datetime) -> str:
@@ -41,7 +42,7 @@ def page(statuses: Sequence[ViewStatus], findings: Sequence[str], canary: Canary
     from markupsafe import Markup
 
     assert len(AGE_NAMES) == len(AGE_EDGES)
-    text: str = template(Path(__file__).with_name("feature_page.html.j2")).render(
+    text: str = load_template(Path(__file__).with_name("feature_page.html.j2")).render(
         now=now,
         statuses=statuses,
         findings=findings,

@@ -17,16 +17,15 @@ _GOOD_ANSWERS = 8  # in a row, that prove the recovery of a model with a dead pr
 
 
 class KnownAnswerProbe:
-    """A probe for `StackOptions.triton_probe`: returns False once after a wrong or missing answer.
+    """A probe for `StackOptions.triton_probe`: returns False once after a failed round of inferences.
 
     Args:
-        repository: Model repository, with the probes of the visual encoder and the live release.
-        every_s: Seconds between two rounds of inferences.
-        patience_s: Seconds that an answer may take.
+        answers: Runs one round with the server at an address; returns whether all answers are correct.
+        every_s: Seconds between two rounds.
     """
 
-    def __init__(self, repository: Path, *, every_s: float = 15.0, patience_s: float = 30.0) -> None:
-        self._repository, self._every_s, self._patience_s = repository, every_s, patience_s
+    def __init__(self, answers: Callable[[str], bool], *, every_s: float = 15.0) -> None:
+        self._answers, self._every_s = answers, every_s
         self._lock = threading.Lock()
         self._failed = False
         self._asking = False
@@ -51,41 +50,49 @@ class KnownAnswerProbe:
         with self._lock:
             self._failed = failed
 
-    def _answers(self, address: str) -> bool:
-        from inference.errors import ArtifactError, ServingError
-        from inference.releases.repository import ITEMSAGE, VISUAL_ENCODER, live_version
-        from inference.triton.client import TritonClient
 
-        dead: list[str] = []  # only recorded here: consumers and the supervisor recover models
-        live = live_version(self._repository)
-        folders = [(self._repository / VISUAL_ENCODER / "1", "")]
-        if live is not None:
-            folders.append((self._repository / ITEMSAGE / live, live))
-        patience = self._patience_s
-        try:
-            with TritonClient(address, deadline_s=patience, max_elapsed_s=patience, heal=dead.append) as client:
-                for folder, version in folders:
-                    if folder.is_dir():
-                        client.probe(folder, version)
-                        if dead and not self._recovers(partial(client.probe, folder, version), dead):
-                            return False
-        except ServingError:
+def answers_correctly(address: str, repository: Path, patience_s: float = 30.0) -> bool:
+    """Return whether the models of the repository give their known answers.
+
+    Args:
+        address: host:port of Triton.
+        repository: Model repository, with the probes of the visual encoder and the live release.
+        patience_s: Seconds that an answer, or the recovery of a model, may take.
+    """
+    from inference.errors import ArtifactError, ServingError
+    from inference.releases.repository import ITEMSAGE, VISUAL_ENCODER, live_version
+    from inference.triton.client import TritonClient
+
+    dead: list[str] = []  # only recorded here: consumers and the supervisor recover models
+    live = live_version(repository)
+    folders = [(repository / VISUAL_ENCODER / "1", "")]
+    if live is not None:
+        folders.append((repository / ITEMSAGE / live, live))
+    try:
+        with TritonClient(address, deadline_s=patience_s, max_elapsed_s=patience_s, heal=dead.append) as client:
+            for folder, version in folders:
+                if folder.is_dir():
+                    client.probe(folder, version)
+                    if dead and not _recovers(partial(client.probe, folder, version), dead, patience_s):
+                        return False
+    except ServingError:
+        return False
+    except ArtifactError:  # a release that is being written is no fault of the server
+        return True
+    return True
+
+
+def _recovers(ask: Callable[[], object], dead: list[str], patience_s: float) -> bool:
+    """Return whether all processes of a model answer again within the patience, after one of them did not.
+
+    Triton uses any free instance, so one good answer proves nothing about the other instances.
+    """
+    end = time.monotonic() + patience_s
+    good = 0
+    while good < _GOOD_ANSWERS:
+        if time.monotonic() > end:
             return False
-        except ArtifactError:  # a release that is being written is no fault of the server
-            return True
-        return True
-
-    def _recovers(self, ask: Callable[[], object], dead: list[str]) -> bool:
-        """Return whether all processes of a model answer again within the patience, after one of them did not.
-
-        Triton uses any free instance, so one good answer proves nothing about the other instances.
-        """
-        end = time.monotonic() + self._patience_s
-        good = 0
-        while good < _GOOD_ANSWERS:
-            if time.monotonic() > end:
-                return False
-            dead.clear()
-            ask()
-            good = 0 if dead else good + 1
-        return True
+        dead.clear()
+        ask()
+        good = 0 if dead else good + 1
+    return True

@@ -1,4 +1,4 @@
-"""Real servers for the tests that share them: started once in a session, each on free ports of the loopback."""
+"""Real servers that tests share: each starts once per test process, on free loopback ports and in its own folder."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ WORDS = ["red", "blue", "green", "oak", "pine", "table", "chair", "lamp", "wool"
 
 @pytest.fixture(scope="session")
 def cache() -> Path:
-    """The folder of the servers' programs, filled."""
+    """The cache folder with the downloaded servers."""
     folder = Path(os.environ.get("SAGELIFT_CACHE_DIR", "~/.cache/sagelift")).expanduser()
     fetch_all(folder, print)
     return folder
@@ -30,13 +30,14 @@ def cache() -> Path:
 
 @pytest.fixture(scope="session")
 def kafka(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaBroker]:
+    """A broker; tests use topics and groups of their own."""
     with KafkaBroker(tmp_path_factory.mktemp("kafka"), cache) as broker:
         yield broker
 
 
 @pytest.fixture(scope="session")
 def model_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small ItemSage, release 1, live; and the visual encoder."""
+    """A model repository with the visual encoder and a small ItemSage as live release 1."""
     folder = tmp_path_factory.mktemp("models")
     tokenizer = Tokenizer.fit([{"title": " ".join(WORDS[i:] + WORDS[:i])} for i in range(len(WORDS))])
     torch.manual_seed(1)
@@ -49,5 +50,6 @@ def model_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def triton(cache: Path, model_repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
+    """A Triton server with the models of `model_repository`."""
     with TritonServer(tmp_path_factory.mktemp("triton"), cache, model_repository) as server:
         yield server

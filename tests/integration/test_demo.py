@@ -1,4 +1,4 @@
-"""End to end: the whole loop on real components, small."""
+"""End to end: the whole loop on real components, with small sizes."""
 
 import os
 from pathlib import Path
@@ -21,9 +21,9 @@ SMALL = DemoConfig(
 )
 
 
-def test_the_loop_closes_and_leaves_nothing_running(tmp_path: Path) -> None:
-    """Catalogue, features, training, release, changes, experiment, report; then no process of ours is left."""
-    before = set(psutil.Process(os.getpid()).children(recursive=True))  # servers that other tests share
+def test_the_demo_runs_all_stages_and_leaves_nothing_running(tmp_path: Path) -> None:
+    """Every stage runs, and no process is left at the end."""
+    before = set(psutil.Process(os.getpid()).children(recursive=True))  # servers that tests share
     settings = load_settings(state_dir=tmp_path)
     result, report = Demo(settings, SMALL).run()
 

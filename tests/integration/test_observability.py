@@ -1,4 +1,4 @@
-"""A consumer of the real stack, seen from outside: what it did is in its metrics, how it is in its health."""
+"""A consumer of the real stack seen from outside: its metrics show its work, and its health shows its state."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import os
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -29,6 +29,7 @@ from streaming.kafka.topic_admin import ensure_topics
 from streaming.kafka.topics import CATALOG_UPDATES, PRODUCT_EMBEDDINGS, dead_letter_topic
 from streaming.tracing import TRACEPARENT
 from tests.streaming.builders import update
+from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
 
@@ -40,7 +41,7 @@ GARBAGE = 60
 def settings(
     tmp_path_factory: pytest.TempPathFactory, cache: Path, triton: TritonServer, model_repository: Path
 ) -> Iterator[Settings]:
-    """An installation with a broker of its own: its consumer is stopped by poison, which others must not meet."""
+    """An installation with its own broker, because the bad messages that stop its consumer must not reach others."""
     state = tmp_path_factory.mktemp("seen")
     with KafkaBroker(state / "kafka", cache) as kafka:
         yield load_settings(
@@ -53,7 +54,7 @@ def settings(
 
 @contextmanager
 def consumer(settings: Settings) -> Iterator[subprocess.Popen[bytes]]:
-    """A catalogue consumer as `sagelift stream catalog` starts it."""
+    """Run `sagelift stream catalog`."""
     environment = {**os.environ, **settings.environment(), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "sagelift", "stream", "catalog"]
     with (settings.state / "catalog.log").open("ab") as log:
@@ -67,10 +68,10 @@ def consumer(settings: Settings) -> Iterator[subprocess.Popen[bytes]]:
 
 @contextmanager
 def dead_lettering(settings: Settings) -> Iterator[None]:
-    """A consumer in this process, told to take whatever comes."""
+    """Run a consumer in this process that turns every bad message into a dead letter."""
     stop = threading.Event()
-    told = settings.model_copy(update={"poison": PoisonSettings(share=1)})
-    thread = threading.Thread(target=catalog_worker, args=(told, stop))
+    tolerant = settings.model_copy(update={"poison": PoisonSettings(share=1)})
+    thread = threading.Thread(target=catalog_worker, args=(tolerant, stop))
     thread.start()
     try:
         yield
@@ -81,19 +82,12 @@ def dead_lettering(settings: Settings) -> Iterator[None]:
 
 
 def seen(settings: Settings) -> StreamStatus:
-    """What `sagelift stream status` would show."""
+    """Return what `sagelift stream status` would show."""
     return summarize(ask_broker(settings), [], collect(settings, [], fetch))
 
 
-def until(condition: Callable[[], bool], what: str, timeout_s: float = 60) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, f"waited {timeout_s:.0f} s in vain for {what}"
-        time.sleep(0.05)
-
-
 def value(samples: Samples, name: str, **labels: str) -> float:
-    return sum(number for found, number in samples.get(name, ()) if found.items() >= labels.items())
+    return sum(number for found_labels, number in samples.get(name, ()) if found_labels.items() >= labels.items())
 
 
 def ready(settings: Settings) -> bool:
@@ -104,33 +98,34 @@ def ready(settings: Settings) -> bool:
         return False
 
 
-def test_what_a_consumer_does_is_seen_from_outside_until_poison_stops_it(settings: Settings) -> None:
+def test_metrics_and_health_show_a_consumer_until_poison_stops_it(settings: Settings) -> None:
     with Services(settings) as services:
         ensure_topics(services.kafka)
         producer = services.producer()
         with consumer(settings) as process, LagMeter(services.kafka, CATALOG_GROUP, CATALOG_UPDATES) as meter:
-            until(lambda: ready(settings), "the consumer to be ready")
+            wait_until(lambda: ready(settings), "the consumer is not ready", timeout_s=60)
             for number in range(20):
                 message = JSON.encode(update(f"p{number}", 1))
                 producer.send(CATALOG_UPDATES, message, b"p%d" % number, headers=[(TRACEPARENT, TRACE)])
             producer.send(CATALOG_UPDATES, b'{"id":"bad","version":3}', b"bad", headers=[(TRACEPARENT, TRACE)])
             producer.flush()
-            until(lambda: meter.lag() == 0, "the updates to be handled")
+            wait_until(lambda: meter.lag() == 0, "the updates are not handled", timeout_s=60)
             _, text = fetch(read_records(settings.state)[0].url)
-            found = parse(text)
-            assert value(found, "sagelift_records_total") == 21
-            assert value(found, "sagelift_updates_total", outcome="embedded") == 20
-            assert value(found, "sagelift_freshness_seconds_count") == 20
-            assert 0 < value(found, "sagelift_freshness_seconds_sum") < 20 * 30
-            assert value(found, "sagelift_dead_letters_total", stage="decode") == 1
-            assert value(found, "sagelift_stage_seconds_count", stage="publishing") > 0
-            assert value(found, "sagelift_partitions") == 8
-            until(
+            samples = parse(text)
+            assert value(samples, "sagelift_records_total") == 21
+            assert value(samples, "sagelift_updates_total", outcome="embedded") == 20
+            assert value(samples, "sagelift_freshness_seconds_count") == 20
+            assert 0 < value(samples, "sagelift_freshness_seconds_sum") < 20 * 30
+            assert value(samples, "sagelift_dead_letters_total", stage="decode") == 1
+            assert value(samples, "sagelift_stage_seconds_count", stage="publishing") > 0
+            assert value(samples, "sagelift_partitions") == 8
+            wait_until(
                 lambda: value(parse(fetch(read_records(settings.state)[0].url)[1]), "sagelift_lag_records") == 0,
-                "the lag to be measured",
+                "the lag is not measured",
+                timeout_s=60,
             )
             assert seen(settings).problems == []
-            assert_the_trace_went_on(services, settings)
+            assert_the_trace_continued(services, settings)
 
             for number in range(2 * GARBAGE):
                 producer.send(CATALOG_UPDATES, b"id;title;price", b"%d" % number)
@@ -142,23 +137,28 @@ def test_what_a_consumer_does_is_seen_from_outside_until_poison_stops_it(setting
         assert "SAGELIFT_POISON__SHARE=1" in worker.reason
 
         with dead_lettering(settings), LagMeter(services.kafka, CATALOG_GROUP, CATALOG_UPDATES) as meter:
-            until(lambda: meter.lag() == 0, "it all to be dead letters, as a person said")
+            wait_until(lambda: meter.lag() == 0, "messages are not dead letters yet", timeout_s=60)
         with LagMeter(services.kafka, "none", dead_letter_topic(CATALOG_UPDATES)) as letters:
             assert letters.end() == 1 + 2 * GARBAGE
 
 
-def assert_the_trace_went_on(services: Services, settings: Settings) -> None:
+def assert_the_trace_continued(services: Services, settings: Settings) -> None:
     reader = services.kafka.consumer()
     try:
         partitions = [TopicPartition(PRODUCT_EMBEDDINGS, n) for n in range(8)]
         partitions.append(TopicPartition(dead_letter_topic(CATALOG_UPDATES), 0))
         reader.assign(partitions)
         reader.seek_to_beginning()
-        found = []
-        until(lambda: len(found.extend(r for p in reader.poll(500).values() for r in p) or found) == 21, "21 records")
+        records: list[Any] = []
+
+        def read_all() -> bool:
+            records.extend(record for part in reader.poll(500).values() for record in part)
+            return len(records) == 21
+
+        wait_until(read_all, "21 records", timeout_s=60)
     finally:
         reader.close()
-    assert all(dict(record.headers)[TRACEPARENT] == TRACE for record in found)
+    assert all(dict(record.headers)[TRACEPARENT] == TRACE for record in records)
     log = [json.loads(line) for line in (settings.state / "catalog.log").read_text().splitlines() if line[:1] == "{"]
     (refused,) = [line for line in log if line.get("trace_id") == TRACE.decode().split("-")[1]]
     assert (refused["product_id"], refused["version"], refused["stage"]) == ("bad", 3, "decode")

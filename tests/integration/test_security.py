@@ -485,7 +485,7 @@ def test_a_key_of_another_certificate_is_refused_at_load(
 ) -> None:
     with refused("not the key of ssl_cert_file", SettingsError):
         load_settings(kafka={**mutual(broker, ours), "ssl_key_file": others / "worker.key"})
-    with refused("which gRPC cannot open", SettingsError):
+    with refused("gRPC cannot open", SettingsError):
         load_settings(
             triton={
                 "url": "triton:8001",

@@ -1,4 +1,4 @@
-"""The local stack with the real Apache Kafka and Triton: what it survives, and that it leaves nothing behind."""
+"""The local stack with the real Apache Kafka and Triton: it survives failures and leaves nothing behind."""
 
 import os
 import shutil
@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -29,10 +29,11 @@ from sagelift.stack.stack import LocalStack, StackOptions, WorkerSpec
 from sagelift.stack.status import read_status, stop
 from sagelift.stack.supervised import RestartPolicy
 from sagelift.stack.triton import TritonServer
+from tests.waiting import wait_until
 
 pytestmark = [
     pytest.mark.integration,
-    # kafka-python reads its protocol's schemas through a function that Python 3.11 calls deprecated.
+    # kafka-python reads its schemas with a function that Python 3.11 deprecates.
     pytest.mark.filterwarnings("ignore:(read|open)_text is deprecated:DeprecationWarning"),
 ]
 
@@ -52,7 +53,7 @@ class TritonPythonModel:
         inputs = [pb_utils.get_input_tensor_by_name(request, "x") for request in requests]
         return [pb_utils.InferenceResponse([pb_utils.Tensor.from_dlpack("y", x)]) for x in inputs]
 """
-# A worker with a child that ignores SIGTERM and has left its process group: the hardest to leave nothing of.
+# A worker with a child that ignores SIGTERM and has left its process group: the hardest case to clean up.
 STUBBORN = [
     "import signal, subprocess, sys, time",
     "child = 'import os, signal, time; os.setpgid(0, 0); signal.signal(15, signal.SIG_IGN); time.sleep(3600)'",
@@ -85,8 +86,8 @@ def stack(tmp_path_factory: pytest.TempPathFactory, said: list[str]) -> Iterator
         yield stack
 
 
-def test_a_running_stack_serves_messages_and_models_and_says_so(stack: LocalStack) -> None:
-    """Messages pass, the model answers, the metrics are there, and the folder tells other processes so."""
+def test_a_running_stack_serves_messages_and_models_and_reports_itself(stack: LocalStack) -> None:
+    """Messages pass, the model answers, and other processes can read the state from the folder."""
     produce(stack.kafka_bootstrap, "hello", [b"1", b"2"])
     assert consume(stack.kafka_bootstrap, "hello", 2) == [b"1", b"2"]
     assert infer(stack.triton_grpc) == [0.0, 1.0, 2.0, 3.0]
@@ -102,13 +103,13 @@ def test_a_running_stack_serves_messages_and_models_and_says_so(stack: LocalStac
 
 
 def test_a_second_supervisor_on_the_same_folder_is_refused(stack: LocalStack) -> None:
-    """The refusal names the process that has the folder, and does not disturb it."""
+    """The error names the process that uses the folder, and that one continues."""
     with pytest.raises(AlreadyRunningError, match=rf"already running .*process {os.getpid()}"):
         LocalStack(stack.state_dir, CACHE).start()
     assert read_status(stack.state_dir).healthy
 
 
-def test_a_killed_broker_is_back_on_its_port_with_its_messages(stack: LocalStack, said: list[str]) -> None:
+def test_a_killed_broker_restarts_on_its_port_with_its_messages(stack: LocalStack, said: list[str]) -> None:
     assert stack.kafka is not None
     bootstrap, restarts = stack.kafka_bootstrap, component(stack, "Kafka").restarts
     sent = [b"%d" % i for i in range(500)]
@@ -116,7 +117,9 @@ def test_a_killed_broker_is_back_on_its_port_with_its_messages(stack: LocalStack
 
     os.kill(stack.kafka.pid or 0, signal.SIGKILL)
 
-    wait_until(lambda: component(stack, "Kafka").restarts > restarts and read_status(stack.state_dir).healthy)
+    wait_until(
+        lambda: component(stack, "Kafka").restarts > restarts and read_status(stack.state_dir).healthy, timeout_s=40
+    )
     assert stack.kafka_bootstrap == bootstrap
     assert consume(bootstrap, "kept", 500) == sent
     assert component(stack, "Kafka").last_error == "ended with exit code 137"
@@ -125,7 +128,7 @@ def test_a_killed_broker_is_back_on_its_port_with_its_messages(stack: LocalStack
 
 @pytest.mark.parametrize("victim", ["server", "stub"])
 def test_a_killed_triton_or_model_process_is_replaced(stack: LocalStack, victim: str) -> None:
-    """A dead stub leaves Triton live and the model "ready" while every request fails: that too must be noticed."""
+    """A dead stub leaves Triton live and the model "ready" although every request fails."""
     assert stack.triton is not None
     address, restarts = stack.triton_grpc, component(stack, "Triton").restarts
     server = psutil.Process(stack.triton.pid)
@@ -133,21 +136,25 @@ def test_a_killed_triton_or_model_process_is_replaced(stack: LocalStack, victim:
 
     (server if victim == "server" else stub).kill()
 
-    wait_until(lambda: component(stack, "Triton").restarts > restarts and read_status(stack.state_dir).healthy)
+    wait_until(
+        lambda: component(stack, "Triton").restarts > restarts and read_status(stack.state_dir).healthy, timeout_s=40
+    )
     assert stack.triton_grpc == address
     assert infer(address) == [0.0, 1.0, 2.0, 3.0]
 
 
 def test_a_triton_that_hangs_is_replaced(stack: LocalStack) -> None:
-    """Stopped, not dead: only the probe can tell."""
+    """The process is suspended, not dead: only the probe finds it."""
     assert stack.triton is not None
     restarts = component(stack, "Triton").restarts
     psutil.Process(stack.triton.pid).suspend()
-    wait_until(lambda: component(stack, "Triton").restarts > restarts and read_status(stack.state_dir).healthy)
+    wait_until(
+        lambda: component(stack, "Triton").restarts > restarts and read_status(stack.state_dir).healthy, timeout_s=40
+    )
     assert infer(stack.triton_grpc) == [0.0, 1.0, 2.0, 3.0]
 
 
-def test_a_broken_model_is_refused_with_tritons_reason_and_harms_nothing(stack: LocalStack) -> None:
+def test_a_broken_model_is_refused_with_tritons_reason_and_others_continue(stack: LocalStack) -> None:
     broken = stack.model_repository / "broken"
     (broken / "1").mkdir(parents=True)
     (broken / "config.pbtxt").write_text(CONFIG.replace("identity", "broken"))
@@ -170,7 +177,7 @@ def test_services_given_by_address_are_used_and_not_started(stack: LocalStack, t
         assert read_status(tmp_path).healthy
 
 
-def test_a_worker_that_keeps_failing_is_given_up_on_and_said_so(stack: LocalStack, tmp_path: Path) -> None:
+def test_a_worker_that_keeps_failing_is_given_up_with_a_message(stack: LocalStack, tmp_path: Path) -> None:
     said: list[str] = []
     options = StackOptions(
         kafka_bootstrap=stack.kafka_bootstrap,
@@ -179,7 +186,7 @@ def test_a_worker_that_keeps_failing_is_given_up_on_and_said_so(stack: LocalStac
     )
     with LocalStack(tmp_path, CACHE, options, say=said.append) as second:
         second.add_worker(WorkerSpec("hopeless", [sys.executable, "-c", "raise SystemExit(3)"]))
-        wait_until(lambda: component(second, "hopeless").state == "failed")
+        wait_until(lambda: component(second, "hopeless").state == "failed", timeout_s=40)
         assert component(second, "hopeless").restarts == 2
         assert not read_status(tmp_path).healthy
     assert any("hopeless ended with exit code 3; gave up after 3 failures" in line for line in said)
@@ -212,7 +219,7 @@ def test_ctrl_c_ends_the_supervisor_with_130_and_leaves_nothing(tmp_path: Path) 
 
 
 def test_kill_9_of_the_supervisor_leaves_nothing_and_the_next_one_starts(tmp_path: Path) -> None:
-    """No process (the grandchild that ignores SIGTERM neither), no /dev/shm segment, no port; messages are kept."""
+    """No process (not even the grandchild that ignores SIGTERM), /dev/shm segment or port stays; messages do."""
     with supervisor(tmp_path) as process:
         left = Left(process, tmp_path)
         produce(read_status(tmp_path).kafka_bootstrap or "", "kept", [b"message"])
@@ -226,7 +233,7 @@ def test_kill_9_of_the_supervisor_leaves_nothing_and_the_next_one_starts(tmp_pat
         assert consume(bootstrap, "kept", 1) == [b"message"]
         process.kill()
         process.wait()
-    # Once more, at once, while the guardians of the killed one are still at work; then ended as `sagelift down` does.
+    # Start again at once, while the guardians of the killed one still work; then stop like `sagelift down`.
     with supervisor(tmp_path) as process:
         again = Left(process, tmp_path)
         assert stop(tmp_path, timeout=30) is True
@@ -235,7 +242,7 @@ def test_kill_9_of_the_supervisor_leaves_nothing_and_the_next_one_starts(tmp_pat
     assert stop(tmp_path) is False
 
 
-def test_a_half_downloaded_jar_is_named_and_mended(tmp_path: Path) -> None:
+def test_an_incomplete_jar_is_named_and_replaced(tmp_path: Path) -> None:
     kafka_jars.fetch_kafka(CACHE, lambda _: None)
     whole = kafka_jars.kafka_folder(CACHE)
     folder = kafka_jars.kafka_folder(tmp_path)
@@ -253,8 +260,8 @@ def test_a_half_downloaded_jar_is_named_and_mended(tmp_path: Path) -> None:
     assert kafka_jars.kafka_classpath(tmp_path).count(".jar") == 46
 
 
-def test_without_network_the_first_start_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One sentence, with the folder and no address of a registry; nothing half-fetched stays."""
+def test_without_network_the_first_start_names_the_cause(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The message has the folder and no address of a registry; no partial file stays."""
     for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     monkeypatch.setenv("UV_CACHE_DIR", str(tmp_path / "uv"))
@@ -271,7 +278,7 @@ def test_without_network_the_first_start_says_so(tmp_path: Path, monkeypatch: py
 
 
 class Left:
-    """What a running supervisor holds; later, that none of it is left."""
+    """What a running supervisor holds, to check later that nothing of it is left."""
 
     def __init__(self, supervisor: "subprocess.Popen[str]", state_dir: Path) -> None:
         seen = read_status(state_dir)
@@ -290,8 +297,8 @@ class Left:
         return list(Path("/dev/shm").glob(f"{self.prefix}*"))
 
     def assert_nothing(self) -> None:
-        """Waits for the guardians: theirs is the clean-up when the supervisor was killed."""
-        wait_until(lambda: not any(map(alive, self.processes)), timeout=30)
+        """Wait for the guardians, which clean up after a killed supervisor."""
+        wait_until(lambda: not any(map(alive, self.processes)), timeout_s=40)
         assert self.segments() == []
         assert [port for port in self.ports if not is_free(port)] == []
 
@@ -304,7 +311,7 @@ def alive(process: psutil.Process) -> bool:
 
 
 class supervisor:
-    """`sagelift up` as a process of its own; entered when it is ready, its remains killed at the end."""
+    """`sagelift up` as a process; the block starts when it is ready, and the process is killed at the end."""
 
     def __init__(self, state_dir: Path) -> None:
         self.state_dir = state_dir
@@ -315,7 +322,7 @@ class supervisor:
         command = [sys.executable, "-c", SUPERVISOR, str(self.state_dir), str(CACHE)]
         with log:
             self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, text=True)
-        wait_until(self._ready)
+        wait_until(self._ready, timeout_s=60)
         return self.process
 
     def __exit__(self, *_: object) -> None:
@@ -331,7 +338,7 @@ class supervisor:
 
 
 def guarded_processes(state_dir: Path) -> list[str]:
-    """Command lines of all processes that mention the folder, this one's excepted."""
+    """Return the command lines of all other processes that mention the folder."""
     lines = []
     for process in psutil.process_iter():
         try:
@@ -345,13 +352,6 @@ def guarded_processes(state_dir: Path) -> list[str]:
 
 def component(stack: LocalStack, name: str) -> status.ComponentStatus:
     return next(c for c in read_status(stack.state_dir).components if c.name == name)
-
-
-def wait_until(condition: Callable[[], bool], timeout: float = 40.0) -> None:
-    deadline = time.monotonic() + timeout
-    while not condition():
-        assert time.monotonic() < deadline, "the condition did not become true in time"
-        time.sleep(0.05)
 
 
 def write_model(repository: Path) -> None:
