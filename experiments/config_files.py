@@ -11,6 +11,7 @@ from experiments.compatibility import find_cycle, find_overlap
 from experiments.config import ExperimentConfig
 from experiments.config_parsing import load_yaml
 from experiments.errors import ConfigError
+from experiments.json_schemas import describe_properties
 
 _SUFFIXES: Final = (".yaml", ".yml")
 _SHARE: Final = {"minimum": 0, "maximum": 10_000}
@@ -44,6 +45,7 @@ class FileProblem(msgspec.Struct, frozen=True):
 def json_schema() -> dict[str, Any]:
     """Return the JSON Schema (2020-12) of an experiment's file, for editors and reviews."""
     schema = msgspec.json.schema(ExperimentConfig)
+    describe_properties(schema["$defs"])
     for name, fields in _RULES.items():
         properties = schema["$defs"][name]["properties"]
         for field, rules in fields.items():

@@ -1,5 +1,6 @@
-"""The REST interface: how experiments are made and run, assignments and exposures, and OpenFeature's remote protocol.
+"""The REST interface: how experiments are created and run, assignments and exposures, and OpenFeature's protocol.
 
-`app` puts it together; `auth` and `limits` say who may ask and how much, `documents` what is said, `problems` what is
-said when it cannot be done; `management`, `assignments` and `ofrep` are the endpoints. Nothing is imported here.
+A request passes `limits` (size) -> `auth` (key, right, rate) -> `bodies` (JSON to `documents`) -> an endpoint
+(`management`, `assignments`, `units`, `ofrep`, `health`). `problems` turns every error into an answer, `openapi`
+describes the interface, and `app` assembles the application.
 """

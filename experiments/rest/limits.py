@@ -1,4 +1,4 @@
-"""How much one may ask: requests per key, and the size of a request."""
+"""Limits of requests: the rate of each key, and the size of a request."""
 
 import threading
 import time
@@ -15,8 +15,13 @@ _REMEMBERED: Final = 10_000
 
 
 class Limits(msgspec.Struct, frozen=True):
-    """`rate`: requests per second of one key, on average; `burst`: how many at once. `body`: bytes of one request;
-    `batch`: assignments, exposures or users in one.
+    """The limits.
+
+    Attributes:
+        rate: Requests per second of one key, on average.
+        burst: Requests of one key at once.
+        body: Bytes of one request.
+        batch: Assignments, exposures or users in one request.
     """
 
     rate: float = 1_000.0
@@ -26,15 +31,29 @@ class Limits(msgspec.Struct, frozen=True):
 
 
 def check_batch(size: int, most: int) -> None:
-    """Raises Problem when a request holds more than it may."""
+    """Check the number of items in a request.
+
+    Raises:
+        Problem: The request has more than `most` items.
+    """
     if size > most:
         raise Problem(
-            422, "Request refused", value=size, rule=f"a request holds at most {most}", remedy="send it in parts"
+            422,
+            "Request refused",
+            value=size,
+            rule=f"a request has at most {most} items",
+            remedy="send several requests",
         )
 
 
 class RateLimiter:
-    """A token bucket per key. Shared between threads; `monotonic` gives seconds."""
+    """A token bucket for each key. Threads may share it.
+
+    Args:
+        rate: Tokens per second.
+        burst: Size of a bucket.
+        monotonic: Returns seconds that never go back.
+    """
 
     def __init__(self, rate: float, burst: int, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._rate, self._burst, self._monotonic = rate, burst, monotonic
@@ -42,7 +61,7 @@ class RateLimiter:
         self._lock = threading.Lock()
 
     def wait(self, key: str) -> float:
-        """Takes one token: 0 when there is one, else the seconds until there will be."""
+        """Take a token of a key; return 0, or the seconds until the next token if there is none."""
         now = self._monotonic()
         with self._lock:
             tokens, since = self._buckets.pop(key, (float(self._burst), now))
@@ -50,17 +69,23 @@ class RateLimiter:
             short = 1.0 - tokens
             self._buckets[key] = (tokens if short > 0 else tokens - 1.0, now)
             if len(self._buckets) > _REMEMBERED:
-                self._buckets.popitem(last=False)  # the one that has been quiet for longest, hence full
+                self._buckets.popitem(last=False)  # the key that was idle for longest; its bucket is full
         return short / self._rate if short > 0 else 0.0
 
 
 class BodyLimit:
-    """ASGI middleware: refuses a request that is larger than the limit, before or while it is read."""
+    """ASGI middleware that refuses a request above the limit, before or while it is read.
+
+    Args:
+        app: The application.
+        limit: Maximum number of bytes.
+    """
 
     def __init__(self, app: ASGIApp, limit: int) -> None:
         self._app, self._limit = app, limit
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -87,5 +112,5 @@ class BodyLimit:
             "Request too large",
             value=f"{size} bytes",
             rule=f"a request has at most {self._limit} bytes",
-            remedy="send it in parts",
+            remedy="send several requests",
         )

@@ -1,7 +1,7 @@
-"""How experiments are made and run: the same acts as the commands and `ExperimentStore`, under the same names."""
+"""Experiments over REST: the methods of `ExperimentStore` and the commands, under the same names."""
 
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Path, Query, Request
@@ -14,24 +14,30 @@ from experiments.metrics import definitions
 from experiments.records import Scheduled, Transition, Version
 from experiments.rest import documents as d
 from experiments.rest.auth import Auth
-from experiments.rest.documents import answer, described, read
+from experiments.rest.bodies import answer, read
+from experiments.rest.openapi import described
 from experiments.rest.problems import Problem
 from experiments.store import ExperimentStore
 from experiments.text_rules import text_problem
+from experiments.times import epoch_us
 
 Key = Annotated[str, Path(description="An experiment's key.", max_length=64)]
 Number = Annotated[int, Path(ge=1, le=2**31 - 1)]
 Checks = Callable[[Request], ApiKey]
-_EPOCH = datetime.fromtimestamp(0, UTC)
-_MICROSECOND = timedelta(microseconds=1)
 
 
 def router(store: ExperimentStore, auth: Auth, changed: Callable[[], Any]) -> APIRouter:
-    """`changed` is called after every act, so that this process serves what it says at once."""
+    """Return the routes that read and change experiments.
+
+    Args:
+        store: The experiment store.
+        auth: Checks the API keys.
+        changed: Called after every change, so that this process serves the change at once.
+    """
     routes = APIRouter(prefix="/v1", tags=["experiments"])
     _add_reading(routes, store, auth)
     editor = auth.needs("edit")
-    edits = APIRouter(dependencies=[Depends(editor)])  # first: nothing of a body is read for who may not send it
+    edits = APIRouter(dependencies=[Depends(editor)])  # check the key before the body is read
     for add in (_add_publishing, _add_steps, _add_later):
         add(edits, store, editor, changed)
     _add_shared(edits, store, editor)
@@ -44,12 +50,12 @@ def _add_reading(routes: APIRouter, store: ExperimentStore, auth: Auth) -> None:
 
     @routes.get("/experiments", dependencies=[reads], **described(None, d.ExperimentsAnswer))
     def list_experiments() -> Response:
-        """All experiments and where each stands."""
+        """Return all experiments with their states."""
         return answer(d.ExperimentsAnswer(store.experiments()))
 
     @routes.get("/experiments/{key}", dependencies=[reads], **described(None, d.ExperimentAnswer))
     def get_experiment(key: Key) -> Response:
-        """One experiment, its latest config and its history."""
+        """Return one experiment with its newest version, its history and its scheduled commands."""
         history = store.history(_text(key))
         (summary,) = (each for each in store.experiments() if each.key == key)
         versions = store.versions(key)
@@ -57,33 +63,34 @@ def _add_reading(routes: APIRouter, store: ExperimentStore, auth: Auth) -> None:
 
     @routes.get("/experiments/{key}/versions", dependencies=[reads], **described(None, d.VersionsAnswer))
     def list_versions(key: Key) -> Response:
-        """All published configs of an experiment."""
+        """Return all published configs of an experiment."""
         return answer(d.VersionsAnswer(store.versions(_text(key))))
 
     @routes.get("/experiments/{key}/versions/{number}", dependencies=[reads], **described(None, Version))
     def get_version(key: Key, number: Number) -> Response:
-        """One published config, with the SHA-256 of its canonical JSON."""
+        """Return one published config, with the SHA-256 of its canonical JSON."""
         return answer(store.version(_text(key), number))
 
     @routes.get("/layers", dependencies=[reads], **described(None, d.LayersAnswer))
     def list_layers() -> Response:
-        """All layers, which part of each is held by whom, and what is free."""
+        """Return all layers with their held and free parts."""
         return answer(d.LayersAnswer(store.layers()))
 
     @routes.get("/metrics", dependencies=[reads], **described(None, d.MetricsAnswer))
     def list_metrics() -> Response:
-        """All metrics as they were published last."""
+        """Return the newest version of all metrics."""
         return answer(d.MetricsAnswer(store.metrics()))
 
     @routes.get("/audit", dependencies=[administers], **described(None, d.AuditAnswer))
     def audit(
         subject: Annotated[
-            str | None, Query(max_length=64, description="Of an experiment, layer, metric or API key; or unit_token.")
+            str | None,
+            Query(max_length=64, description="Key of an experiment, layer or metric, id of an API key, or unit_token."),
         ] = None,
         before: Annotated[int | None, Query(ge=1, le=2**31 - 1)] = None,
         limit: Annotated[int, Query(ge=1, le=1000)] = 100,
     ) -> Response:
-        """Who did what, when and why."""
+        """Return who did what, when and why, newest first."""
         subject = None if subject is None else _text(subject)
         return answer(d.AuditAnswer(store.audit(subject, before=before, limit=limit)))
 
@@ -94,8 +101,7 @@ def _add_publishing(routes: APIRouter, store: ExperimentStore, editor: Checks, c
 
     @routes.post("/experiments/{key}/publish", **described(d.Publication, d.PublishedAnswer))
     def publish(key: Key, sent: Sent, by: Editor) -> Response:
-        """Freeze a config as the next version; the experiment is created when it is new. A live one takes safe edits
-        only."""
+        """Publish a config as the next version. Creates a new experiment; a live one takes only safe edits."""
         _check_key(key, sent)
         number = store.publish(sent.config, actor=by.name, reason=sent.reason, create=True)
         changed()
@@ -103,7 +109,7 @@ def _add_publishing(routes: APIRouter, store: ExperimentStore, editor: Checks, c
 
     @routes.post("/experiments/{key}/new-phase", **described(d.Publication, d.PublishedAnswer))
     def new_phase(key: Key, sent: Sent, by: Editor) -> Response:
-        """Begin a new phase with a new salt: for edits that would move units."""
+        """Begin a new phase with a new salt, for edits that would move units between arms."""
         _check_key(key, sent)
         number = store.new_phase(sent.config, actor=by.name, reason=sent.reason)
         changed()
@@ -118,7 +124,7 @@ def _add_publishing(routes: APIRouter, store: ExperimentStore, editor: Checks, c
 
     @routes.post("/experiments/{key}/hold", **described(d.Reasoned, d.PublishedAnswer))
     def hold(key: Key, sent: Annotated[d.Reasoned, Depends(read(d.Reasoned))], by: Editor) -> Response:
-        """Stop a ramp where it stands."""
+        """Stop a ramp at its current coverage."""
         number = store.hold(_text(key), actor=by.name, reason=sent.reason)
         changed()
         return answer(d.PublishedAnswer(key, number))
@@ -136,16 +142,16 @@ def _add_steps(routes: APIRouter, store: ExperimentStore, editor: Checks, change
             changed()
             return answer(done)
 
-    step("submit", "in_review", "Ask for a review of what was published.")
-    step("revise", "draft", "Take it back from review.")
-    step("start", "running", "Run a draft, what is in review, or what was paused.")
-    step("pause", "paused", "Keep serving the arms and enrol no one.")
-    step("stop", "stopped", "Serve control to everyone.")
-    step("archive", "archived", "Put away a draft, or what is decided.")
+    step("submit", "in_review", "Ask for a review of the last version.")
+    step("revise", "draft", "Take an experiment back from review.")
+    step("start", "running", "Run a draft, a reviewed experiment or a paused one.")
+    step("pause", "paused", "Keep serving the arms, and enrol no new unit.")
+    step("stop", "stopped", "Serve the control arm to every unit.")
+    step("archive", "archived", "Archive a draft or a decided experiment.")
 
     @routes.post("/experiments/{key}/decide", **described(d.DecideRequest, Transition))
     def decide(key: Key, sent: Annotated[d.DecideRequest, Depends(read(d.DecideRequest))], by: Editor) -> Response:
-        """Say how a stopped experiment ended."""
+        """Record how a stopped experiment ended."""
         done = store.decide(_text(key), sent.outcome, actor=by.name, reason=sent.reason)
         changed()
         return answer(done)
@@ -158,7 +164,7 @@ def _add_later(routes: APIRouter, store: ExperimentStore, editor: Checks, change
     def schedule(
         key: Key, sent: Annotated[d.ScheduleRequest, Depends(read(d.ScheduleRequest))], by: Editor
     ) -> Response:
-        """Keep a command for later."""
+        """Schedule a command."""
         at = _microseconds("at", sent.at)
         number = store.schedule(_text(key), sent.action, at, coverage=sent.coverage, actor=by.name, reason=sent.reason)
         return answer(d.ScheduledAnswer(number), 201)
@@ -167,9 +173,9 @@ def _add_later(routes: APIRouter, store: ExperimentStore, editor: Checks, change
     def cancel(
         key: Key, number: Number, sent: Annotated[d.Reasoned, Depends(read(d.Reasoned))], by: Editor
     ) -> Response:
-        """Take a command back."""
-        if not any(waiting.id == number for waiting in store.scheduled(_text(key), pending=True)):
-            raise UnknownExperimentError(f"experiment {key!r} has no scheduled command {number} that waits.")
+        """Cancel a scheduled command."""
+        if not any(command.id == number for command in store.scheduled(_text(key), pending=True)):
+            raise UnknownExperimentError(f"experiment {key!r} has no pending command {number}.")
         store.cancel(number, actor=by.name, reason=sent.reason)
         (done,) = (each for each in store.scheduled(key) if each.id == number)
         return answer(done)
@@ -178,7 +184,7 @@ def _add_later(routes: APIRouter, store: ExperimentStore, editor: Checks, change
     def override(
         key: Key, sent: Annotated[d.OverrideRequest, Depends(read(d.OverrideRequest))], by: Editor
     ) -> Response:
-        """Force an arm upon one unit until a time, for a test by hand. No answer ever lists them."""
+        """Force an arm on one unit until a time, for a manual test. No answer lists overrides."""
         forced = Override(sent.unit, sent.arm, _microseconds("expires_at", sent.expires_at))
         store.force_arm(_text(key), forced, actor=by.name, reason=sent.reason)
         changed()
@@ -188,7 +194,7 @@ def _add_later(routes: APIRouter, store: ExperimentStore, editor: Checks, change
     def clear_override(
         key: Key, sent: Annotated[d.ClearOverrideRequest, Depends(read(d.ClearOverrideRequest))], by: Editor
     ) -> Response:
-        """Force no arm upon a unit any more."""
+        """Remove a unit's override."""
         cleared = store.clear_arm(_text(key), sent.unit, actor=by.name, reason=sent.reason)
         changed()
         return answer(d.ClearedAnswer(cleared))
@@ -199,13 +205,13 @@ def _add_shared(routes: APIRouter, store: ExperimentStore, editor: Checks) -> No
 
     @routes.post("/layers/{key}/create", **described(d.LayerRequest, d.LayerAnswer, 201))
     def create_layer(key: Key, sent: Annotated[d.LayerRequest, Depends(read(d.LayerRequest))], by: Editor) -> Response:
-        """Make a layer, which experiments may name from then on."""
+        """Create a layer, which experiments may name from then on."""
         store.create_layer(_text(key), actor=by.name, reason=sent.reason, description=sent.description)
         return answer(d.LayerAnswer(key), 201)
 
     @routes.post("/metrics/publish", **described(d.MetricsRequest, d.PublishedMetrics))
     def publish_metrics(sent: Annotated[d.MetricsRequest, Depends(read(d.MetricsRequest))], by: Editor) -> Response:
-        """Freeze each metric as its next version, all or none."""
+        """Publish each metric as its next version, all or none."""
         versions = store.publish_metrics(definitions(sent.metrics), actor=by.name, reason=sent.reason)
         return answer(d.PublishedMetrics(versions))
 
@@ -216,15 +222,15 @@ def _check_key(key: str, sent: d.Publication) -> None:
             422,
             "Request refused",
             value=sent.config.key,
-            rule=f"the config's key is that of the path, {key!r}",
-            remedy="make them the same",
+            rule=f"the config's key must be that of the path, {key!r}",
+            remedy="make them equal",
         )
 
 
 def _text(value: str) -> str:
-    """A path's or a query's text, when a database can hold it."""
+    """Return a text of the path or query if a database can store it."""
     if text_problem(value):
-        raise Problem(404, "Not found", rule="a name is printable text", remedy="list them with GET /v1/experiments")
+        raise Problem(404, "Not found", rule="a name is plain text", remedy="list them with GET /v1/experiments")
     return value
 
 
@@ -234,7 +240,7 @@ def _microseconds(field: str, at: datetime) -> int:
             422,
             "Request refused",
             value=at.isoformat(),
-            rule=f"{field} names its time zone",
+            rule=f"{field} must have a time zone",
             remedy="end it with Z for UTC",
         )
-    return (at - _EPOCH) // _MICROSECOND
+    return epoch_us(at)

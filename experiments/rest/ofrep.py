@@ -1,8 +1,8 @@
-"""The OpenFeature Remote Evaluation Protocol's two endpoints: a client in every language that OpenFeature has one for.
+"""The two endpoints of the OpenFeature Remote Evaluation Protocol, for the OpenFeature client of any language.
 
-A flag is an experiment, its value and its variant are the arm's key. https://github.com/open-feature/protocol
+A flag is an experiment; its value and its variant are the arm's key. https://github.com/open-feature/protocol
 
-The hot path of the interface: what is read and written is handled by msgspec, and nothing waits for the database.
+This is the hot path of the interface: msgspec reads and writes the JSON, and nothing waits for the database.
 """
 
 import hashlib
@@ -26,7 +26,7 @@ _NO_UNIT: Final = frozenset(
         Reason.UNIT_TOO_LONG,
     }
 )
-# OpenFeature's word for why; the exact one is in the metadata.
+# OpenFeature's reasons; the exact reason is in the metadata.
 _REASONS: Final[dict[Reason, str]] = {
     Reason.ASSIGNED: "SPLIT",
     Reason.PAUSED: "SPLIT",
@@ -64,37 +64,42 @@ _encoder: Final = msgspec.json.Encoder()
 
 
 def router(assigner: Assigner, auth: Auth) -> APIRouter:
-    """Both need the right `assign`."""
+    """Return the routes of the protocol; both need the right `assign`.
+
+    Args:
+        assigner: The configs in memory.
+        auth: Checks the API keys.
+    """
     routes = APIRouter(prefix="/ofrep/v1", tags=["OFREP"])
 
-    @routes.post("/evaluate/flags/{key}", **_told(_FLAG, single=True))
+    @routes.post("/evaluate/flags/{key}", **_described(_FLAG, single=True))
     async def evaluate(key: str, request: Request) -> Response:
         """Evaluate one flag."""
         auth.check(request, "assign")
-        found = await _context(request, key)
-        if isinstance(found, Response):
-            return found
-        unit, attributes = found
+        context = await _context(request, key)
+        if isinstance(context, Response):
+            return context
+        unit, attributes = context
         assignment = assigner.assign(unit, key, attributes)
         if assignment.reason is Reason.UNKNOWN_EXPERIMENT:
-            return _failure(404, "FLAG_NOT_FOUND", f"there is no experiment {key!r} that is served", key)
+            return _failure(404, "FLAG_NOT_FOUND", f"no experiment {key!r} is served", key)
         if assignment.reason in _NO_UNIT:
             return _no_unit(assignment, key)
         return Response(_flag(assignment), media_type="application/json")
 
     @routes.post(
-        "/evaluate/flags", **_told({"type": "object", "properties": {"flags": {"type": "array", "items": _FLAG}}})
+        "/evaluate/flags", **_described({"type": "object", "properties": {"flags": {"type": "array", "items": _FLAG}}})
     )
     async def evaluate_all(request: Request) -> Response:
-        """Evaluate every flag. With `If-None-Match`, answers 304 as long as nothing changed for this context."""
+        """Evaluate every flag. With `If-None-Match`, answer 304 while nothing changes for this context."""
         auth.check(request, "assign")
-        found = await _context(request, None)
-        if isinstance(found, Response):
-            return found
-        unit, attributes = found
+        context = await _context(request, None)
+        if isinstance(context, Response):
+            return context
+        unit, attributes = context
         assignments = assigner.assign_all(unit, attributes).values()
         for assignment in assignments:
-            if assignment.reason in _NO_UNIT:  # of one, hence of all that are not stopped
+            if assignment.reason in _NO_UNIT:  # the same for every experiment that is not stopped
                 return _no_unit(assignment, None)
         body = b'{"flags":[' + b",".join([_flag(assignment) for assignment in assignments]) + b"]}"
         etag = f'"{hashlib.blake2b(body, digest_size=16).hexdigest()}"'
@@ -106,7 +111,7 @@ def router(assigner: Assigner, auth: Auth) -> APIRouter:
 
 
 async def _context(request: Request, key: str | None) -> tuple[str, dict[str, Any]] | Response:
-    """The unit and its attributes, or the protocol's answer to a request that has none."""
+    """Return the unit and its attributes, or the protocol's answer to an invalid request."""
     try:
         attributes = _decoder.decode(await request.body()).context
     except msgspec.ValidationError as error:
@@ -129,7 +134,7 @@ def _flag(assignment: Assignment) -> bytes:
 
 @lru_cache(maxsize=10_000)
 def _encoded(key: str, arm: str | None, enrolled: bool, reason: Reason, version: int) -> bytes:
-    """A flag's JSON. Units differ, their answers hardly: few arms, versions and reasons are in force at a time."""
+    """Return a flag's JSON. The cache is small: few arms, versions and reasons are in force at a time."""
     metadata = _Metadata(enrolled, reason.value, version)
     return _encoder.encode(_Flag(key, _REASONS.get(reason, "DEFAULT"), arm, arm, metadata))
 
@@ -143,7 +148,7 @@ def _failure(status: int, code: str, details: str, key: str | None) -> Response:
 
 
 def _matches(header: str | None, etag: str) -> bool:
-    """If-None-Match: weak comparison, as RFC 9110 asks."""
+    """Compare an If-None-Match header by weak comparison (RFC 9110)."""
     if header is None:
         return False
     given = [each.strip().removeprefix("W/") for each in header.split(",")]
@@ -191,8 +196,8 @@ _REQUEST: Final = {
 }
 
 
-def _told(answered: dict[str, Any], *, single: bool = False) -> dict[str, Any]:
-    """Arguments of a route that tell OpenAPI of it, in the protocol's own words."""
+def _described(answered: dict[str, Any], *, single: bool = False) -> dict[str, Any]:
+    """Return the arguments of a route that describe it in OpenAPI, in the protocol's own terms."""
 
     def content(schema: dict[str, Any]) -> dict[str, Any]:
         return {"application/json": {"schema": schema}}
@@ -206,7 +211,7 @@ def _told(answered: dict[str, Any], *, single: bool = False) -> dict[str, Any]:
     else:
         etag = {"ETag": {"schema": {"type": "string"}, "description": "Send it back as If-None-Match."}}
         responses[200]["headers"] = etag
-        responses[304] = {"description": "As before.", "headers": etag}
+        responses[304] = {"description": "Nothing changed.", "headers": etag}
     return {
         "response_class": Response,
         "responses": responses,

@@ -1,4 +1,4 @@
-"""What is answered when it cannot be done: problem details (RFC 9457) that name the value, the rule and the remedy."""
+"""Errors as answers: problem details (RFC 9457) with the value, the rule and the remedy."""
 
 from collections.abc import Mapping
 from typing import Any, Final
@@ -12,10 +12,11 @@ from starlette.exceptions import HTTPException
 from experiments import errors
 
 MEDIA_TYPE: Final = "application/problem+json"
+"""Content type of problem details."""
 
 
 class ProblemDetails(msgspec.Struct, frozen=True, omit_defaults=True):
-    """RFC 9457, with what was wrong, the rule that it breaks, and what to do about it."""
+    """Problem details of RFC 9457, with the invalid value, the rule that it breaks, and the remedy."""
 
     type: str
     title: str
@@ -27,7 +28,16 @@ class ProblemDetails(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Problem(Exception):
-    """Ends a request with an answer that says why."""
+    """Ends a request with an answer that says why.
+
+    Args:
+        status: HTTP status.
+        title: Short name of the problem.
+        rule: The rule that the request breaks.
+        remedy: What the caller can do.
+        value: The invalid value.
+        headers: More headers of the answer.
+    """
 
     def __init__(
         self,
@@ -45,63 +55,72 @@ class Problem(Exception):
         self.headers = dict(headers or {})
 
     def answer(self) -> Response:
-        """The problem as a response."""
+        """Return the problem as a response."""
         kind = "/problems/" + self.title.lower().replace(" ", "-")
         details = ProblemDetails(kind, self.title, self.status, str(self), self.value, self.rule, self.remedy)
         return _response(details, self.headers)
 
 
-class _Known(msgspec.Struct, frozen=True):
+class _Template(msgspec.Struct, frozen=True):
+    """The fixed parts of the problem of an error type."""
+
     status: int
     title: str
     rule: str
     remedy: str
 
 
-_KNOWN: Final[dict[type[errors.ExperimentsError], _Known]] = {
-    errors.ConfigError: _Known(
-        422, "Config refused", "a config keeps the rules of docs/analysts/experiments.md", "mend what the detail names"
+_TEMPLATES: Final[dict[type[errors.ExperimentsError], _Template]] = {
+    errors.ConfigError: _Template(
+        422,
+        "Config refused",
+        "a config must follow the rules of docs/analysts/experiments.md",
+        "fix what the detail names",
     ),
-    errors.UnknownExperimentError: _Known(
-        404, "Not found", "the key names an experiment that was created", "list them with GET /v1/experiments"
+    errors.UnknownExperimentError: _Template(
+        404, "Not found", "the experiment must exist", "list them with GET /v1/experiments"
     ),
-    errors.ConflictError: _Known(
+    errors.ConflictError: _Template(
         409,
         "Conflict",
-        "keys, salts and layer ranges belong to one experiment; holdouts and prerequisites agree among all",
-        "mend what the detail names",
+        "keys, salts and layer ranges belong to one experiment; holdouts and prerequisites agree between experiments",
+        "fix what the detail names",
     ),
-    errors.TransitionError: _Known(
+    errors.TransitionError: _Template(
         409,
         "Not now",
-        "the life cycle knows which step may follow which",
-        "read its state with GET /v1/experiments/{key}",
+        "the life cycle allows only some steps in each state",
+        "read the state with GET /v1/experiments/{key}",
     ),
-    errors.ScheduleError: _Known(422, "Not schedulable", "a command is kept for a time to come", "give another time"),
-    errors.UserError: _Known(
+    errors.ScheduleError: _Template(
+        422, "Not schedulable", "a command is scheduled for a future time", "give another time"
+    ),
+    errors.UserError: _Template(
         422,
         "User refused",
-        "a user's id is a short text, and stands nowhere but in `user`",
-        "mend what the detail names",
+        "a user id is a short text, and must be only in `user`",
+        "fix what the detail names",
     ),
-    errors.UnknownKeyError: _Known(404, "Not found", "the id names a key in use", "list the keys"),
-    errors.SchemaError: _Known(
-        503, "Database not ready", "the database has this program's revision", "run `sagelift experiment migrate`"
+    errors.UnknownKeyError: _Template(404, "Not found", "the id must be that of a valid key", "list the keys"),
+    errors.SchemaError: _Template(
+        503, "Database not ready", "the database must have this program's revision", "run `sagelift experiment migrate`"
     ),
 }
 
 
 def of(error: errors.ExperimentsError) -> ProblemDetails:
-    """The problem that an error of this package is to a caller."""
+    """Return the problem details of an error of this package."""
     for kind in type(error).__mro__:
-        if (known := _KNOWN.get(kind)) is not None:
-            slug = "/problems/" + known.title.lower().replace(" ", "-")
-            return ProblemDetails(slug, known.title, known.status, str(error), None, known.rule, known.remedy)
+        if (template := _TEMPLATES.get(kind)) is not None:
+            slug = "/problems/" + template.title.lower().replace(" ", "-")
+            return ProblemDetails(
+                slug, template.title, template.status, str(error), None, template.rule, template.remedy
+            )
     return ProblemDetails("/problems/refused", "Refused", 400, str(error))
 
 
 def install(app: FastAPI) -> None:
-    """Every failure of the app becomes a problem; what is unexpected says nothing of its inside."""
+    """Make every error of an application a problem; an unexpected error reveals no details."""
 
     async def problem(_: Request, error: Problem) -> Response:
         return error.answer()
@@ -113,20 +132,20 @@ def install(app: FastAPI) -> None:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         return Problem(
-            422, "Parameter refused", value=first.get("input"), rule=f"{where}: {first['msg']}", remedy="mend it"
+            422, "Parameter refused", value=first.get("input"), rule=f"{where}: {first['msg']}", remedy="correct it"
         ).answer()
 
     async def http(_: Request, error: HTTPException) -> Response:
         rule, remedy = {
-            404: ("there is nothing at this path", "see /openapi.json"),
-            405: ("this path does not take this method", "see the header Allow"),
+            404: ("this path does not exist", "see /openapi.json"),
+            405: ("this path does not allow this method", "see the header Allow"),
         }.get(error.status_code, (str(error.detail), "see /openapi.json"))
         title = {404: "Not found", 405: "Method not allowed"}.get(error.status_code, "Refused")
         return Problem(error.status_code, title, rule=rule, remedy=remedy, headers=error.headers).answer()
 
     async def unexpected(_: Request, __: Exception) -> Response:
         return Problem(
-            500, "Internal error", rule="this is a fault of the server", remedy="its log has the traceback"
+            500, "Internal error", rule="this is an error of the server", remedy="its log has the traceback"
         ).answer()
 
     app.add_exception_handler(Problem, problem)  # type: ignore[arg-type]
