@@ -180,7 +180,7 @@ def test_a_repaired_cause_lets_the_replay_succeed_and_a_second_failure_counts_on
     assert shop.replayed("--topic", EVENTS, "--max-attempts", 1) == already
 
 
-def test_letters_are_listed_the_newest_first_and_filtered(shop: Shop) -> None:
+def test_letters_are_listed_newest_first_and_filtered(shop: Shop) -> None:
     for n in range(10):
         shop.write(
             Record(partition=2, offset=n, key=f"list-{n % 5}".encode(), value=b"x"),
@@ -233,7 +233,7 @@ def test_letters_are_listed_the_newest_first_and_filtered(shop: Shop) -> None:
     assert causes[0]["newest"] == found[1]["id"]
 
 
-def test_a_letter_is_shown_with_its_bytes_as_they_came_and_does_nothing_to_the_terminal(shop: Shop) -> None:
+def test_a_letter_is_shown_with_its_own_bytes_and_does_nothing_to_the_terminal(shop: Shop) -> None:
     poison = b'{"id": "\x1b[2J\xff'
     shop.write(
         Record(partition=1, offset=5, key=b"show-\x1b[31m", value=poison, headers=[("traceparent", b"00-1")]),
@@ -255,7 +255,7 @@ def test_a_letter_is_shown_with_its_bytes_as_they_came_and_does_nothing_to_the_t
     assert "has no value (null)" in shop.run("show", null).stdout
 
 
-def test_a_letter_that_is_not_there_is_named(shop: Shop) -> None:
+def test_a_missing_letter_is_named(shop: Shop) -> None:
     shop.write(Record(key=b"missing"))
     id = LetterId.parse(shop.listed("--limit", 1)[0]["id"])
     for wrong, said in [
@@ -306,7 +306,7 @@ def test_a_replay_sends_the_original_once_and_a_second_time_only_with_again(shop
     assert len(shop.read(CATALOG_UPDATES, b"once")) == 6
 
 
-def test_a_cut_letter_is_replayed_whole_while_its_original_is_there(shop: Shop) -> None:
+def test_a_cut_letter_is_replayed_whole_while_its_original_exists(shop: Shop) -> None:
     large = b'{"id": "cut-1", "title": "' + b"x" * 3_000_000
     producer = shop.producer
     at = producer.send(CATALOG_UPDATES, key=b"cut-1", value=large).get(10)
@@ -336,7 +336,7 @@ def written(shop: Shop, prefix: str, count: int) -> None:
     shop.write(*(Record(key=f"{prefix}{n}".encode(), value=b"{", offset=n) for n in range(count)), message=prefix)
 
 
-def test_a_replay_killed_in_the_middle_is_taken_up_with_a_bound_of_doubles(shop: Shop) -> None:
+def test_a_replay_that_is_killed_is_continued_with_few_messages_sent_twice(shop: Shop) -> None:
     written(shop, "kill-", 120)
     with LagMeter(shop.kafka, "g", CATALOG_UPDATES) as meter:
         before = meter.end()
@@ -362,7 +362,7 @@ def test_a_replay_killed_in_the_middle_is_taken_up_with_a_bound_of_doubles(shop:
     assert max(copies.values()) <= 2
 
 
-def test_a_replay_that_is_overtaken_by_another_stops(shop: Shop) -> None:
+def test_a_replay_stops_when_another_one_starts(shop: Shop) -> None:
     """Two by mistake at once: the later one goes on, and at most a batch is doubled."""
     written(shop, "two-", 40)
 

@@ -1,4 +1,4 @@
-"""A message's trace goes on with what was made of it, unchanged; what is no trace goes nowhere."""
+"""The trace of a message is passed on unchanged; a header of another form is ignored."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ HEADER = f"00-{ID}-00f067aa0ba902b7-01".encode()
 
 
 def test_the_header_of_the_specification_is_read() -> None:
-    found = Record(headers=[("other", b"x"), (TRACEPARENT, HEADER)])
-    assert (traceparent(found), trace_id(found)) == (HEADER, ID)
+    traced_record = Record(headers=[("other", b"x"), (TRACEPARENT, HEADER)])
+    assert (traceparent(traced_record), trace_id(traced_record)) == (HEADER, ID)
 
 
-def test_a_later_version_may_say_more() -> None:
+def test_a_later_version_may_have_further_fields() -> None:
     assert trace_id(Record(headers=[(TRACEPARENT, HEADER.replace(b"00-", b"01-", 1) + b"-more")])) == ID
 
 
@@ -39,7 +39,7 @@ def test_a_later_version_may_say_more() -> None:
         None,
     ],
 )
-def test_what_is_not_of_that_form_is_no_trace(value: bytes | None) -> None:
+def test_a_header_of_another_form_is_ignored(value: bytes | None) -> None:
     assert traceparent(Record(headers=[(TRACEPARENT, value)])) is None  # type: ignore[list-item]
 
 
@@ -47,7 +47,7 @@ def test_a_record_without_headers_has_none() -> None:
     assert traceparent(Record()) is None
 
 
-def test_the_pipeline_hands_on_the_trace_of_the_last_update_that_counted() -> None:
+def test_the_pipeline_passes_on_the_trace_of_the_last_update_that_counted() -> None:
     world, seen = World(), []
 
     def publish(vectors: Sequence[Any], traces: Mapping[str, bytes] | None = None) -> None:
@@ -64,4 +64,4 @@ def test_the_pipeline_hands_on_the_trace_of_the_last_update_that_counted() -> No
     )
     assert seen == [({"a", "b"}, {"a": HEADER})]
     world.process(record(update("c", 1), 4))
-    assert seen[1:] == [({"c"}, None)], "whoever traces nothing pays nothing"
+    assert seen[1:] == [({"c"}, None)], "without a trace there is no argument"

@@ -28,11 +28,11 @@ class FakeConsumer:
     def poll(self, timeout_ms: int) -> dict[TopicPartition, list[Record]]:
         rows = []
         while self.at < self.end:
-            found = self.log.get(self.at)
-            if isinstance(found, Exception):
+            failure = self.log.get(self.at)
+            if isinstance(failure, Exception):
                 if rows:
                     break
-                raise found
+                raise failure
             if self.at in self.log:
                 rows.append(Record(*TP, self.at))
             self.at += 1
@@ -46,14 +46,14 @@ def offsets(consumer: Any, start: int, end: int) -> list[int]:
     return [record.offset for record in read_range(consumer, TP, start, end)]
 
 
-def test_reading_ends_where_it_is_told_though_more_is_there_and_offsets_are_missing() -> None:
+def test_reading_stops_at_the_end_offset_even_if_offsets_are_missing() -> None:
     consumer = FakeConsumer({0: None, 1: None, 4: None, 5: None, 9: None}, 10)
     assert offsets(consumer, 1, 5) == [1, 4]
     assert offsets(consumer, 2, 4) == [], "the marker of a transaction, or a compacted record"
     assert offsets(consumer, 3, 3) == []
 
 
-def test_bytes_that_cannot_be_read_are_passed_and_named(caplog: pytest.LogCaptureFixture) -> None:
+def test_records_that_cannot_be_read_are_skipped_and_logged(caplog: pytest.LogCaptureFixture) -> None:
     consumer = FakeConsumer({0: None, 1: CorruptRecordError(), 2: CorruptRecordError(), 3: None}, 4)
     assert offsets(consumer, 0, 4) == [0, 3]
     assert [record.getMessage() for record in caplog.records] == [
@@ -61,11 +61,11 @@ def test_bytes_that_cannot_be_read_are_passed_and_named(caplog: pytest.LogCaptur
     ]
 
 
-def test_a_broker_that_falls_silent_is_told() -> None:
+def test_a_broker_that_returns_nothing_is_an_error() -> None:
     with pytest.raises(BrokerError, match="the broker returned nothing for -1 s"):
         list(read_range(FakeConsumer({0: None}, 1), TP, 0, 2, silence_s=-1))
 
 
-def test_a_broker_that_refuses_is_told() -> None:
+def test_a_broker_that_refuses_is_an_error() -> None:
     with pytest.raises(BrokerError, match=r"catalog\.updates\.dlq cannot be read: KafkaError"):
         offsets(FakeConsumer({0: KafkaError()}, 1), 0, 1)

@@ -21,7 +21,7 @@ def test_messages_that_differ_in_their_values_are_one_cause() -> None:
     )
 
 
-def test_causes_are_counted_the_most_frequent_first_with_an_example() -> None:
+def test_causes_are_counted_most_frequent_first_with_an_example() -> None:
     letters = [letter(n, after=n, stage="decode", error="E", message=f"price: -{n}") for n in range(5)]
     letters += [letter(9, after=-5, stage="image", error="E", message="price: -1")]
     first, second = group_by_cause(letters)
@@ -33,7 +33,7 @@ def test_causes_are_counted_the_most_frequent_first_with_an_example() -> None:
 
 def test_causes_beyond_the_limit_are_counted_together() -> None:
     words = ["title", "brand", "color", "size", "pattern", "title"]
-    found = group_by_cause((letter(n, stage="decode", message=word) for n, word in enumerate(words)), max_causes=3)
-    assert [(cause.message, cause.letters) for cause in found] == [
+    causes = group_by_cause((letter(n, stage="decode", message=word) for n, word in enumerate(words)), max_causes=3)
+    assert [(cause.message, cause.letters) for cause in causes] == [
         ("(other messages)", 2), ("title", 2), ("brand", 1), ("color", 1),
     ]  # fmt: skip

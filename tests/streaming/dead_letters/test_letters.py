@@ -24,7 +24,7 @@ def test_an_id_is_read_as_it_is_printed(id: LetterId) -> None:
     "text",
     ["", "17", "catalog.updates.dlq", "t/0", "t/0:", "t/-1:5", "t/0:x", "t/0:5:6", "/0:1", "t/٣:1", "t/0:" + "9" * 40],
 )
-def test_a_malformed_id_is_shown_with_what_one_looks_like(text: str) -> None:
+def test_a_malformed_id_is_refused_with_an_example(text: str) -> None:
     with pytest.raises(DeadLetterError, match=r"looks like catalog\.updates\.dlq/0:17"):
         LetterId.parse(text)
 
@@ -36,24 +36,24 @@ def test_a_letter_says_what_its_headers_say() -> None:
         (ERROR_HEADERS + "partition", b"7"), (ERROR_HEADERS + "offset", b"99"), (ERROR_HEADERS + "topic", b"forged"),
         ("sagelift-truncated-from", b"5000000"),
     ])  # fmt: skip
-    found = Letter.of(record)
-    assert str(found.id) == "events.dlq/1:2"
-    assert found.time == datetime(2023, 11, 14, 22, 13, 20, 123_000, tzinfo=UTC)
-    assert (found.stage, found.error, found.message, found.attempts) == ("store", "ContractError", "zu groß ÿ", 3)
-    assert (found.source, found.source_offset) == (TopicPartition("events", 7), 99), "the topic is never a header's"
-    assert found.cut_from == 5_000_000
+    stored = Letter.of(record)
+    assert str(stored.id) == "events.dlq/1:2"
+    assert stored.time == datetime(2023, 11, 14, 22, 13, 20, 123_000, tzinfo=UTC)
+    assert (stored.stage, stored.error, stored.message, stored.attempts) == ("store", "ContractError", "zu groß ÿ", 3)
+    assert (stored.source, stored.source_offset) == (TopicPartition("events", 7), 99), "the topic is never a header's"
+    assert stored.cut_from == 5_000_000
 
 
 @pytest.mark.parametrize("forged", [b"", b"-1", b"many", b"\xff", b"9" * 30, "٣".encode(), None])
-def test_headers_that_somebody_forged_say_nothing(forged: bytes | None) -> None:
+def test_forged_headers_are_ignored(forged: bytes | None) -> None:
     names = [ERROR_HEADERS + n for n in ("attempts", "partition", "offset")] + ["sagelift-truncated-from"]
-    found = Letter(LetterId(*TP, 0), NOW, None, None, [(name, forged) for name in names])
-    assert (found.attempts, found.source, found.source_offset, found.cut_from) == (None, None, None, None)
-    assert (found.stage, found.error, found.message) == ("", "", "")
+    stored = Letter(LetterId(*TP, 0), NOW, None, None, [(name, forged) for name in names])
+    assert (stored.attempts, stored.source, stored.source_offset, stored.cut_from) == (None, None, None, None)
+    assert (stored.stage, stored.error, stored.message) == ("", "", "")
 
 
 @pytest.mark.parametrize(
-    ("wanted", "offsets"),
+    ("selects", "offsets"),
     [
         (LetterFilter(), [0, 1, 2]),
         (LetterFilter(stages=["image"]), [1]),
@@ -68,13 +68,13 @@ def test_headers_that_somebody_forged_say_nothing(forged: bytes | None) -> None:
         (LetterFilter(stages=["decode"], match="not found"), []),
     ],
 )
-def test_every_filter_keeps_its_letters_and_all_must_agree(wanted: LetterFilter, offsets: list[int]) -> None:
+def test_every_filter_keeps_its_letters_and_all_must_agree(selects: LetterFilter, offsets: list[int]) -> None:
     letters = [
         letter(0, stage="decode", error="ContractError", message="title", attempts="1"),
         letter(1, after=1, key=b"\xff", stage="image", error="ImageError", message="404 Not Found", attempts="2"),
         letter(2, after=2, key=None, stage="store", error="ContractError"),
     ]
-    assert [found.id.offset for found in letters if wanted(found)] == offsets
+    assert [one.id.offset for one in letters if selects(one)] == offsets
 
 
 def test_bytes_are_shown_as_text_or_in_hex() -> None:

@@ -153,8 +153,8 @@ def no_original(letter: Letter) -> bytes | None:
     raise AssertionError("only a letter that was cut needs its original")
 
 
-def test_the_message_of_a_letter_is_the_original_and_its_next_failure_counts_on() -> None:
-    """Through the real writer of dead letters: there and back, twice."""
+def test_the_message_of_a_letter_is_the_original_and_its_next_failure_continues_the_count() -> None:
+    """With the real writer of dead letters, twice: failure, replay, failure, replay."""
 
     producer = FakeProducer()
     own = [("traceparent", b"00-1"), ("empty", None)]
@@ -162,9 +162,9 @@ def test_the_message_of_a_letter_is_the_original_and_its_next_failure_counts_on(
     for attempt in (1, 2):
         DeadLetterWriter(producer, "g", lambda: NOW).send_all([FailedRecord(record, "decode", "E", "m")])
         sent = producer.sent[-1]
-        found = Letter(LetterId(sent["topic"], 0, attempt), NOW, sent["key"], sent["value"], sent["headers"])
-        assert found.attempts == attempt
-        message = message_of(found, no_original)
+        stored = Letter(LetterId(sent["topic"], 0, attempt), NOW, sent["key"], sent["value"], sent["headers"])
+        assert stored.attempts == attempt
+        message = message_of(stored, no_original)
         assert isinstance(message, Message)
         assert message[:3] == ("catalog.updates", b"k\xff", b"{")
         living = [
@@ -189,14 +189,14 @@ def test_a_letter_that_was_cut_is_sent_whole_without_the_mark_or_not_at_all() ->
     assert message_of(cut, lambda letter: None) == SkipReason.ORIGINAL_GONE
 
 
-def test_what_cannot_be_read_is_not_sent_and_a_deletion_stays_one() -> None:
+def test_a_damaged_letter_is_not_sent_and_a_deletion_stays_a_deletion() -> None:
     assert message_of(letter(1, stage="fetch", value=b""), no_original) == SkipReason.UNREADABLE
     deletion = message_of(letter(1, value=None), no_original)
     assert isinstance(deletion, Message)
     assert deletion.value is None
     nothing = message_of(Letter(LetterId("events.dlq", 0, 1), NOW, None, None, ()), no_original)
     assert isinstance(nothing, Message)
-    assert nothing.value == b"", "kafka-python sends no record of nothing at all"
+    assert nothing.value == b"", "kafka-python cannot send a record without key and value"
 
 
 def test_a_limit_counts_what_is_sent_and_no_letter_is_read_after_it() -> None:
@@ -225,7 +225,7 @@ def test_each_letter_is_sent_once_in_its_order_and_recorded_with_its_place(bench
     letters = [letter(n) for n in range(2 * MAX_BATCH + 50)]
     bench.log.outdated = [b"old"]
     assert bench.run(letters) == (250, {})
-    assert [m["key"] for m in bench.producer.sent] == [found.key for found in letters]
+    assert [m["key"] for m in bench.producer.sent] == [one.key for one in letters]
     assert [len([m for m in batch if m["value"]]) for batch in bench.log_producer.committed] == [100, 100, 50]
     first, tombstone = bench.log_producer.committed[0][0], bench.log_producer.committed[0][-1]
     assert first == {"topic": "dlq.replayed", "key": b"events.dlq/0:0", "value": b"events/3:0"}
@@ -235,7 +235,7 @@ def test_each_letter_is_sent_once_in_its_order_and_recorded_with_its_place(bench
 
 
 def test_nothing_is_recorded_before_it_is_sent(bench: Bench) -> None:
-    """What a kill leaves at any moment: sent and not recorded is at most one batch."""
+    """Whenever a replay is killed, at most one batch is sent and not recorded."""
     most = 0
 
     class Watched(list[Any]):
@@ -263,14 +263,14 @@ def test_a_message_too_large_for_its_topic_is_skipped_and_the_others_go(bench: B
 
 
 @pytest.mark.parametrize("when", ["refuse", "refuse_at_once"])
-def test_a_broker_that_fails_is_told_and_what_it_took_is_recorded(bench: Bench, when: str) -> None:
+def test_a_broker_that_fails_is_an_error_and_accepted_messages_are_recorded(bench: Bench, when: str) -> None:
     getattr(bench.producer, when)[b"k2"] = KafkaTimeoutError()
     with pytest.raises(BrokerError, match=r"KafkaTimeoutError\): 2 letters were replayed; run the same command again"):
         bench.run([letter(n) for n in range(3)])
     assert bench.recorded == [b"events.dlq/0:0", b"events.dlq/0:1"]
 
 
-def test_one_that_another_replay_overtook_stops_and_says_what_may_be_doubled(bench: Bench) -> None:
+def test_a_fenced_replay_stops_and_says_how_many_messages_may_be_sent_twice(bench: Bench) -> None:
     bench.log_producer.fail = ProducerFencedError()
     with pytest.raises(DeadLetterError, match=r"stopped after 0 letters \(the last 100 may be sent twice\)"):
         bench.run([letter(n) for n in range(300)])
@@ -278,7 +278,7 @@ def test_one_that_another_replay_overtook_stops_and_says_what_may_be_doubled(ben
     assert bench.log.done == set()
 
 
-def test_ctrl_c_remembers_what_was_sent(bench: Bench) -> None:
+def test_ctrl_c_records_what_was_sent(bench: Bench) -> None:
     def letters() -> Any:
         yield from (letter(n) for n in range(7))
         raise KeyboardInterrupt
@@ -289,7 +289,7 @@ def test_ctrl_c_remembers_what_was_sent(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("rate", [0.5, 1, 7, 100, 2000])
-def test_it_goes_as_fast_as_told_and_no_faster(rate: float) -> None:
+def test_messages_are_sent_at_the_given_rate(rate: float) -> None:
     bench = Bench(rate)
     count = int(5 * rate) + 1
     bench.run([letter(n) for n in range(count)])
@@ -310,6 +310,6 @@ def test_after_a_pause_there_is_no_burst() -> None:
 
 
 @pytest.mark.parametrize("rate", [0, -1, float("nan")])
-def test_a_rate_that_is_none_is_refused(rate: float) -> None:
+def test_an_invalid_rate_is_refused(rate: float) -> None:
     with pytest.raises(ValueError, match=f"rate {rate} must be above 0"):
         Replayer(FakeProducer(), FakeLogProducer(), FakeReplayLog(), rate=rate)

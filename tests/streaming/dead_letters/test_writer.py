@@ -1,4 +1,4 @@
-"""Dead letters: the original untouched, one set of headers however often it failed, never too large for its topic."""
+"""Dead letters: the original unchanged, one set of headers after any number of failures, never too large."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_the_original_is_untouched_and_the_headers_say_what_happened() -> None:
     ]
 
 
-def test_a_second_failure_replaces_the_headers_of_the_first_and_counts_on() -> None:
+def test_a_second_failure_replaces_the_headers_of_the_first_and_continues_the_count() -> None:
     producer = FakeProducer()
     DeadLetterWriter(producer, "g", lambda: NOW).send_all([letter(Record(offset=1, headers=[("own", b"x")]))])
     replayed = Record(offset=99, headers=producer.sent[0]["headers"])
@@ -87,7 +87,7 @@ def test_a_second_failure_replaces_the_headers_of_the_first_and_counts_on() -> N
 
 
 @pytest.mark.parametrize("attempts", [b"", b"-1", b"many", b"9" * 5000, b"\xff"])
-def test_headers_that_somebody_forged_do_no_harm(attempts: bytes) -> None:
+def test_forged_headers_do_no_harm(attempts: bytes) -> None:
     producer = FakeProducer()
     forged = [(ERROR_HEADERS + "attempts", attempts), (ERROR_HEADERS + "first.time", b"\xff" * 500)]
     DeadLetterWriter(producer, "g").send_all([letter(Record(headers=forged))])
@@ -100,8 +100,8 @@ def test_a_long_or_unprintable_message_is_cut_and_sent() -> None:
     assert len(dict(producer.sent[0]["headers"])[ERROR_HEADERS + "exception.message"]) == 1000
 
 
-def test_a_message_that_its_topic_takes_is_sent_whole_and_a_larger_one_cut() -> None:
-    """One that no topic takes would stop the consumer for good."""
+def test_a_message_that_fits_its_topic_is_sent_whole_and_a_larger_one_is_cut() -> None:
+    """A dead letter that no topic accepts would stop the consumer for good."""
     producer = FakeProducer()
     DeadLetterWriter(producer, "g").send_all(
         [letter(Record(value=b"x" * 1_048_576)), letter(Record(value=b"x" * 50_000_000))]
@@ -123,14 +123,14 @@ def test_an_offset_that_cannot_be_read_is_a_dead_letter_without_bytes() -> None:
     assert headers[ERROR_HEADERS + "stage"] == b"fetch"
 
 
-def test_a_record_of_nothing_at_all_is_a_dead_letter_too() -> None:
-    """Kafka takes a record without key and value, kafka-python's producer does not."""
+def test_a_record_without_key_and_value_is_a_dead_letter_too() -> None:
+    """Kafka accepts a record without key and value; kafka-python's producer does not."""
     producer = FakeProducer()
     DeadLetterWriter(producer, "g").send_all([letter(Record()), letter(Record(key=b"k"))])
     assert [(m["key"], m["value"]) for m in producer.sent] == [(None, b""), (b"k", None)]
 
 
-def test_what_the_broker_does_not_take_is_an_error_so_that_nothing_is_committed() -> None:
+def test_dead_letters_that_the_broker_does_not_accept_are_an_error() -> None:
     producer = FakeProducer()
     producer.fail = KafkaTimeoutError()
     with pytest.raises(BrokerError, match="the broker did not accept 1 dead letters: KafkaTimeoutError"):
@@ -171,6 +171,6 @@ def test_a_refused_message_is_found_in_the_log_by_product_place_and_trace(caplog
 
 @pytest.mark.parametrize("value", [None, b"", b"\xff\x00", b"[1]", b'{"id": {"a": 1}, "version": "x"}', b'"text"'])
 def test_the_place_of_a_record_is_logged_whatever_its_value_holds(value: bytes | None) -> None:
-    found = log_fields(FailedRecord(Record(value=value, offset=9), "decode", "ContractError", ""))
-    assert (found["topic"], found["partition"], found["offset"]) == ("catalog.updates", 0, 9)
-    assert all(isinstance(value, str | int) for value in found.values())
+    fields = log_fields(FailedRecord(Record(value=value, offset=9), "decode", "ContractError", ""))
+    assert (fields["topic"], fields["partition"], fields["offset"]) == ("catalog.updates", 0, 9)
+    assert all(isinstance(value, str | int) for value in fields.values())

@@ -17,7 +17,7 @@ NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
 
 @pytest.mark.parametrize("format", SAMPLES)
 @pytest.mark.parametrize("suffix", ["", ".txt"])
-def test_without_a_telling_suffix_the_content_decides(tmp_path: Path, format: str, suffix: str) -> None:
+def test_the_content_decides_where_the_suffix_does_not(tmp_path: Path, format: str, suffix: str) -> None:
     path = tmp_path / f"feed{suffix}"
     path.write_text(SAMPLES[format])
     assert read_feed(path, now=NOW).format == format
@@ -43,7 +43,7 @@ def test_parquet_is_known_by_its_first_bytes(tmp_path: Path) -> None:
     assert read_feed(tmp_path / "feed", now=NOW).format == "parquet"
 
 
-def test_a_format_that_is_named_is_not_guessed(tmp_path: Path) -> None:
+def test_a_named_format_is_not_detected(tmp_path: Path) -> None:
     (tmp_path / "feed.data").write_text(SAMPLES["merchant-csv"])
     assert read_feed(tmp_path / "feed.data", now=NOW, format="merchant-csv").format == "merchant-csv"
 
@@ -69,6 +69,6 @@ def test_a_tab_in_the_first_line_wins_over_a_comma(tmp_path: Path) -> None:
     assert detect_format(tmp_path / "feed").name == "merchant-tsv"
 
 
-def test_an_unknown_format_name_is_refused_with_the_names_there_are() -> None:
+def test_an_unknown_format_is_refused_with_the_names_of_all_formats() -> None:
     with pytest.raises(FeedError, match=rf"'yaml' is unknown; it must be one of {', '.join(FORMATS)}"):
         format_named("yaml")

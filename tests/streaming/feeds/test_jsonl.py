@@ -19,7 +19,7 @@ def line(**fields: Any) -> str:
     return json.dumps({"id": "A", "title": "Mug", **fields})
 
 
-def test_a_product_in_the_contracts_own_form_comes_through_whole(read: Read) -> None:
+def test_a_product_in_the_contracts_own_form_is_read_unchanged(read: Read) -> None:
     sent = {
         "id": "A",
         "version": 3,
@@ -47,7 +47,7 @@ def test_a_product_in_the_contracts_own_form_comes_through_whole(read: Read) -> 
     assert json.loads(JSON.encode(row)) == {key: value for key, value in sent.items() if key != "op"}
 
 
-def test_other_names_of_the_same_fields_are_understood(read: Read) -> None:
+def test_other_names_of_the_same_fields_are_read(read: Read) -> None:
     content = json.dumps(
         {
             "sku": "A",
@@ -73,7 +73,7 @@ def test_the_contracts_own_name_wins_over_another(read: Read, content: str) -> N
     assert row.title == "Mug"
 
 
-def test_patches_and_deletions_come_through(read: Read) -> None:
+def test_patches_and_deletions_are_read(read: Read) -> None:
     patch, delete = read("a.jsonl", '{"id":"A","op":"patch","color":null,"price":5}\n{"id":"B","op":"delete"}')
     assert isinstance(patch, ProductUpdate)
     assert patch.color is None, "stated as empty"
@@ -83,7 +83,7 @@ def test_patches_and_deletions_come_through(read: Read) -> None:
     assert delete.op == "delete"
 
 
-def test_row_numbers_are_line_numbers_and_blank_lines_are_no_products(read: Read) -> None:
+def test_row_numbers_are_line_numbers_and_blank_lines_are_not_products(read: Read) -> None:
     rows = read("a.jsonl", f"\n{line()}\r\n\n  \nnonsense\n{line(id='B')}")
     assert [row.id if isinstance(row, ProductUpdate) else row.row for row in rows] == ["A", 5, "B"]
 

@@ -93,7 +93,7 @@ def test_a_bad_item_names_field_and_rule_and_the_next_one_is_read(
     assert isinstance(last, ProductUpdate)
 
 
-def test_an_encoding_that_the_file_declares_is_understood(read: Read) -> None:
+def test_the_encoding_that_the_file_declares_is_used(read: Read) -> None:
     text = rss("<g:id>A</g:id><title>Tässe</title>").replace('version="1.0"?', 'version="1.0" encoding="ISO-8859-1"?')
     (row,) = read("a.xml", text.encode("latin-1"))
     assert isinstance(row, ProductUpdate)
@@ -135,7 +135,7 @@ def test_one_endless_element_is_not_collected(tmp_path: Path) -> None:
         list(read_feed(tmp_path / "a.xml", now=NOW))
 
 
-def test_a_tower_of_elements_is_refused(tmp_path: Path) -> None:
+def test_deeply_nested_elements_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a.xml").write_text(rss("<a>" * 10_000 + "</a>" * 10_000))
     with pytest.raises(FeedError, match="nests elements more than 32 deep"):
         list(read_feed(tmp_path / "a.xml", now=NOW))

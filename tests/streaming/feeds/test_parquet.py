@@ -21,7 +21,7 @@ def read(tmp_path: Path, columns: dict[str, Any], **options: Any) -> list[Row]:
     return list(read_feed(tmp_path / "a.parquet", now=NOW))
 
 
-def test_columns_of_all_natural_types_are_understood(tmp_path: Path) -> None:
+def test_columns_of_every_natural_type_are_read(tmp_path: Path) -> None:
     money = pa.struct([("amount", pa.decimal128(12, 2)), ("currency", pa.string())])
     columns = {
         "id": pa.array([17], pa.int64()),
@@ -41,7 +41,7 @@ def test_columns_of_all_natural_types_are_understood(tmp_path: Path) -> None:
     assert row.event_time == datetime(2026, 1, 30, tzinfo=UTC)
 
 
-def test_nanosecond_times_as_pandas_writes_them_are_understood(tmp_path: Path) -> None:
+def test_nanosecond_times_of_pandas_are_read_in_microseconds(tmp_path: Path) -> None:
     at = pa.array([1_769_774_400_000_000_123], pa.timestamp("ns"))
     (row,) = read(tmp_path, {"id": ["A"], "title": ["Mug"], "updated_at": at})
     assert isinstance(row, ProductUpdate), row
@@ -78,7 +78,7 @@ def test_columns_of_wrong_types_are_refused_row_by_row(tmp_path: Path) -> None:
     ] * 2
 
 
-def test_a_table_without_titles_is_refused_unless_it_says_what_to_do(tmp_path: Path) -> None:
+def test_a_table_without_titles_is_refused_unless_it_states_the_operation(tmp_path: Path) -> None:
     with pytest.raises(FeedError, match="has no column 'title'"):
         read(tmp_path, {"id": ["A"], "price": [1.0]})
     (row,) = read(tmp_path, {"id": ["A"], "price": [1.0], "op": ["patch"]})

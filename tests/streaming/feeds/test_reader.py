@@ -126,7 +126,7 @@ def test_unknown_formats_and_currencies_are_refused(tmp_path: Path) -> None:
         read_feed(tmp_path / "a.jsonl", now=NOW, currency="XYZ")
 
 
-def test_a_folder_stands_for_its_products_and_images(tmp_path: Path) -> None:
+def test_the_images_of_a_folder_are_read_relative_to_it(tmp_path: Path) -> None:
     row = {
         "id": 7,
         "title": "Hammer",
@@ -152,7 +152,7 @@ def test_a_folder_stands_for_its_products_and_images(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("name", "products"), [("zava", 419), ("eshop", 101)])
-def test_a_real_catalogue_comes_in_whole_with_images_that_exist(name: str, products: int) -> None:
+def test_a_real_catalogue_is_read_completely_and_its_images_exist(name: str, products: int) -> None:
     if not (DATA / name).is_dir():
         pytest.skip(f"the real catalogue {name} is not beside the repository (../shared/data)")
     feed = read_feed(DATA / name, now=NOW)

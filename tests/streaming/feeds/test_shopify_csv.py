@@ -79,7 +79,7 @@ def test_the_rows_of_one_handle_are_one_product(read: Read) -> None:
     assert cap.id == "cap"
 
 
-def test_the_column_names_of_the_newer_export_are_known_too(read: Read) -> None:
+def test_the_column_names_of_the_newer_export_are_read_too(read: Read) -> None:
     content = (
         "Title,URL handle,Description,Vendor,Type,Published on online store,Status,Option1 name,Option1 value,Price,"
         "Inventory tracker,Inventory quantity,Continue selling when out of stock,Product image URL,Image position\n"
@@ -147,7 +147,7 @@ def test_a_handle_that_comes_back_later_is_refused_with_both_rows(read: Read) ->
     ]
 
 
-def test_of_many_images_the_first_by_position_are_kept(read: Read) -> None:
+def test_the_first_images_by_position_are_kept_and_further_ones_dropped(read: Read) -> None:
     """Shopify allows 250 for a product; a catalogue of it must not be refused for that."""
     rows = [
         {"Handle": "tee", "Image Src": f"https://cdn.example/{n}.jpg", "Image Position": str(n)}

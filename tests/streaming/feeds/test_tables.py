@@ -20,7 +20,7 @@ def test_excels_encodings_are_read(read: Read, encoding: str) -> None:
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
-def test_all_line_ends_are_understood(read: Read, end: str) -> None:
+def test_all_line_ends_are_read(read: Read, end: str) -> None:
     rows = read("a.tsv", end.join(["id\ttitle", "A\tMug", "B\tCup"]))
     assert [row.id for row in rows if isinstance(row, ProductUpdate)] == ["A", "B"]
 
@@ -35,7 +35,7 @@ def test_a_quoted_cell_may_hold_delimiters_quotes_and_line_ends(read: Read) -> N
     assert rows[2].row == 4, "rows are counted as a spreadsheet shows them, not as lines"
 
 
-def test_blank_rows_count_but_are_no_products(read: Read) -> None:
+def test_blank_rows_count_but_are_not_products(read: Read) -> None:
     rows = read("a.tsv", "id\ttitle\n\nA\tMug\n\t\n\tNo id\n")
     assert [row.row if isinstance(row, BadRow) else row.id for row in rows] == ["A", 5]
 

@@ -63,7 +63,7 @@ def test_an_empty_price_is_none(value: object) -> None:
         ("٣ USD", "is not a price"),
     ],
 )
-def test_what_is_no_price_is_refused_with_what_to_write(value: object, rule: str) -> None:
+def test_an_invalid_price_is_refused_with_the_form_to_write(value: object, rule: str) -> None:
     with pytest.raises(ContractError, match=rule) as caught:
         values.price(value, None, "USD")
     assert caught.value.field == "price"
@@ -103,7 +103,7 @@ def test_stock_becomes_availability(stock: object, expected: str | None) -> None
 
 
 @pytest.mark.parametrize("stock", ["many", True, [1], float("inf")])
-def test_a_stock_that_is_no_number_is_refused(stock: object) -> None:
+def test_a_stock_that_is_not_a_number_is_refused(stock: object) -> None:
     with pytest.raises(ContractError, match="stock: "):
         values.availability_of_stock(stock)
 
@@ -165,7 +165,7 @@ def test_times_become_utc(value: object, expected: datetime | None) -> None:
 
 
 @pytest.mark.parametrize("value", ["31.01.2026", "soon", 1769860800, "0001-01-01T00:00:00+14:00"])
-def test_what_is_no_time_is_refused(value: object) -> None:
+def test_an_invalid_time_is_refused(value: object) -> None:
     with pytest.raises(ContractError, match="updated_at: "):
         values.instant("updated_at", value)
 
@@ -181,7 +181,7 @@ def test_what_is_no_time_is_refused(value: object) -> None:
         (1.5, "a number"),
     ],
 )
-def test_what_is_no_sound_text_is_refused(value: object, rule: str) -> None:
+def test_invalid_text_is_refused_with_the_reason(value: object, rule: str) -> None:
     with pytest.raises(ContractError, match=rule):
         values.text("title", value)
 
@@ -194,6 +194,6 @@ def test_whole_numbers_are_text_only_where_sources_write_them() -> None:
 
 
 @pytest.mark.parametrize("value", [Decimal("1e999999999"), "1.5", "9" * 5_000, "x", None])
-def test_what_is_no_whole_number_is_refused_quickly(value: object) -> None:
+def test_an_invalid_whole_number_is_refused(value: object) -> None:
     with pytest.raises(ContractError, match="version: "):
         values.whole_number("version", value)

@@ -54,7 +54,7 @@ def unit(vectors: np.ndarray) -> np.ndarray:
 
 @pytest.fixture
 def store() -> Store:
-    """1 is live; 2 is another training of the same, turned in space; 3 knows nothing; 4 says always the same."""
+    """1 is live; 2 is another training on the same data, rotated in space; 3 is noise; 4 has almost equal vectors."""
     rng = np.random.default_rng(0)
     live = unit(rng.normal(size=(40, 256))[np.arange(PRODUCTS) % 40] + 0.5 * rng.normal(size=(PRODUCTS, 256)))
     turned, _ = np.linalg.qr(rng.normal(size=(256, 256)))
@@ -74,55 +74,60 @@ def repo(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_another_training_of_the_same_may_follow(repo: Path, store: Store) -> None:
-    """Its space may be turned: only who is near whom counts."""
-    found = ReleaseCheck(repo, store)("1", "2")
-    assert (found.live, found.live_recall, found.recall, found.products) == ("1", 0.30, 0.28, PRODUCTS)
-    assert found.overlap is not None
-    assert found.overlap > 0.5
+def test_another_training_on_the_same_data_may_replace_the_live_release(repo: Path, store: Store) -> None:
+    """Its space may be rotated: only the neighbours count."""
+    comparison = ReleaseCheck(repo, store)("1", "2")
+    assert (comparison.live, comparison.live_recall, comparison.recall, comparison.products) == (
+        "1",
+        0.30,
+        0.28,
+        PRODUCTS,
+    )
+    assert comparison.overlap is not None
+    assert comparison.overlap > 0.5
 
 
 @pytest.mark.parametrize("version", ["3", "4"])
-def test_one_whose_neighbours_are_chance_may_not(repo: Path, store: Store, version: str) -> None:
+def test_a_release_whose_neighbours_are_random_may_not(repo: Path, store: Store, version: str) -> None:
     with pytest.raises(ReleaseError, match=rf"release {version} does not .*neighbours, under 5\.0%.*live {version}"):
         ReleaseCheck(repo, store)("1", version)
 
 
-def test_one_that_finds_much_less_may_not(repo: Path, store: Store) -> None:
+def test_a_release_with_a_much_lower_recall_may_not(repo: Path, store: Store) -> None:
     store.vectors["6"] = store.vectors["2"]
     with pytest.raises(ReleaseError, match=r"its Recall@10 is 0\.200, under 90% of the live release's 0\.300"):
         ReleaseCheck(repo, store)("1", "6")
     assert ReleaseCheck(repo, store, ReleaseLimits(min_recall=0.5))("1", "6").recall == 0.20
 
 
-def test_what_is_not_known_is_not_held_against_it(repo: Path, store: Store) -> None:
-    found = compare_releases(repo, store, "1", "5")
-    assert found == ReleaseComparison(live="1", live_recall=0.30, recall=None)
-    assert objections(found, ReleaseLimits()) == []
+def test_an_unknown_figure_is_no_objection(repo: Path, store: Store) -> None:
+    comparison = compare_releases(repo, store, "1", "5")
+    assert comparison == ReleaseComparison(live="1", live_recall=0.30, recall=None)
+    assert objections(comparison, ReleaseLimits()) == []
     with pytest.raises(ArtifactError, match="no release '9'"):
         compare_releases(repo, store, "1", "9")
 
 
-def test_of_few_products_more_than_half_need_not_stay() -> None:
+def test_never_more_than_half_of_the_neighbours_need_stay() -> None:
     """With 15 products chance alone keeps 10 of 14 neighbours."""
-    found = ReleaseComparison(
+    comparison = ReleaseComparison(
         live="1", live_recall=None, recall=None, products=15, overlap=0.55, overlap_by_chance=10 / 14
     )
-    assert objections(found, ReleaseLimits()) == []
+    assert objections(comparison, ReleaseLimits()) == []
 
 
-def test_a_release_that_is_refused_stays_beside_the_live_one_and_can_be_taken_all_the_same(tmp_path: Path) -> None:
+def test_a_refused_release_can_still_be_made_live(tmp_path: Path) -> None:
     shop, asked = Shop(tmp_path), []
 
     def refuse(live: str, version: str) -> ReleaseComparison:
         asked.append((live, version))
         raise ReleaseError("worse")
 
-    assert shop.release(check=refuse).version == "1", "the first has none to be compared with"
+    assert shop.release(check=refuse).version == "1", "there is no live release to compare with"
     with pytest.raises(ReleaseError):
         shop.release(check=refuse)
     assert asked == [("1", "2")]
     assert live_version(tmp_path) == "1"
-    assert not shop.stale("2"), "compared when all was embedded"
+    assert not shop.stale("2"), "compared after everything was embedded"
     assert shop.make_live("2").version == live_version(tmp_path) == "2"
     assert shop.make_live("2", check=refuse).compared is None, "already live"

@@ -38,7 +38,7 @@ def test_what_changed_since_the_pass_is_embedded_and_compared_again() -> None:
     assert {"new", "p3"} <= world.topic.compacted("2").keys()
 
 
-def test_a_vector_that_does_not_arrive_and_one_of_other_inputs_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_vector_and_one_of_other_inputs_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """The reconciliation reads back; it does not trust the writer."""
     world, model = catalogue(), FakeEmbedder("2")
     _, rejected = reembed(EmbeddingContext(world.store, model, world.topic))

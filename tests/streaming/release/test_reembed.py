@@ -49,14 +49,14 @@ def test_a_pass_that_was_interrupted_is_finished_by_the_next_one() -> None:
     assert sorted(world.topic.compacted("2")) == [f"p{n}" for n in range(10)]
 
 
-def test_products_that_the_model_refuses_are_named() -> None:
+def test_products_that_the_model_rejects_are_named() -> None:
     world, model = catalogue(), FakeEmbedder("2")
     model.poison = {"p7 1"}
     _, rejected = reembed(EmbeddingContext(world.store, model, world.topic))
     assert rejected == {"p7": "token_ids"}
 
 
-def test_nothing_to_embed_is_no_call_at_all() -> None:
+def test_an_empty_catalogue_calls_neither_the_model_nor_the_topic() -> None:
     model, topic = FakeEmbedder("2"), FakeTopic()
     assert reembed(EmbeddingContext(FakeStore(("2",)), model, topic)) == ({}, {})
     assert (model.embedded, topic.log) == ([], [])

@@ -1,4 +1,4 @@
-"""A release becomes live with everything embedded or not at all, can be taken up again, and can be taken back."""
+"""A release becomes live with everything embedded or not at all; it can be finished later, and rolled back."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_an_older_release_can_be_made_live_again(shop: Shop) -> None:
     assert shop.triton.loaded == ["1", "3"], "the one that was live stays served"
 
 
-def test_two_releases_at_once_do_not_unserve_each_other(shop: Shop) -> None:
+def test_a_second_release_at_the_same_time_is_refused(shop: Shop) -> None:
     refused: list[str] = []
 
     def during_the_release(done: int) -> None:

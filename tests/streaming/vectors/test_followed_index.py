@@ -34,7 +34,7 @@ def shop(products: int = 5) -> FakeBroker:
     return FakeBroker([vector_record(f"p{n}", 1, vector_message(f"p{n}", 1)) for n in range(products)])
 
 
-def test_a_restart_reads_only_what_came_since(tmp_path: Path) -> None:
+def test_a_restart_reads_only_new_records(tmp_path: Path) -> None:
     broker = shop()
     with followed(broker, tmp_path / "1") as first:
         assert first.catch_up(10)
@@ -77,7 +77,9 @@ def test_a_follower_that_never_caught_up_saves_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / "x").exists()
 
 
-def test_a_save_that_fails_is_logged_and_the_index_goes_on(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_failed_save_is_logged_and_the_index_keeps_following(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     broker = shop()
     (tmp_path / "1").write_text("in the way")
     running = followed(broker, tmp_path / "1").start()

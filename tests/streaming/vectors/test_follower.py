@@ -48,14 +48,14 @@ def test_the_newest_vector_of_each_product_of_the_model_is_in_the_index() -> Non
     assert applied == ["a", "b"], "old vectors and other models are not reported"
 
 
-def test_damaged_bytes_are_skipped_and_a_broker_that_fails_for_a_moment_is_tried_again() -> None:
+def test_damaged_bytes_are_skipped_and_a_short_failure_of_the_broker_is_survived() -> None:
     log = [vector_record(id, 1, vector_message(id, 1)) for id in "abc"]
     crc = CorruptRecordError(f"Record batch for partition {P0} at offset 1 failed crc check")
-    index = follow(FakeBroker(log, failures={1: [crc], 2: [KafkaConnectionError("away")]}))
+    index = follow(FakeBroker(log, failures={1: [crc], 2: [KafkaConnectionError("no connection")]}))
     assert ["a" in index, "b" in index, "c" in index] == [True, False, True]
 
 
-def test_a_follower_that_died_says_so_at_once() -> None:
+def test_catch_up_returns_at_once_when_the_follower_has_failed() -> None:
     broker = FakeBroker(failures={0: [ZeroDivisionError()]})
     with follower_of(broker, RetrievalIndex("1")) as follower:
         assert not follower.catch_up(20)
@@ -69,29 +69,30 @@ def test_a_missing_topic_is_named() -> None:
     assert broker.closed
 
 
-def test_a_broker_that_fails_while_the_follower_starts_leaves_no_broker_open() -> None:
+def test_a_failed_start_closes_the_consumer() -> None:
     broker = FakeBroker()
 
-    def away(partitions: Any) -> None:
-        raise KafkaConnectionError("away")
+    def fails(partitions: Any) -> None:
+        raise KafkaConnectionError("no connection")
 
-    broker.assign = away  # type: ignore[method-assign]
+    broker.assign = fails  # type: ignore[method-assign]
     with pytest.raises(BrokerError, match=r"product\.embeddings and product\.offers cannot be read: KafkaConnection"):
         follower_of(broker, RetrievalIndex("1")).start()
     assert broker.closed
 
 
-def test_a_follower_that_was_never_started_holds_nothing_and_can_be_closed() -> None:
+def test_a_follower_that_was_never_started_opens_nothing_and_can_be_closed() -> None:
     broker = FakeBroker()
     opened: list[FakeBroker] = []
-    broker.broker = lambda **_: opened.append(broker) or broker  # type: ignore[method-assign,func-returns-value]
+    broker.consumer = lambda **_: opened.append(broker) or broker  # type: ignore[method-assign,func-returns-value]
     follower = follower_of(broker, RetrievalIndex("1"))
+    assert not follower.following
     follower.close()
-    assert [c for c in opened if not c.closed] == []
+    assert opened == []
 
 
 def test_offers_follow_too_with_their_age() -> None:
-    index, heard = RetrievalIndex("1"), []
+    index, ages = RetrievalIndex("1"), []
     broker = FakeBroker(
         [vector_record(id, 1, vector_message(id, 1)) for id in "abcd"],
         [
@@ -105,13 +106,13 @@ def test_offers_follow_too_with_their_age() -> None:
     )
     clock = iter(range(10**9))
     with follower_of(
-        broker, index, on_offer=lambda id, ms: heard.append((id, ms > 0)), clock=lambda: 2.0 + next(clock) / 1e6
+        broker, index, on_offer=lambda id, ms: ages.append((id, ms > 0)), clock=lambda: 2.0 + next(clock) / 1e6
     ) as follower:
         assert follower.catch_up(10)
     assert found_ids(index, Filter(in_stock=True)) == {"b"}
     assert found_ids(index, Filter(max_price=800, currency="EUR")) == {"a"}
     assert found_ids(index, Filter(categories=("home",))) == {"a"}
-    assert heard == [("a", True), ("b", True), ("a", True), ("c", True)]
+    assert ages == [("a", True), ("b", True), ("a", True), ("c", True)]
 
 
 def saved_and_loaded(broker: FakeBroker, folder: Path, clock: Any = lambda: 1e9) -> RetrievalIndex:
@@ -198,7 +199,7 @@ def test_a_reader_stopped_for_longer_than_tombstones_stay_rebuilds_its_index(
     assert "did not read everything for 24.0 hours" in caplog.text
 
 
-def test_a_topic_created_again_under_a_reader_is_read_anew(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_topic_that_is_created_again_under_a_reader_is_read_from_its_start(caplog: pytest.LogCaptureFixture) -> None:
     """The broker sets the consumer back to the first offset; versions of the old topic must not block the new ones."""
     broker, index = FakeBroker([vector_record(id, 9, vector_message(id, 9)) for id in "abc"]), RetrievalIndex("1")
     with follower_of(broker, index) as follower:
@@ -213,7 +214,7 @@ def test_a_topic_created_again_under_a_reader_is_read_anew(caplog: pytest.LogCap
     assert "starts again at offset 0" in caplog.text
 
 
-def test_what_is_applied_after_the_position_was_taken_is_only_applied_again(tmp_path: Path) -> None:
+def test_records_applied_after_the_position_was_taken_are_applied_again(tmp_path: Path) -> None:
     broker, index = shop(), RetrievalIndex("1")
     with follower_of(broker, index) as follower:
         assert follower.catch_up(10)
@@ -229,7 +230,7 @@ def test_what_is_applied_after_the_position_was_taken_is_only_applied_again(tmp_
     assert [id in again for id in "abcd"] == [True, False, True, True]
 
 
-def test_the_position_at_the_end_is_that_of_a_reader_that_read_everything() -> None:
+def test_the_end_position_is_the_position_of_a_reader_that_read_everything() -> None:
     broker, index = shop(), RetrievalIndex("1")
     with follower_of(broker, index) as follower:
         assert follower.catch_up(10)

@@ -80,7 +80,7 @@ def test_an_invalid_offer_is_skipped(bad: tuple[Any, ...]) -> None:
     assert found_ids(index, Filter(in_stock=True)) == {"z"}
 
 
-def test_the_newest_of_a_batch_counts_in_whatever_order_its_records_come() -> None:
+def test_the_newest_record_of_a_batch_counts_in_any_order() -> None:
     versions = [vector_record("a", n, vector_message("a", n)) for n in (2, 3, 1)]
     deleted = vector_record("b", 1, vector_message("b", 1)), vector_record("b", 2, None)
     index = index_of(on_embeddings(*versions, *deleted))

@@ -34,7 +34,7 @@ def test_a_deleted_product_is_a_tombstone() -> None:
     assert offer_of(msgspec.structs.replace(LAMP, deleted=True), source_time=123) == OutgoingOffer("lamp", 7, None)
 
 
-def test_the_last_record_on_the_topic_is_what_the_store_holds_whoever_wrote_it() -> None:
+def test_the_last_record_on_the_topic_is_what_the_store_holds() -> None:
     """Another consumer writes a newer price and a deletion while the first records are on their way."""
     world = World()
     world.process(*(update(i, 3, price=price("1")) for i in ("a", "b", "c")), update("gone", 4, "delete"))
@@ -66,7 +66,7 @@ def test_a_tombstone_that_a_newer_product_has_overtaken_is_replaced_as_of_now() 
     assert topic.times == {"a": 5000}
 
 
-def test_a_catalogue_that_was_there_before_the_topic_is_published_in_full() -> None:
+def test_a_catalogue_older_than_the_topic_is_published_completely() -> None:
     world, topic = World(), FakeOffers()
     world.process(*(update(f"p{n}", 2, price=price(f"{n}")) for n in range(10)), update("gone", 1, "delete"))
     assert publish_all_offers(world.store, topic, batch=4) == 10

@@ -72,7 +72,7 @@ def test_the_trace_of_the_update_is_a_header_of_the_record_of_its_vector() -> No
     assert TRACEPARENT not in untraced
 
 
-def test_the_trace_of_the_update_goes_on_with_the_offer() -> None:
+def test_the_trace_of_the_update_is_a_header_of_the_record_of_its_offer() -> None:
     producer = CompactedProducer()
     world = World()
     world.restart(publish_offers=offer_publisher(producer, JSON))
@@ -97,7 +97,7 @@ def test_records_are_published_again_until_the_store_has_overtaken_none() -> Non
     assert log == [[("a", 1), ("b", 1)], [("a", 2)]]
 
 
-def test_of_two_records_with_one_key_the_last_is_published() -> None:
+def test_only_the_last_of_two_records_with_one_key_is_published() -> None:
     log: list[OutgoingOffer] = []
     records = [OutgoingOffer("a", 1, None), OutgoingOffer("a", 2, None)]
     publish_until_current(records, log.extend, lambda published: ())

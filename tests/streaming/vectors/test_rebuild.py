@@ -28,7 +28,7 @@ class ScannedStore(FakeStore):
             yield live[start : start + 7]
 
 
-def test_from_the_topics_and_from_the_feature_store_comes_the_same_index() -> None:
+def test_the_topics_and_the_feature_store_give_the_same_index() -> None:
     store, broker, producer = ScannedStore(), FakeBroker(), CompactedProducer()
     products = [
         ProductFeatures(
