@@ -144,7 +144,7 @@ def floor(served: Served, size: int) -> Callable[[], object]:
 
 def _rates(served: Served, size: int, goal: float, say: Say) -> list[Row]:
     say(f"{PRODUCTS} products in requests of {size}")
-    found = []
+    measured = []
     bare = floor(served, size)
     with TritonClient(served.triton.grpc, batch=size) as client:
         candidates: dict[str, Callable[[], object]] = {
@@ -157,8 +157,8 @@ def _rates(served: Served, size: int, goal: float, say: Say) -> list[Row]:
         ):
             seconds = in_turn(candidates, runs=RUNS, clock=clock)
             rate = {who: [PRODUCTS / s for s in taken] for who, taken in seconds.items()}
-            found.append(compared(name, "products/s", rate["ours"], "in process", rate["floor"], at_least=at_least))
-    return found
+            measured.append(compared(name, "products/s", rate["ours"], "in process", rate["floor"], at_least=at_least))
+    return measured
 
 
 def _cosine(served: Served) -> Row:

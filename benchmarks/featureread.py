@@ -33,15 +33,15 @@ def rows(say: Say) -> list[Row]:
         ids = [products[i].id for i in np.random.default_rng(2).permutation(PRODUCTS)[:ASKED]]
         names = [f"{view}:{name}" for view, form in PRODUCT_FORMATS.items() for name in form.types]
         names.append(f"product_embedding_{MODEL}:vector")
-        asked = [{"product_id": id} for id in ids]
+        entity_rows = [{"product_id": id} for id in ids]
 
         def ours() -> None:
-            found, vectors = store.read_features(ids), store.read_embeddings(MODEL, ids)
-            assert len(found) == len(vectors) == ASKED
+            products_read, vectors = store.read_features(ids), store.read_embeddings(MODEL, ids)
+            assert len(products_read) == len(vectors) == ASKED
 
         def feast() -> None:
-            found = store.feast.get_online_features(features=names, entity_rows=asked).to_dict()
-            assert len(found["vector"]) == ASKED
+            answer = store.feast.get_online_features(features=names, entity_rows=entity_rows).to_dict()
+            assert len(answer["vector"]) == ASKED
 
         say(f"reading {ASKED}")
         seconds = in_turn({"ours": ours, "feast": feast}, runs=RUNS)

@@ -48,10 +48,10 @@ def rows(say: Say) -> list[Row]:
 
 def _measured(say: Say, store: Any, ids: list[str], vectors: Any, queries: Any) -> list[Row]:
     def search(query: Any, top_k: int = K) -> dict[str, Any]:
-        found: dict[str, Any] = store.feast.retrieve_online_documents_v2(
+        answer: dict[str, Any] = store.feast.retrieve_online_documents_v2(
             features=[f"{VIEW}:content_hash"], query=query.tolist(), top_k=top_k
         ).to_dict()
-        return found
+        return answer
 
     say("the first search fills the index")
     started = time.perf_counter()
@@ -99,11 +99,13 @@ def _measured(say: Say, store: Any, ids: list[str], vectors: Any, queries: Any) 
     ]
 
 
-def _wrong(found: dict[str, Any], query: Any, ids: list[str], vectors: Any) -> int:
+def _wrong(answer: dict[str, Any], query: Any, ids: list[str], vectors: Any) -> int:
     """Count the products with the content hash or distance of another one."""
     numbers = {id: n for n, id in enumerate(ids)}
     wrong = 0
-    for id, content_hash, distance in zip(found["product_id"], found["content_hash"], found["distance"], strict=True):
+    for id, content_hash, distance in zip(
+        answer["product_id"], answer["content_hash"], answer["distance"], strict=True
+    ):
         n = numbers[id]
         wrong += content_hash != f"{n:064x}" or abs(distance - (1 - float(vectors[n] @ query))) > 1e-5
     return wrong
@@ -115,8 +117,8 @@ def _bare_client(store: Any, index: Any) -> Callable[[Any], object]:
     statement = f'select entity_key, content_hash from "sagelift_{VIEW}" where entity_key in ({",".join("?" * K)})'
 
     def search(query: Any) -> object:
-        found = graph.search(query, K)
-        return connection.execute(statement, [keys[n] for n in found.keys.tolist()]).fetchall()
+        matches = graph.search(query, K)
+        return connection.execute(statement, [keys[n] for n in matches.keys.tolist()]).fetchall()
 
     return search
 

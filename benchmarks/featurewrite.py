@@ -36,7 +36,7 @@ MODEL = "bench"
 
 def rows(say: Say) -> list[Row]:
     """Measure `write_<store>_<size>` and `write_vs_push`."""
-    found = []
+    measured = []
     for name, opened, limit in (("sqlite", _sqlite, 1.6), ("postgres", _postgres, 1.6), ("redis", _redis, 3.0)):
         with ExitStack() as stack:
             context = stack.enter_context(opened())
@@ -45,11 +45,11 @@ def rows(say: Say) -> list[Row]:
                 continue
             for size in SIZES:
                 say(f"{name}, {size:,} products")
-                found.append(_against_floor(f"write_{name}_{size}", size, *context, limit))
+                measured.append(_against_floor(f"write_{name}_{size}", size, *context, limit))
             if name == "sqlite":
                 say("against push")
-                found.append(_against_push(context[0]))
-    return found
+                measured.append(_against_push(context[0]))
+    return measured
 
 
 Floor = Callable[[list[Any], list[Any]], None]

@@ -41,7 +41,7 @@ VIEW = f"product_embedding_{MODEL}"
 
 def rows(say: Say, rows: int = ROWS) -> list[Row]:
     """Measure all figures; `rows` is the number of products in the history."""
-    found: dict[str, list[dict[str, float]]] = {"ours": [], "feast": [], "bare": [], "quarter": []}
+    results_by_kind: dict[str, list[dict[str, float]]] = {"ours": [], "feast": [], "bare": [], "quarter": []}
     with tempfile.TemporaryDirectory(prefix="materialize-") as folder:
         sizes = {"ours": rows, "feast": rows // 4, "bare": rows, "quarter": rows // 4}
         histories = {size: Path(folder, str(size)) for size in (rows, rows // 4)}
@@ -49,14 +49,14 @@ def rows(say: Say, rows: int = ROWS) -> list[Row]:
             say(f"writing a history of {size:,} products")
             _in_a_process("write", state, size)
         for number in range(RUNS):
-            for kind, results in found.items():
+            for kind, results in results_by_kind.items():
                 say(f"run {number + 1} of {RUNS}: {kind}")
                 results.append(_run(kind, histories[sizes[kind]], sizes[kind]))
                 say(f"  {results[-1]['rate']:,.0f} rows/s, peak {results[-1]['peak_mb']:,.0f} MB")
         say("kill -9 at half")
         shard, rewritten = _killed_at_half(histories[rows], rows)
     rates, cpu_rates, peaks = (
-        {kind: [result[name] for result in results] for kind, results in found.items()}
+        {kind: [result[name] for result in results] for kind, results in results_by_kind.items()}
         for name in ("rate", "cpu_rate", "peak_mb")
     )
     feast = f"feast_local_engine_at_{rows // 4}_rows"
@@ -152,10 +152,10 @@ def _killed_at_half(state: Path, rows: int) -> tuple[int, int]:
                 break
     before = _online_rows(state, "ours")
     with ProductFeatureStore.open(state) as store:
-        (found,) = materialize(store, views=[VIEW]).views
-    if found.outcome != "done" or not found.resumed:
-        raise RuntimeError(f"the run after kill -9 did not resume: {found}")
-    return SHARD_ROWS, before + found.written + found.kept - rows
+        (resumed,) = materialize(store, views=[VIEW]).views
+    if resumed.outcome != "done" or not resumed.resumed:
+        raise RuntimeError(f"the run after kill -9 did not resume: {resumed}")
+    return SHARD_ROWS, before + resumed.written + resumed.kept - rows
 
 
 def child(kind: str, state: str, *more: str) -> None:

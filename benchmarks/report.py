@@ -113,9 +113,11 @@ def rows(say: Say) -> list[Row]:
 
 def _against_floor(users: Path, say: Say) -> list[Row]:
     codes = {"floor": _FLOOR, "report": _ours(), "segments": _ours(day="day", segment="segment")}
-    found = _in_turn(codes, str(users), RUNS, say)
-    cpu = {name: [run["cpu"] for run in runs] for name, runs in found.items()}
-    beside = [run["peak"] - floor["peak"] for run, floor in zip(found["report"], found["floor"], strict=True)]
+    runs_by_name = _in_turn(codes, str(users), RUNS, say)
+    cpu = {name: [run["cpu"] for run in runs] for name, runs in runs_by_name.items()}
+    beside = [
+        run["peak"] - floor["peak"] for run, floor in zip(runs_by_name["report"], runs_by_name["floor"], strict=True)
+    ]
     return [
         compared("report_cpu", "s", cpu["report"], "bare_scan", cpu["floor"], at_most=1.3),
         figure("report_memory", "MB", beside, at_most=64),
@@ -148,15 +150,15 @@ def _scale(users: Path, say: Say) -> list[Row]:
 
 def _peers(users: Path, say: Say) -> list[Row]:
     """Compare with tea-tasting (on Ibis and DuckDB) and statsmodels, if they are installed."""
-    found = []
+    measured = []
     for package, code in (("tea_tasting", _TEA_TASTING), ("statsmodels", _STATSMODELS)):
         if importlib.util.find_spec(package) is None:
             say(f"{package} is not installed: no comparison with it")
             continue
         runs = _in_turn({"report": _ours(), package: code}, str(users), PEER_RUNS, say)
         cpu = {name: [run["cpu"] for run in those] for name, those in runs.items()}
-        found.append(compared(f"vs_{package}", "s", cpu["report"], package, cpu[package], at_most=1.0))
-    return found
+        measured.append(compared(f"vs_{package}", "s", cpu["report"], package, cpu[package], at_most=1.0))
+    return measured
 
 
 def _bounds(say: Say) -> list[Row]:
@@ -190,13 +192,14 @@ def plain():
         treatment / control
 run(plain)
 """
-    found = {name: [_child(code) for _ in range(PEER_RUNS)] for name, code in (("ours", ours), ("floor", floor))}
-    say("bootstrap: " + ", ".join(f"{run['cpu']:.1f} s" for run in found["ours"]))
+    runs_by_name = {name: [_child(code) for _ in range(PEER_RUNS)] for name, code in (("ours", ours), ("floor", floor))}
+    say("bootstrap: " + ", ".join(f"{run['cpu']:.1f} s" for run in runs_by_name["ours"]))
     per_resample = {
-        name: [run["cpu"] * 1e3 / (10_000 if name == "ours" else 50) for run in runs] for name, runs in found.items()
+        name: [run["cpu"] * 1e3 / (10_000 if name == "ours" else 50) for run in runs]
+        for name, runs in runs_by_name.items()
     }
     row = compared("bootstrap", "ms per resample", per_resample["ours"], "numpy_every_user", per_resample["floor"])
-    growth = [a["peak"] - b["peak"] for a, b in zip(found["ours"], found["floor"], strict=True)]
+    growth = [a["peak"] - b["peak"] for a, b in zip(runs_by_name["ours"], runs_by_name["floor"], strict=True)]
     return [row, figure("bootstrap_memory", "MB", growth, at_most=64)]
 
 
@@ -206,15 +209,15 @@ def _ours(**keys: str) -> str:
 
 def _in_turn(codes: dict[str, str], path: str, runs: int, say: Say) -> dict[str, list[dict[str, float]]]:
     """Run each code in a process of its own, alternately, after one round that does not count."""
-    found: dict[str, list[dict[str, float]]] = {name: [] for name in codes}
+    runs_by_name: dict[str, list[dict[str, float]]] = {name: [] for name in codes}
     for number in range(1 + runs):
         for name, code in codes.items():
             measured = _child(code, path)
             if number:
-                found[name].append(measured)
-    for name, those in found.items():
+                runs_by_name[name].append(measured)
+    for name, those in runs_by_name.items():
         say(f"{name}: {statistics.median(run['cpu'] for run in those):.3f} s, {those[-1]['peak']:.0f} MB at its peak")
-    return found
+    return runs_by_name
 
 
 def _child(code: str, *arguments: str) -> dict[str, float]:

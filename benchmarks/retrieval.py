@@ -41,7 +41,7 @@ def rows(say: Say) -> list[Row]:
     built = time.perf_counter() - started
     bare = ours._graph.copy()  # the same graph in the library alone
     say("recall and time")
-    found = [
+    measured = [
         figure("retrieval_recall", "recall@10", _recall(ours, queries), at_least=0.98),
         _time(ours, bare, queries),
         *_update(ours, bare, queries),
@@ -49,18 +49,18 @@ def rows(say: Say) -> list[Row]:
         _bulk(say),
     ]
     say("filters")
-    found += _filtered(ours, queries[:FILTERED_QUERIES])
+    measured += _filtered(ours, queries[:FILTERED_QUERIES])
     say("saving and loading")
-    found += _disk(ours)
+    measured += _disk(ours)
     say(f"{CHURNED:,} changes in place")
     chosen = np.random.default_rng(3).permutation(PRODUCTS)[:CHURNED]
     ours.upsert_many([ids[n] for n in chosen], [3] * CHURNED, _vectors(CHURNED, seed=4))
-    found.append(figure("churned_recall", "recall@10", _recall(ours, queries), at_least=0.98))
+    measured.append(figure("churned_recall", "recall@10", _recall(ours, queries), at_least=0.98))
     say("vectors without any structure")
     hard = RetrievalIndex("1")
     hard.upsert_many(ids[:HARD_PRODUCTS], [1] * HARD_PRODUCTS, _noise(HARD_PRODUCTS, seed=5))
-    found.append(figure("unstructured_recall", "recall@10", _recall(hard, _noise(FILTERED_QUERIES, seed=6))))
-    return found
+    measured.append(figure("unstructured_recall", "recall@10", _recall(hard, _noise(FILTERED_QUERIES, seed=6))))
+    return measured
 
 
 def _recall(index: RetrievalIndex, queries: Float32Array, where: Filter | None = None) -> float:
@@ -68,8 +68,8 @@ def _recall(index: RetrievalIndex, queries: Float32Array, where: Filter | None =
     return _agreement(index.search(queries, K, where=where), expected)
 
 
-def _agreement(found: Sequence[Candidates], expected: Sequence[Candidates]) -> float:
-    return float(np.mean([len(set(f.ids) & set(e.ids)) / len(e.ids) for f, e in zip(found, expected, strict=True)]))
+def _agreement(actual: Sequence[Candidates], expected: Sequence[Candidates]) -> float:
+    return float(np.mean([len(set(f.ids) & set(e.ids)) / len(e.ids) for f, e in zip(actual, expected, strict=True)]))
 
 
 def _time(ours: RetrievalIndex, bare: Any, queries: Float32Array) -> Row:

@@ -48,11 +48,11 @@ class PlainTokenizer:
         """Return the ids of one string."""
         if not text.isascii():
             text = unicodedata.normalize("NFKC", text)
-        found = _WORDS.findall(text.casefold())
-        padded = "#" + "#".join(found) + "#" if found else ""
+        words = _WORDS.findall(text.casefold())
+        padded = "#" + "#".join(words) + "#" if words else ""
         trigrams = [padded[i : i + 3] for i in range(len(padded) - 2)]
-        out = [i for w in found if (i := self._unigram.get(w)) is not None]
-        out += [i for b in map("#".join, pairwise(found)) if (i := self._bigram.get(b)) is not None]
+        out = [i for w in words if (i := self._unigram.get(w)) is not None]
+        out += [i for b in map("#".join, pairwise(words)) if (i := self._bigram.get(b)) is not None]
         out += [i for t in trigrams if (i := self._trigram.get(t)) is not None]
         return out
 

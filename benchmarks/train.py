@@ -112,7 +112,7 @@ def _memory(say: Say) -> Row:
     with tempfile.TemporaryDirectory() as folder:
         for part in _training_set(MANY + 10_000):
             part.save(Path(folder))
-        for negatives, found in peaks.items():
+        for negatives, values in peaks.items():
             say(f"a process that trains with {negatives} random negatives")
             # Freed blocks go back to the system at once; otherwise this would measure the allocator too.
             done = subprocess.run(
@@ -122,7 +122,7 @@ def _memory(say: Say) -> Row:
                 text=True,
                 check=True,
             )
-            found.append(float(done.stdout))
+            values.append(float(done.stdout))
     many = [peak - themselves for peak in peaks[MANY]]
     say(f"peak resident MiB: {peaks}, the negatives themselves {themselves:.0f}")
     return compared("train_memory", "MiB", many, f"{FEW} negatives", peaks[FEW], at_most=1.1)
