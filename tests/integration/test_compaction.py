@@ -1,4 +1,4 @@
-"""The compacted topic on a real broker that has really compacted it."""
+"""The compacted topic on a real broker, after a real compaction."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ PRODUCTS, VERSIONS, PARTITIONS = 40, 5, 8
 
 @pytest.fixture
 def connection(cache: Path, tmp_path: Path) -> Iterator[Connection]:
-    """A broker of its own: its cleaner is set to work at once."""
+    """A broker of its own, whose log cleaner starts at once."""
     with KafkaBroker(tmp_path / "kafka", cache) as broker:
         yield Connection(broker.bootstrap)
 
 
-def test_after_compaction_a_fresh_reader_rebuilds_exactly_the_live_catalogue(connection: Connection) -> None:
+def test_after_compaction_a_new_reader_rebuilds_exactly_the_live_catalogue(connection: Connection) -> None:
     ensure_topics(connection)
     clean_at_once(connection)
     vectors = np.random.default_rng(0).normal(size=(VERSIONS, PRODUCTS, 256)).astype(np.float32)
@@ -76,7 +76,7 @@ def record(n: int, version: int, vector: np.ndarray) -> OutgoingVector:
 
 
 def clean_at_once(connection: Connection) -> None:
-    """Small segments, always worth cleaning, and a cleaner that does not pause; all else as we make the topic."""
+    """Small segments that are always cleaned, by a cleaner without pauses; all other settings are ours."""
     with closing(connection.admin()) as admin:
         admin.alter_configs(
             [
@@ -91,7 +91,7 @@ def clean_at_once(connection: Connection) -> None:
 
 
 def records_on(consumer: KafkaConsumer) -> int:
-    """One consumer for all counts: with one for each, a socket was once left open when kafka-python closed them."""
+    """One consumer for all counts: with one for each, kafka-python once left a socket open."""
     partitions = [TopicPartition(PRODUCT_EMBEDDINGS, p) for p in consumer.partitions_for_topic(PRODUCT_EMBEDDINGS)]
     consumer.assign(partitions)
     consumer.seek_to_beginning(*partitions)

@@ -1,4 +1,4 @@
-"""The consumer loop on a real broker: what kafka-python's own bookkeeping does to it."""
+"""The consumer loop on a real broker, with kafka-python's own bookkeeping."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PARTITIONS, RECORDS = 8, 1_000
 def test_a_handler_that_outlasts_the_keep_alive_polls_still_gets_every_record(
     kafka: KafkaBroker, tmp_path: Path
 ) -> None:
-    """kafka-python parks what a paused partition had fetched and, left alone, never looks at it again."""
+    """kafka-python parks the fetched records of a paused partition and, without `unpark`, never returns them."""
     connection = Connection(kafka.bootstrap)
     admin = connection.admin()
     topic = f"slow-{time.time_ns()}"

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 from inference.retrieval import RetrievalIndex
 from sagelift.commands.cli import app
-from sagelift.observability.health import State
+from sagelift.observability.health import HealthState
 from sagelift.observability.monitor import Monitor
 from sagelift.services import Services
 from sagelift.settings import load_settings
@@ -33,7 +33,7 @@ from streaming.kafka.schema_registry.codec import framed_id
 from streaming.kafka.schema_registry.schemas import avro_schema
 from streaming.kafka.topic_admin import ensure_topics
 from streaming.kafka.topics import CATALOG_UPDATES, EVENTS, PRODUCT_EMBEDDINGS, PRODUCT_OFFERS
-from streaming.vectors.embedding_topic import IndexFollower
+from streaming.vectors.follower import IndexFollower
 from tests.integration.test_streaming import EVENTS_GROUP, NOW, Shop, consuming, until, upsert
 from tests.streaming.schema_registry import Registry
 
@@ -54,7 +54,7 @@ def shop(
     model_repository: Path,
     registry: Registry,
 ) -> Iterator[Shop]:
-    """On a broker of its own: the other tests' readers know no registry."""
+    """A shop with a broker of its own: the readers of other tests have no registry."""
     state = tmp_path_factory.mktemp("shop")
     with KafkaBroker(tmp_path_factory.mktemp("kafka"), cache) as broker:
         shop = Shop(state, broker, triton, model_repository)
@@ -81,8 +81,8 @@ def values(shop: Shop, topic: str) -> list[bytes]:
     return found
 
 
-def test_avro_goes_in_and_avro_comes_out(shop: Shop, registry: Registry) -> None:
-    """From our producers and another, whose schema has a field more; what cannot be read is a dead letter."""
+def test_avro_updates_are_read_and_avro_vectors_are_written(shop: Shop, registry: Registry) -> None:
+    """From our producer and another whose schema has one more field; an unreadable message is a dead letter."""
     theirs: dict[str, Any] = avro_schema(ProductUpdate) | {"namespace": "com.acme"}
     theirs["fields"] = [{"name": "shelf", "type": "string"}, *theirs["fields"]]
     number = registry.add(f"{CATALOG_UPDATES}-value", theirs)
@@ -124,8 +124,8 @@ def test_events_in_avro_become_rows(shop: Shop) -> None:
         assert connection.execute(text("select event_id from order_event")).scalars().all() == ["e1"]
 
 
-def test_a_registry_that_is_away_is_waited_for(shop: Shop, registry: Registry) -> None:
-    """The consumer says what it waits for, commits nothing and goes on by itself."""
+def test_the_consumer_waits_for_an_unreachable_registry(shop: Shop, registry: Registry) -> None:
+    """The consumer reports what it waits for, commits nothing and continues by itself."""
     shop.publish(upsert("late", 1, "blue coat"))
     registry.down = True
     stop = threading.Event()
@@ -133,7 +133,7 @@ def test_a_registry_that_is_away_is_waited_for(shop: Shop, registry: Registry) -
     thread = threading.Thread(target=catalog_worker, args=(shop.settings, stop, monitor))
     thread.start()
     try:
-        until(lambda: monitor.health().state is State.BACKING_OFF, "the consumer to say that it waits")
+        until(lambda: monitor.health().state is HealthState.BACKING_OFF, "the consumer to say that it waits")
         assert "schema registry answers 503" in monitor.health().reason
         assert shop.lag() == 1
         registry.down = False

@@ -157,7 +157,7 @@ def consuming(shop: Shop, worker: Callable[..., None] = catalog_worker) -> Itera
 
 @contextmanager
 def process(shop: Shop, worker: str) -> Iterator[subprocess.Popen[bytes]]:
-    """A consumer as `sagelift stream` starts it; killed at the end if it is still there."""
+    """A consumer as `sagelift stream` starts it; killed at the end if it still runs."""
     command = [sys.executable, "-m", "sagelift", "stream", worker]
     with open(shop.settings.state / f"{worker}.log", "ab") as log:
         started = subprocess.Popen(command, env={**os.environ, **shop.environment}, stdout=log, stderr=log)
@@ -190,7 +190,7 @@ def delete(id: str, version: int) -> ProductUpdate:
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """By colour a link to a picture."""
+    """Link to a picture, by colour."""
     folder = tmp_path_factory.mktemp("pictures")
     for name, colour in COLOURS.items():
         Image.new("RGB", (64, 48), colour).save(folder / f"{name}.png")
@@ -278,7 +278,7 @@ def test_a_catalogue_becomes_retrievable_follows_its_changes_and_forgets_what_is
         assert fresh.search(embedding.vector[None], 100, where=cheap)[0].ids == ["a-red"]
 
 
-def test_poison_goes_to_the_dead_letters_as_it_came_and_stops_nothing(shop: Shop) -> None:
+def test_bad_messages_become_dead_letters_unchanged_and_stop_nothing(shop: Shop) -> None:
     poison = {b"b-1": b'{"id": "b-1", ', b"b-2": b"\x00\xff", b"\xff\xfe": b'{"id":7}', b"b-4": None}
     producer = shop.services.kafka.producer()
     for key, value in poison.items():
@@ -301,8 +301,8 @@ def test_poison_goes_to_the_dead_letters_as_it_came_and_stops_nothing(shop: Shop
     assert list(shop.state("b-")) == ["good"]
 
 
-def test_bytes_that_rotted_on_the_brokers_disk_are_passed_with_a_dead_letter(shop: Shop) -> None:
-    """kafka-python raises for a bad checksum and would spin on it for ever."""
+def test_damaged_bytes_on_the_brokers_disk_are_skipped_with_a_dead_letter(shop: Shop) -> None:
+    """kafka-python raises for a bad checksum and would spin on it forever."""
     shop.publish(upsert("c-1", 1, "oak table rotten"))
     segments = sorted(shop.kafka.folder.glob(f"data/{CATALOG_UPDATES}-*/00000000000000000000.log"))
     damaged = [path for path in segments if b"c-1" in (raw := path.read_bytes()) and rot(path, raw, b"c-1")]
@@ -348,7 +348,7 @@ def story(prefix: str, pictures: dict[str, str], products: int) -> list[ProductU
     return out
 
 
-def test_a_consumer_killed_in_the_middle_ends_as_one_that_was_left_alone(shop: Shop, pictures: dict[str, str]) -> None:
+def test_a_consumer_that_was_killed_has_the_result_of_one_that_was_not(shop: Shop, pictures: dict[str, str]) -> None:
     shop.publish(*story("calm-", pictures, 150))
     with consuming(shop):
         shop.caught_up()
@@ -394,7 +394,7 @@ def test_triton_killed_and_started_again_during_the_stream_loses_nothing(shop: S
     assert second == first
 
 
-def test_a_topic_that_is_not_there_is_named(shop: Shop) -> None:
+def test_a_missing_topic_is_named(shop: Shop) -> None:
     with pytest.raises(TopicError, match=r"no\.such\.topic"):
         LagMeter(shop.services.kafka, "g", "no.such.topic")
 
@@ -402,8 +402,8 @@ def test_a_topic_that_is_not_there_is_named(shop: Shop) -> None:
 # Events.
 
 
-def test_a_topic_made_anew_under_its_old_name_is_another_log(shop: Shop) -> None:
-    """Offsets of the old one would pass over the events of the new one."""
+def test_a_topic_that_is_created_again_is_another_log(shop: Shop) -> None:
+    """The offsets of the old log would skip events of the new one."""
     admin = shop.services.kafka.admin()
     try:
         admin.create_topics([NewTopic("made.anew", 1, 1)])
@@ -453,7 +453,7 @@ def send(shop: Shop, events: Sequence[Event]) -> None:
             publisher.send(event)
 
 
-def test_events_are_counted_once_though_sent_twice_and_the_sink_killed(shop: Shop) -> None:
+def test_events_count_once_although_they_are_sent_twice_and_the_sink_is_killed(shop: Shop) -> None:
     store = shop.services.experiments
     store.create_experiment("colours", actor="test")
     config = ExperimentConfig(
@@ -504,8 +504,8 @@ def test_events_are_counted_once_though_sent_twice_and_the_sink_killed(shop: Sho
     }
 
 
-def test_the_sink_reads_on_where_the_database_is_not_where_kafka_is(shop: Shop) -> None:
-    """A database restored from a backup is filled up again, whatever offsets the group has committed."""
+def test_the_sink_resumes_at_the_offsets_of_the_database_not_of_kafka(shop: Shop) -> None:
+    """A database restored from a backup is filled again, whatever offsets the group has committed."""
     shop.caught_up(EVENTS_GROUP, EVENTS)
     rows = count(shop, "event")
     with shop.services.database.begin() as connection:

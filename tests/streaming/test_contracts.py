@@ -1,4 +1,4 @@
-"""What may be on the wire: good messages come back as they were, every kind of bad one is named by field and rule."""
+"""The contracts: valid messages survive a round trip, invalid ones are refused by field and rule."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def test_versions_may_be_sequence_numbers_or_microseconds_of_today() -> None:
         assert decode_update(raw(version=version), now=NOW).version == version
 
 
-def test_unknown_fields_are_kept_out_and_counted_and_all_else_is_exact() -> None:
+def test_unknown_fields_are_dropped_and_counted_and_all_others_are_exact() -> None:
     unknown: Counter[str] = Counter()
     plain = decode_update(raw(**cost("12.30"), brand=None), now=NOW, unknown=unknown)
     assert not unknown
@@ -178,7 +178,7 @@ def test_vectors_travel_as_float16_and_come_back_within_its_precision() -> None:
 
 
 @pytest.mark.parametrize("wire", ["", "AAA", "not base64!", "AAAA", "ÄÄÄÄ"])
-def test_a_vector_that_is_none_is_refused(wire: str) -> None:
+def test_an_invalid_vector_is_refused(wire: str) -> None:
     sent = ProductVector(id="p", version=1, model_version="1", content_hash="", vector=wire, source_time=0)
     with pytest.raises(ContractError, match="vector"):
         sent.unpack()

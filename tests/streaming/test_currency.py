@@ -1,4 +1,4 @@
-"""Amounts in minor units are exact, or refused."""
+"""Amounts in minor units are exact or refused."""
 
 from decimal import Decimal
 
@@ -44,17 +44,17 @@ def test_amounts_scale_by_the_decimals_of_the_currency(amount: str, currency: st
         ("1", "usd", "ISO 4217"),
     ],
 )
-def test_what_is_not_a_whole_number_of_minor_units_is_refused(amount: str, currency: str, rule: str) -> None:
+def test_an_amount_that_is_not_a_whole_number_of_minor_units_is_refused(amount: str, currency: str, rule: str) -> None:
     with pytest.raises(ValueError, match=rule):
         to_minor(Decimal(amount), currency)
 
 
-def test_a_message_about_a_monstrous_amount_stays_short() -> None:
+def test_the_message_about_a_huge_amount_is_short() -> None:
     with pytest.raises(ValueError, match="decimals") as caught:
         to_minor(Decimal("0." + "3" * 100_000), "USD")
     assert len(str(caught.value)) < 200
 
 
 @given(st.integers(-(10**17), 10**17), st.sampled_from(sorted(DECIMALS)))
-def test_from_minor_is_the_reverse(minor: int, currency: str) -> None:
+def test_from_minor_is_the_inverse(minor: int, currency: str) -> None:
     assert to_minor(from_minor(minor, currency), currency) == minor

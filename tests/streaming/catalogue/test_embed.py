@@ -1,4 +1,4 @@
-"""Two who embed and publish at once: the topic's last record of a product is what the store holds."""
+"""Two processes that embed and publish: the topic's last record of a product is what the store holds."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from tests.streaming.world import World
 
 
 def held(world: World) -> dict[str, str]:
-    """By product the content hash of the stored embedding."""
+    """Content hash of the stored embedding, by product."""
     return {i: e.content_hash for i, e in world.store.embeddings["1"].items() if not e.deleted}
 
 
 def on_topic(world: World) -> dict[str, str]:
-    """By product the content hash of the topic's last record."""
+    """Content hash of the topic's last record, by product."""
     last = {i: vector for model, i, _, vector in world.topic.log if model == "1"}
     return {i: vector.content_hash for i, vector in last.items() if vector is not None}
 
 
 def overtaken(world: World, *others: Callable[[], object]) -> Callable[[Sequence[OutgoingVector]], None]:
-    """A publisher that is overtaken: before each of its first records reach the topic, others write and publish."""
+    """A publisher that is overtaken: before its first records reach the topic, others write and publish."""
     waiting = list(others)
 
     def publish(vectors: Sequence[OutgoingVector]) -> None:
@@ -41,12 +41,12 @@ def overtaken(world: World, *others: Callable[[], object]) -> Callable[[Sequence
 
 
 def reembedded_while(world: World, *others: Callable[[], object]) -> None:
-    """A re-embedding whose vectors are written, but reach the topic only after what others do."""
+    """A re-embedding whose vectors are written, but reach the topic only after the actions of others."""
     world.store.embeddings["1"].clear()
     reembed(EmbeddingContext(world.store, FakeEmbedder("1"), overtaken(world, *others)))
 
 
-def test_an_older_vector_that_reaches_the_topic_late_is_followed_by_the_newer_one() -> None:
+def test_a_late_older_vector_on_the_topic_is_followed_by_the_newer_one() -> None:
     world = World()
     world.process(update("p1", 1), update("p2", 1))
     reembedded_while(world, lambda: world.process(update("p1", 2, title="new")))
@@ -54,14 +54,14 @@ def test_an_older_vector_that_reaches_the_topic_late_is_followed_by_the_newer_on
     assert world.topic.log[-1][:3] == ("1", "p1", 2)
 
 
-def test_a_product_deleted_meanwhile_does_not_come_back() -> None:
+def test_a_product_that_is_deleted_during_publishing_does_not_come_back() -> None:
     world = World()
     world.process(update("p1", 1))
     reembedded_while(world, lambda: world.process(update("p1", 2, "delete")))
     assert on_topic(world) == held(world) == {}
 
 
-def test_what_is_published_again_may_itself_be_overtaken() -> None:
+def test_a_repeated_publishing_may_itself_be_overtaken() -> None:
     world = World()
     world.process(update("p1", 1))
     reembedded_while(
@@ -74,7 +74,7 @@ def test_what_is_published_again_may_itself_be_overtaken() -> None:
     assert world.topic.log[-1][:3] == ("1", "p1", 4)
 
 
-def test_a_deletion_that_reaches_the_topic_late_does_not_hide_a_product_that_is_back() -> None:
+def test_a_late_tombstone_on_the_topic_does_not_hide_a_product_that_is_back() -> None:
     world = World()
     world.process(update("p1", 1), update("p1", 2, "delete"))
     publish_newest(
@@ -86,7 +86,7 @@ def test_a_deletion_that_reaches_the_topic_late_does_not_hide_a_product_that_is_
     assert list(on_topic(world)) == ["p1"]
 
 
-def test_what_was_not_overtaken_is_published_once() -> None:
+def test_vectors_that_were_not_overtaken_are_published_once() -> None:
     world = World()
     world.process(update("p1", 1), update("p2", 1), update("p3", 1, "delete"))
     assert len(world.topic.log) == 3
@@ -101,7 +101,7 @@ class Picky(FakeEmbedder):
         return super().embed_products(products)
 
 
-def test_a_batch_that_the_model_refuses_as_a_whole_is_halved_until_the_guilty_product_is_alone() -> None:
+def test_a_batch_that_the_model_refuses_is_halved_until_the_product_at_fault_is_alone() -> None:
     world = World()
     world.embedder = None
     world.store.embeddings.clear()

@@ -89,11 +89,11 @@ def test_a_patch_needs_something_to_change() -> None:
         "",
     ],
 )
-def test_the_domain_is_the_host_that_python_s_parser_finds(link: str) -> None:
+def test_the_domain_is_the_host_of_pythons_url_parser(link: str) -> None:
     assert merge(None, update("p1", 1, link=link)).text["domain"] == (urlsplit(link).hostname or "")
 
 
-def test_a_link_that_no_url_parser_takes_has_no_domain() -> None:
+def test_a_link_that_no_url_parser_accepts_has_no_domain() -> None:
     assert merge(None, update("p1", 1, link="http://[::1")).text["domain"] == ""
 
 
@@ -139,7 +139,7 @@ def test_a_new_product_and_one_that_comes_back_are_written_whole() -> None:
     assert changed_views(gone, product, "v1") == everything
 
 
-def test_images_that_another_encoder_saw_are_seen_anew() -> None:
+def test_images_that_another_encoder_encoded_count_as_changed() -> None:
     product = merge(None, update("p1", 3, **FULL))
     assert changed_views(stored(product), product, "v2") == ("images",)
     bare = merge(None, update("p1", 3))
@@ -147,7 +147,7 @@ def test_images_that_another_encoder_saw_are_seen_anew() -> None:
 
 
 def test_every_attribute_of_the_contract_reaches_the_product() -> None:
-    """An attribute added to the contract and forgotten here would be lost without a word."""
+    """An attribute that is added to the contract and forgotten here would be lost silently."""
     before = merge(None, update("p1", 1, **FULL))
     values: dict[str, Any] = {
         "price": price("99"),
@@ -160,7 +160,7 @@ def test_every_attribute_of_the_contract_reaches_the_product() -> None:
         assert after != before, name
 
 
-def test_only_an_update_that_says_nothing_but_the_offer_takes_the_quick_way() -> None:
+def test_only_an_update_of_nothing_but_the_offer_takes_the_fast_path() -> None:
     assert is_offer_patch(update("p", 1, "patch", price=price("5")))
     assert is_offer_patch(update("p", 1, "patch", availability=None))
     assert not is_offer_patch(update("p", 1, "patch", price=price("5"), brand=None))

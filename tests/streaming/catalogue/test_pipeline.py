@@ -1,4 +1,4 @@
-"""The catalogue pipeline on stand-ins: same end state whatever the order, the batches, the crashes."""
+"""The catalogue pipeline on stand-ins: the same final state for every order, batching and crash."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_a_delete_removes_everywhere_and_no_older_upsert_brings_it_back() -> Non
     world.process(update("p1", 3, "delete"))
     assert world.store.read_features(["p1"])["p1"].deleted
     assert sorted(entry[:3] for entry in world.topic.log[1:]) == [("0", "p1", 3), ("1", "p1", 3)]
-    assert all(vector is None for *_, vector in world.topic.log[1:]), "readers of every model version are told"
+    assert all(vector is None for *_, vector in world.topic.log[1:]), "readers of every model version get the tombstone"
     world.process(update("p1", 2))
     assert world.store.read_features(["p1"])["p1"].deleted
     assert world.topic.compacted() == {}
@@ -92,12 +92,12 @@ def lamp(cents: int) -> Attributes:
     return Attributes(amount_minor=cents, currency="EUR", product_type="Home > Lamps", availability="in_stock")
 
 
-def test_what_products_are_filtered_by_is_published_when_it_changes_and_only_then() -> None:
+def test_offers_are_published_when_they_change_and_only_then() -> None:
     world = World()
     world.process(update("p1", 1, product_type=["Home", "Lamps"], price=price("9"), availability="in_stock"))
     assert world.offers.log == [("p1", 1, lamp(900))]
     world.process(update("p1", 2, "patch", title="another"), update("p2", 2))
-    assert [offer[0] for offer in world.offers.log[1:]] == ["p2"], "a new product is told, a new title is not"
+    assert [offer[0] for offer in world.offers.log[1:]] == ["p2"], "a new product is published, a new title is not"
     world.process(update("p1", 3, "patch", price=price("5")), update("p2", 3, "patch", availability="preorder"))
     assert world.offers.times == {"p1": 1000, "p2": 1001}
     world.process(update("p1", 4, "patch", price=price("5")))
@@ -134,7 +134,7 @@ def test_an_offer_that_was_written_and_not_published_is_published_when_its_updat
     assert {i: found.amount_minor for i, found in world.offers.compacted().items()} == {"p1": 500, "p2": 600}
 
 
-def test_deleting_what_was_never_there_leaves_a_mark() -> None:
+def test_deleting_an_unknown_product_leaves_a_tombstone() -> None:
     world = World()
     world.process(update("p1", 5, "delete"))
     world.process(update("p1", 4))
@@ -150,7 +150,7 @@ def test_a_product_without_images_is_embedded() -> None:
     assert world.store.read_features(["p1"])["p1"].image_vectors.shape == (0, 256)
 
 
-def test_images_that_cannot_be_had_cost_one_dead_letter_and_the_rest_is_applied() -> None:
+def test_missing_images_are_one_dead_letter_and_the_rest_is_applied() -> None:
     world = World()
     world.images.broken |= {"bad1", "bad2"}
     outcome = world.process(
@@ -168,26 +168,26 @@ def test_images_that_cannot_be_had_cost_one_dead_letter_and_the_rest_is_applied(
     assert "p1" in world.topic.compacted()
 
 
-def test_an_image_that_could_not_be_had_is_tried_again_when_the_product_is_next_touched() -> None:
-    """A server that is away for a moment must not cost the product its picture for good."""
+def test_a_missing_image_is_fetched_again_at_the_next_update_of_the_product() -> None:
+    """A server that is unreachable for a short time must not cost the product its picture forever."""
     world = World()
     world.images.broken.add("away")
     world.process(update("p1", 1, image_link="away", additional_image_link=["good"]))
     world.images.asked.clear()
     outcome = world.process(update("p1", 2, "patch", price=price("5")))
     assert outcome.dead_letters == [], "an update that names no image is not to blame for one"
-    assert world.images.asked == ["away"], "what is there already is not fetched again"
+    assert world.images.asked == ["away"], "present images are not fetched again"
     world.images.broken.clear()
     world.process(update("p1", 3, "patch", price=price("6")))
     product = world.store.read_features(["p1"])["p1"]
     assert product.image_hashes == ["hash of away", "hash of good"]
     assert (product.version, product.amount_minor) == (3, 600)
     assert world.embedder is not None
-    assert world.embedder.embedded == ["p1", "p1"], "with the picture it is embedded anew"
+    assert world.embedder.embedded == ["p1", "p1"], "with the picture it is embedded again"
     assert world.topic.log[-1][2] == 3
 
 
-def test_a_dead_letter_that_is_sent_again_brings_the_image_though_the_product_has_moved_on() -> None:
+def test_a_replayed_dead_letter_brings_the_image_although_the_product_is_newer() -> None:
     world = World()
     world.images.broken.add("away")
     first = record(update("p1", 1, image_link="away"))
@@ -198,7 +198,7 @@ def test_a_dead_letter_that_is_sent_again_brings_the_image_though_the_product_ha
     assert (product.version, product.image_hashes, product.amount_minor) == (2, ["hash of away"], 500)
 
 
-def test_what_a_dead_letter_sent_again_repaired_is_published_though_the_first_attempt_failed() -> None:
+def test_the_effect_of_a_replayed_dead_letter_is_published_although_the_first_attempt_failed() -> None:
     world = World()
     world.images.broken.add("away")
     first = record(update("p1", 1, image_link="away"))
@@ -221,7 +221,7 @@ def test_what_a_dead_letter_sent_again_repaired_is_published_though_the_first_at
     np.testing.assert_allclose(sent.unpack(), world.store.embeddings["1"]["p1"].vector, atol=1e-3)
 
 
-def test_an_image_server_that_stays_away_does_not_slow_every_price_update() -> None:
+def test_an_unreachable_image_server_does_not_slow_every_price_update() -> None:
     world = World(images_again_after=timedelta(minutes=5))
     world.images.broken.add("away")
     world.process(update("p1", 1, image_link="away"))
@@ -231,11 +231,11 @@ def test_an_image_server_that_stays_away_does_not_slow_every_price_update() -> N
     world.process(update("p1", 3, "patch", price=price("6")))
     assert world.images.asked == ["away"] * 2
     assert stages(world.process(update("p1", 4, "patch", image_link="away"))) == ["image"]
-    assert world.images.asked == ["away"] * 3, "an update that names it is answered at once"
+    assert world.images.asked == ["away"] * 3, "an update that names the link fetches it at once"
 
 
 def test_the_dead_letter_of_an_image_survives_a_failure_after_the_features_were_written() -> None:
-    """The batch is tried again, and by then the update that named the image is stale."""
+    """The batch is retried, and by then the update that named the image is stale."""
     world = World()
     world.images.broken.add("bad")
     publish, crashes = world.topic, [True]
@@ -254,7 +254,7 @@ def test_the_dead_letter_of_an_image_survives_a_failure_after_the_features_were_
     assert [(letter.stage, letter.record.offset) for letter in outcome.dead_letters] == [("image", 0)]
 
 
-def test_freshness_counts_from_the_first_update_that_a_batch_folds_together() -> None:
+def test_freshness_counts_from_the_first_update_that_a_batch_merges() -> None:
     world = World()
     world.process(update("p1", 1), update("p1", 2, "patch", brand="a"), update("p1", 3, "patch", brand="b"))
     ((_, _, _, sent),) = world.topic.log
@@ -265,7 +265,7 @@ def test_freshness_counts_from_the_first_update_that_a_batch_folds_together() ->
     assert world.topic.log[-1][3].source_time == 1008, "what was superseded unseen does not count"
 
 
-def test_images_already_seen_are_not_fetched_again_unless_the_encoder_changed() -> None:
+def test_known_images_are_not_fetched_again_unless_the_encoder_changed() -> None:
     world = World()
     world.process(update("p1", 1, image_link="a"))
     world.process(update("p1", 2, "patch", image_link="b", additional_image_link=["a"]))
@@ -289,7 +289,7 @@ def test_before_the_first_release_features_are_kept() -> None:
 
 
 def test_a_store_with_embeddings_whose_live_release_is_gone_waits_and_commits_nothing() -> None:
-    """As when the disk with the model repository is not mounted: going on would leave old vectors for good."""
+    """As when the disk with the model repository is not mounted: to continue would keep old vectors forever."""
     world = World()
     world.process(update("p1", 1))
     embedder, world.embedder = world.embedder, None
@@ -323,7 +323,7 @@ def test_a_product_that_the_model_refuses_is_a_dead_letter_alone() -> None:
 
 
 @pytest.mark.parametrize("crash", [False, True])
-def test_a_product_that_the_model_refuses_no_longer_has_the_vector_of_what_it_was(crash: bool) -> None:
+def test_a_product_that_the_model_refuses_loses_its_former_vector(crash: bool) -> None:
     world = World()
     world.process(update("p1", 1))
     assert world.embedder is not None
@@ -363,7 +363,7 @@ def test_a_patch_of_nothing_is_a_dead_letter_and_its_neighbours_are_applied() ->
 
 @pytest.mark.parametrize("key", [None, b"", b"p2", b"\xff\xfe", "p\udc80".encode("utf-8", "surrogatepass")])
 def test_a_key_that_is_not_the_product_is_refused(key: bytes | None) -> None:
-    """Another key is another partition: two consumers would work on one product at once."""
+    """Another key means another partition: two consumers would handle one product at the same time."""
     world = World()
     outcome = world.process(record(update("p1", 1), key=key))
     assert stages(outcome) == ["decode"]
@@ -379,7 +379,7 @@ def test_poison_stops_nothing() -> None:
     assert sorted(world.topic.compacted()) == ["p1", "p2"]
 
 
-def test_what_only_the_store_refuses_is_found_among_its_batch() -> None:
+def test_an_update_that_only_the_store_refuses_is_found_in_its_batch() -> None:
     world = World()
     write = world.store.write_features
 
@@ -402,7 +402,7 @@ def test_unknown_fields_are_counted() -> None:
     assert outcome.unknown_fields == {"gtin": 1}
 
 
-def test_an_embedding_that_was_never_published_is_published_though_its_update_is_stale_by_then() -> None:
+def test_an_unpublished_embedding_is_published_although_its_update_is_stale_by_then() -> None:
     """Two crashes before publishing, the second with a later update in the batch that changes no input of the model."""
     world = World()
     same = {"title": "oak", "image_link": "a"}
@@ -441,7 +441,7 @@ _UPDATES = st.builds(
 
 
 def one_of_each_version(updates: Sequence[ProductUpdate]) -> list[ProductUpdate]:
-    """Two statements of one version contradict each other; the contract forbids them."""
+    """Keep one update of each version: the contract forbids several."""
     return list({(u.id, u.version): u for u in updates}.values())
 
 
@@ -473,7 +473,7 @@ _HISTORIES = st.lists(
 
 
 def history(steps: Sequence[tuple[str, str, int]]) -> list[ProductUpdate]:
-    """One stream as a shop would write it: versions grow, patches only of what is there."""
+    """A stream as a shop writes it: versions grow, and only existing products are patched."""
     out, alive = [], set()
     for version, (id, kind, n) in enumerate(steps, 1):
         if kind == "delete":
@@ -523,7 +523,7 @@ def make_crash(world: World, chance: random.Random, share: float) -> Callable[[]
 def test_crashes_at_any_write_and_other_batches_after_them_do_not_matter(
     steps: list[tuple[str, str, int]], chance: random.Random
 ) -> None:
-    """At-least-once delivery with patches: after a crash reading begins again at the last commit, in new batches."""
+    """At-least-once delivery with patches: after a crash the consumer reads from the last commit, in other batches."""
     stream = records(*history(steps))
     undisturbed = World()
     undisturbed.images.broken.add("i3")
@@ -558,10 +558,10 @@ def test_crashes_at_any_write_and_other_batches_after_them_do_not_matter(
 
 @settings(max_examples=100, deadline=None)
 @given(_HISTORIES, st.integers(0, 2**32))
-def test_stages_that_overlap_and_crash_come_to_the_same_as_one_update_at_a_time(
+def test_overlapping_stages_that_crash_have_the_result_of_one_update_at_a_time(
     steps: list[tuple[str, str, int]], seed: int
 ) -> None:
-    """As the loop runs them: each stage takes batches in order, up to four are under way, offsets follow the last."""
+    """As in the loop: each stage takes batches in order, up to four are in flight, the last stage commits."""
     chance = random.Random(seed)
     stream = records(*history(steps))
     undisturbed = World()

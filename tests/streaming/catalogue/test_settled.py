@@ -1,4 +1,4 @@
-"""What is remembered of products in order is never more than what was found, and is forgotten in time."""
+"""Settled products are remembered only as long as they are settled."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tests.streaming.builders import price, update
 from tests.streaming.world import World
 
 
-def test_a_product_is_in_order_at_one_version_of_one_model_and_encoder() -> None:
+def test_a_product_is_settled_at_one_version_of_one_model_and_encoder() -> None:
     settled = SettledProducts()
     settled.add("1", "v1", {"a": SettledProduct(3, "Home"), "b": SettledProduct(1, "Sport")})
     assert settled.at("a", 3) == SettledProduct(3, "Home")
@@ -17,15 +17,15 @@ def test_a_product_is_in_order_at_one_version_of_one_model_and_encoder() -> None
     settled.add("1", "v1", {"a": SettledProduct(4, "Garden")})
     assert settled.at("a", 4) == SettledProduct(4, "Garden")
     assert settled.at("b", 1) == SettledProduct(1, "Sport")
-    settled.advance({"b": 2, "never there": 2})
+    settled.advance({"b": 2, "unknown": 2})
     assert settled.at("b", 2) == SettledProduct(2, "Sport")
-    assert "never there" not in settled
-    settled.forget(["b", "never there"])
+    assert "unknown" not in settled
+    settled.forget(["b", "unknown"])
     assert "b" not in settled
 
 
 @pytest.mark.parametrize("changed", [("2", "v1"), ("1", "v2")])
-def test_another_model_or_encoder_forgets_everything(changed: tuple[str, str]) -> None:
+def test_another_model_or_encoder_clears_the_settled_products(changed: tuple[str, str]) -> None:
     settled = SettledProducts()
     settled.add("1", "v1", {"a": SettledProduct(3, "")})
     settled.add(*changed, {"b": SettledProduct(1, "")})
@@ -33,14 +33,14 @@ def test_another_model_or_encoder_forgets_everything(changed: tuple[str, str]) -
     assert settled.at("b", 1) is not None
 
 
-def test_memory_is_bounded_and_the_oldest_go_first() -> None:
+def test_memory_is_bounded_and_the_oldest_products_are_dropped_first() -> None:
     settled = SettledProducts(limit=3)
     for n in range(10):
         settled.add("1", "v1", {f"p{n}": SettledProduct(n, "")})
     assert [f"p{n}" in settled for n in range(10)] == [False] * 7 + [True] * 3
 
 
-def test_a_new_price_of_a_product_in_order_looks_at_neither_its_text_nor_its_embedding() -> None:
+def test_a_new_price_of_a_settled_product_reads_neither_its_text_nor_its_embedding() -> None:
     world = World()
     world.process(update("p1", 1, image_link="a", product_type=["Home", "Lamps"]), update("p2", 1))
     asked: list[str] = []
@@ -59,7 +59,7 @@ def test_a_new_price_of_a_product_in_order_looks_at_neither_its_text_nor_its_emb
     assert "read_features" in asked
 
 
-def test_a_product_that_another_process_has_changed_meanwhile_is_looked_at_in_full() -> None:
+def test_a_product_that_another_process_has_changed_takes_the_general_path() -> None:
     world, other = World(), World()
     other.store, other.topic, other.offers = world.store, world.topic, world.offers
     other.restart()
@@ -71,7 +71,7 @@ def test_a_product_that_another_process_has_changed_meanwhile_is_looked_at_in_fu
     assert world.offers.compacted()["p1"].product_type == "Home"
 
 
-def test_an_older_price_for_a_product_in_order_is_stale() -> None:
+def test_an_older_price_of_a_settled_product_is_stale() -> None:
     world = World()
     world.process(update("p1", 5))
     outcome = world.process(update("p1", 4, "patch", price=price("5")))

@@ -28,22 +28,22 @@ from streaming.kafka.connection import TopicPartition
 from tests.streaming.consumer.fakes import P0, P1, FakeConsumer
 
 
-class Away(Exception):
-    """What the handler needs is not there at the moment."""
+class Unreachable(Exception):
+    """A retryable error: a server that the handler needs is unreachable."""
 
 
 class Handler:
-    """Keeps what it was given; fails where it is told to."""
+    """Keeps the records that it gets; raises the next of `failures`, if there are any."""
 
     def __init__(self) -> None:
         self.seen: list[tuple[int, int]] = []
         self.failures: deque[Exception] = deque()
-        self.meanwhile: Callable[[], None] = lambda: None
+        self.during: Callable[[], None] = lambda: None
         self.threads: set[str] = set()
 
     def __call__(self, records: Records) -> None:
         self.threads.add(threading.current_thread().name)
-        self.meanwhile()
+        self.during()
         if self.failures:
             raise self.failures.popleft()
         self.seen += [(tp.partition, r.offset) for tp, rows in records.items() for r in rows]
@@ -59,13 +59,13 @@ QUICK = Pacing(Backoff(first_s=0.002, longest_s=0.01), keep_alive_s=0.005)
 
 def make(consumer: FakeConsumer, handle: Callable[[Records], None], **options: Any) -> ConsumerLoop:
     options = {"unreadable": lambda tp, offset, error: None, "pacing": QUICK} | options
-    return ConsumerLoop(consumer, "t", {"work": handle}, retryable=(Away, BrokerError), **options)
+    return ConsumerLoop(consumer, "t", {"work": handle}, retryable=(Unreachable, BrokerError), **options)
 
 
 def test_each_batch_is_handled_and_then_committed(stop: threading.Event) -> None:
     consumer, handler = FakeConsumer(stop, p0=5, p1=1), Handler()
     order: list[tuple[str, int]] = []
-    handler.meanwhile = lambda: order.append(("handle", len(consumer.commits)))
+    handler.during = lambda: order.append(("handle", len(consumer.commits)))
     make(consumer, handler).run(stop)
     assert handler.seen == [(0, 0), (0, 1), (0, 2), (0, 3), (0, 4), (1, 0)]
     assert consumer.commits == [{P0: 2}, {P0: 4}, {P0: 5}, {P1: 1}]
@@ -74,22 +74,22 @@ def test_each_batch_is_handled_and_then_committed(stop: threading.Event) -> None
     assert handler.threads == {"consumer-work"}, "stores keep a connection per thread"
 
 
-def test_what_fails_for_a_while_is_tried_again_with_the_same_records(stop: threading.Event) -> None:
+def test_a_retryable_error_is_retried_with_the_same_records(stop: threading.Event) -> None:
     consumer, handler = FakeConsumer(stop, p0=4), Handler()
-    errors = itertools.cycle([Away("triton"), BrokerError("dlq")])
+    errors = itertools.cycle([Unreachable("triton"), BrokerError("dlq")])
 
-    def away_until_polled_again() -> None:
+    def fail_until_polled_again() -> None:
         if consumer.polls < 5:  # the first read the records, the others only keep the membership
             raise next(errors)
 
-    handler.meanwhile = away_until_polled_again
+    handler.during = fail_until_polled_again
     make(consumer, handler).run(stop)
     assert handler.seen == [(0, 0), (0, 1), (0, 2), (0, 3)]
     assert consumer.committed == {P0: 4}
     assert consumer.pauses == set()
 
 
-def test_what_will_never_work_ends_the_loop_and_is_not_committed(stop: threading.Event) -> None:
+def test_a_permanent_error_ends_the_loop_and_is_not_committed(stop: threading.Event) -> None:
     consumer, handler = FakeConsumer(stop, p0=4), Handler()
     consumer.script.append(lambda: handler.failures.append(ZeroDivisionError("a bug")))
     with pytest.raises(ZeroDivisionError):
@@ -100,7 +100,7 @@ def test_what_will_never_work_ends_the_loop_and_is_not_committed(stop: threading
 
 def test_a_stop_during_the_back_off_ends_it_and_commits_nothing_of_the_batch(stop: threading.Event) -> None:
     consumer, handler = FakeConsumer(stop, p0=4), Handler()
-    handler.failures.extend([Away()] * 1000)
+    handler.failures.extend([Unreachable()] * 1000)
     consumer.script.extend([lambda: None, stop.set])
     make(consumer, handler).run(stop)
     assert handler.seen == []
@@ -108,14 +108,14 @@ def test_a_stop_during_the_back_off_ends_it_and_commits_nothing_of_the_batch(sto
     assert len(handler.failures) > 900
 
 
-def test_a_stop_lets_work_under_way_finish_and_commits_it(stop: threading.Event) -> None:
+def test_a_stop_lets_work_in_flight_finish_and_commits_it(stop: threading.Event) -> None:
     consumer, handler = FakeConsumer(stop, p0=4), Handler()
 
     def long_work() -> None:
         stop.set()
         assert not threading.Event().wait(0.3)
 
-    handler.meanwhile = long_work
+    handler.during = long_work
     make(consumer, handler).run(stop)
     assert handler.seen == [(0, 0), (0, 1)]
     assert consumer.committed == {P0: 2}
@@ -130,7 +130,7 @@ def test_a_stop_abandons_work_that_is_not_done_within_the_deadline(stop: threadi
         release.wait(30)
         finished.set()
 
-    handler.meanwhile = hang
+    handler.during = hang
     make(consumer, handler, pacing=replace(QUICK, stop_within_s=0.2)).run(stop)
     assert not finished.is_set(), "the loop returned while the work was hanging"
     assert consumer.committed == {}
@@ -146,16 +146,16 @@ def test_long_work_keeps_the_membership(stop: threading.Event) -> None:
         while consumer.polls < 4 and time.monotonic() < deadline:
             time.sleep(0.001)
 
-    handler.meanwhile = until_polled
+    handler.during = until_polled
     make(consumer, handler).run(stop)
     assert consumer.polls >= 4
     assert handler.seen == [(0, 0), (0, 1)]
 
 
 def test_records_of_a_partition_assigned_during_a_back_off_are_given_back(stop: threading.Event) -> None:
-    """`poll` returns them though everything else is paused; naive keep-alive would lose them."""
+    """`poll` returns them although all other partitions are paused; a naive keep-alive would lose them."""
     consumer, handler = FakeConsumer(stop, p0=2, p1=3), Handler()
-    handler.failures.extend([Away()] * 3)
+    handler.failures.extend([Unreachable()] * 3)
     consumer.subscribe = lambda topics, listener: (  # type: ignore[method-assign]
         setattr(consumer, "listener", listener),
         consumer.script.extend([lambda: consumer.assign(P0), lambda: consumer.assign(P1)]),
@@ -166,21 +166,21 @@ def test_records_of_a_partition_assigned_during_a_back_off_are_given_back(stop: 
 
 
 @pytest.mark.parametrize("lost", [False, True])
-def test_a_partition_that_goes_away_during_a_back_off_is_not_committed(stop: threading.Event, lost: bool) -> None:
+def test_a_partition_that_is_revoked_during_a_back_off_is_not_committed(stop: threading.Event, lost: bool) -> None:
     consumer, handler = FakeConsumer(stop, p0=2, p1=1), Handler()
     consumer.script.append(lambda: consumer.revoke(P0, lost=lost))
 
-    def away() -> None:
+    def fail() -> None:
         if consumer.script:
-            raise Away
+            raise Unreachable
 
-    handler.meanwhile = away
+    handler.during = away
     make(consumer, handler).run(stop)
     assert consumer.committed == {P1: 1}
     assert (1, 0) in handler.seen
 
 
-def test_a_partition_that_goes_away_while_its_records_are_handled_is_not_committed(stop: threading.Event) -> None:
+def test_a_partition_that_is_revoked_while_its_records_are_handled_is_not_committed(stop: threading.Event) -> None:
     consumer, handler = FakeConsumer(stop, p0=2, p1=1), Handler()
     consumer.script.append(lambda: consumer.revoke(P0))
 
@@ -189,13 +189,13 @@ def test_a_partition_that_goes_away_while_its_records_are_handled_is_not_committ
         while consumer.script and time.monotonic() < deadline:
             time.sleep(0.001)
 
-    handler.meanwhile = until_revoked
+    handler.during = until_revoked
     make(consumer, handler).run(stop)
     assert handler.seen == [(0, 0), (0, 1), (1, 0)]
     assert consumer.committed == {P1: 1}
 
 
-def test_a_commit_that_fails_is_made_again_though_nothing_new_arrives(stop: threading.Event) -> None:
+def test_a_failed_commit_is_retried_even_if_nothing_new_arrives(stop: threading.Event) -> None:
     consumer, handler = FakeConsumer(stop, p0=2), Handler()
     consumer.commit_errors.extend([KafkaConnectionError(), RebalanceInProgressError()])
     consumer.script.extend([lambda: None] * 4)
@@ -204,7 +204,7 @@ def test_a_commit_that_fails_is_made_again_though_nothing_new_arrives(stop: thre
     assert handler.seen == [(0, 0), (0, 1)]
 
 
-def test_a_commit_that_is_refused_is_forgotten_for_a_new_owner_reads_again(stop: threading.Event) -> None:
+def test_a_refused_commit_is_dropped_because_the_new_owner_reads_again(stop: threading.Event) -> None:
     consumer, handler = FakeConsumer(stop, p0=2), Handler()
     consumer.commit_errors.append(CommitFailedError())
     consumer.script.extend([lambda: None] * 3)
@@ -212,8 +212,8 @@ def test_a_commit_that_is_refused_is_forgotten_for_a_new_owner_reads_again(stop:
     assert consumer.commits == []
 
 
-def test_a_commit_that_failed_is_not_made_again_for_a_partition_that_went_away(stop: threading.Event) -> None:
-    """Its new owner may be further on by now."""
+def test_a_failed_commit_is_not_retried_for_a_revoked_partition(stop: threading.Event) -> None:
+    """Its new owner may have committed a later offset."""
     consumer, handler = FakeConsumer(stop, p0=2), Handler()
     consumer.commit_errors.append(KafkaConnectionError())
     consumer.script.extend([lambda: consumer.revoke(P0), lambda: None])
@@ -222,7 +222,7 @@ def test_a_commit_that_failed_is_not_made_again_for_a_partition_that_went_away(s
     assert consumer.commits == []
 
 
-def test_a_poll_that_fails_is_made_again_and_one_that_is_forbidden_is_not(stop: threading.Event) -> None:
+def test_a_failed_poll_is_retried_and_a_forbidden_one_is_not(stop: threading.Event) -> None:
     def fail(error: Exception) -> Callable[[], None]:
         def raise_it() -> None:
             raise error
@@ -251,11 +251,11 @@ def test_a_last_commit_that_is_forbidden_leaves_neither_the_consumer_nor_the_wor
         assert not thread.is_alive()
 
 
-def test_offsets_that_cannot_be_read_are_dead_letters_and_passed(stop: threading.Event) -> None:
+def test_offsets_that_cannot_be_read_are_dead_letters_and_skipped(stop: threading.Event) -> None:
     consumer, handler = FakeConsumer(stop, p0=6, p1=2), Handler()
     consumer.damaged = {(P0, 2), (P0, 3), (P1, 1)}
     letters: list[tuple[int, int]] = []
-    failures = deque([Away("the dead-letter topic")])
+    failures = deque([Unreachable("the dead-letter topic")])
 
     def unreadable(tp: TopicPartition, offset: int, error: Exception) -> None:
         if failures:
@@ -269,8 +269,8 @@ def test_offsets_that_cannot_be_read_are_dead_letters_and_passed(stop: threading
     assert consumer.committed == {P0: 6, P1: 2}
 
 
-def test_damage_found_while_another_partition_is_in_work_is_not_forgotten(stop: threading.Event) -> None:
-    """kafka-python keeps the error for the next poll, and drops it, half-read batch and all, if that finds a pause."""
+def test_damage_that_is_found_while_another_partition_is_handled_is_not_forgotten(stop: threading.Event) -> None:
+    """kafka-python keeps the error for the next poll, but drops it if the partition is paused then."""
     consumer, handler = FakeConsumer(stop, p0=2, p1=2), Handler()
     consumer.damaged = {(P1, 0)}
     letters: list[tuple[int, int]] = []
@@ -280,14 +280,14 @@ def test_damage_found_while_another_partition_is_in_work_is_not_forgotten(stop: 
         while consumer.polls < 3 and time.monotonic() < deadline:
             time.sleep(0.001)
 
-    handler.meanwhile = until_polled
+    handler.during = until_polled
     make(consumer, handler, unreadable=lambda tp, offset, _: letters.append((tp.partition, offset))).run(stop)
     assert letters == [(1, 0)]
     assert handler.seen == [(0, 0), (0, 1), (1, 1)]
     assert consumer.committed == {P0: 2, P1: 2}
 
 
-def test_a_damaged_batch_that_is_not_told_from_others_ends_the_loop(stop: threading.Event) -> None:
+def test_a_damaged_batch_without_its_partition_ends_the_loop(stop: threading.Event) -> None:
     consumer = FakeConsumer(stop, p0=1)
 
     def damaged() -> None:
@@ -302,7 +302,7 @@ def test_a_damaged_batch_that_is_not_told_from_others_ends_the_loop(stop: thread
 def test_reading_begins_where_the_database_says_not_where_kafka_does(stop: threading.Event) -> None:
     consumer, handler = FakeConsumer(stop, p0=4, p1=2), Handler()
     consumer.committed = {P0: 1, P1: 2}
-    answers: deque[Any] = deque([Away("locked"), {0: 3}])
+    answers: deque[Any] = deque([Unreachable("locked"), {0: 3}])
 
     def offsets() -> Mapping[int, int]:
         answer = answers.popleft()
@@ -318,7 +318,7 @@ def test_reading_begins_where_the_database_says_not_where_kafka_does(stop: threa
 
 
 class Gate:
-    """A stage that keeps the order of what went through; holds batches up, or fails, as it is told to."""
+    """A stage that logs what passes; it waits until it is open, and raises the next of `failures`."""
 
     def __init__(self, log: list[tuple[str, list[int]]], name: str) -> None:
         self.log, self.name = log, name
@@ -346,7 +346,7 @@ def line(
     consumer.patient = True
     stages = {name: Gate(log, name) for name in STAGES}
     options = {"unreadable": lambda tp, offset, error: None, "pacing": QUICK} | options
-    return ConsumerLoop(consumer, "t", stages, retryable=(Away, BrokerError), **options), stages
+    return ConsumerLoop(consumer, "t", stages, retryable=(Unreachable, BrokerError), **options), stages
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
@@ -360,7 +360,7 @@ def offsets(log: list[tuple[str, list[int]]], stage: str) -> list[int]:
     return [offset for name, some in log if name == stage for offset in some]
 
 
-def test_a_batch_is_read_while_the_one_before_is_still_written_and_every_stage_keeps_the_order(
+def test_a_batch_is_read_while_the_one_before_is_written_and_every_stage_keeps_the_order(
     stop: threading.Event,
 ) -> None:
     consumer, log = FakeConsumer(stop, p0=12), []
@@ -406,10 +406,10 @@ def test_no_more_is_read_than_a_few_batches_however_long_a_stage_takes(stop: thr
     assert at[0] <= 4 * 6
 
 
-def test_a_failing_stage_tries_the_same_batch_again_and_nothing_overtakes_it(stop: threading.Event) -> None:
+def test_a_failing_stage_retries_the_same_batch_and_nothing_overtakes_it(stop: threading.Event) -> None:
     consumer, log = FakeConsumer(stop, p0=10), []
     loop, stages = line(consumer, log, batch=1)
-    stages["think"].failures.extend([Away("triton")] * 4)
+    stages["think"].failures.extend([Unreachable("triton")] * 4)
     loop.run(stop)
     for name in STAGES:
         assert offsets(log, name) == list(range(10)), name
@@ -417,7 +417,7 @@ def test_a_failing_stage_tries_the_same_batch_again_and_nothing_overtakes_it(sto
     assert loop.failing is None
 
 
-def test_an_error_that_waiting_does_not_mend_lets_the_batches_before_it_finish_and_commits_them(
+def test_a_permanent_error_lets_the_batches_before_it_finish_and_commits_them(
     stop: threading.Event,
 ) -> None:
     consumer, log = FakeConsumer(stop, p0=10), []
@@ -440,8 +440,8 @@ def test_an_error_that_waiting_does_not_mend_lets_the_batches_before_it_finish_a
     assert consumer.closed
 
 
-def test_a_partition_that_goes_away_and_comes_back_is_read_again_from_its_last_commit(stop: threading.Event) -> None:
-    """What was under way when it went is not committed, even though it is ours again."""
+def test_a_partition_that_is_revoked_and_assigned_again_is_read_from_its_last_commit(stop: threading.Event) -> None:
+    """Records in flight at the time of the revocation are not committed, although the partition is ours again."""
     consumer, log = FakeConsumer(stop, p0=6, p1=1), []
     loop, stages = line(consumer, log, batch=1)
     stages["write"].open.clear()
@@ -461,29 +461,29 @@ def test_a_partition_that_goes_away_and_comes_back_is_read_again_from_its_last_c
     assert first.get(P0, 2) <= 6
 
 
-def test_while_a_stage_fails_a_rebalance_drops_all_that_is_under_way_and_what_is_still_ours_is_read_again(
+def test_while_a_stage_fails_a_rebalance_drops_all_work_in_flight_and_our_partitions_are_read_again(
     stop: threading.Event,
 ) -> None:
     consumer, log = FakeConsumer(stop, p0=4, p1=4), []
     loop, stages = line(consumer, log, batch=1)
     gone = threading.Event()
 
-    def away() -> None:
+    def fail() -> None:
         if not gone.is_set():
-            raise Away("triton")
+            raise Unreachable("triton")
 
     think = stages["think"]
     loop_stage = think.__call__
 
     def failing(records: Records) -> Records:
-        away()
+        fail()
         return loop_stage(records)
 
     loop = ConsumerLoop(
         consumer,
         "t",
         {"read": stages["read"], "think": failing, "write": stages["write"]},
-        retryable=(Away,),
+        retryable=(Unreachable,),
         unreadable=lambda tp, offset, error: None,
         batch=1,
         pacing=QUICK,
@@ -498,7 +498,7 @@ def test_while_a_stage_fails_a_rebalance_drops_all_that_is_under_way_and_what_is
     assert consumer.committed == {P1: 4}
 
 
-def test_an_offset_that_cannot_be_read_is_passed_only_after_what_lies_before_it_is_written(
+def test_a_damaged_offset_is_skipped_only_after_the_records_before_it_are_written(
     stop: threading.Event,
 ) -> None:
     consumer, log = FakeConsumer(stop, p0=6), []
@@ -515,7 +515,7 @@ def test_an_offset_that_cannot_be_read_is_passed_only_after_what_lies_before_it_
     assert consumer.committed == {P0: 6}
 
 
-def test_records_that_arrive_while_others_are_under_way_go_on_together(stop: threading.Event) -> None:
+def test_records_that_arrive_while_others_are_in_flight_form_one_batch(stop: threading.Event) -> None:
     consumer, log = FakeConsumer(stop, p0=9), []
     consumer.batch = 1
     loop, stages = line(consumer, log, batch=100)
@@ -549,7 +549,7 @@ def test_an_observer_hears_of_stages_retries_and_finished_batches(stop: threadin
     ears = Ears()
     consumer, log = FakeConsumer(stop, p0=6), []
     loop, stages = line(consumer, log, observer=ears)
-    stages["think"].failures.append(Away("triton"))
+    stages["think"].failures.append(Unreachable("triton"))
     loop.run(stop)
     assert ears.done == dict.fromkeys(STAGES, 6)
     assert ears.failed == ["think: triton"]

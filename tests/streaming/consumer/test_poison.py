@@ -1,4 +1,4 @@
-"""The consumer stops before it makes dead letters of a whole feed, and only then."""
+"""The consumer stops before it turns a whole feed into dead letters, and only then."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def guard(clock: Clock | None = None) -> PoisonGuard:
     return PoisonGuard("catalog.updates", LIMIT, clock or Clock())
 
 
-def test_more_than_the_share_of_enough_messages_stops_and_says_how_to_go_on() -> None:
+def test_more_than_the_share_of_enough_messages_stops_and_says_how_to_continue() -> None:
     counting = guard()
     counting.count(1, 100, 30)
     expected = r"catalog\.updates: 101 of the last 200 .*such as: title: no title.*SHARE=1"
@@ -39,7 +39,7 @@ def test_few_messages_prove_nothing() -> None:
     guard().count(1, 199, 199)
 
 
-def test_what_lies_further_back_than_the_window_does_not_count() -> None:
+def test_messages_before_the_window_do_not_count() -> None:
     clock = Clock()
     counting = guard(clock)
     counting.count(1, 150, 150)
@@ -50,13 +50,13 @@ def test_what_lies_further_back_than_the_window_does_not_count() -> None:
         counting.count(3, 150, 150)
 
 
-def test_a_batch_that_is_tried_again_counts_once() -> None:
+def test_a_retried_batch_counts_once() -> None:
     counting = guard()
     for _ in range(5):
         counting.count(7, 100, 100)
 
 
-def test_the_pipeline_refuses_a_feed_of_garbage_before_any_dead_letter_and_again_when_started_anew() -> None:
+def test_the_pipeline_refuses_a_feed_of_garbage_before_any_dead_letter_and_again_after_a_restart() -> None:
     garbage = [record(b"id;title;price", offset) for offset in range(300)]
     for _ in range(2):
         world = World()
@@ -65,7 +65,7 @@ def test_the_pipeline_refuses_a_feed_of_garbage_before_any_dead_letter_and_again
             world.process(*garbage)
 
 
-def test_the_odd_bad_message_is_a_dead_letter_as_ever() -> None:
+def test_single_bad_messages_are_dead_letters() -> None:
     world = World()
     world.pipeline.poison = guard()
     outcome = world.process(*(record(b"{", n) if n % 3 == 0 else update(f"p{n}", 1) for n in range(300)))
@@ -73,7 +73,7 @@ def test_the_odd_bad_message_is_a_dead_letter_as_ever() -> None:
     assert len(world.topic.compacted()) == 200
 
 
-def test_the_share_of_the_window_can_be_asked_for_at_any_time() -> None:
+def test_the_share_of_the_window_is_available_at_any_time() -> None:
     clock = Clock()
     counting = guard(clock)
     assert counting.share == 0
@@ -85,7 +85,7 @@ def test_the_share_of_the_window_can_be_asked_for_at_any_time() -> None:
     assert counting.share == 0.3, "the first batch lies behind the window"
 
 
-def test_what_stopped_it_is_kept_for_whoever_asks() -> None:
+def test_the_error_that_stopped_the_consumer_is_kept() -> None:
     counting = guard()
     assert counting.tripped is None
     with pytest.raises(PoisonRateError) as raised:

@@ -11,7 +11,7 @@ from streaming.kafka.codec import JSON, Codec
 
 
 class FakeProducer:
-    """Both the connection and its producer; acknowledges, or fails, at the flush."""
+    """A connection and its producer; acknowledges or fails the messages when it is flushed."""
 
     codec: Codec = JSON
 

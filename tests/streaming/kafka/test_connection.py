@@ -1,4 +1,4 @@
-"""What failures of Kafka are called."""
+"""The texts of Kafka errors."""
 
 import pytest
 from kafka.errors import GroupAuthorizationFailedError, KafkaTimeoutError, TopicAuthorizationFailedError
@@ -15,7 +15,7 @@ from streaming.kafka.connection import Connection, explained
         (KafkaTimeoutError("after 3 s"), "KafkaTimeoutError: "),
     ],
 )
-def test_a_refusal_names_what_was_refused_and_where_the_rights_are_listed(error: Exception, said: str) -> None:
+def test_an_authorization_error_names_the_resource_and_where_the_rights_are_listed(error: Exception, said: str) -> None:
     assert explained(error).startswith(said)
     assert ("docs/operators/security.md" in explained(error)) == ("right" in said)
 

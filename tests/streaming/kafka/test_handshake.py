@@ -87,13 +87,13 @@ def test_a_broker_that_answers_is_fine() -> None:
         pytest.param(struct.pack(">i", -1), id="a negative length"),
     ],
 )
-def test_what_is_no_broker_is_told_at_once(answer: bytes) -> None:
+def test_a_server_that_is_no_broker_is_an_error_at_once(answer: bytes) -> None:
     with server([answer]) as address, pytest.raises(BrokerError, match=r"ends the connection at once: .* is PLAINTEXT"):
         check(address, {}, None)
 
 
-def test_a_server_that_says_nothing_holds_up_no_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It may be a broker that is starting: not refused, but told of when kafka-python too has given up."""
+def test_a_silent_server_does_not_delay_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may be a broker that is starting, so the error comes only when kafka-python gives up too."""
     monkeypatch.setattr(handshake, "TIMEOUT_S", 0.05)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         address = f"127.0.0.1:{silent.getsockname()[1]}"
@@ -102,8 +102,8 @@ def test_a_server_that_says_nothing_holds_up_no_start(monkeypatch: pytest.Monkey
             Connection(address).check()
 
 
-def test_a_broker_that_is_just_going_down_is_away_and_not_refusing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It hangs up in the middle, as one that wants TLS does; a moment later nobody is there."""
+def test_a_broker_that_is_shutting_down_is_unreachable_and_does_not_refuse_us(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It hangs up, as a broker that requires TLS does; shortly after, the port is closed."""
     with socket.create_server(("127.0.0.1", 0)) as dying:
 
         def serve() -> None:
@@ -119,17 +119,17 @@ def test_a_broker_that_is_just_going_down_is_away_and_not_refusing(monkeypatch: 
         assert "refused" in check(f"127.0.0.1:{dying.getsockname()[1]}", {}, None)
 
 
-def test_brokers_that_are_away_are_no_refusal() -> None:
+def test_unreachable_brokers_are_not_a_refusal() -> None:
     assert "refused" in check("127.0.0.1:1,[::1]:1", {}, None)
 
 
-def test_the_first_reason_of_several_brokers_is_told_only_when_none_lets_us_in() -> None:
+def test_a_refusal_by_one_of_several_brokers_is_an_error_only_when_none_accepts_us() -> None:
     with server([b"HTTP/1.1 400"]) as web, server([framed(API_VERSIONS), framed(bytes(12))]) as broker:
         assert check(f"{web},{broker}", {}, None) == ""
 
 
 def test_a_broker_that_does_not_know_the_password_either_is_not_trusted() -> None:
-    """SCRAM proves both sides; who took over the broker's address does not learn the password, and is found out."""
+    """SCRAM authenticates both sides: a server at the broker's address neither learns the password nor passes."""
 
     asked: list[bytes] = []
 
@@ -147,7 +147,7 @@ def test_a_broker_that_does_not_know_the_password_either_is_not_trusted() -> Non
     assert not any(b"hunter2" in request for request in asked)
 
 
-def test_a_broker_that_hangs_up_on_a_sign_on_is_told() -> None:
+def test_a_broker_that_hangs_up_during_authentication_is_an_error() -> None:
     expected = "ended the connection during the authentication of user 'shop'"
     with server([framed(API_VERSIONS)]) as address, pytest.raises(BrokerError, match=expected):
         check(address, SCRAM, None)

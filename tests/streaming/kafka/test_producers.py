@@ -1,4 +1,4 @@
-"""Publishing: what can never arrive is refused at once, what did not arrive is not forgotten."""
+"""Publishing: a message that can never arrive is refused at once, and every failure is raised."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.streaming.builders import NOW, decode_update, update
 from tests.streaming.kafka.fakes import FakeProducer
 
 
-def test_updates_go_under_their_product_with_the_version_of_the_contract() -> None:
+def test_updates_are_keyed_by_product_and_carry_the_version_of_the_contract() -> None:
     producer = FakeProducer()
     with CatalogPublisher(producer) as publisher:  # type: ignore[arg-type]
         assert publisher.send_all([update("Größe", 1), update("p2", 1)]) == 2
@@ -24,7 +24,7 @@ def test_updates_go_under_their_product_with_the_version_of_the_contract() -> No
     assert producer.closed
 
 
-def test_events_go_under_their_unit() -> None:
+def test_events_are_keyed_by_unit() -> None:
     producer = FakeProducer()
     with EventPublisher(producer) as publisher:  # type: ignore[arg-type]
         publisher.send(Event(event_id="e", kind="click", unit_id="u7", event_time=NOW, product_id="p", surface="user"))
@@ -39,7 +39,7 @@ def test_events_go_under_their_unit() -> None:
         (update("p", 1, description="x" * 1_000_000), "at most 1000000"),
     ],
 )
-def test_what_the_consumer_would_refuse_is_not_sent_and_harms_nothing_else(bad: Any, rule: str) -> None:
+def test_an_update_that_the_consumer_would_refuse_is_not_sent_and_affects_no_other(bad: Any, rule: str) -> None:
     producer = FakeProducer()
     with CatalogPublisher(producer) as publisher:  # type: ignore[arg-type]
         with pytest.raises(ContractError, match=rule):
@@ -65,7 +65,7 @@ def test_a_broker_that_does_not_acknowledge_in_time_is_an_error() -> None:
         publisher.flush(3)
 
 
-def test_one_failure_is_raised_once_and_the_next_messages_go() -> None:
+def test_a_failure_is_raised_once_and_later_messages_are_sent() -> None:
     producer = FakeProducer()
     publisher = CatalogPublisher(producer)  # type: ignore[arg-type]
     publisher.send(update("p1", 1))
@@ -78,8 +78,8 @@ def test_one_failure_is_raised_once_and_the_next_messages_go() -> None:
     assert [key for _, key, *_ in producer.sent] == [b"p1", b"p1"]
 
 
-def test_who_asks_for_a_delivery_learns_of_its_failure_alone() -> None:
-    """Its message can be sent again; nobody else is told, and nobody else's failure is told to it."""
+def test_a_delivery_reports_only_its_own_failure() -> None:
+    """The caller can send the message again; other callers do not hear of it, nor the other way round."""
     producer = FakeProducer()
     click = Event(event_id="e", kind="click", unit_id="u7", event_time=NOW, product_id="p", surface="user")
     with EventPublisher(producer) as publisher:  # type: ignore[arg-type]

@@ -13,7 +13,7 @@ from streaming.kafka.topics import PRODUCT_EMBEDDINGS, PRODUCT_OFFERS, TOMBSTONE
 
 
 class FakeCluster:
-    """A connection and its admin client: topics with all their settings, the broker's defaults included."""
+    """A connection and its admin client: topics with all their settings, defaults included."""
 
     bootstrap_servers = "broker:9092"
     DEFAULTS: ClassVar = {

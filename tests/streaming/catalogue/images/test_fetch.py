@@ -62,7 +62,7 @@ def test_only_files_below_the_roots_are_read_whatever_links_say(tmp_path: Path) 
         refused(fetcher, f"file://{tmp_path}/in/%2e%2e/out.jpg", "outside the folders")
 
 
-def test_what_is_no_readable_file_is_refused_without_waiting(fetcher: ImageFetcher, tmp_path: Path) -> None:
+def test_a_link_without_a_readable_file_is_refused_without_waiting(fetcher: ImageFetcher, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     refused(fetcher, str(tmp_path / "none.jpg"), "there is no such file")
@@ -117,7 +117,7 @@ def test_a_bad_answer_is_refused_with_its_reason(
     refused(fetcher, f"{server.url}/a.jpg", reason, retryable=retryable)
 
 
-def test_a_body_shorter_than_announced_is_worth_another_try(fetcher: ImageFetcher, server: Server) -> None:
+def test_a_body_shorter_than_announced_is_retryable(fetcher: ImageFetcher, server: Server) -> None:
     def cut_off(request: BaseHTTPRequestHandler) -> None:
         send(body=b"", sized=False, Content_Length="5000")(request)
         request.wfile.write(PICTURE[:50])
@@ -134,7 +134,7 @@ def test_three_redirects_are_followed(fetcher: ImageFetcher, server: Server) -> 
     refused(fetcher, f"{server.url}/4", "redirects more than 3 times")
 
 
-def test_a_refused_connection_is_worth_another_try(fetcher: ImageFetcher) -> None:
+def test_a_refused_connection_is_retryable(fetcher: ImageFetcher) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -142,8 +142,8 @@ def test_a_refused_connection_is_worth_another_try(fetcher: ImageFetcher) -> Non
 
 
 @pytest.mark.parametrize("part", ["head", "body"])
-def test_a_server_that_drips_bytes_is_left_at_the_deadline(server: Server, part: str) -> None:
-    """Each single read is quick: only a deadline for the whole ends it."""
+def test_a_server_that_drips_bytes_is_abandoned_at_the_deadline(server: Server, part: str) -> None:
+    """Each single read is quick: only a deadline for the whole download ends it."""
 
     def drip(request: BaseHTTPRequestHandler) -> None:
         if part == "body":
@@ -200,7 +200,7 @@ def test_a_redirect_from_a_public_to_a_private_address_is_refused(server: Server
 
 
 def test_the_address_that_was_checked_is_the_one_connected_to(server: Server) -> None:
-    """DNS rebinding: a name that is public when checked and private a moment later."""
+    """DNS rebinding: a name that is public when it is checked and private at the next look-up."""
     asked: list[str] = []
 
     def rebind(host: str, port: int) -> list[str]:
@@ -223,7 +223,7 @@ def test_of_several_addresses_only_the_public_ones_are_tried(server: Server) -> 
 
 
 def test_an_address_that_does_not_answer_leaves_time_for_the_next(server: Server) -> None:
-    """127.0.0.3 refuses; the full backlog of a socket on 127.0.0.2 swallows the attempt without an answer."""
+    """127.0.0.3 refuses; a socket with a full backlog on 127.0.0.2 never answers."""
     server.answers["/a.jpg"] = send()
     with socket.socket() as deaf, contextlib.ExitStack() as stack:
         deaf.bind(("127.0.0.2", server.port))
@@ -237,7 +237,7 @@ def test_an_address_that_does_not_answer_leaves_time_for_the_next(server: Server
             assert fetcher.fetch(f"http://shop.example:{server.port}/a.jpg")
 
 
-def test_a_name_server_that_is_down_is_worth_another_try_an_unknown_name_is_not() -> None:
+def test_a_name_server_that_is_down_is_retryable_and_an_unknown_name_is_not() -> None:
     def fail(code: int) -> Callable[[str, int], list[str]]:
         def resolve(host: str, port: int) -> list[str]:
             raise socket.gaierror(code, "no answer")
@@ -304,7 +304,7 @@ def test_https_checks_the_certificate_against_the_name_not_the_address(
         refused(fetcher, f"https://other.example:{tls_server.port}/a.jpg", "CERTIFICATE_VERIFY_FAILED")
 
 
-def test_an_untrusted_certificate_is_refused_for_good(tls_server: Server) -> None:
+def test_an_untrusted_certificate_is_a_permanent_error(tls_server: Server) -> None:
     with ImageFetcher(allow_private=True, resolve=to_loopback) as fetcher:
         refused(fetcher, f"https://shop.example:{tls_server.port}/a.jpg", "CERTIFICATE_VERIFY_FAILED")
 
@@ -312,7 +312,7 @@ def test_an_untrusted_certificate_is_refused_for_good(tls_server: Server) -> Non
 # --- Many; messages ---
 
 
-def test_many_are_fetched_in_order_with_errors_in_their_places(
+def test_several_images_are_returned_in_the_order_of_their_links_with_errors_in_place(
     fetcher: ImageFetcher, server: Server, tmp_path: Path
 ) -> None:
     (tmp_path / "a.png").write_bytes(picture(format="PNG"))
@@ -335,6 +335,6 @@ def test_a_message_names_the_link_without_its_secrets(fetcher: ImageFetcher, ser
 
 
 @pytest.mark.parametrize("name", ["max_bytes", "timeout", "max_pixels"])
-def test_a_limit_of_nothing_is_refused(name: str) -> None:
+def test_a_limit_of_zero_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match=f"{name} must be > 0"):
         ImageFetcher(**{name: 0})

@@ -84,7 +84,7 @@ def test_a_truncated_jpeg_is_refused() -> None:
 
 
 @pytest.mark.parametrize("raw", [b"<svg xmlns='http://www.w3.org/2000/svg'/>", b"\x00" * 100, b"BM" + b"\x00" * 60])
-def test_what_is_no_image_of_a_known_format_is_refused(raw: bytes) -> None:
+def test_bytes_of_an_unknown_format_are_refused(raw: bytes) -> None:
     with pytest.raises(ImageError, match="is not a JPEG, PNG, WebP or GIF image"):
         decode_image(raw, max_pixels=10**6)
 

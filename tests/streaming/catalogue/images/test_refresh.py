@@ -1,4 +1,4 @@
-"""An image that changed behind its link: fetched again when someone says so, embedded again only if it did change."""
+"""Images that changed behind their links: fetched again on request, embedded again only if they did change."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.streaming.world import World, counts, stages
 
 
 class ChangingImages(FakeImages):
-    """What is behind a link may change."""
+    """Images whose content can change behind their links."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -54,14 +54,14 @@ def refresh(world: World, id: str = "p1") -> None:
     world.process(message)
 
 
-def test_a_link_that_is_known_is_not_fetched_again_by_itself(world: World) -> None:
+def test_a_known_link_is_not_fetched_again_without_a_request(world: World) -> None:
     change(world)
     world.process(update("p1", 6, image_link="a", additional_image_link=["b"]))
     assert world.images.asked == []
     assert hashes(world) == ["hash of a", "hash of b"]
 
 
-def test_asked_for_all_images_are_fetched_and_the_embedding_follows(world: World) -> None:
+def test_a_refresh_fetches_all_images_and_the_embedding_follows(world: World) -> None:
     before = world.topic.compacted()["p1"]
     change(world)
     refresh(world)
@@ -81,8 +81,8 @@ def test_images_that_did_not_change_cost_no_inference(world: World) -> None:
     assert world.embedder.embedded == []
 
 
-def test_a_newer_update_that_passes_first_does_not_undo_it(world: World) -> None:
-    """What is behind a link has no version."""
+def test_a_newer_update_that_overtakes_a_refresh_does_not_undo_it(world: World) -> None:
+    """The image behind a link has no version."""
     change(world)
     (late,) = refresh_updates(read_products(["p1"], world.store))
     world.process(update("p1", 6, "patch", price=price("5")))
@@ -93,14 +93,14 @@ def test_a_newer_update_that_passes_first_does_not_undo_it(world: World) -> None
     assert world.store.read_features(["p1"])["p1"].version == 6
 
 
-def test_a_sender_may_say_it_with_any_update(world: World) -> None:
+def test_any_update_may_ask_for_a_refresh(world: World) -> None:
     change(world, "b")
     world.process(update("p1", 6, "patch", price=price("5"), refresh_images=True))
     assert hashes(world) == ["hash of a", "hash of another picture"]
     assert world.store.read_features(["p1"])["p1"].amount_minor == 500
 
 
-def test_an_image_that_cannot_be_had_again_keeps_its_old_vector_and_is_a_dead_letter(world: World) -> None:
+def test_an_image_that_cannot_be_fetched_again_keeps_its_old_vector_and_is_a_dead_letter(world: World) -> None:
     change(world, "b")
     world.images.broken.add("a")
     (message,) = refresh_updates(read_products(["p1"], world.store))

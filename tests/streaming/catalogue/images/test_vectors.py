@@ -1,4 +1,4 @@
-"""Links to vectors: encoded once per content, tried again where that may help, bounded in memory."""
+"""From links to vectors: encoded once per content, retried if the error is retryable, bounded in memory."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_the_same_content_is_encoded_once_however_many_links_and_batches_show_it
     assert [len(links) for links in web.fetched] == [2, 2]
 
 
-def test_what_may_be_there_later_is_fetched_again_after_a_pause_and_only_that(cache: VisualCache) -> None:
+def test_only_retryable_images_are_fetched_again_after_a_pause(cache: VisualCache) -> None:
     web, pauses = Web(), []
     web.failures = {"1": [later(), later()], "2": [ImageError("2: is no image")]}
     images = CachedImageVectors(web.fetch_many, web.encode, cache, pauses_s=(0.2, 1.0), sleep=pauses.append)
@@ -81,7 +81,7 @@ def test_what_may_be_there_later_is_fetched_again_after_a_pause_and_only_that(ca
     assert pauses == [0.2, 1.0]
 
 
-def test_what_stays_away_is_an_error_of_its_own(cache: VisualCache) -> None:
+def test_an_image_that_stays_missing_is_an_error_of_its_own(cache: VisualCache) -> None:
     web = Web()
     web.failures = {"1": [later()] * 9}
     images = CachedImageVectors(web.fetch_many, web.encode, cache, sleep=lambda s: None)
@@ -91,7 +91,7 @@ def test_what_stays_away_is_an_error_of_its_own(cache: VisualCache) -> None:
     assert len(web.fetched) == 3
 
 
-def test_an_image_that_the_encoder_refuses_names_its_link_and_is_not_kept(cache: VisualCache) -> None:
+def test_an_image_that_the_encoder_refuses_is_named_and_not_cached(cache: VisualCache) -> None:
     web = Web()
     web.black = {1}
     images = CachedImageVectors(web.fetch_many, web.encode, cache)

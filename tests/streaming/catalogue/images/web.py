@@ -40,7 +40,7 @@ def send(
 
 
 class Server:
-    """A web server on loopback; `answers` says what a path gets, `hosts` what was asked for."""
+    """A web server on loopback; `answers` holds the answer by path, `hosts` the requested hosts."""
 
     def __init__(self) -> None:
         self.answers: dict[str, Answer] = {}

@@ -1,4 +1,4 @@
-"""Confluent's wire format against a registry over HTTP: there and back, evolution, and every way that it goes wrong."""
+"""Confluent's wire format with a registry over HTTP: round trips, schema evolution and all errors."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ EVENT = Event(event_id="e", kind="order", unit_id="u", event_time=NOW, order_id=
 
 
 class Wired:
-    """A registry, and wires that use it."""
+    """A registry, and codecs that use it."""
 
     def __init__(self, server: Registry) -> None:
         self.server, self.now = server, 1000.0
@@ -71,7 +71,7 @@ def read(codec: RegistryCodec, value: bytes, unknown: Counter[str] | None = None
     ids=["full", "a patch that empties", "a patch", "a deletion"],
 )
 def test_an_update_comes_back_as_it_was(wired: Wired, written: Format, message: ProductUpdate) -> None:
-    """What is not stated stays apart from what is empty, in Avro too."""
+    """Attributes that are not stated stay distinct from empty ones, in Avro too."""
     codec = wired.codec(written)
     value = codec.encode(message)
     assert value[:5] == b"\x00\x00\x00\x00\x01"
@@ -100,7 +100,7 @@ def test_an_embedding_is_half_as_long_in_avro(wired: Wired) -> None:
 
 
 def test_bare_json_is_read_beside_framed_messages(wired: Wired) -> None:
-    """A topic keeps what was written before the registry was configured; nobody is asked about it."""
+    """A topic keeps messages from before the registry was configured; they need no request."""
     codec = wired.codec("avro")
     assert read(codec, JSON.encode(FULL)) == FULL
     assert read(codec, b"\n " + JSON.encode(FULL)) == FULL
@@ -110,7 +110,7 @@ def test_bare_json_is_read_beside_framed_messages(wired: Wired) -> None:
     assert wired.server.requests == []
 
 
-def test_a_schema_is_asked_for_once(wired: Wired) -> None:
+def test_a_schema_is_requested_once(wired: Wired) -> None:
     codec = wired.codec("avro")
     values = [codec.encode(update(f"p{i}", 1)) for i in range(20)]
     assert [m for m in wired.server.requests if m.startswith("POST")] == [
@@ -137,7 +137,7 @@ def row(**fields: Any) -> dict[str, Any]:
     return {"id": "p", "version": 1, "event_time": NOW, "title": "t", **fields}
 
 
-def test_fields_that_only_the_writer_has_are_kept_out_and_counted(wired: Wired) -> None:
+def test_fields_that_only_the_writer_has_are_dropped_and_counted(wired: Wired) -> None:
     schema = theirs({"name": "colour_code", "type": "int"}, {"name": "shelf", "type": "string"})
     number, unknown = wired.server.add(SUBJECT, schema), Counter[str]()
     for _ in range(2):
@@ -179,7 +179,7 @@ def test_a_writers_schema_that_does_not_resolve_to_ours_is_refused(
         read(wired.codec(), value)
 
 
-def test_what_avro_lets_through_meets_the_rules_of_the_contract(wired: Wired) -> None:
+def test_avro_messages_must_keep_the_rules_of_the_contract(wired: Wired) -> None:
     schema = avro_schema(ProductUpdate)
     number = wired.server.add(SUBJECT, schema)
     for fields, rule in (
@@ -204,13 +204,13 @@ def refused(codec: RegistryCodec, value: bytes) -> str:
     return str(raised.value)
 
 
-def test_what_is_neither_json_nor_framed_is_refused(wired: Wired) -> None:
+def test_a_value_that_is_neither_json_nor_framed_is_refused(wired: Wired) -> None:
     for value in (b"\x00", b"\x00\x00\x00\x00\x01", b"\x01\x00\x00\x00\x01{}", b"\x05{}"):
         assert f"begins with {value[:5].hex(' ')}: neither JSON nor the magic byte" in refused(wired.codec(), value)
     assert wired.server.requests == []
 
 
-def test_an_id_that_the_registry_does_not_know_is_refused_and_not_asked_for_each_time(wired: Wired) -> None:
+def test_an_unknown_id_is_refused_and_not_requested_each_time(wired: Wired) -> None:
     codec = wired.codec()
     for _ in range(3):
         assert refused(codec, b"\x00\x00\x00\x00\x07{}") == "the schema registry knows no schema with the id 7"
@@ -224,14 +224,14 @@ def test_an_id_that_the_registry_does_not_know_is_refused_and_not_asked_for_each
 
 
 def test_a_schema_of_another_subject_is_refused(wired: Wired) -> None:
-    """An event on the topic of updates, say: whatever it may parse as."""
+    """Such as an event on the topic of updates, even if it could be parsed."""
     codec = wired.codec("json_schema")
     assert refused(codec, codec.encode(EVENT)) == (
         "schema 1 is of the subjects events-value; catalog.updates takes those of catalog.updates-value"
     )
 
 
-def test_a_schema_that_gets_our_subject_later_is_taken_then(wired: Wired) -> None:
+def test_a_schema_that_is_registered_under_our_subject_later_is_accepted_then(wired: Wired) -> None:
     schema = avro_schema(ProductUpdate)
     codec, number = wired.codec(), wired.server.add("feed-value", schema)
     value = avro(schema, row(), number)
@@ -255,7 +255,7 @@ def test_a_schema_that_refers_to_others_is_refused(wired: Wired) -> None:
     assert "schema 1 refers to other schemas" in refused(wired.codec(), b"\x00\x00\x00\x00\x01x")
 
 
-def test_a_registry_that_is_down_blames_no_message_and_the_same_message_passes_later(wired: Wired) -> None:
+def test_a_registry_that_is_down_is_no_fault_of_a_message_which_passes_later(wired: Wired) -> None:
     codec = wired.codec()
     value = codec.encode(FULL)
     wired.server.down = True
@@ -268,7 +268,7 @@ def test_a_registry_that_is_down_blames_no_message_and_the_same_message_passes_l
     assert read(codec, value) == FULL, "what an id stands for does not change"
 
 
-def test_a_registry_that_is_not_there_is_named(wired: Wired) -> None:
+def test_an_unreachable_registry_is_named(wired: Wired) -> None:
     with Registry() as gone:
         pass
     with (
@@ -285,7 +285,7 @@ def test_one_of_several_addresses_is_enough(wired: Wired) -> None:
         assert framed_id(RegistryCodec(client, "avro").encode(FULL)) == 1
 
 
-def test_broken_avro_is_refused_whatever_is_broken(wired: Wired) -> None:
+def test_damaged_avro_is_refused_wherever_it_is_damaged(wired: Wired) -> None:
     codec = wired.codec("avro")
     whole = codec.encode(FULL)
     for cut in range(6, len(whole)):
@@ -309,13 +309,13 @@ def test_a_message_above_the_limit_is_refused_before_it_is_read(wired: Wired) ->
 # ------------------------------------------------------------------------------------------------------- registering
 
 
-def test_an_incompatible_schema_is_told_with_the_registrys_reason(wired: Wired) -> None:
+def test_an_incompatible_schema_is_an_error_with_the_registrys_reason(wired: Wired) -> None:
     wired.server.add(SUBJECT, {"type": "record", "name": "ProductUpdate", "fields": [{"name": "id", "type": "int"}]})
     with pytest.raises(SchemaError, match=r"AVRO schema of subject catalog\.updates-value: .*TYPE_MISMATCH 'id'"):
         wired.codec("avro").encode(FULL)
 
 
-def test_an_older_json_schema_of_the_subject_bars_a_newer_with_more_properties_as_confluents_does(wired: Wired) -> None:
+def test_an_older_json_schema_of_the_subject_excludes_a_newer_one_with_more_properties(wired: Wired) -> None:
     older = json_schema(ProductUpdate)
     del older["properties"]["refresh_images"]
     wired.server.add(SUBJECT, older, "JSON")
@@ -340,7 +340,7 @@ def test_a_user_who_may_only_read_uses_what_another_registered() -> None:
                 codec.encode(EVENT)
 
 
-def test_a_wrong_password_is_told_and_not_shown() -> None:
+def test_a_wrong_password_is_an_error_that_does_not_show_it() -> None:
     with (
         Registry(("ada", "hunter2")) as server,
         SchemaRegistry(server.url, username="ada", password="secret") as client,

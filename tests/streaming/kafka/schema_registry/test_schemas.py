@@ -1,4 +1,4 @@
-"""The published schemas are those of this code, and say of a message what the decoder says."""
+"""The published schemas are those of this code, and accept what the decoder accepts."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def valid(name: str, value: bytes) -> bool:
 def test_the_documentation_holds_the_schemas_of_this_code(tmp_path: Path) -> None:
     """`sagelift stream schema --write docs/reference/schemas` writes them."""
     written = {path.name: path.read_text() for path in write_schemas(tmp_path)}
-    assert {path.name: path.read_text() for path in DOCS.iterdir()} == written
+    assert {name: (DOCS / name).read_text() for name in written} == written
 
 
 @pytest.mark.parametrize("name", list(json_schemas()))
@@ -57,12 +57,12 @@ def test_each_is_an_avro_schema(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", list(GOOD))
-def test_what_we_write_is_valid(name: str) -> None:
+def test_our_messages_are_valid(name: str) -> None:
     assert all(valid(name, JSON.encode(message)) for message in GOOD[name])
 
 
 def test_a_field_that_the_contract_does_not_name_is_allowed() -> None:
-    """As the decoder keeps it out and goes on: a producer may be ahead of its readers."""
+    """The decoder drops such a field, so that producers can be upgraded before their readers."""
     assert valid("product-update", JSON.encode(update("p", 1))[:-1] + b',"colour_code":7}')
 
 
@@ -85,12 +85,12 @@ _STATABLE = {
 
 
 @pytest.mark.parametrize("value", _STATABLE.values(), ids=list(_STATABLE))
-def test_what_the_decoder_refuses_is_invalid(value: bytes) -> None:
+def test_a_message_that_the_decoder_refuses_is_invalid(value: bytes) -> None:
     assert not valid("product-update", value)
 
 
 @pytest.mark.parametrize("kind", ["exposure", "impression", "click", "save", "add_to_cart", "order", "refund"])
-def test_an_event_without_what_its_kind_needs_is_invalid(kind: str) -> None:
+def test_an_event_without_a_field_that_its_kind_requires_is_invalid(kind: str) -> None:
     assert not valid("event", json.dumps({**json.loads(JSON.encode(EVENT)), "kind": kind, "product_id": None}).encode())
 
 
