@@ -174,7 +174,7 @@ def test_a_partition_that_is_revoked_during_a_back_off_is_not_committed(stop: th
         if consumer.script:
             raise Unreachable
 
-    handler.during = away
+    handler.during = fail
     make(consumer, handler).run(stop)
     assert consumer.committed == {P1: 1}
     assert (1, 0) in handler.seen
@@ -465,19 +465,13 @@ def test_while_a_stage_fails_a_rebalance_drops_all_work_in_flight_and_our_partit
     stop: threading.Event,
 ) -> None:
     consumer, log = FakeConsumer(stop, p0=4, p1=4), []
-    loop, stages = line(consumer, log, batch=1)
-    gone = threading.Event()
-
-    def fail() -> None:
-        if not gone.is_set():
-            raise Unreachable("triton")
-
-    think = stages["think"]
-    loop_stage = think.__call__
+    _, stages = line(consumer, log, batch=1)
+    recovered = threading.Event()
 
     def failing(records: Records) -> Records:
-        fail()
-        return loop_stage(records)
+        if not recovered.is_set():
+            raise Unreachable("triton")
+        return stages["think"](records)
 
     loop = ConsumerLoop(
         consumer,
@@ -489,11 +483,8 @@ def test_while_a_stage_fails_a_rebalance_drops_all_work_in_flight_and_our_partit
         pacing=QUICK,
     )
 
-    def revoke() -> None:
-        consumer.revoke(P0)
-        threading.Timer(0.05, gone.set).start()
-
-    consumer.script.extend([lambda: None, lambda: None, revoke, *[lambda: time.sleep(0.005)] * 30])
+    still_failing = [lambda: None] * 5
+    consumer.script.extend([lambda: None, lambda: None, lambda: consumer.revoke(P0), *still_failing, recovered.set])
     loop.run(stop)
     assert consumer.committed == {P1: 4}
 
