@@ -16,41 +16,10 @@ from hypothesis import strategies as st
 from inference.errors import ArtifactError, InputError
 from inference.inputs import TEXT_FIELDS
 from inference.tokenizer import Tokenizer
-from inference.vocabulary_index import FREQUENT_CHARACTERS, HashTable
-from inference.words import words
-from tests.inference.plain_tokenizer import PlainTokenizer, plain_words
+from inference.vocabulary_index import FREQUENT_CHARACTERS
+from tests.inference.plain_tokenizer import PlainTokenizer
 
 REAL = Path(__file__).parents[3] / "shared" / "data"
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("Red shoe", ["red", "shoe"]),
-        ("red-shoe, size:42/43 (new!)", ["red", "shoe", "size", "42", "43", "new"]),
-        ("snake_case a\tb\nc", ["snake", "case", "a", "b", "c"]),
-        ("ＦＵＬＬ ｗｉｄｔｈ ①", ["full", "width", "1"]),  # NFKC
-        ("Straße STRASSE", ["strasse", "strasse"]),  # casefold
-        ("caf\u00e9 cafe\u0301", ["caf\u00e9", "caf\u00e9"]),  # composed and decomposed are one
-        ("\u0390 \u03aa\u0301", ["\u0390", "\u0390"]),  # ΐ and its capital, which has no single character
-        ("赤い靴shoe", ["赤", "い", "靴", "shoe"]),
-        ("ラック・棚", ["ラ", "ッ", "ク", "棚"]),  # the middle dot is punctuation
-        ("𠮷野", ["𠮷", "野"]),  # beyond the basic plane
-        ("신발 두개", ["신", "발", "두", "개"]),
-        ("हिन्दी जूते", ["हिन्दी", "जूते"]),  # combining marks stay in their words
-        ("soft\u00adhyphen zero\u200bwidth", ["softhyphen", "zero", "width"]),
-        ("heart ❤\ufe0f 5★", ["heart", "5"]),
-        ("㎒ ℡", ["mhz", "tel"]),  # normalisation brings capitals, folded after it
-        ("m² ½", ["m2", "1", "2"]),
-        ("\x02a\x02b\x00c", ["a", "b", "c"]),
-        ("\ud800lone", ["lone"]),
-        ("", []),
-        (" ,.!# ", []),
-    ],
-)
-def test_words(text: str, expected: list[str]) -> None:
-    assert words(text) == expected
-    assert plain_words(text) == expected
 
 
 def named(tokenizer: Tokenizer, text: str) -> Counter[str]:
@@ -206,15 +175,6 @@ def test_rare_characters_are_told_apart_too() -> None:
     assert len(used) > FREQUENT_CHARACTERS + 10
     check_equal(corpus, (10_000, 10_000, 10_000))
     check_equal(corpus, (100, 100, 700))
-
-
-def test_a_table_finds_every_key_however_full_its_slots() -> None:
-    keys = np.arange(5_000, dtype=np.uint64) << np.uint64(40)  # alike in the bits that name a slot
-    ids = np.arange(5_000, dtype=np.int32)
-    table = HashTable(keys, ids)
-    np.testing.assert_array_equal(table.find(keys[::-1]), ids[::-1])
-    assert (table.find(keys + np.uint64(1)) == -1).all()
-    assert (HashTable(keys[:0], ids[:0]).find(keys) == -1).all()
 
 
 def test_threads_get_the_same_bags() -> None:

@@ -41,3 +41,12 @@ def test_the_embedder_pairs_tokenizer_and_version_of_the_live_release_and_follow
     with pytest.raises(ArtifactError, match="cannot be read"):
         embedder.refresh()
     assert embedder.model_version == "2", "a release that cannot be read does not displace the one in use"
+
+
+def test_a_pinned_release_stays_in_use_when_another_goes_live(tmp_path: Path) -> None:
+    for version in ("1", "2"):
+        (tmp_path / "itemsage" / version).mkdir(parents=True)
+        Tokenizer.fit([{"title": "red shoe"}]).save(tmp_path / "itemsage" / version / "tokenizer.json")
+    (tmp_path / "itemsage" / "LIVE").write_text("2\n")
+    embedder = ItemEmbedder(client_of(FakeTriton(lambda request: answer(request, first_id))), tmp_path, "1")
+    assert (embedder.refresh(), embedder.model_version) == (False, "1")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import grpc
 import pytest
 
-from inference.triton.failures import Failure, classify
+from inference.triton.failures import Failure, classify, is_silence
 
 S = grpc.StatusCode
 
@@ -27,3 +27,7 @@ S = grpc.StatusCode
 )
 def test_every_failure_is_met_by_its_kind(code: grpc.StatusCode, details: str, expected: Failure) -> None:
     assert classify(code, details) is expected
+
+
+def test_only_a_server_that_does_not_answer_is_silent() -> None:
+    assert [code for code in S if is_silence(code)] == [S.DEADLINE_EXCEEDED, S.UNAVAILABLE]
