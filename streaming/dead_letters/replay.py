@@ -73,7 +73,7 @@ class ReplayResult(NamedTuple):
     """
 
     replayed: int
-    skipped: Counter[str]
+    skipped: Counter[SkipReason]
 
 
 class ReplayedLetters(Protocol):
@@ -156,7 +156,7 @@ def dry_run(
     on_skipped: Callable[[Letter, SkipReason], None] = lambda letter, reason: None,
 ) -> ReplayResult:
     """Return what a replay would do; nothing is sent or recorded."""
-    count, skipped = 0, Counter[str]()
+    count, skipped = 0, Counter[SkipReason]()
     for letter, message in planned:
         if isinstance(message, SkipReason):
             skipped[message] += 1
@@ -232,7 +232,7 @@ class Replayer:
         self._limiter, self._batch_size = RateLimiter(rate, clock, sleep), max(1, min(MAX_BATCH, int(rate)))
         self._batch: list[tuple[Letter, Message, Any]] = []  # sent, not yet recorded; with kafka-python's future
         self._batch_bytes = self._replayed = 0
-        self._skipped: Counter[str] = Counter()
+        self._skipped: Counter[SkipReason] = Counter()
 
     def run(
         self,

@@ -6,18 +6,18 @@ import sqlite3
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from feature_repo.times import to_microseconds
 from streaming.contracts import ATTRIBUTES, ProductUpdate, check_update
 from streaming.errors import ContractError, FeedError
 from streaming.feeds import values
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 # Fields that are not attributes of the contract; an attribute is derived from each.
 _SOURCES = ("category", "currency", "stock", "updated_at")
 _FIELDS = ("id", "version", "event_time", "op", *ATTRIBUTES, *_SOURCES)
@@ -212,7 +212,7 @@ class RowBuilder:
     def _version(self, value: object, updated_at: datetime | None) -> int:
         if not values.is_empty(value):
             return values.whole_number("version", value)
-        return ((updated_at or self._now) - _EPOCH) // timedelta(microseconds=1)
+        return to_microseconds(updated_at or self._now)
 
 
 class _SeenIds:

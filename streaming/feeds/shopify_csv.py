@@ -49,6 +49,7 @@ _COLUMNS = {
     **{f"option{n} {part}": f"option{n}_{part}" for n in (1, 2, 3) for part in ("name", "value")},
 }
 _OPTIONS = {"color": "color", "colour": "color", "size": "size", "material": "material", "pattern": "pattern"}
+_UNKNOWN_POSITION, _VARIANT_POSITION = 1e5, 1e6  # after all stated positions, in this order
 _MAX_IMAGES_READ = 250  # Shopify's own limit for a product
 _MAX_OPTION_TEXT = 500  # characters of all values of one option; the contract allows 1000 with separators
 
@@ -97,14 +98,14 @@ def read_shopify_csv(path: Path, builder: RowBuilder) -> Iterator[Row]:
 class _Product:
     """The product that all rows of one handle describe together."""
 
-    number: int
-    first: dict[str, str]
-    columns: frozenset[str]
-    images: list[tuple[float, str]] = field(default_factory=list)
-    options: dict[str, list[str]] = field(default_factory=dict)
-    stock: set[str] = field(default_factory=set)
-    option_names: dict[int, str | None] = field(default_factory=dict)
-    error: ContractError | None = None
+    number: int  # row number of the first row
+    first: dict[str, str]  # the first row
+    columns: frozenset[str]  # of the whole table
+    images: list[tuple[float, str]] = field(default_factory=list)  # position and link
+    options: dict[str, list[str]] = field(default_factory=dict)  # contract field -> values of all variants
+    stock: set[str] = field(default_factory=set)  # availabilities of all variants, "" if unknown
+    option_names: dict[int, str | None] = field(default_factory=dict)  # option number -> contract field
+    error: ContractError | None = None  # the first error of a row
 
     def add(self, number: int, row: dict[str, str]) -> None:
         """Add one row of the product, also its first."""
@@ -132,6 +133,10 @@ class _Product:
             return builder.refuse(self.number, self.error.field, self.error.rule, first["handle"])
         if not _is_for_sale(first):
             return builder.build(self.number, {"id": first["handle"], "op": "delete"})
+        return builder.build(self.number, {**self._attributes(), **self._images(), **self._availability()})
+
+    def _attributes(self) -> dict[str, object]:
+        first = self.first
         raw: dict[str, object] = {"id": first["handle"]}
         for name in ("title", "brand", "google_product_category", "price"):
             if name in first:
@@ -142,16 +147,19 @@ class _Product:
             raw["google_product_category"] = first["category"]
         if "body" in first:
             raw["description"] = text_of_html(first["body"])
-        raw.update({name: "/".join(choices) for name, choices in self.options.items() if choices})
+        return raw | {name: "/".join(choices) for name, choices in self.options.items() if choices}
+
+    def _images(self) -> dict[str, object]:
         # A stable sort by position: images without a position keep their order at the end, variants' images come last.
         links = list(dict.fromkeys(link for _, link in sorted(self.images, key=lambda image: image[0])))[:MAX_IMAGES]
-        if links:
-            raw["image_link"], raw["additional_image_link"] = links[0], links[1:]
+        return {"image_link": links[0], "additional_image_link": links[1:]} if links else {}
+
+    def _availability(self) -> dict[str, object]:
+        """Return the best availability of any variant."""
         for availability in ("in_stock", "backorder", "out_of_stock"):
             if availability in self.stock:
-                raw["availability"] = availability
-                break
-        return builder.build(self.number, raw)
+                return {"availability": availability}
+        return {}
 
 
 def _is_for_sale(row: dict[str, str]) -> bool:
@@ -161,9 +169,9 @@ def _is_for_sale(row: dict[str, str]) -> bool:
 
 def _position(row: dict[str, str], column: str) -> float:
     try:
-        return float(values.whole_number("Image Position", row["position"])) if column == "image" else 1e6
+        return float(values.whole_number("Image Position", row["position"])) if column == "image" else _VARIANT_POSITION
     except (KeyError, ContractError):
-        return 1e5
+        return _UNKNOWN_POSITION
 
 
 def _availability(row: dict[str, str], columns: frozenset[str]) -> str:

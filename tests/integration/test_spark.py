@@ -217,9 +217,7 @@ def test_a_catalogue_embedded_by_executors_is_the_one_embedded_here(
         workers = EmbeddingWorkers(engine, partial(open_context, services.settings))
         context = EmbeddingContext(store, embedder, publish)
         progress: list[int] = []
-        counts, rejected = reembed(
-            context, shard_products=16, workers=workers, on_progress=progress.append
-        )
+        counts, rejected = reembed(context, shard_products=16, workers=workers, on_progress=progress.append)
         assert (counts["embedded"], rejected, progress[-1], len(progress)) == (70, {}, 70, 5)
         there = {id: row.vector for id, row in store.read_embeddings("1", ids).items()}
         found, _ = reconcile(context, rejected, shard_products=16, workers=workers)
