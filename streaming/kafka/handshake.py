@@ -112,7 +112,7 @@ def _connect(host: str, port: int, settings: Mapping[str, Any], context: ssl.SSL
     where = f"{host}:{port}"
     with socket.create_connection((host, port), TIMEOUT_S) as tcp:
         if context is None:
-            _introduce(_Wire(tcp), where, settings)
+            _send_first_requests(_Requests(tcp), where, settings)
             return
         try:
             tls = context.wrap_socket(tcp, server_hostname=host)
@@ -126,7 +126,7 @@ def _connect(host: str, port: int, settings: Mapping[str, Any], context: ssl.SSL
                 f"{settings['security_protocol']}; check it, and the port"
             ) from None
         with tls:
-            _introduce(_Wire(tls), where, settings)
+            _send_first_requests(_Requests(tls), where, settings)
 
 
 def _distrusted(where: str, error: ssl.SSLCertVerificationError) -> BrokerError:
@@ -137,11 +137,11 @@ def _distrusted(where: str, error: ssl.SSLCertVerificationError) -> BrokerError:
     return BrokerError(f"the certificate of {where} is not trusted: {error.verify_message.rstrip('.')}; {remedy}")
 
 
-def _introduce(wire: _Wire, where: str, settings: Mapping[str, Any]) -> None:
+def _send_first_requests(requests: _Requests, where: str, settings: Mapping[str, Any]) -> None:
     """Send a client's first requests, up to the first one that needs authentication."""
     protocol = settings.get("security_protocol", "PLAINTEXT")
     try:
-        wire.ask(_API_VERSIONS, 0)
+        requests.ask(_API_VERSIONS, 0)
     except ssl.SSLError as error:  # with TLS 1.3 the server judges the client certificate only now
         raise BrokerError(
             f"{where} does not accept our certificate ({_reason(error)}): set SAGELIFT_KAFKA__SSL_CERT_FILE to one "
@@ -155,9 +155,9 @@ def _introduce(wire: _Wire, where: str, settings: Mapping[str, Any]) -> None:
         ) from None
     try:
         if protocol.startswith("SASL"):
-            _sign_on(wire, where, settings)
+            _authenticate(requests, where, settings)
         else:
-            wire.ask(_METADATA, 4, struct.pack(">iB", 0, 0))
+            requests.ask(_METADATA, 4, struct.pack(">iB", 0, 0))
     except _ENDED:
         if protocol.startswith("SASL"):
             raise _ConnectionEnded(
@@ -170,9 +170,9 @@ def _introduce(wire: _Wire, where: str, settings: Mapping[str, Any]) -> None:
         ) from None
 
 
-def _sign_on(wire: _Wire, where: str, settings: Mapping[str, Any]) -> None:
+def _authenticate(requests: _Requests, where: str, settings: Mapping[str, Any]) -> None:
     name, user = settings["sasl_mechanism"], settings["sasl_plain_username"]
-    code, answer = wire.ask_coded(_SASL_HANDSHAKE, 1, _string(name.encode()))
+    code, answer = requests.ask_coded(_SASL_HANDSHAKE, 1, _string(name.encode()))
     if code == _ILLEGAL_SASL_STATE:
         raise BrokerError(
             f"{where} does not support SASL: SAGELIFT_KAFKA__SECURITY_PROTOCOL is {settings['security_protocol']}; "
@@ -186,7 +186,7 @@ def _sign_on(wire: _Wire, where: str, settings: Mapping[str, Any]) -> None:
     mechanism = get_sasl_mechanism(name)(**settings)
     while not mechanism.is_done():
         token = mechanism.auth_bytes()
-        code, answer = wire.ask_coded(_SASL_AUTHENTICATE, 0, struct.pack(">i", len(token)) + token)
+        code, answer = requests.ask_coded(_SASL_AUTHENTICATE, 0, struct.pack(">i", len(token)) + token)
         if code:
             raise BrokerError(
                 f"{where} refuses user {user!r} with {name} (error {code}): check SAGELIFT_KAFKA__USERNAME, "
@@ -201,7 +201,7 @@ def _sign_on(wire: _Wire, where: str, settings: Mapping[str, Any]) -> None:
             ) from None
 
 
-class _Wire:
+class _Requests:
     """Sends requests over one socket and reads their answers, one at a time."""
 
     def __init__(self, connection: socket.socket) -> None:
