@@ -1,7 +1,7 @@
-"""The pictures of the HTML page, as inline SVG. Colours are CSS classes, so they follow the reader's light or dark.
+"""The charts of the HTML page, as inline SVG. Colours are CSS classes, for light and dark mode.
 
-Written by hand rather than by a plotting library: no font is embedded, a page weighs some ten kilobytes, and each
-picture carries a title and a description for those who cannot see it.
+The SVG is written here rather than by a plotting library: no font is embedded, a page has some ten kilobytes, and each
+chart has a text alternative.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,7 +21,14 @@ LEFT, RIGHT, TOP, BOTTOM = 52, 12, 12, 28
 
 @dataclass(frozen=True)
 class Axis:
-    """A linear scale from values to pixels, with round ticks."""
+    """A linear scale from values to pixels, with round ticks.
+
+    Attributes:
+        low: Smallest value.
+        high: Largest value.
+        start: Pixel of the smallest value.
+        end: Pixel of the largest value.
+    """
 
     low: float
     high: float
@@ -29,32 +36,35 @@ class Axis:
     end: float
 
     def __call__(self, value: float) -> float:
+        """Return the pixel of a value."""
         return self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start)
 
     def clipped(self, value: float) -> float:
+        """Return the pixel of a value, at most at either end of the axis."""
         return self(min(max(value, self.low), self.high))
 
     def ticks(self, about: int = 5) -> list[float]:
+        """Return about so many round values on the axis."""
         step = round_step((self.high - self.low) / about)
         first = ceil(self.low / step - 1e-9)
         return [step * i for i in range(first, floor(self.high / step + 1e-9) + 1)]
 
 
 def round_step(rough: float) -> float:
-    """The next of 1, 2, 2.5, 5, 10 times a power of ten."""
+    """Return the next larger of 1, 2, 2.5, 5 or 10 times a power of ten."""
     power = 10.0 ** floor(log10(rough))
     return next((m * power for m in (1, 2, 2.5, 5) if m * power >= rough * 0.999), 10 * power)
 
 
 def lift_axis(report: Report) -> Axis:
-    """One axis for all intervals of the report. A few very wide ones are cut off rather than squeeze the rest."""
+    """Return one axis for all intervals of the report. It cuts off the few very wide ones."""
     bounded = [(r.low, r.high) for r in report.metrics if r.low is not None and r.high is not None]
     reach = [max(abs(low), abs(high)) for low, high in bounded]
     most = min(max(reach), 2.5 * median(reach)) if reach else 0.1
     low = max(min((low for low, _ in bounded), default=-most), -most)
     high = min(max((high for _, high in bounded), default=most), most)
     for r in report.metrics:
-        if r.margin is not None:  # in the picture with the interval that is held against it
+        if r.margin is not None:  # show the margin together with the interval that is compared with it
             worst = r.margin.margin * (-1 if r.direction == "increase" else 1)
             low, high = min(low, worst), max(high, worst)
     low, high = min(low, 0.0), max(high, 0.0)
@@ -63,7 +73,7 @@ def lift_axis(report: Report) -> Axis:
 
 
 def axis_row(axis: Axis) -> str:
-    """The ticks above the column of intervals."""
+    """Return the ticks above the column of intervals."""
     marks = "".join(
         f'<text class="tick" x="{axis(tick):.1f}" y="14" text-anchor="middle">{percent(tick)}</text>'
         for tick in axis.ticks()
@@ -73,7 +83,7 @@ def axis_row(axis: Axis) -> str:
 
 
 def interval_bar(result: MetricResult, axis: Axis, report: Report) -> str:
-    """A metric's interval on the common axis; arrows where it goes on beyond the picture; a guardrail's margin."""
+    """Return a metric's interval on the common axis, with arrows where it is cut off, and a guardrail's margin."""
     middle, tone = ROW_HEIGHT / 2, wording.effect(result, report)
     parts = [
         f'<line class="grid" x1="{axis(tick):.1f}" x2="{axis(tick):.1f}" y1="0" y2="{ROW_HEIGHT}"/>'
@@ -104,11 +114,11 @@ def interval_bar(result: MetricResult, axis: Axis, report: Report) -> str:
 
 
 def cumulative_chart(result: MetricResult) -> str:
-    """The lift over all units enrolled so far, with its interval, against time; dashed, the confidence sequence."""
+    """Return the cumulative lift with its interval over time; the confidence sequence is dashed."""
     points = [p for p in result.cumulative if p.lift is not None and p.low is not None and p.high is not None]
     if len(points) < 2:
         return ""
-    # The first intervals are very wide: the picture is scaled to the later two thirds, and the rest is cut off.
+    # The first intervals are very wide: scale the chart to the later two thirds, and cut off the rest.
     later = points[len(points) // 3 :]
     low = min(0.0, *(p.low for p in later if p.low is not None))
     high = max(0.0, *(p.high for p in later if p.high is not None))
@@ -117,7 +127,7 @@ def cumulative_chart(result: MetricResult) -> str:
     x = Axis(times[0], times[-1], LEFT, WIDTH - RIGHT)
     upper = [(x(t), y.clipped(p.high or 0.0)) for t, p in zip(times, points, strict=True)]
     lower = [(x(t), y.clipped(p.low or 0.0)) for t, p in zip(times, points, strict=True)]
-    # The line starts where it stays inside the picture; pinned to an edge it would show a value that is not there.
+    # Start the line where it stays inside the chart: at an edge, it would show a wrong value.
     outside = [i for i, p in enumerate(points) if not y.low <= (p.lift or 0.0) <= y.high]
     start = outside[-1] + 1 if outside else 0
     line = [(x(t), y(p.lift or 0.0)) for t, p in zip(times[start:], points[start:], strict=True)]
@@ -133,7 +143,7 @@ def cumulative_chart(result: MetricResult) -> str:
     )
     described = (
         f"{result.label}, cumulative lift over {len(points)} intervals of time; at the end {wording.lift(last.lift)}, "
-        f"interval {wording.lift(last.low)} to {wording.lift(last.high)}"
+        f"interval {wording.bounds(last.low, last.high)}"
     )
     return _svg("chart", WIDTH, HEIGHT, described, body)
 
@@ -141,7 +151,7 @@ def cumulative_chart(result: MetricResult) -> str:
 def _sequence(
     points: Sequence[CumulativePoint], times: Sequence[float], x: Axis, y: Axis
 ) -> list[list[tuple[float, float]]]:
-    """Lower and upper line of the confidence sequence, where it has bounds."""
+    """Return the lower and the upper line of the confidence sequence, where it has bounds."""
     sides: list[list[tuple[float, float]]] = [[], []]
     for time, point in zip(times, points, strict=True):
         if point.anytime is not None and point.anytime.low is not None and point.anytime.high is not None:
@@ -151,7 +161,7 @@ def _sequence(
 
 
 def age_chart(result: MetricResult) -> str:
-    """The lift by time since exposure: a dot with its interval for each, and dashed the lift over the whole time."""
+    """Return the lift by time since exposure with its intervals; the lift over the whole window is dashed."""
     parts = [
         (p.start_days, p.end_days, p.lift, p.low, p.high)
         for p in result.ages
@@ -159,7 +169,7 @@ def age_chart(result: MetricResult) -> str:
     ]
     if len(parts) < 2:
         return ""
-    reach = 3 * median(high - low for *_, low, high in parts)  # a much wider interval is cut off, never a dot
+    reach = 3 * median(high - low for *_, low, high in parts)  # cut off much wider intervals, but never a dot
     low = min(0.0, *(max(low, lift - reach) for *_, lift, low, _ in parts))
     high = max(0.0, *(min(high, lift + reach) for *_, lift, _, high in parts))
     pad = 0.06 * (high - low)
@@ -174,12 +184,12 @@ def age_chart(result: MetricResult) -> str:
         body += f'<line class="whisker" x1="{middle:.1f}" x2="{middle:.1f}" y1="{top:.1f}" y2="{bottom:.1f}"/>'
         body += f'<circle class="dot treatment" cx="{middle:.1f}" cy="{y(lift):.1f}" r="4"/>'
     body += _age_ticks(x)
-    told = "; ".join(f"{wording.age(start, end)}: {wording.lift(lift)}" for start, end, lift, *_ in parts)
-    return _svg("chart", WIDTH, HEIGHT, f"{result.label}, lift by time since exposure. {told}", body)
+    described = "; ".join(f"{wording.age(start, end)}: {wording.lift(lift)}" for start, end, lift, *_ in parts)
+    return _svg("chart", WIDTH, HEIGHT, f"{result.label}, lift by time since exposure. {described}", body)
 
 
 def _age_ticks(x: Axis) -> str:
-    """Round times since exposure, in days, hours or minutes."""
+    """Return round times since exposure, in days, hours or minutes."""
     scales = ((1.0, "d"), (1 / 24, "h"), (1 / 1440, "min"))
     size, unit = next(((size, unit) for size, unit in scales if x.high >= 2 * size), scales[-1])
     scaled = Axis(x.low / size, x.high / size, x.start, x.end)
@@ -191,7 +201,7 @@ def _age_ticks(x: Axis) -> str:
 
 
 def enrolment_chart(report: Report, *, wide: bool = False) -> str:
-    """Units enrolled so far, one line per arm."""
+    """Return the cumulative enrolment, one line per arm."""
     entries = report.data.enrolment
     if len(entries) < 2:
         return ""
@@ -210,17 +220,19 @@ def enrolment_chart(report: Report, *, wide: bool = False) -> str:
     for arm in reversed(arms):  # control and treatment last, on top
         path = _points([(x(t), y(n)) for t, n in zip(times, totals[arm], strict=True)])
         lines += f'<polyline class="line {_tone(arm, report)}" points="{path}"/>'
-    described = "Units enrolled so far: " + ", ".join(f"{arm} {report.data.units.get(arm, 0):,}" for arm in arms)
+    described = "Cumulative enrolment: " + ", ".join(f"{arm} {report.data.units.get(arm, 0):,}" for arm in arms)
     return _svg("chart", edge, HEIGHT, described, _horizontal_grid(y, x.end, count) + lines + _time_ticks(x))
 
 
 def percent(value: float) -> str:
+    """Return a tick of a lift: `+2.5%`."""
     size = abs(value) * 100
     text = f"{size:.0f}" if size >= 10 or abs(size - round(size)) < 1e-6 else f"{size:.2g}"
     return f"{'+' if value > 1e-12 else wording.MINUS if value < -1e-12 else ''}{text}%"
 
 
 def count(value: float) -> str:
+    """Return a tick of a number of units: `1.5k`."""
     for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if value >= size:
             return f"{value / size:.3g}{letter}"
@@ -240,7 +252,7 @@ def _horizontal_grid(y: Axis, edge: float, label: Callable[[float], str]) -> str
 
 
 def _time_ticks(x: Axis) -> str:
-    """Five times along the axis, as days or as hours, whichever the span calls for."""
+    """Return five times along the axis, as dates or, for short spans, as hours."""
     long = x.high - x.low > 3 * 86400
     ticks = []
     for part in range(5):

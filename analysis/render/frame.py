@@ -1,4 +1,4 @@
-"""The report as tables: one row per metric, per metric and segment, per metric and time, per metric and age."""
+"""The report as tables: one row per metric, or per metric and segment, time or age."""
 
 from types import UnionType
 from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
@@ -17,10 +17,12 @@ _LISTS = ("cumulative", "segments", "ages")
 
 
 def to_arrow(report: Report, part: Part = "metrics") -> "pyarrow.Table":
-    """An Arrow table. Nested values become columns such as `unadjusted_lift`; what is undefined is null.
+    """Return an Arrow table. Nested values become columns such as `unadjusted_lift`; an undefined value is null.
 
-    part: `metrics`, a row per metric; `segments`, per metric and segment; `cumulative`, per metric and time;
-    `ages`, per metric and interval since exposure.
+    Args:
+        report: The report.
+        part: `metrics` has a row per metric, `segments` per metric and segment, `cumulative` per metric and time,
+            `ages` per metric and interval since exposure.
     """
     import pyarrow
 
@@ -38,7 +40,7 @@ def to_arrow(report: Report, part: Part = "metrics") -> "pyarrow.Table":
 
 
 def to_pandas(report: Report, part: Part = "metrics") -> "pandas.DataFrame":
-    """A pandas data frame of the same rows and columns as `to_arrow`."""
+    """Return a pandas data frame with the rows and columns of `to_arrow`."""
     return to_arrow(report, part).to_pandas()
 
 
@@ -65,8 +67,8 @@ def _flat(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _fields(struct: Any) -> dict[str, type]:
-    """Flat columns of a struct with their types, so that a table of no rows has them too."""
-    found: dict[str, type] = {}
+    """Return the flat columns of a struct with their types, so that an empty table has them too."""
+    columns: dict[str, type] = {}
     for field in msgspec.structs.fields(struct):
         if field.name in _LISTS:
             continue
@@ -75,7 +77,7 @@ def _fields(struct: Any) -> dict[str, type]:
             options = [option for option in get_args(field.type) if option is not type(None)]
         option = options[0]
         if isinstance(option, type) and issubclass(option, msgspec.Struct):
-            found |= {f"{field.name}_{inner}": kind for inner, kind in _fields(option).items()}
+            columns |= {f"{field.name}_{inner}": kind for inner, kind in _fields(option).items()}
         else:
-            found[field.name] = option if option in (int, float, bool) else str
-    return found
+            columns[field.name] = option if option in (int, float, bool) else str
+    return columns

@@ -1,4 +1,4 @@
-"""The report as one self-contained HTML page: no script, no font, no picture from elsewhere."""
+"""The report as one self-contained HTML page, without scripts, fonts and external pictures."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ _TONES = {"ship": "good", "do not ship": "bad", "keep running": "open", "cannot 
 
 
 def to_html(report: Report) -> str:
-    """The page as text. Everything that comes from data is escaped."""
+    """Return the page as text. Everything that comes from data is escaped."""
     axis = charts.lift_axis(report)
     metrics = wording.by_role(report)
     pictures = [
@@ -34,7 +34,7 @@ def to_html(report: Report) -> str:
         aged=aged,
         ages=[(r.label, part) for r in metrics for part in r.ages],
         segments=[(r.label, part) for r in metrics for part in r.segments],
-        # A full row for the enrolment where it would stand alone in one.
+        # The enrolment gets a full row if it would otherwise be alone in one.
         wide=(len(pictures) + len(aged)) % 2 == 0,
         enrolment=Markup(charts.enrolment_chart(report, wide=(len(pictures) + len(aged)) % 2 == 0)),
         checks=sorted(report.checks, key=lambda check: ("fail", "warn", "ok").index(check.status)),
@@ -44,5 +44,5 @@ def to_html(report: Report) -> str:
 
 
 def write_html(report: Report, path: Path) -> Path:
-    """Write the page aside and rename it, so that a reader never sees half of it."""
+    """Write the page atomically and return its path."""
     return write_text_atomically(path, to_html(report))

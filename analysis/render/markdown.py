@@ -7,6 +7,7 @@ _MARKS = {"ok": "✅", "warn": "⚠️", "fail": "❌"}
 
 
 def to_markdown(report: Report) -> str:
+    """Return the report as Markdown. Text from data cannot end a table cell or start an HTML tag."""
     currency, data = report.data.currency, report.data
     rows = [
         (
@@ -50,7 +51,7 @@ def to_markdown(report: Report) -> str:
 
 
 def _segments(report: Report) -> list[str]:
-    """A table of the metrics by segment, where there are any."""
+    """Return the table of the metrics by segment; empty without segments."""
     rows = [
         (
             result.label,
@@ -66,7 +67,7 @@ def _segments(report: Report) -> list[str]:
     ]
     if not rows:
         return []
-    head = ("Metric", str(report.data.segment), report.control, report.treatment, "Lift", "Interval", "adjusted p")
+    head = ("Metric", str(report.data.segment), report.control, report.treatment, "Lift", "Interval", "Adjusted p")
     return [
         "",
         "## Segments (exploratory)",
@@ -78,7 +79,7 @@ def _segments(report: Report) -> list[str]:
 
 
 def _ages(report: Report) -> list[str]:
-    """A table of the goals by time since exposure, where it was asked for."""
+    """Return the table of the goals by time since exposure; empty without ages."""
     rows = [
         (
             result.label,
@@ -103,5 +104,5 @@ def _row(cells: tuple[str, ...]) -> str:
 
 
 def _cell(text: str) -> str:
-    """Text that cannot end a cell or start a tag."""
+    """Escape text, so that it cannot end a cell or start a tag."""
     return text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")

@@ -12,17 +12,18 @@ if TYPE_CHECKING:
 
 
 def to_json(plan: Plan) -> str:
-    """The plan as JSON text."""
+    """Return the plan as JSON text."""
     return msgspec.json.format(msgspec.json.encode(plan)).decode()
 
 
 def to_markdown(plan: Plan) -> str:
+    """Return the plan as Markdown."""
     head, *rows = _rows(plan)
     lines = [head, ("---",) + ("---:",) * (len(head) - 1), *rows]
     text = f"{summary(plan)}\n\n{_markdown(lines)}\n"
     if _weeks(plan):
         head, *rows = _durations(plan)
-        text += f"\n{LASTING}\n\n{_markdown([head, ('---',) + ('---:',) * (len(head) - 1), *rows])}\n"
+        text += f"\n{DURATIONS}\n\n{_markdown([head, ('---',) + ('---:',) * (len(head) - 1), *rows])}\n"
     if plan.design is not None:
         head, *rows = _looks(plan, plan.design)
         text += f"\n{cost(plan.design)}\n\n{_markdown([head, ('---:',) * len(head), *rows])}\n"
@@ -34,13 +35,13 @@ def _markdown(lines: "list[tuple[str, ...]]") -> str:
 
 
 def to_terminal(plan: Plan) -> "RenderableType":
-    """Something that `rich.console.Console.print` shows."""
+    """Return the plan in a form that `rich.console.Console.print` shows."""
     from rich.console import Group
     from rich.text import Text
 
     parts: list[RenderableType] = [Text(summary(plan)), _table(_rows(plan))]
     if _weeks(plan):
-        parts += [Text(LASTING), _table(_durations(plan))]
+        parts += [Text(DURATIONS), _table(_durations(plan))]
     if plan.design is not None:
         parts += [Text(cost(plan.design)), _table(_looks(plan, plan.design))]
     return Group(*parts)
@@ -61,14 +62,19 @@ def _table(lines: list[tuple[str, ...]]) -> "RenderableType":
 
 
 def summary(plan: Plan) -> str:
+    """Return what the plan assumes, in two sentences."""
+    analyses = (
+        "a single analysis at the end"
+        if plan.design is None
+        else f"{len(plan.design.looks)} looks, if the experiment runs to the end"
+    )
     return (
         f"From {plan.history:,} units of {plan.source}: two-sided test at {plan.alpha:g}, power {plan.power:.0%}, "
-        f"{plan.share:.0%} treated. Units are of both arms together, for "
-        + ("one look at the end." if plan.design is None else f"{len(plan.design.looks)} looks, if it runs to the end.")
+        f"{plan.share:.0%} of the units treated. Numbers of units are for both arms together, and for {analyses}."
     )
 
 
-LASTING = "The smallest lift that an experiment finds that takes all who come for the first time in so many days:"
+DURATIONS = "Smallest detectable lift by length of the experiment, with all units first seen in that time:"
 
 
 def _weeks(plan: Plan) -> list[PlannedDuration]:
@@ -86,14 +92,15 @@ def _durations(plan: Plan) -> list[tuple[str, ...]]:
 
 
 def cost(design: Looks) -> str:
+    """Return the rule of the looks and their cost, in two sentences."""
     return (
-        f"At each look, {design.spending} spending decides where p is at most its level. Looking costs "
-        f"{design.inflation - 1:.1%} more units, which are counted above."
+        f"A metric is decided at a look if its p-value is at most the level of the look ({design.spending} spending). "
+        f"The looks cost {design.inflation - 1:.1%} more units, which the table above includes."
     )
 
 
 def _looks(plan: Plan, design: Looks) -> list[tuple[str, ...]]:
-    head = ("Look", "share of the units", f"of {plan.units:,}", "p at most", "standard errors", "alpha spent")
+    head = ("Look", "Share of units", f"of {plan.units:,}", "Level", "Standard errors", "Alpha spent")
     return [
         head,
         *(
@@ -112,8 +119,8 @@ def _looks(plan: Plan, design: Looks) -> list[tuple[str, ...]]:
 
 def _rows(plan: Plan) -> list[tuple[str, ...]]:
     lifts = [needed.lift for needed in plan.metrics[0].needed]
-    needed = [f"units for {wording.lift(lift)}" for lift in lifts]
-    head = ("Metric", "Value", "Deviation", "CUPED", *needed, f"found with {plan.units:,}")
+    needed = [f"Units for {wording.lift(lift)}" for lift in lifts]
+    head = ("Metric", "Value", "Std. deviation", "CUPED", *needed, f"Detectable with {plan.units:,}")
     return [
         head,
         *(

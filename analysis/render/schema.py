@@ -1,6 +1,8 @@
-"""The JSON Schemas (2020-12) of what is printed as JSON. `python -m analysis.render.schema FOLDER` writes them."""
+"""JSON Schemas (2020-12) of everything printed as JSON. `python -m analysis.render.schema FOLDER` writes them."""
 
+import re
 import sys
+from inspect import cleandoc
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +20,30 @@ PUBLISHED: dict[str, tuple[type, str]] = {
 
 
 def json_schema(kind: type = Report, title: str = "") -> dict[str, Any]:
-    """The schema of a result."""
+    """Return the schema of a result type, with the descriptions of its docstrings.
+
+    Args:
+        kind: The result type.
+        title: Title of the schema; none if empty.
+    """
+    schema = msgspec.json.schema(kind)
+    for definition in schema["$defs"].values():
+        _describe(definition)
     head = {"$schema": "https://json-schema.org/draft/2020-12/schema"} | ({"title": title} if title else {})
-    return head | msgspec.json.schema(kind)
+    return head | schema
+
+
+def _describe(definition: dict[str, Any]) -> None:
+    """Move the attributes of a type's docstring to the properties that they describe."""
+    text, _, attributes = cleandoc(definition.get("description", "")).partition("\n\nAttributes:\n")
+    definition["description"] = " ".join(text.split())
+    for name, description in re.findall(r"^    (\w+): (.*(?:\n {8}.*)*)", attributes, flags=re.M):
+        # A property that refers to another type keeps the reference, and gets a description beside it.
+        definition["properties"][name] = {"description": " ".join(description.split())} | definition["properties"][name]
 
 
 def text(name: str) -> str:
-    """A published schema as it stands in its file."""
+    """Return a published schema as the text of its file."""
     return msgspec.json.format(msgspec.json.encode(json_schema(*PUBLISHED[name]))).decode() + "\n"
 
 

@@ -1,4 +1,4 @@
-"""What a simulation showed: a table for the terminal and for Markdown, and a picture (SVG, PNG or PDF)."""
+"""The result of a simulation: a table for the terminal and for Markdown, JSON, and a picture (SVG, PNG or PDF)."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,15 +12,16 @@ from analysis.simulation import Simulation, TrialSummary
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-_HEAD = ("Metric", "Planted", "Rejected", "below : above 0", "Covered", "Bias", "±")
+_HEAD = ("Metric", "Planted lift", "Rejected", "below : above 0", "Covered", "Bias", "±")
 
 
 def to_json(simulation: Simulation) -> str:
-    """The simulation as JSON text."""
+    """Return the simulation as JSON text."""
     return msgspec.json.format(msgspec.json.encode(simulation)).decode()
 
 
 def to_markdown(simulation: Simulation) -> str:
+    """Return the simulation as Markdown."""
     rows = [_cells(outcome) for outcome in simulation.outcomes]
     lines = [_HEAD, ("---",) + ("---:",) * (len(_HEAD) - 1), *rows]
     table = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in lines)
@@ -28,7 +29,7 @@ def to_markdown(simulation: Simulation) -> str:
 
 
 def to_terminal(simulation: Simulation) -> "RenderableType":
-    """Something that `rich.console.Console.print` shows."""
+    """Return the simulation in a form that `rich.console.Console.print` shows."""
     from rich import box
     from rich.console import Group
     from rich.table import Table
@@ -43,31 +44,33 @@ def to_terminal(simulation: Simulation) -> "RenderableType":
 
 
 def summary(simulation: Simulation) -> str:
-    """What the runs were, and whether false positives come at the nominal rate, in a few sentences."""
+    """Return the setting of the runs, and whether the false-positive rate is as stated, in a few sentences."""
     s = simulation
     doubtful = [outcome.metric for outcome in s.outcomes if outcome.doubtful]
-    said = (
-        f"There are more false positives than {s.alpha:.0%} for {', '.join(doubtful)}: do not trust its p."
+    findings = [
+        f"The false-positive rate of {', '.join(doubtful)} is above {s.alpha:.0%}: do not trust its p-value."
         if doubtful
-        else f"There are no more false positives than {s.alpha:.0%}, as far as {s.runs:,} runs can tell."
-    )
-    silent = [outcome.metric for outcome in s.outcomes if not outcome.lift and outcome.undefined > s.runs / 2]
-    if silent:
-        said += f" Most runs gave no lift for {', '.join(silent)}."
-    flat = [name for name in s.p_values if not any(o.lift for o in s.outcomes if o.metric == name)]
-    if flat and any(outcome.lift for outcome in s.outcomes):
-        said += f" In {', '.join(flat)} no lift can be planted: multiplied values leave a share as it is."
+        else f"The false-positive rate is at most {s.alpha:.0%}, as far as {s.runs:,} runs can tell."
+    ]
+    undefined = [outcome.metric for outcome in s.outcomes if not outcome.lift and outcome.undefined > s.runs / 2]
+    if undefined:
+        findings.append(f"Most runs gave no lift for {', '.join(undefined)}.")
+    shares = [name for name in s.p_values if not any(o.lift for o in s.outcomes if o.metric == name)]
+    if shares and any(outcome.lift for outcome in s.outcomes):
+        findings.append(
+            f"No lift can be planted in {', '.join(shares)}: multiplying the values does not change a share."
+        )
     return (
-        f"{s.runs:,} simulated experiments of {s.units:,} units of {s.source}, {s.share:.0%} treated. {said} Where "
-        "nothing is planted, what is rejected is the false-positive rate, elsewhere the power. In brackets, what the "
-        "number of runs leaves open (95 %); ± is the half-width of the intervals."
+        f"{s.runs:,} simulated experiments with {s.units:,} units each of {s.source}, {s.share:.0%} of them treated. "
+        f"{' '.join(findings)} Without a planted lift, the rejected share is the false-positive rate, else the power. "
+        "In brackets: 95 % interval of each share over the runs. ±: half-width of the lift's intervals."
     )
 
 
 def _cells(outcome: TrialSummary) -> tuple[str, ...]:
     return (
         outcome.metric,
-        wording.lift(outcome.lift) if outcome.lift else "nothing",
+        wording.lift(outcome.lift) if outcome.lift else "none",
         _counted(outcome.rejected, outcome.rejected_ci),
         wording.DASH
         if outcome.rejected is None
@@ -81,7 +84,7 @@ def _cells(outcome: TrialSummary) -> tuple[str, ...]:
 
 
 def _counted(share: float | None, interval: tuple[float, float] | None) -> str:
-    """A share of the runs, with what their number leaves open."""
+    """Return a share of the runs with its interval."""
     if share is None or interval is None:
         return wording.DASH
     return f"{share:.1%} ({interval[0] * 100:.1f} to {interval[1] * 100:.1f})"
@@ -92,10 +95,14 @@ def _share(value: float | None) -> str:
 
 
 def write_picture(simulation: Simulation, path: Path) -> Path:
-    """Left, how p is distributed without an effect (it should lie on the diagonal); right, power and coverage by lift,
-    each with its Monte-Carlo interval.
+    """Write a picture atomically and return its path.
 
-    The format is that of the file's ending. The file is written aside and renamed.
+    Left: the distribution of the p-values without an effect, which should follow the diagonal. Right: power and
+    coverage by planted lift, each with its Monte-Carlo interval.
+
+    Args:
+        simulation: The simulation.
+        path: The file; its ending is the format.
     """
     from matplotlib.figure import Figure
 
@@ -105,7 +112,7 @@ def write_picture(simulation: Simulation, path: Path) -> Path:
     for name, curve in simulation.p_values.items():
         if curve:
             left.plot(curve, [i / (len(curve) - 1) for i in range(len(curve))], label=name)
-    left.set(title="p without an effect", xlabel="p", ylabel="share of runs below", xlim=(0, 1), ylim=(0, 1))
+    left.set(title="p-values without an effect", xlabel="p", ylabel="share of runs below", xlim=(0, 1), ylim=(0, 1))
     left.axvline(simulation.alpha, color="0.75", linewidth=1, linestyle=":")
     for name in simulation.p_values:
         rows = [outcome for outcome in simulation.outcomes if outcome.metric == name]
@@ -114,14 +121,16 @@ def write_picture(simulation: Simulation, path: Path) -> Path:
         covered = [r for r in rows if r.covered is not None]
         lifts, shares = [r.lift for r in covered], [r.covered for r in covered]
         right.plot(lifts, shares, marker=".", linestyle="--", color=line.get_color())
-        # What the number of runs leaves open.
+        # Monte-Carlo intervals.
         for row in rows:
             for interval in (row.rejected_ci, row.covered_ci):
                 if interval is not None:
                     right.plot([row.lift] * 2, interval, color=line.get_color(), linewidth=1)
     right.axhline(1 - simulation.alpha, color="0.75", linewidth=1, linestyle=":")
     right.axhline(simulation.alpha, color="0.75", linewidth=1, linestyle=":")
-    right.set(title="found (solid) and covered (dashed)", xlabel="planted lift", ylabel="share of runs", ylim=(0, 1.02))
+    right.set(
+        title="rejected (solid) and covered (dashed)", xlabel="planted lift", ylabel="share of runs", ylim=(0, 1.02)
+    )
     right.xaxis.set_major_formatter("{x:.0%}")
     left.legend(frameon=False, fontsize="small")
     for axes in (left, right):

@@ -1,4 +1,4 @@
-"""The report as a table for the terminal (rich): no colour where there is no terminal."""
+"""The report for the terminal, with rich: no colour where the output is not a terminal."""
 
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,7 @@ _VERDICT_COLOURS = {"ship": "green", "do not ship": "red", "keep running": "cyan
 
 
 def to_terminal(report: Report) -> "RenderableType":
-    """Something that `rich.console.Console.print` shows."""
+    """Return the report in a form that `rich.console.Console.print` shows."""
     from rich.console import Group
     from rich.text import Text
 
@@ -35,7 +35,7 @@ def to_terminal(report: Report) -> "RenderableType":
 
 
 def _segments(report: Report) -> "list[RenderableType]":
-    """The metrics by segment, where there are any."""
+    """Return the table of the metrics by segment; empty without segments."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -45,7 +45,7 @@ def _segments(report: Report) -> "list[RenderableType]":
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name in ("Metric", str(report.data.segment)):
         table.add_column(Text(name), overflow="fold")
-    for name in (report.control, report.treatment, "Lift", "Interval", "adjusted p"):
+    for name in (report.control, report.treatment, "Lift", "Interval", "Adjusted p"):
         table.add_column(Text(name), justify="right", overflow="fold")
     for result in wording.by_role(report):
         for part in result.segments:
@@ -62,7 +62,7 @@ def _segments(report: Report) -> "list[RenderableType]":
 
 
 def _ages(report: Report) -> "list[RenderableType]":
-    """The goals by time since exposure, where it was asked for."""
+    """Return the table of the goals by time since exposure; empty without ages."""
     from rich import box
     from rich.table import Table
     from rich.text import Text

@@ -1,4 +1,4 @@
-"""Numbers as people read them, the same in every output."""
+"""Numbers and sentences as people read them, the same in every output."""
 
 from datetime import datetime
 
@@ -18,7 +18,7 @@ CONCLUSIONS = {
 
 
 def quantity(value: float | None, unit: Unit, currency: str | None = None) -> str:
-    """A metric's value in its unit; money from minor units to the currency's own."""
+    """Return a metric's value in its unit; money in the currency's major unit."""
     if value is None:
         return DASH
     if unit == "share":
@@ -30,6 +30,7 @@ def quantity(value: float | None, unit: Unit, currency: str | None = None) -> st
 
 
 def lift(value: float | None) -> str:
+    """Return a lift as a percentage with its sign: `+2.5%`."""
     if value is None:
         return DASH
     size = abs(value)
@@ -37,34 +38,38 @@ def lift(value: float | None) -> str:
 
 
 def interval(result: MetricResult) -> str:
-    """The interval of the lift, or why there is none to show."""
+    """Return the interval of a metric's lift, or `unbounded`."""
     if result.low is None and result.interval != "undefined":
         return "unbounded"
     return bounds(result.low, result.high)
 
 
 def bounds(low: float | None, high: float | None) -> str:
+    """Return both bounds of a lift: `+1.0% to +2.5%`; a dash where there are none."""
     return DASH if low is None or high is None else f"{lift(low)} to {lift(high)}"
 
 
 def p_value(p: float | None) -> str:
+    """Return a p-value: `0.030`, `< 0.0001`."""
     if p is None:
         return DASH
     return "< 0.0001" if p < 0.0001 else f"{p:.4f}" if p < 0.01 else f"{p:.3f}"
 
 
 def p_values(result: MetricResult) -> str:
-    """p, and p adjusted for the number of tests where that differs."""
+    """Return the p-value, and the adjusted p-value where it differs."""
     if result.p_adjusted is None or result.p_adjusted == result.p:
         return p_value(result.p)
     return f"{p_value(result.p)} (adjusted {p_value(result.p_adjusted)})"
 
 
 def check_name(name: str) -> str:
+    """Return the name of a check as people read it."""
     return name.replace("_", " ").capitalize()
 
 
 def span(seconds: float | None) -> str:
+    """Return a length of time in the largest unit that fits: `14 days`."""
     if seconds is None:
         return DASH
     for size, name in ((86400.0, "day"), (3600.0, "hour"), (60.0, "minute")):
@@ -75,26 +80,26 @@ def span(seconds: float | None) -> str:
 
 
 def when(iso: str | None) -> str:
-    """2026-06-15 23:40 UTC."""
+    """Return an ISO 8601 time as `2026-06-15 23:40 UTC`."""
     return datetime.fromisoformat(iso).strftime("%Y-%m-%d %H:%M UTC") if iso else DASH
 
 
 def by_role(report: Report) -> list[MetricResult]:
-    """Goals first, then guardrails, then the rest, each as declared."""
+    """Return the metrics sorted by role: goals, guardrails, then the others, each in the order of declaration."""
     rank = {"goal": 0, "guardrail": 1, "secondary": 2}
     return sorted(report.metrics, key=lambda result: rank[result.role])
 
 
 def arms(report: Report) -> list[str]:
-    """Control, treatment, then the other arms by name."""
+    """Return control, treatment, then the other arms sorted by name."""
     rest = sorted(set(report.data.units) - {report.control, report.treatment})
     return [report.control, report.treatment, *rest]
 
 
 def effect(result: MetricResult, report: Report) -> str:
-    """`good`, `bad` or `open`: is the effect significant, and in the direction that is wanted?
+    """Return `good` or `bad` for a significant effect by its direction, and `open` for any other.
 
-    Of a goal or guardrail that is looked at while it runs, by what may decide then: its boundary, or its sequence.
+    While the experiment runs, goals and guardrails are significant by their boundary or their confidence sequence.
     """
     p = result.p_adjusted if result.p_adjusted is not None else result.p
     peeking = report.planned_units is not None and result.n_control + result.n_treatment < report.planned_units
@@ -111,51 +116,55 @@ def effect(result: MetricResult, report: Report) -> str:
 
 
 def method(report: Report) -> str:
-    """How the intervals were made, in a sentence."""
+    """Return how intervals and p-values were computed, in a few sentences."""
     name = next((r.method.rsplit("+", 1)[-1] for r in report.metrics if r.method != "none"), "fieller")
     ways = {
-        "fieller": "Fieller's interval with the Welch degrees of freedom, which excludes zero exactly when the "
-        "Welch test rejects",
-        "delta": "the delta method with the Welch degrees of freedom",
-        "log": "logarithms with the Welch degrees of freedom",
+        "fieller": "Fieller's method with Welch's degrees of freedom; it excludes 0 exactly when Welch's test rejects",
+        "delta": "the delta method with Welch's degrees of freedom",
+        "log": "the delta method on the log scale with Welch's degrees of freedom",
     }
-    text = f"Intervals of the lift: {1 - report.alpha:.0%}, by {ways[name]}. p: Welch's test, two-sided."
+    sentences = [
+        f"Intervals: {1 - report.alpha:.0%} confidence intervals of the lift, by {ways[name]}.",
+        "p-values: Welch's t-test, two-sided.",
+    ]
     if any("cuped" in result.method for result in report.metrics):
-        text += " Metrics marked CUPED are adjusted by their value before exposure; the lift is over the raw control."
+        sentences.append(
+            "Metrics marked CUPED are adjusted by values before exposure; the lift is over the unadjusted control."
+        )
     if any(result.method.startswith("order-statistics") for result in report.metrics):
-        text += " Quantiles: from the order-statistic intervals of both arms."
+        sentences.append("Quantiles are compared by the order-statistic intervals of both arms.")
     if sum(result.role == "goal" for result in report.metrics) > 1 and report.design is None:
-        text += " Goals are decided by p adjusted for their number (Holm)."
+        sentences.append("Goals are tested with p-values adjusted for their number (Holm).")
     if report.planned_units is not None:
-        text += (
-            f" Until {report.planned_units:,} units are in, decisions rest on confidence sequences, which hold however "
-            "often they are looked at."
+        sentences.append(
+            f"Until {report.planned_units:,} units are enrolled, the verdict rests on confidence sequences, which are "
+            "valid at any number of looks."
         )
     if report.design is not None:
-        text += (
-            " Goals and guardrails are decided by the boundaries of the design, the goals each with an equal part of "
-            "alpha; all other numbers hold for one look."
+        sentences.append(
+            "Goals and guardrails are tested against the boundaries of the design; the goals share alpha equally. All "
+            "other numbers are valid for a single analysis."
         )
     if any(result.segments for result in report.metrics):
-        text += " Segments are exploratory; their p is adjusted for their number (Benjamini-Hochberg)."
-    return text
+        sentences.append("Segments are exploratory; their p-values are adjusted for their number (Benjamini-Hochberg).")
+    return " ".join(sentences)
 
 
 def provenance(report: Report) -> str:
-    """Where the numbers come from, as far as the source knows, and how they were made."""
-    data, known = report.data, []
+    """Return where the numbers come from, as far as the source knows, and how they were computed."""
+    data, parts = report.data, []
     if data.cut_off:
-        known.append(f"data until {when(data.cut_off)}")
+        parts.append(f"data until {when(data.cut_off)}")
     if data.config_versions:
-        known.append(f"config version {', '.join(map(str, data.config_versions))}")
+        parts.append(f"config version {', '.join(map(str, data.config_versions))}")
     if data.filters:
-        known.append(f"only units with {' and '.join(data.filters)}")
-    said = ", ".join(known)
-    return f"{said[:1].upper()}{said[1:]}. {method(report)}" if said else method(report)
+        parts.append(f"only units with {' and '.join(data.filters)}")
+    origin = ", ".join(parts)
+    return f"{origin[:1].upper()}{origin[1:]}. {method(report)}" if origin else method(report)
 
 
 def cap(result: MetricResult, currency: str | None = None) -> str:
-    """How a metric was capped, in a sentence; empty if it was not."""
+    """Return how a metric is capped, in a sentence; empty if it is not."""
     used = result.cap
     if used is None:
         return ""
@@ -166,13 +175,14 @@ def cap(result: MetricResult, currency: str | None = None) -> str:
     ]
     raw = lift(result.uncapped.lift) if result.uncapped else DASH
     return (
-        f"{result.label} is capped ({used.rule}): {' and '.join(limits)}, in all arms alike; it changed "
-        f"{used.share_control:.2%} of the control and {used.share_treatment:.2%} of the treatment. Uncapped: {raw}."
+        f"{result.label} is capped ({used.rule}): {' and '.join(limits)}, in all arms alike. The cap changed "
+        f"{used.share_control:.2%} of the units in the control and {used.share_treatment:.2%} in the treatment. "
+        f"Without the cap, the lift is {raw}."
     )
 
 
 def rates(report: Report) -> str:
-    """What amounts were converted with; empty if they were not."""
+    """Return the rates that amounts were converted with, in a sentence; empty if there are none."""
     used = report.data.rates
     if used is None:
         return ""
@@ -181,44 +191,60 @@ def rates(report: Report) -> str:
 
 
 def notes(report: Report) -> list[str]:
-    """What a reader of the table must know besides, a sentence each."""
-    said = [text] if (text := look(report)) else []
-    said += [f"{result.label}: {result.note}" for result in by_role(report) if result.note]
-    said += [text for result in by_role(report) if (text := cap(result, report.data.currency))]
-    for result in by_role(report):
-        more = (turned(result), boundary(result), novelty(result, report.alpha))
-        said += [f"{result.label}: {text}" for text in more if text]
-        if result.margin is not None:
-            held = "is ruled out" if result.margin.holds else "is not ruled out yet"
-            loss = f"{result.margin.margin * 100:g} %"
-            said.append(f"{result.label}: a loss of {loss} {held} ({test(result.margin.p)}, non-inferiority).")
-        said += [f"{result.label}: {text}" for text in asked(result)]
-        p = result.heterogeneity_p
-        if p is not None and len(result.segments) > 1 and (result.role != "secondary" or p < report.alpha):
-            seen = "the lift differs between" if p < report.alpha else "no sign that the lift differs between"
-            said.append(f"{result.label}: {seen} segments ({test(p)}, Cochran's Q).")
-    if text := rates(report):
-        said.append(text)
-    return said
+    """Return what a reader of the table must also know, one note each."""
+    results = by_role(report)
+    texts = [look(report)]
+    texts += [f"{result.label}: {result.note}" for result in results if result.note]
+    texts += [cap(result, report.data.currency) for result in results]
+    for result in results:
+        parts = [
+            changed_sign(result),
+            boundary(result),
+            novelty(result, report.alpha),
+            margin(result),
+            equivalence(result),
+            posterior(result),
+            resampling(result),
+            heterogeneity(result, report.alpha),
+        ]
+        texts += [f"{result.label}: {part}" for part in parts if part]
+    return [text for text in (*texts, rates(report)) if text]
 
 
-def turned(result: MetricResult) -> str:
-    """Why the lift has another sign than the two values in its row, in a sentence; empty if it has not."""
+def margin(result: MetricResult) -> str:
+    """Return whether a guardrail's margin holds, in a sentence; empty without a margin."""
+    if result.margin is None:
+        return ""
+    held = "is ruled out" if result.margin.holds else "is not ruled out yet"
+    return f"a loss of {result.margin.margin * 100:g} % {held} ({test(result.margin.p)}, test of non-inferiority)."
+
+
+def heterogeneity(result: MetricResult, alpha: float) -> str:
+    """Return whether the lift differs between segments, in a sentence; empty where that does not matter."""
+    p = result.heterogeneity_p
+    if p is None or len(result.segments) < 2 or (result.role == "secondary" and p >= alpha):
+        return ""
+    finding = "the lift differs between segments" if p < alpha else "no sign that the lift differs between segments"
+    return f"{finding} ({test(p)}, Cochran's Q)."
+
+
+def changed_sign(result: MetricResult) -> str:
+    """Return why the lift and the two values in its row disagree in sign, in a sentence; empty if they agree."""
     raw = result.unadjusted
     if raw is None or raw.lift is None or result.lift is None or raw.lift * result.lift >= 0:
         return ""
     return (
-        f"without CUPED the lift is {lift(raw.lift)} ({bounds(raw.low, raw.high)}); the arms differed by more than "
-        "that before exposure already."
+        f"without CUPED the lift is {lift(raw.lift)} ({bounds(raw.low, raw.high)}); before exposure, the arms already "
+        "differed by more than that."
     )
 
 
 def look(report: Report) -> str:
-    """Where the experiment stands in its group-sequential design, in a sentence; empty if it has none."""
+    """Return the report's place in its group-sequential design, in a sentence; empty without a design."""
     design = report.design
     if design is None:
         return ""
-    end = " It is the last one." if design.ended else ""
+    end = " This is the last look." if design.ended else ""
     return (
         f"Look {design.look} of a group-sequential design ({design.spending} spending): {design.units:,} of "
         f"{design.planned_units:,} planned units.{end}"
@@ -226,84 +252,96 @@ def look(report: Report) -> str:
 
 
 def boundary(result: MetricResult) -> str:
-    """A metric at a look, in a sentence; empty if it has no boundary."""
-    taken = result.look
-    if taken is None:
+    """Return a metric's place relative to the boundary of the look, in a sentence; empty without a boundary."""
+    at_look = result.look
+    if at_look is None:
         return ""
-    if taken.critical is None:
-        return "no alpha may be spent yet; go on."
-    crossed = "the boundary is crossed" if taken.crossed else "the boundary is not crossed"
+    if at_look.critical is None:
+        return "no alpha may be spent yet; keep running."
+    crossed = "the boundary is crossed" if at_look.crossed else "the boundary is not crossed"
     return (
-        f"{crossed}: {test(result.p)}, and this look is tested at {level(taken.nominal)} "
-        f"({taken.critical:.2f} standard errors); {level(taken.spent)} of {level(taken.alpha)} is spent; "
-        f"repeated interval {bounds(taken.low, taken.high)}."
+        f"{crossed}: {test(result.p)}, and the level of this look is {level(at_look.nominal)} "
+        f"({at_look.critical:.2f} standard errors). Alpha spent: {level(at_look.spent)} of {level(at_look.alpha)}. "
+        f"Repeated interval: {bounds(at_look.low, at_look.high)}."
     )
 
 
 def level(value: float) -> str:
-    """A level of a test: 0.025, 0.0000012."""
+    """Return the level of a test: `0.025`, `less than 0.0001`."""
     return f"{value:.2g}" if value >= 1e-4 else "less than 0.0001"
 
 
 def novelty(result: MetricResult, alpha: float) -> str:
-    """Whether the lift of what decides changes with time since exposure, in a sentence; empty if nobody asked."""
-    seen = result.novelty
-    if seen is None or result.role == "secondary":
+    """Return whether the lift changes with time since exposure, in a sentence; empty for secondary metrics."""
+    change = result.novelty
+    if change is None or result.role == "secondary":
         return ""
-    if seen.p is None:
-        return "whether its lift changes with time since exposure cannot be tested."
-    verdict = "changes" if seen.p < alpha else "shows no sign of changing"
+    if change.p is None:
+        return "the data cannot show whether the lift changes with time since exposure."
+    finding = "changes" if change.p < alpha else "shows no sign of changing"
     first = f" in the first {days(result.ages[0].end_days)}" if result.ages else " at first"
     return (
-        f"its lift {verdict} with time since exposure: {lift(seen.early)}{first}, {lift(seen.late)} later "
-        f"({test(seen.p)})."
+        f"the lift {finding} with time since exposure: {lift(change.early)}{first}, {lift(change.late)} later "
+        f"({test(change.p)})."
     )
 
 
 def days(number: float) -> str:
-    """A span of days in the unit that suits it."""
+    """Return a number of days in the largest unit that fits."""
     return span(number * 86400.0)
 
 
 def age(start: float, end: float) -> str:
-    """An interval of time since exposure: day 2 to 4; 10 to 20 minutes."""
+    """Return an interval of time since exposure, from days: `day 2 to 4`, `minute 10 to 20`."""
     size, name = next(
         ((size, name) for size, name in ((1.0, "day"), (1 / 24, "hour")) if end >= 0.999 * size), (1 / 1440, "minute")
     )
     return f"{name} {round(start / size, 2):g} to {round(end / size, 2):g}"
 
 
-def asked(result: MetricResult) -> list[str]:
-    """What the report was asked for besides: equivalence, a posterior, resampling; a sentence each."""
-    said = []
-    if (same := result.equivalence) is not None:
-        shown = "is shown" if same.holds else "is not shown"
-        said.append(f"a lift within ±{same.margin * 100:g} % {shown} ({test(same.p)}, two one-sided tests).")
-    if (belief := result.posterior) is not None:
-        prior = (
-            "a flat prior"
-            if belief.prior_sd is None
-            else f"a normal prior of {belief.prior_mean * 100:g} ± {belief.prior_sd * 100:g} %"
-        )
-        said.append(
-            f"under {prior}, the lift is {lift(belief.lift)} ({bounds(belief.low, belief.high)}), the treatment better "
-            f"with chance {belief.chance_to_win:.1%}; expected loss {belief.loss_if_shipped:.2%} if shipped, "
-            f"{belief.loss_if_not:.2%} if not."
-        )
-    if (drawn := result.resampled) is not None:
-        text = (
-            f"{drawn.resamples:,} resamples, without CUPED: {bounds(drawn.low, drawn.high)} by BCa bootstrap; "
-            f"permutation test {test(drawn.p)}"
-        )
-        if drawn.superiority is not None:
-            ranks = f"{drawn.superiority:.1%} (Mann-Whitney {test(drawn.superiority_p)})"
-            text += f"; a treated unit has more than one of the control with chance {ranks}"
-        said.append(f"{text}.")
-    return said
+def equivalence(result: MetricResult) -> str:
+    """Return whether the lift is shown to lie within the margin, in a sentence; empty without such a test."""
+    tested = result.equivalence
+    if tested is None:
+        return ""
+    shown = "is shown" if tested.holds else "is not shown"
+    return f"a lift within ±{tested.margin * 100:g} % {shown} ({test(tested.p)}, two one-sided tests)."
+
+
+def posterior(result: MetricResult) -> str:
+    """Return the posterior of the lift, in a sentence; empty without a prior."""
+    belief = result.posterior
+    if belief is None:
+        return ""
+    prior = (
+        "a flat prior"
+        if belief.prior_sd is None
+        else f"a normal prior of {belief.prior_mean * 100:g} ± {belief.prior_sd * 100:g} %"
+    )
+    return (
+        f"under {prior}, the lift is {lift(belief.lift)} ({bounds(belief.low, belief.high)}), and the treatment is "
+        f"better with probability {belief.chance_to_win:.1%}. Expected loss: {belief.loss_if_shipped:.2%} if shipped, "
+        f"{belief.loss_if_not:.2%} if not."
+    )
+
+
+def resampling(result: MetricResult) -> str:
+    """Return the results of resampling, in a sentence; empty without resamples."""
+    drawn = result.resampled
+    if drawn is None:
+        return ""
+    text = (
+        f"{drawn.resamples:,} resamples, without CUPED: {bounds(drawn.low, drawn.high)} by the BCa bootstrap; "
+        f"permutation test {test(drawn.p)}"
+    )
+    if drawn.superiority is not None:
+        ranks = f"{drawn.superiority:.1%} (Mann-Whitney {test(drawn.superiority_p)})"
+        text += f"; a treated unit has a larger value than one of the control with probability {ranks}"
+    return f"{text}."
 
 
 def test(p: float | None) -> str:
-    """p = 0.03, p < 0.0001."""
+    """Return a p-value with its name: `p = 0.030`, `p < 0.0001`."""
     text = p_value(p)
     return f"p {text}" if text.startswith("<") else f"p = {text}"
 

@@ -38,7 +38,7 @@ def test_a_cap_of_zero_is_refused_with_the_remedy() -> None:
     ("filter", "message"),
     [
         (("a", "~", 1), "operator is '~'"),
-        (("a", "in", "DE"), "takes several values"),
+        (("a", "in", "DE"), "takes a tuple of values"),
         (("a", "=", ("DE", "FR")), "takes one"),
         (("a", "in", ()), "lists no value"),
     ],

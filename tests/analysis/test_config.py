@@ -1,4 +1,4 @@
-"""What YAML declares is what Python would; anything that nothing reads is an error that names its place."""
+"""YAML declares the same metrics as Python; an unknown field is an error that names its place."""
 
 from datetime import date, timedelta
 from pathlib import Path
@@ -62,20 +62,23 @@ def test_yaml_declares_what_python_would(tmp_path: Path) -> None:
         ("metrics: [", "is not YAML"),
         ("[1]", "has no list of metrics"),
         ("metrics: []", "No metrics were given"),
-        ("metrics: [{kind: mean, name: a, column: x}, {kind: mean, name: a, column: y}]", "Two metrics are called 'a'"),
+        (
+            "metrics: [{kind: mean, name: a, column: x}, {kind: mean, name: a, column: y}]",
+            "Two metrics have the name 'a'",
+        ),
         ("metrics: [{kind: maen, name: a}]", r"metric 1 \(a\): the kind is 'maen', and must be one of mean, count"),
-        ("metrics: [{kind: mean, name: a, colum: x}]", r"'colum' that nothing reads\. Did you mean 'column'"),
+        ("metrics: [{kind: mean, name: a, colum: x}]", r"unknown field 'colum'\. Did you mean 'column'"),
         ("metrics: [{kind: mean, name: a}]", r"metric 1 \(a\): .*column"),
         ("metrics: [{kind: mean, name: a, column: 7}]", "Expected `str`"),
         ("metrics: [{kind: mean, name: a, column: x, role: golf}]", "Invalid enum value 'golf'"),
         ("metrics: [{kind: mean, name: a, column: x, cap: {upper: 0}}]", "would leave nothing above 0"),
-        ("metrics: [{kind: mean, name: a, column: x, cap: {uper: 9}}]", "'uper' that nothing reads"),
-        ("metrics: [{kind: mean, name: a, column: x, where: [{column: c, opp: '='}]}]", "'opp' that nothing reads"),
+        ("metrics: [{kind: mean, name: a, column: x, cap: {uper: 9}}]", "unknown field 'uper'"),
+        ("metrics: [{kind: mean, name: a, column: x, where: [{column: c, opp: '='}]}]", "unknown field 'opp'"),
         ("metrics: [{kind: mean, name: a, column: x, window: 7}]", "must be two numbers of days"),
         ("metrics: [{kind: retention, name: a, window: [14, 7]}]", "A window runs from 14 days"),
         ("metrics: [7]", "metric 1 is 7"),
         ("metrics: [{kind: mean, name: a, column: x}]\nrates: {base: EUR}", "rates: .*rates"),
-        ("metrics: [{kind: mean, name: a, column: x}]\nrate: {}", "'rate' that nothing reads"),
+        ("metrics: [{kind: mean, name: a, column: x}]\nrate: {}", "unknown field 'rate'"),
     ],
 )
 def test_what_nothing_reads_or_cannot_be_is_refused_by_place(text: str, message: str) -> None:

@@ -25,11 +25,11 @@ def test_minor_units_are_converted_with_the_digits_of_both_currencies() -> None:
 @pytest.mark.parametrize(
     ("base", "rates", "message"),
     [
-        ("eur", {}, "'eur' is no currency code"),
-        ("EUR", {"Dollar": 1.0}, "'Dollar' is no currency code"),
+        ("eur", {}, "'eur' is not a currency code"),
+        ("EUR", {"Dollar": 1.0}, "'Dollar' is not a currency code"),
         ("EUR", {"USD": 0.0}, "must be a number above 0"),
         ("EUR", {"USD": float("nan")}, "must be a number above 0"),
-        ("EUR", {"EUR": 1.1}, "can only be 1"),
+        ("EUR", {"EUR": 1.1}, "must be 1"),
     ],
 )
 def test_rates_that_cannot_be_meant_are_refused(base: str, rates: dict[str, Any], message: str) -> None:

@@ -136,7 +136,7 @@ def test_the_units_that_are_needed_give_the_power_that_is_asked() -> None:
 def test_bad_input_is_named() -> None:
     with pytest.raises(DataError, match=r"1 unit\(s\) chose something"):
         preference([UnitWins("u", 1, 0)])
-    with pytest.raises(DataError, match="'u' is there twice"):
+    with pytest.raises(DataError, match="'u' occurs twice"):
         preference([UnitWins("u", 1, 0), UnitWins("u", 0, 1)])
     with pytest.raises(DataError, match="'v' has no list"):
         preference([UnitWins("u", 1, 0), UnitWins("v", 0, 0)])

@@ -53,7 +53,7 @@ def test_impossible_declarations_are_refused() -> None:
         Mean(name="", column="a")
     with pytest.raises(MetricError, match="No metrics"):
         merged_needs([])
-    with pytest.raises(MetricError, match="Two metrics are called 'm'"):
+    with pytest.raises(MetricError, match="Two metrics have the name 'm'"):
         merged_needs([Mean(name="m", column="a"), Mean(name="m", column="b")])
     assert issubclass(MetricError, ValueError)
     assert issubclass(MetricError, AnalysisError)
@@ -91,7 +91,7 @@ def test_a_capped_mean_asks_for_the_plain_one_too() -> None:
 def test_margins_and_quantiles_that_cannot_be_are_refused() -> None:
     with pytest.raises(MetricError, match="only guardrails have one"):
         Mean(name="m", column="a", margin=0.1)
-    with pytest.raises(MetricError, match="a share between 0 and 1"):
+    with pytest.raises(MetricError, match="must lie between 0 and 1"):
         Mean(name="m", column="a", role="guardrail", margin=2)
     for q in (0.0, 1.0):
         with pytest.raises(MetricError, match="must lie between 0 and 1"):

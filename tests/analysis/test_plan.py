@@ -68,7 +68,7 @@ def test_every_face_shows_every_metric(found: Plan) -> None:
         for metric in found.metrics:
             assert metric.name in face
             assert f"{(metric.needed[0].control or 0) + (metric.needed[0].treatment or 0):,}" in face
-        assert "found with 20,000" in face
+        assert "Detectable with 20,000" in face
     assert msgspec.json.decode(to_json(found), type=Plan) == found
 
 
@@ -142,7 +142,7 @@ def test_a_share_that_cannot_rise_so_far_has_no_number_of_units_and_stops_no_oth
 
 def test_what_cannot_be_planned_is_refused(data: pd.DataFrame) -> None:
     source = UserTable(data, variant=None)
-    with pytest.raises(MetricError, match="No formula plans 'q': Quantile"):
+    with pytest.raises(MetricError, match="no formula to plan 'q', a Quantile"):
         plan(source, [Quantile(name="q", column="gmv")], [0.1])
     with pytest.raises(ArgumentError, match="units is 2"):
         plan(source, METRICS, [0.1], units=2)

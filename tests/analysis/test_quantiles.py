@@ -111,10 +111,10 @@ def test_a_quantile_at_which_most_users_agree_is_undefined() -> None:
     zeros = ranked(np.r_[np.zeros(97), np.ones(3)], 0.5)
     result = compare_quantiles(zeros, zeros, 0.5)
     assert isinstance(result, Undefined)
-    assert "very value of the quantile (0 and 0)" in result.reason
+    assert "exactly the quantile's value (0 and 0)" in result.reason
     stepped = compare_quantiles(ranked(np.ones(100), 0.5), ranked(np.full(100, 2.0), 0.5), 0.5)
     assert isinstance(stepped, Undefined)
-    assert "(1 and 2), which moves in jumps" in stepped.reason
+    assert "(1 and 2), so it only changes in jumps" in stepped.reason
     one = Ranked(1, (1, 1, 1), (2.0, 2.0, 2.0))
     assert compare_quantiles(zeros, one, 0.5) == Undefined("the treatment has 1 unit(s), and a variance needs two")
 
@@ -123,7 +123,7 @@ def test_too_few_units_beyond_a_quantile_are_said_to_be_too_few() -> None:
     many, few = (ranked(np.random.default_rng(n).lognormal(0, 1, n), 0.99) for n in (5000, 200))
     result = compare_quantiles(many, few, 0.99)
     assert isinstance(result, Undefined)
-    assert result.reason == "200 units of the treatment are too few to have enough of them beyond the quantile"
+    assert result.reason == "the treatment has 200 units, and too few of them lie beyond the quantile"
 
 
 def test_margins_and_confidence_sequences_take_the_side_that_they_test() -> None:

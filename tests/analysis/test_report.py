@@ -319,7 +319,7 @@ def test_a_quantile_has_an_interval_from_order_statistics_or_a_reason_for_none()
     assert p90.high is not None
     assert p90.low < 0.2 < p90.high
     assert report.metric("clicks").p is None
-    assert "many units have the very value of the quantile (2 and 2)" in report.metric("clicks").note
+    assert "many units have exactly the quantile's value (2 and 2)" in report.metric("clicks").note
 
 
 def test_a_guardrail_is_held_against_its_margin() -> None:

@@ -116,5 +116,5 @@ def test_arrays_that_do_not_fit_are_refused() -> None:
         sample_moments(MEAN.needs, {"y": [1.0, float("nan")]})
     with pytest.raises(MissingColumnError, match=r"no column 'clicks'\. Did you mean 'clik'"):
         sample_moments(ratio.needs, {"clik": [1.0], "views": [1.0]})
-    with pytest.raises(MetricError, match="Cap, filter and cut"):
+    with pytest.raises(MetricError, match="Apply cap, filters and window"):
         sample_moments(Mean(name="y", column="y", cap=Cap(upper=5)).needs, {"y": [1.0, 9.0]})

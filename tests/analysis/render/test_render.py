@@ -183,7 +183,7 @@ def test_the_stable_names_are_there(report: Report) -> None:
     assert {"name", "control", "treatment", "lift", "low", "high", "p", "p_adjusted", "difference", "method"} <= set(
         row
     )
-    assert {"verdict", "reasons"} == set(document["decision"])
+    assert {"conclusion", "reasons"} == set(document["verdict"])
     assert {"sql", "cut_off", "config_versions", "currency", "enrolment"} <= set(document["data"])
 
 
@@ -321,10 +321,10 @@ def test_segments_caps_margins_rates_and_filters_are_shown_by_every_face() -> No
         assert "Guard: a loss of 50 % is ruled out" in shown
         assert "Rates of 2026-06-01 (ECB): 1 USD = 0.9 EUR." in shown
         assert "Only units with x > 10" in shown
-        assert "Until 5,000 units are in" in shown
+        assert "Until 5,000 units are enrolled" in shown
         assert "country" in shown
         assert "<de>" in shown
-        assert "adjusted p" in shown
+        assert "Adjusted p" in shown
     assert "<de>" not in to_html(made)
     assert "f\\|r" in to_markdown(made)
     assert from_json(to_json(made)) == made
