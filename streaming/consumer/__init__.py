@@ -1,9 +1,11 @@
 """The consumer loop: read records, handle them in stages, then commit their offsets.
 
-loop         polls Kafka, gathers batches, hands them to the stages and commits them
-partitions   which offsets may be committed, given back or skipped, for each assigned partition
-stages       the batches, and one thread for each stage with its retries
-poison       stops the consumer when most messages cannot be used
-observer     what a consumer reports of its work, for metrics and health
-watchdog     ends a process whose poll does not return
+The modules, from the outside to the inside:
+
+    watchdog     ends a process whose poll does not return
+    loop         polls Kafka, gathers batches, hands them to the stages and commits them
+    stages       the batches, and one thread for each stage with its retries
+    partitions   which offsets may be committed, given back or skipped, for each assigned partition
+    poison       stops the consumer when most messages cannot be used
+    observer     what a consumer reports of its work, for metrics and health
 """

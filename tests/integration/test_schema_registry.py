@@ -161,7 +161,7 @@ def test_an_image_that_changed_behind_its_link_is_embedded_when_asked_for(
         shop.caught_up()
         assert shop.services.features.read_embeddings("1", ["img"])["img"].content_hash == before.content_hash
         result = CliRunner().invoke(app, ["catalog", "refresh-images", "img"], catch_exceptions=False)
-        assert result.output == "1 products asked for\n"
+        assert result.output == "requested new images for 1 product\n"
         shop.caught_up()
     after = shop.services.features.read_embeddings("1", ["img"])["img"]
     assert after.content_hash != before.content_hash

@@ -7,7 +7,11 @@ import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import pytest
 from PIL import Image
+
+from streaming.catalogue.images.fetch import ImageFetcher
+from streaming.errors import ImageError
 
 RED, WHITE = (220, 30, 30), (255, 255, 255)
 Answer = Callable[[BaseHTTPRequestHandler], None]
@@ -76,3 +80,9 @@ class Server:
         self.http.shutdown()
         self.http.server_close()
         self.thread.join()
+
+
+def refused(fetcher: ImageFetcher, link: str, reason: str, *, retryable: bool = False) -> None:
+    with pytest.raises(ImageError, match=reason) as caught:
+        fetcher.fetch(link)
+    assert caught.value.retryable is retryable
