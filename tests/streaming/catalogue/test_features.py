@@ -1,0 +1,89 @@
+"""The features stage: what is written, and what it reports to the later stages."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+
+from feature_repo.errors import InvalidFeatureError
+from streaming.catalogue.batch import FeatureChanges
+from streaming.catalogue.decoding import decode_updates
+from streaming.catalogue.features import FeatureWriter
+from streaming.catalogue.images.product_images import ProductImages
+from streaming.catalogue.settled import SettledProduct, SettledProducts
+from streaming.contracts import ProductUpdate
+from streaming.kafka.codec import JSON
+from tests.streaming.builders import NOW, price, records, update
+from tests.streaming.fakes import FakeImages, FakeStore
+
+
+class Stage:
+    def __init__(self) -> None:
+        self.store, self.images, self.settled = FakeStore(), FakeImages(), SettledProducts()
+        images = ProductImages(self.images, lambda: NOW, timedelta(minutes=5))
+        self.writer = FeatureWriter(self.store, images, self.settled)
+
+    def write(self, *updates: ProductUpdate) -> FeatureChanges:
+        received, _ = decode_updates(records(*updates), JSON, NOW)
+        return self.writer.write(received)
+
+
+@pytest.fixture
+def stage() -> Stage:
+    return Stage()
+
+
+def test_a_new_product_is_reported_with_its_offer(stage: Stage) -> None:
+    changes = stage.write(update("a", 1, image_link="i", price=price("5")))
+    assert [product.id for product in changes.products] == ["a"]
+    assert [offer.product_id for offer in changes.offers] == ["a"]
+    assert changes.result.counts["features_text_images_offer"] == 1
+    assert changes.changed_by["a"].offset == 0
+
+
+def test_only_the_changed_views_are_counted(stage: Stage) -> None:
+    stage.write(update("a", 1, title="t", image_link="i"))
+    assert stage.write(update("a", 2, "patch", brand="x")).result.counts["features_text"] == 1
+    assert stage.write(update("a", 3, "patch")).result.counts["features_unchanged"] == 1
+    assert stage.store.versions(["a"]) == {"a": 3}, "a version that changes nothing is recorded"
+
+
+def test_an_unchanged_product_is_still_checked_by_the_embeddings_stage(stage: Stage) -> None:
+    """A crash may have come between the writing of its features and of its embedding."""
+    stage.write(update("a", 2))
+    changes = stage.write(update("a", 1))
+    assert changes.result.counts["stale"] == 1
+    assert [product.id for product in changes.products] == ["a"]
+    assert changes.offers == []
+
+
+def test_a_deletion_is_reported_with_a_tombstone_offer(stage: Stage) -> None:
+    stage.write(update("a", 1))
+    changes = stage.write(update("a", 2, "delete"))
+    assert [(d.id, d.version) for d in changes.deletions] == [("a", 2)]
+    assert [(offer.product_id, offer.message) for offer in changes.offers] == [("a", None)]
+    assert changes.products == []
+
+
+def test_the_update_that_the_store_refuses_is_a_dead_letter_alone(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = stage.store.write_features
+
+    def refusing(products: list, views: list) -> set[str]:  # type: ignore[type-arg]
+        if any(product.text["title"] == "bad" for product in products):
+            raise InvalidFeatureError("title")
+        return write(products, views)
+
+    monkeypatch.setattr(stage.store, "write_features", refusing)
+    changes = stage.write(*(update(f"p{n}", 1, title="bad" if n == 3 else "good") for n in range(8)))
+    assert [(letter.stage, letter.record.offset) for letter in changes.result.dead_letters] == [("store", 3)]
+    assert sorted(product.id for product in changes.products) == [f"p{n}" for n in range(8) if n != 3]
+
+
+def test_a_product_on_the_general_path_is_no_longer_settled(stage: Stage) -> None:
+    stage.write(update("a", 1))
+    stage.settled.add("1", "v1", {"a": SettledProduct(1, "")})
+    stage.write(update("a", 2, "patch", brand="x"))
+    assert "a" not in stage.settled
