@@ -33,7 +33,7 @@ class Recommender:
         search: Encodes search texts (`SearchQueries`).
         main_images: The main image vector `[256]` of each product, for image queries.
         mixing: How a user's interests are mixed; None for the defaults.
-        observe: Called with all queries (`RecallMonitor.observe`); None for nobody.
+        observe: Called with all queries (`RecallMonitor.observe`); None for no observer.
 
     Attributes:
         index: The candidates.

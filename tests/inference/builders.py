@@ -1,4 +1,4 @@
-"""A catalogue in which only the text tells which products belong together: the images are the same noise for all."""
+"""A catalogue in which only the text shows which products belong together; the images are noise."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def unit(rng: np.random.Generator, rows: int) -> np.ndarray:
 
 
 def catalogue(per_kind: int = 12, seed: int = 0) -> list[ProductInput]:
-    """Products of five kinds, told apart by a word of the description alone."""
+    """Products of five kinds, which only a word of the description distinguishes."""
     rng = np.random.default_rng(seed)
     return [
         ProductInput(
@@ -31,7 +31,7 @@ def catalogue(per_kind: int = 12, seed: int = 0) -> list[ProductInput]:
 
 
 def engagements(per_kind: int = 12) -> list[Engagement]:
-    """Everyone who looks at a product clicks on others of its kind; a search names a kind."""
+    """Viewers of a product click on others of its kind; a search names a kind."""
     clicks = [
         Engagement("image", f"{kind}-{i}", f"{kind}-{(i + step) % per_kind}", action)
         for kind in KINDS

@@ -43,7 +43,7 @@ def test_diversity_is_maximal_marginal_relevance() -> None:
     assert expected != [n for n in scores if n != "p3"][:12]
 
 
-def test_diversity_looks_across_interests_and_passes_what_has_left_the_index() -> None:
+def test_diversity_compares_across_interests_and_skips_removed_products() -> None:
     a, b, c, _ = unit(np.random.default_rng(3), 4)
     vectors = {"a": a, "twin": a, "b": b, "c": c}
     some = [
@@ -64,6 +64,6 @@ def test_diversity_looks_across_interests_and_passes_what_has_left_the_index() -
         ({"diversity": -0.1}, "must be between 0 and 1"),
     ],
 )
-def test_mixing_that_makes_no_sense_is_refused(wrong: dict[str, float], message: str) -> None:
+def test_invalid_mixing_options_are_refused(wrong: dict[str, float], message: str) -> None:
     with pytest.raises(InputError, match=message):
         Mixing(**wrong)

@@ -73,7 +73,7 @@ def test_neighbours_in_the_batch_do_not_change_a_product(model: ItemSage) -> Non
     torch.testing.assert_close(embed(model, join(PRODUCTS[::-1])).flip(0), together, rtol=1e-4, atol=1e-6)
 
 
-def test_what_pads_a_batch_does_not_change_it(model: ItemSage) -> None:
+def test_padding_does_not_change_the_vectors(model: ItemSage) -> None:
     expected = embed(model, join(PRODUCTS))
     torch.testing.assert_close(embed(model, join(PRODUCTS, filler=1e3, token=7)), expected, rtol=1e-4, atol=1e-6)
 

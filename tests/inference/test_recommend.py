@@ -63,7 +63,7 @@ def test_searches_find_by_their_vector_and_unknown_words_find_nothing(shop: Reco
     assert shop.for_search([]) == []
 
 
-def test_interests_are_dealt_in_turn_the_latest_first_without_what_is_known(shop: Recommender) -> None:
+def test_interests_take_turns_the_latest_first_without_products_of_the_history(shop: Recommender) -> None:
     ((ids, sources),) = shop.for_user([["lamp-0", "lamp-1", "boot-0"]], k=6)
     assert [i.partition("-")[0] for i in ids] == ["boot", "lamp"] * 3
     assert [s.partition("-")[0] for s in sources] == ["boot", "lamp"] * 3
@@ -132,7 +132,7 @@ def test_all_three_surfaces_are_filtered() -> None:
     assert ids == ["boot-1", "lamp-3", "boot-3", "lamp-5"]
 
 
-def test_the_monitor_is_told_of_every_query() -> None:
+def test_the_observer_gets_every_query() -> None:
     told: list[tuple[int, int, Filter | None]] = []
     shop = Recommender(
         stocked(), search, VECTORS, observe=lambda queries, k, where: told.append((len(queries), k, where))
@@ -221,7 +221,7 @@ def test_requests_of_one_batch_have_filters_of_their_own_on_all_surfaces() -> No
         shop.for_search(["boot"] * 3, where=[here, None])
 
 
-def test_what_went_out_of_stock_is_gone_from_the_next_answer() -> None:
+def test_a_product_that_went_out_of_stock_is_not_in_the_next_answer() -> None:
     index = stocked()
     shop, here = Recommender(index, search, VECTORS, mixing=Mixing(diversity=0.3)), Filter(in_stock=True)
     index.set_attributes("boot-1", 2, Attributes(availability="out_of_stock"))
@@ -230,7 +230,7 @@ def test_what_went_out_of_stock_is_gone_from_the_next_answer() -> None:
     assert "boot-1" not in shop.for_user([["boot-0"]], k=8, where=here)[0][0]
 
 
-def test_a_filter_on_what_no_product_ever_had_is_an_error_on_every_surface() -> None:
+def test_a_filter_on_an_unknown_value_is_an_error_on_every_surface() -> None:
     index = stocked()
     index.set_attributes("lamp-1", 2, Attributes(amount_minor=5, currency="EUR", product_type="Home > Lamps"))
     shop = Recommender(index, search, VECTORS)

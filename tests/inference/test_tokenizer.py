@@ -1,4 +1,4 @@
-"""Text to ids: the specification by example, and the fast encoding against a plain one on real and generated text."""
+"""Text to ids: examples, and the fast encoding against a plain one on real and generated text."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_an_id_occurs_as_often_as_its_token() -> None:
     assert named(tokenizer, "red red red")["red#red"] == 2
 
 
-def test_what_is_not_in_the_vocabularies_is_dropped() -> None:
+def test_tokens_outside_the_vocabularies_are_dropped() -> None:
     tokenizer = Tokenizer.fit([{"title": "red shoe"}])
     assert tokenizer.ids("xyzzy quux") == []
     assert "d#x" not in named(tokenizer, "red xyzzy")
@@ -165,8 +165,8 @@ def test_a_text_far_longer_than_a_portion_is_encoded_as_a_whole() -> None:
     assert lengths[2, 0] == len(tokenizer.ids("shoe"))
 
 
-def test_rare_characters_are_told_apart_too() -> None:
-    """More characters than the table of frequent ones has places for."""
+def test_trigrams_of_rare_characters_are_distinguished() -> None:
+    """There are more characters than the table of frequent ones can hold."""
     characters = [chr(code) for code in [*range(0x61, 0x7B), *range(0x3B1, 0x3CA), *range(0x430, 0x450)]]
     corpus = [
         {"title": " ".join("".join(random.Random(n).choices(characters, k=6)) for _ in range(9))} for n in range(40)

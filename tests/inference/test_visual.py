@@ -62,7 +62,7 @@ def test_the_projection_is_orthonormal_and_its_signs_are_fixed(encoder: VisualEn
     assert (leading > 0).all()
 
 
-def test_the_projection_keeps_what_tells_the_classes_apart() -> None:
+def test_the_projection_keeps_the_directions_in_which_the_classes_differ() -> None:
     """The leading singular directions of the centred classifier: no other 224 keep more of it."""
     generator = torch.Generator().manual_seed(1)
     classifier = torch.randn(300, 1280, generator=generator) * torch.linspace(3, 0.01, 1280)

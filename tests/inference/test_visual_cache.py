@@ -30,14 +30,14 @@ def test_vectors_come_back_exactly_also_after_a_restart(tmp_path: Path) -> None:
         reader.close()
 
 
-def test_nothing_asked_nothing_found_and_nothing_to_keep(tmp_path: Path) -> None:
+def test_empty_reads_and_writes_do_nothing(tmp_path: Path) -> None:
     cache = VisualCache(tmp_path / "c", "v1")
     cache.put({})
     assert cache.get([]) == {}
     assert cache.get(["unknown"]) == {}
 
 
-def test_another_encoders_vectors_are_not_found_and_not_overwritten(tmp_path: Path) -> None:
+def test_vectors_of_another_encoder_version_are_neither_returned_nor_overwritten(tmp_path: Path) -> None:
     old, new = VisualCache(tmp_path / "c", "v1"), VisualCache(tmp_path / "c", "v2")
     first, second = vectors(1, 1), vectors(1, 2)
     old.put(first)

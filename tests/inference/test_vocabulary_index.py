@@ -8,7 +8,7 @@ import pytest
 from inference.vocabulary_index import HashTable, SpanHashes, TrigramIndex, code_points, token_hashes
 
 
-def test_a_table_finds_every_key_however_full_its_slots() -> None:
+def test_a_table_finds_every_key_even_if_many_share_a_slot() -> None:
     keys = np.arange(5_000, dtype=np.uint64) << np.uint64(40)  # alike in the bits that name a slot
     ids = np.arange(5_000, dtype=np.int32)
     table = HashTable(keys, ids)
@@ -28,7 +28,7 @@ def test_a_token_has_the_hash_of_its_span_in_a_text() -> None:
 
 
 @pytest.mark.parametrize("characters", [5, 90], ids=["frequent characters only", "rare characters too"])
-def test_every_trigram_of_the_vocabulary_is_found_and_no_other(characters: int) -> None:
+def test_exactly_the_trigrams_of_the_vocabulary_are_found(characters: int) -> None:
     alphabet = [chr(0x61 + n) for n in range(characters)]
     trigrams = ["".join((a, b, "#")) for a in alphabet for b in alphabet]
     index = TrigramIndex(trigrams[::2], first=100)

@@ -1,4 +1,4 @@
-"""Our models and client on the real Triton server: right numbers, one bad product fails alone, nothing is down long."""
+"""Our models and client on a real Triton server: right numbers, only bad products fail, recovery is quick."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def test_ragged_products_get_the_numbers_of_the_model_in_process(served: Served)
     np.testing.assert_allclose(np.linalg.norm(result.vectors, axis=1), 1, rtol=1e-5)
 
 
-def test_a_poisoned_product_is_found_and_only_it_is_rejected(served: Served) -> None:
+def test_exactly_the_bad_products_are_rejected(served: Served) -> None:
     products = random_products(64, seed=1)
     ids, lengths = served.tokenizer.encode([product.text for product in products])
     lengths[20], lengths[30], lengths[40] = 1, 1, 1
@@ -125,7 +125,7 @@ def test_a_poisoned_product_is_found_and_only_it_is_rejected(served: Served) -> 
 
 
 def test_requests_batched_together_get_their_own_answers_and_a_bad_one_fails_alone(served: Served) -> None:
-    """Many small requests of different widths at once, a third of them poisoned: Triton merges them into batches."""
+    """Triton merges many small requests of different widths into batches; a third of them is bad."""
     products = random_products(60, seed=2)
     expected = in_process(served.repo / "itemsage/1", products)
     ids, lengths = served.tokenizer.encode([product.text for product in products])
@@ -169,7 +169,7 @@ def test_the_visual_encoder_gives_the_vectors_of_the_encoder_in_process(served: 
     assert worst_cosine(vectors, np.roll(expected, 1, axis=0)) < 0.97, "the images differ, and so must the vectors"
 
 
-def test_known_answers_tell_right_weights_from_wrong_ones(served: Served) -> None:
+def test_known_answers_distinguish_right_weights_from_wrong_ones(served: Served) -> None:
     folder = served.repo / "itemsage"
     assert served.client.probe(folder / "1", "1") > 0.9998
     assert served.client.probe(folder / "2", "2") > 0.9998
@@ -233,7 +233,7 @@ def test_a_killed_model_process_is_replaced_and_no_product_is_lost(served: Serve
     assert worst_cosine(result.vectors, in_process(served.repo / "itemsage/1", products)) > 0.9998
 
 
-def test_a_version_that_is_not_served_and_a_server_that_is_gone_are_told_apart_in_time(tmp_path: Path) -> None:
+def test_an_unserved_version_and_a_dead_server_give_different_errors_in_time(tmp_path: Path) -> None:
     cache = Path(os.environ.get("SAGELIFT_CACHE_DIR", "~/.cache/sagelift")).expanduser()
     fetch_all(cache, print)
     product = ([np.ones((1, 256), np.float32)], np.zeros((1, 1), np.int32), np.zeros((1, 12), np.int32))

@@ -25,7 +25,7 @@ def test_a_model_on_half_precision_weights_is_exported_as_float32(tmp_path: Path
     assert {w.dtype for w in load_file(release.path / "model.safetensors").values()} == {torch.float32}
 
 
-def test_releases_are_numbered_upwards_and_hold_what_triton_needs(tmp_path: Path) -> None:
+def test_releases_have_ascending_numbers_and_all_files_that_triton_needs(tmp_path: Path) -> None:
     assert releases(tmp_path) == []
     search = tmp_path / "encoder.bin"
     search.write_bytes(b"opaque")

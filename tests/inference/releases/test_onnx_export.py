@@ -67,7 +67,7 @@ def batch(rng: np.random.Generator, size: int, slots: int, width: int, vocabular
 
 
 @pytest.mark.parametrize(("size", "slots", "width"), [(1, 1, 1), (1, 20, 40), (3, 1, 200), (17, 5, 64), (256, 2, 30)])
-def test_itemsage_answers_as_in_torch_whatever_the_shapes(
+def test_itemsage_answers_as_in_torch_for_all_shapes(
     releases: Path, exported: Path, size: int, slots: int, width: int
 ) -> None:
     model, _, _ = load_release(releases / "itemsage" / "2")

@@ -42,7 +42,7 @@ def never(*_: object) -> None:
 @pytest.mark.parametrize("walks", [False, True], ids=["what costs less", "always the graph"])
 @settings(max_examples=40, deadline=None)
 @given(share=st.sampled_from([0.01, 0.1, 0.5]), k=st.integers(1, 60), seed=st.integers(0, 2**32 - 1))
-def test_at_any_selectivity_as_many_are_found_as_there_are_and_nearly_the_nearest(
+def test_at_any_selectivity_a_filtered_search_finds_enough_and_nearly_the_nearest(
     shop: RetrievalIndex, walks: bool, share: float, k: int, seed: int
 ) -> None:
     queries = clustered(np.random.default_rng(seed), 20, GROUPS)
@@ -60,7 +60,7 @@ def test_at_any_selectivity_as_many_are_found_as_there_are_and_nearly_the_neares
 
 
 def test_a_filter_that_leads_away_from_the_query_still_finds_all_it_should(shop: RetrievalIndex) -> None:
-    """All queries lie in one group, all that passes in the others, so the graph's neighbours are of no use."""
+    """All queries lie in one group and all passing products in others, so that the graph's neighbours do not pass."""
     centre = np.random.default_rng(99).normal(size=(GROUPS, DIM))[0].astype(np.float32)
     where = Filter(categories=tuple(f"home > kind {group}" for group in range(20, 40)))
     queries = centre + 0.05 * np.random.default_rng(1).normal(size=(5, DIM)).astype(np.float32)
@@ -78,7 +78,7 @@ def test_exact_filtered_search_is_the_obvious_one(shop: RetrievalIndex) -> None:
     assert shop.search(query, 25, exact=True, where=where)[0].ids == expected
 
 
-def test_what_changes_is_filtered_by_its_new_price_and_the_graph_stays_as_it_is() -> None:
+def test_a_filter_uses_the_new_price_and_the_graph_stays_unchanged() -> None:
     vectors = clustered(np.random.default_rng(3), 50)
     index = filled(vectors)
     cheap = Filter(max_price=500, currency="EUR")
@@ -137,7 +137,7 @@ LAMP = Attributes(amount_minor=1_000, currency="EUR", product_type="Home > Light
         (Filter(in_stock=True, categories=("Garden",), max_price=2_000, currency="EUR"), LAMP, False),
     ],
 )
-def test_what_passes(where: Filter, attributes: Attributes, passes: bool) -> None:
+def test_a_filter_passes_exactly_the_products_that_meet_it(where: Filter, attributes: Attributes, passes: bool) -> None:
     columns = AttributeColumns(2)
     columns.set(0, 1, attributes)
     assert columns.matching(where, 2).tolist() == [passes, where == Filter()]
@@ -171,7 +171,7 @@ def test_filters_that_make_no_sense_are_refused(wrong: dict[str, object], messag
         Filter(**wrong)  # type: ignore[arg-type]
 
 
-def test_a_request_s_fields_become_a_filter_from_json_and_from_a_query_string_alike() -> None:
+def test_fields_from_json_and_from_a_query_string_give_the_same_filter() -> None:
     wanted = Filter(min_price=100, max_price=900, currency="EUR", categories=("Home > Lamps",), in_stock=True)
     json = {"min_price": 100, "max_price": 900, "currency": "EUR", "categories": ["Home > Lamps"], "in_stock": True}
     assert Filter.of(json) == wanted
@@ -193,7 +193,7 @@ def test_a_request_s_fields_become_a_filter_from_json_and_from_a_query_string_al
         ({"in_stock": "maybe"}, "in_stock 'maybe' is invalid"),
     ],
 )
-def test_a_field_that_cannot_be_is_named(fields: dict[str, object], told: str) -> None:
+def test_an_invalid_field_is_named(fields: dict[str, object], told: str) -> None:
     with pytest.raises(InputError, match=told):
         Filter.of(fields)
 
@@ -204,7 +204,7 @@ def test_a_value_of_another_kind_is_refused_in_python_too(wrong: dict[str, Any])
         Filter(**wrong)
 
 
-def test_what_no_product_ever_had_is_named_with_what_there_is() -> None:
+def test_an_unknown_currency_or_category_is_named_with_the_existing_ones() -> None:
     index = empty()
     index.check(Filter(currency="USD", categories=("anything",)))  # nothing is known yet
     for row, path in enumerate(["Home > Lamps > Desk", "Home > Chairs", "Garden"]):

@@ -68,7 +68,7 @@ def test_a_change_is_visible_to_the_next_query_and_a_removal_too() -> None:
     assert len(index) == 199
 
 
-def test_fewer_products_than_asked_for_are_all_found_once() -> None:
+def test_an_index_with_fewer_than_k_products_returns_each_once() -> None:
     index = filled(clustered(np.random.default_rng(4), 30))
     for row in range(25):
         index.remove(f"p{row}", 2)
@@ -124,7 +124,7 @@ def test_a_removal_is_remembered_even_for_a_product_never_seen() -> None:
     assert len(index) == 0
 
 
-def test_stored_vectors_are_given_for_what_is_held() -> None:
+def test_stored_vectors_are_returned_for_held_products_only() -> None:
     vectors = clustered(np.random.default_rng(11), 3)
     index = filled(2 * vectors)
     index.remove("p1", 2)
@@ -280,7 +280,7 @@ def test_a_lost_index_is_rebuilt_from_a_scan() -> None:
     assert not index.upsert("p9", 9, vectors[0]), "versions came along"
 
 
-def test_vectors_of_another_model_are_refused_at_the_door() -> None:
+def test_vectors_of_another_model_are_refused() -> None:
     vector = clustered(np.random.default_rng(21), 1)[0]
     index = empty("itemsage-3")
     assert index.upsert("a", 1, vector, model_version="itemsage-3")
@@ -326,7 +326,7 @@ def test_compaction_brings_a_worn_graph_back() -> None:
     assert not index.upsert("p0", 8, hard[0]), "removals are remembered"
 
 
-def test_what_changes_while_the_graph_is_rebuilt_is_in_the_new_one() -> None:
+def test_changes_during_a_rebuild_are_in_the_new_graph() -> None:
     """Rows change between the steps of the rebuild, before and after they were copied."""
     rng = np.random.default_rng(24)
     vectors = clustered(rng, 2_000)
@@ -357,7 +357,7 @@ def test_what_changes_while_the_graph_is_rebuilt_is_in_the_new_one() -> None:
     assert not index.compacting
 
 
-def test_agreement_counts_what_the_graph_finds_of_the_nearest() -> None:
+def test_agreement_counts_how_many_of_the_nearest_the_graph_finds() -> None:
     vectors = clustered(np.random.default_rng(25), 300)
     index = filled(vectors)
     assert index.agreement(vectors[0], 10) == (10, 10)
@@ -376,8 +376,8 @@ def test_agreement_counts_what_the_graph_finds_of_the_nearest() -> None:
     assert forgetful.agreement(vectors[0], 20) == (10, 20)
 
 
-def test_vectors_that_look_into_foreign_bytes_at_an_odd_offset_are_taken() -> None:
-    """As read from a feature store: not aligned, not writable."""
+def test_unaligned_and_read_only_vectors_are_accepted() -> None:
+    """Vectors from a feature store are neither aligned nor writable."""
     raw = b"\x00" + np.eye(4, dtype="<f4").tobytes()
     vectors = np.frombuffer(raw, "<f4", offset=1).reshape(4, 4)
     assert not vectors.flags.aligned
@@ -389,7 +389,7 @@ def test_vectors_that_look_into_foreign_bytes_at_an_odd_offset_are_taken() -> No
         assert index.search(vectors[:1], 1)[0].ids == ["odd"]
 
 
-def test_forgotten_products_leave_their_places_to_others_and_the_last_removed_are_remembered() -> None:
+def test_rows_of_forgotten_products_are_reused_and_the_last_removed_are_remembered() -> None:
     vectors = clustered(np.random.default_rng(26), 200)
     index = filled(vectors[:100])
     for row in range(60):
@@ -412,7 +412,7 @@ def test_forgotten_products_leave_their_places_to_others_and_the_last_removed_ar
     assert index.forget_removed(keep=10) == 0
 
 
-def test_a_place_given_to_another_product_while_the_graph_is_rebuilt_is_that_product_s() -> None:
+def test_a_row_that_is_reused_during_a_rebuild_belongs_to_the_new_product() -> None:
     vectors = clustered(np.random.default_rng(28), 1_200)
     index = filled(vectors[:600])
     step = iter(range(100))

@@ -16,7 +16,7 @@ QUERIES = np.eye(4, dtype=np.float32)
 
 
 class FakeIndex:
-    """Finds what it is told to, at a cost in seconds of the test's clock."""
+    """Finds given numbers of products, at a cost in seconds of the test's clock."""
 
     def __init__(self, answers: list[tuple[int, int]], cost: float = 0.0) -> None:
         self.answers, self.cost, self.now = answers, cost, 0.0

@@ -104,7 +104,7 @@ def test_a_save_that_fails_leaves_the_last_one_whole(
     assert RetrievalIndex.load(tmp_path, "1", dim=DIM).search(QUERIES) == expected
 
 
-def test_saves_do_not_pile_up_and_leave_other_files_alone(index: RetrievalIndex, tmp_path: Path) -> None:
+def test_old_saves_are_removed_and_other_files_are_not_touched(index: RetrievalIndex, tmp_path: Path) -> None:
     (tmp_path / "my-notes.txt").write_text("keep")
     for version in range(10, 15):
         index.remove("p9", version)
@@ -159,7 +159,7 @@ def test_an_index_of_a_later_format_is_refused(index: RetrievalIndex, tmp_path: 
         RetrievalIndex.load(tmp_path, "1", dim=DIM)
 
 
-def test_free_places_and_remembered_removals_are_kept(index: RetrievalIndex, tmp_path: Path) -> None:
+def test_free_rows_and_remembered_removals_are_saved(index: RetrievalIndex, tmp_path: Path) -> None:
     for row in range(250, 300):
         index.remove(f"p{row}", 9)
     index.forget_removed(keep=10)

@@ -44,7 +44,7 @@ def write_gradients(folder: Path, rank: int, port: str) -> None:
 
 
 def be_one_of_two(rank: int, port: str) -> None:
-    """What `torchrun` tells each of two processes."""
+    """Set the environment as `torchrun` does for each of two processes."""
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "GLOO_SOCKET_IFNAME": "lo"}
     os.environ["CUDA_VISIBLE_DEVICES"] = ""

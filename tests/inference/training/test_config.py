@@ -1,4 +1,4 @@
-"""What a training run may be asked for, and that each choice trains."""
+"""The options of a training run, and that each choice trains."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ BRIEF = TrainConfig(
         ({"tasks": {"image/click": 0.0}}, "no task has a share above 0"),
     ],
 )
-def test_what_makes_no_sense_is_refused_by_name(change: dict[str, Any], message: str) -> None:
+def test_an_invalid_value_is_refused_with_the_name_of_its_field(change: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError) as refused:
         TrainConfig(**change)
     assert message in str(refused.value)

@@ -58,7 +58,7 @@ def one_pair(packed: PackedProducts, engagement: Engagement) -> Pairs:
 
 
 def test_ties_count_against_the_product(packed: PackedProducts) -> None:
-    """Equal scores for all would otherwise look like a perfect model."""
+    """Otherwise a model with equal scores for all products would seem perfect."""
     pairs = one_pair(packed, Engagement("search", "lamp", "lamp-3", "click"))
     query = np.zeros((1, 256), np.float32)
     query[0, 0] = 1.0

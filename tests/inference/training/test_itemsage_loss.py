@@ -77,7 +77,7 @@ def case() -> Case:
 
 
 @pytest.mark.parametrize("chunk", [1, 4, 8, 23, 1000])
-def test_it_is_the_slow_loss_whatever_the_chunk(case: Case, chunk: int) -> None:
+def test_it_equals_the_slow_loss_for_every_chunk_size(case: Case, chunk: int) -> None:
     got = itemsage_loss(case.queries, case.products, case.candidates(), case.scale, chunk=chunk)
     assert got.item() == pytest.approx(case.slow(), rel=1e-12)
 

@@ -34,7 +34,7 @@ def packed(products: list[ProductInput], tokenizer: Tokenizer) -> PackedProducts
 
 
 @pytest.mark.parametrize("rows", [[0], [12, 11, 10], [10], [4, 4, 11, 0, 12, 10]])
-def test_a_batch_holds_what_serving_would_send(
+def test_a_batch_equals_the_tensors_that_serving_sends(
     products: list[ProductInput], tokenizer: Tokenizer, packed: PackedProducts, rows: list[int]
 ) -> None:
     images, counts = stack_images([products[r].images for r in rows])

@@ -41,13 +41,13 @@ def test_engagements_without_a_usable_query_or_product_are_left_out(packed: Pack
 
 
 @pytest.mark.parametrize("change", [{"action": "stare"}, {"kind": "smell"}, {"count": 0}, {"count": -2}])
-def test_an_impossible_engagement_is_shown(packed: PackedProducts, change: dict[str, object]) -> None:
+def test_an_invalid_engagement_is_named(packed: PackedProducts, change: dict[str, object]) -> None:
     good = Engagement("search", "red", "bare", "save")
     with pytest.raises(InputError, match=f"{next(iter(change.values()))!r}.* is not a valid engagement"):
         Pairs([good, msgspec.structs.replace(good, **change)], packed)
 
 
-def test_the_split_is_by_pair_stable_and_of_the_asked_share() -> None:
+def test_the_split_is_by_pair_stable_and_has_the_given_share() -> None:
     products, log = catalogue(40), engagements(40)
     packed = PackedProducts(products, Tokenizer.fit([p.text for p in products]))
     log += [msgspec.structs.replace(e, action="add_to_cart") for e in log]
@@ -62,6 +62,6 @@ def test_the_split_is_by_pair_stable_and_of_the_asked_share() -> None:
     np.testing.assert_array_equal(pairs.training, np.flatnonzero(~pairs.held_out))
 
 
-def test_a_handful_of_pairs_is_all_for_training(packed: PackedProducts) -> None:
+def test_too_few_pairs_to_split_are_all_for_training(packed: PackedProducts) -> None:
     pairs = Pairs([Engagement("search", "red", "bare", "save")], packed, 1.0)
     assert pairs.training.tolist() == [0]

@@ -31,7 +31,7 @@ def trained() -> TrainedModel:
 # ---------------------------------------------------------------------------------------------------------- learning
 
 
-def test_it_learns_what_only_the_text_tells(trained: TrainedModel) -> None:
+def test_it_learns_a_relation_that_only_the_text_shows(trained: TrainedModel) -> None:
     """The images are noise, so their sum finds one in six: ten of sixty products."""
     result = trained.result
     assert result.sum.mean_recall < 0.25
@@ -89,7 +89,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others() -> None:
     assert not torch.equal(weights(2)["cls"], first["cls"])
 
 
-def test_progress_is_told_step_by_step() -> None:
+def test_progress_is_reported_step_by_step() -> None:
     told: list[tuple[str, int, int]] = []
     train(catalogue(), engagements(), FEW_STEPS, lambda *progress: told.append(progress))
     assert [t for t in told if t[0] == "search encoder"] == [("search encoder", n, 2) for n in (1, 2)]
@@ -115,7 +115,7 @@ def test_a_catalogue_without_any_image_trains_on_searches() -> None:
 # ------------------------------------------------------------------------------------------------------- what fails
 
 
-def test_nothing_to_train_on_is_said_plainly() -> None:
+def test_an_empty_training_set_is_a_clear_error() -> None:
     with pytest.raises(InputError, match="no product to train on"):
         train([], engagements(), FEW_STEPS)
     with pytest.raises(InputError, match="none of the 0 engagements"):

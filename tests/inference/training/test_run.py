@@ -164,7 +164,7 @@ def test_two_processes_train_one_run(tmp_path: Path) -> None:
     np.testing.assert_allclose(two.result.loss, one.result.loss, atol=2e-4)
 
 
-def test_the_program_reports_what_is_wrong_in_a_sentence(tmp_path: Path) -> None:
+def test_the_program_reports_an_error_in_one_line(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "inference.training", str(tmp_path / "never")],
         capture_output=True,
@@ -220,7 +220,7 @@ def test_a_run_without_its_training_set_cannot_be_evaluated_again(tmp_path: Path
 # -------------------------------------------------------------------------------------------------- several at a time
 
 
-def test_a_run_is_trained_by_one_at_a_time_and_is_no_unfinished_one_meanwhile(tmp_path: Path) -> None:
+def test_one_process_at_a_time_trains_a_run_and_it_does_not_count_as_unfinished(tmp_path: Path) -> None:
     run = prepared(tmp_path, BRIEF)
     assert unfinished_runs(tmp_path) == [run]
     seen: list[list[Path]] = []
@@ -248,7 +248,7 @@ def test_a_run_never_replaces_another(tmp_path: Path) -> None:
         prepared(tmp_path, BRIEF)
 
 
-def test_an_unprepared_run_is_refused_and_nothing_useless_is_prepared(tmp_path: Path) -> None:
+def test_an_unprepared_run_is_refused_and_a_failed_preparation_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="not a prepared training run"):
         continue_run(tmp_path / "never")
     with pytest.raises(InputError, match="no product to train on"):

@@ -194,7 +194,7 @@ def test_products_are_the_distinct_ones_with_those_of_the_pairs_in_front() -> No
         np.testing.assert_array_equal(batch.products[batch.candidates.positive], batch.product)
 
 
-def test_masks_cover_what_the_query_engaged_with_and_the_product_it_is_made_of() -> None:
+def test_masks_cover_the_engaged_products_and_the_product_whose_image_is_the_query() -> None:
     sampler, pairs, _ = sampler_of(LOG, batch=30, random_negatives=300)
     engaged = set(zip(pairs.query.tolist(), pairs.product.tolist(), strict=True))
     batch = sampler.draw()
@@ -209,7 +209,7 @@ def test_masks_cover_what_the_query_engaged_with_and_the_product_it_is_made_of()
     assert own_images & set(batch.products.tolist()), "else the last rule was not seen at work"
 
 
-def test_held_out_pairs_are_never_drawn_nor_known_to_the_masks() -> None:
+def test_held_out_pairs_are_never_drawn_nor_masked() -> None:
     sampler, pairs, _ = sampler_of(engagements(), held_out=0.3)
     held = set(zip(pairs.query[pairs.held_out].tolist(), pairs.product[pairs.held_out].tolist(), strict=True))
     assert held
@@ -223,7 +223,7 @@ def test_held_out_pairs_are_never_drawn_nor_known_to_the_masks() -> None:
 # --------------------------------------------------------------------------------------------------- state and parts
 
 
-def test_a_restored_sampler_draws_what_the_first_one_would_have_drawn() -> None:
+def test_a_restored_sampler_draws_the_batches_of_the_first_one() -> None:
     first, _, _ = sampler_of(LOG)
     for _ in range(3):
         first.draw()

@@ -39,7 +39,7 @@ def answer(request: pb.ModelInferRequest, fill: Callable[[dict[str, np.ndarray]]
 
 
 def first_id(tensors: dict[str, np.ndarray]) -> np.ndarray:
-    """A 'model' whose vector repeats the product's first token id: tells whose answer it is."""
+    """A 'model' whose vector repeats the product's first token id, which identifies the product."""
     return np.repeat(tensors["token_ids"][:, :1], 256, axis=1)
 
 
@@ -80,7 +80,7 @@ class FakeCall:
 
 
 class Clock:
-    """Time that passes only when somebody sleeps (or a test says so)."""
+    """Time that passes only when the client sleeps or a test advances it."""
 
     def __init__(self) -> None:
         self.now = 100.0

@@ -7,7 +7,7 @@ import numpy as np
 from inference.triton.batching import group_by_size
 
 
-def test_buckets_hold_every_row_once_alike_counts_together_and_no_crumbs() -> None:
+def test_groups_have_every_row_once_similar_counts_together_and_are_not_tiny() -> None:
     counts = np.random.default_rng(0).integers(0, 21, 700).astype(np.int32)
     groups = list(group_by_size(counts, 256))
     assert sorted(np.concatenate(groups).tolist()) == list(range(700))
@@ -17,12 +17,12 @@ def test_buckets_hold_every_row_once_alike_counts_together_and_no_crumbs() -> No
     assert slots < 1.25 * counts.sum()
 
 
-def test_few_products_are_one_request_whatever_their_images() -> None:
+def test_few_products_are_one_request_also_with_different_numbers_of_images() -> None:
     assert len(list(group_by_size(np.array([0, 1, 20, 5], np.int32), 256))) == 1
     assert list(group_by_size(np.array([], np.int32), 256)) == []
 
 
-def test_among_products_with_as_many_images_those_of_alike_length_stand_together() -> None:
+def test_within_a_number_of_images_products_are_sorted_by_length() -> None:
     rng = np.random.default_rng(0)
     counts, tokens = rng.integers(0, 3, 1_000).astype(np.int32), rng.integers(1, 600, 1_000).astype(np.int32)
     groups = list(group_by_size(counts, 64, tokens))

@@ -1,4 +1,4 @@
-"""The circuit breaker: it opens on silence only, lets one probe through at a time, and never stays open by itself."""
+"""The circuit breaker opens on silence, lets one probe through at a time, and closes after an answer."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_a_probe_that_fails_opens_it_for_another_pause() -> None:
 
 
 def test_a_probe_that_was_given_up_does_not_hold_the_next_one_up() -> None:
-    """Its caller was cancelled, say: nobody will ever tell how it went."""
+    """For instance, its caller was cancelled and never reports the result."""
     breaker = broken(time := Time())
     time.now += 2
     assert breaker.allows()

@@ -1,4 +1,4 @@
-"""The Triton client without a server: what it sends, and what it makes of every kind of failure."""
+"""The Triton client without a server: its requests, answers and checks."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_vectors_that_cannot_be_sent_are_rejected_alone_before_sending(vectors: 
     np.testing.assert_array_equal(result.vectors[[0, 1, 3], 0], [1, 2, 4])
 
 
-def test_a_batch_of_nothing_but_poison_sends_nothing() -> None:
+def test_a_batch_with_bad_products_only_sends_nothing() -> None:
     triton = FakeTriton(lambda request: answer(request, first_id))
     _, ids, lengths = products(2)
     result = client_of(triton).embed([np.full((1, 256), np.nan)] * 2, ids, lengths, version="1")

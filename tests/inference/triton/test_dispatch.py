@@ -15,7 +15,7 @@ S = grpc.StatusCode
 
 
 @pytest.mark.parametrize("guilty", [{0}, {255}, {17, 18}, set(range(100, 120))])
-def test_bisection_rejects_the_guilty_products_and_no_other(guilty: set[int]) -> None:
+def test_bisection_rejects_exactly_the_bad_products(guilty: set[int]) -> None:
     def infer(request: pb.ModelInferRequest) -> pb.ModelInferResponse:
         if guilty & {int(i) - 1 for i in arrays(request)["token_ids"][:, 0]}:
             raise RpcFailure(S.INVALID_ARGUMENT, "token_ids must be within 0 and 42\n\nAt: model.py(77): execute")
@@ -31,7 +31,7 @@ def test_bisection_rejects_the_guilty_products_and_no_other(guilty: set[int]) ->
     assert len(triton.requests) <= 1 + 2 * 8 * len(guilty), "halving, not one by one"
 
 
-def test_what_passes_is_retried_with_growing_jittered_pauses() -> None:
+def test_a_retryable_failure_is_retried_with_growing_jittered_pauses() -> None:
     failures = [RpcFailure(S.UNAVAILABLE, "no route")] * 5 + [RpcFailure(S.DEADLINE_EXCEEDED)] * 3
 
     def infer(request: pb.ModelInferRequest) -> pb.ModelInferResponse:
@@ -60,7 +60,7 @@ def test_when_time_is_up_unavailable_names_address_model_version_and_reason(code
     assert triton.flying == 0, "what was still in flight is cancelled"
 
 
-def test_a_fatal_failure_raises_at_once_and_cancels_the_rest() -> None:
+def test_a_permanent_failure_raises_at_once_and_cancels_the_rest() -> None:
     def infer(request: pb.ModelInferRequest) -> pb.ModelInferResponse:
         raise RpcFailure(S.PERMISSION_DENIED, "no")
 
@@ -73,7 +73,7 @@ def test_a_fatal_failure_raises_at_once_and_cancels_the_rest() -> None:
     assert triton.flying == 0
 
 
-def test_a_model_that_is_not_loaded_gets_a_moment_then_a_clear_error() -> None:
+def test_a_model_that_is_not_loaded_is_waited_for_briefly_then_a_clear_error() -> None:
     def infer(request: pb.ModelInferRequest) -> pb.ModelInferResponse:
         raise RpcFailure(S.NOT_FOUND, "unknown model: 'itemsage' version 7 is not found")
 
@@ -83,7 +83,7 @@ def test_a_model_that_is_not_loaded_gets_a_moment_then_a_clear_error() -> None:
     assert 10 <= clock.now - 100 < 15
 
 
-def test_a_dead_process_is_healed_once_for_all_requests_that_it_failed() -> None:
+def test_a_dead_process_is_reloaded_once_for_all_failed_requests() -> None:
     clock = Clock()
     healed: list[str] = []
 
@@ -104,7 +104,7 @@ def test_a_dead_process_is_healed_once_for_all_requests_that_it_failed() -> None
     np.testing.assert_array_equal(result.vectors[:, 0], np.arange(1, 7))
 
 
-def test_a_process_that_cannot_be_healed_ends_in_unavailable() -> None:
+def test_a_process_that_cannot_be_reloaded_ends_in_unavailable() -> None:
     def infer(request: pb.ModelInferRequest) -> pb.ModelInferResponse:
         raise RpcFailure(S.INTERNAL, "Stub process 'itemsage_0_0' is not healthy.")
 
@@ -139,7 +139,7 @@ def test_a_row_answered_with_nan_is_rejected_alone() -> None:
     np.testing.assert_array_equal(result.vectors[[0, 2], 0], [1, 3])
 
 
-def test_a_server_that_answers_nothing_is_let_alone_and_asked_again_later() -> None:
+def test_a_silent_server_is_not_asked_for_a_while_and_then_probed() -> None:
     """Calls fail at once while the circuit is open; the first that finds the server back goes through."""
     clock, down = Clock(), True
 

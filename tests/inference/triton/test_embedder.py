@@ -14,7 +14,7 @@ from inference.triton.embedder import ItemEmbedder
 from tests.inference.triton.fakes import FakeTriton, answer, client_of, first_id
 
 
-def test_the_embedder_pairs_tokenizer_and_version_of_the_live_release_and_follows_it(tmp_path: Path) -> None:
+def test_the_embedder_follows_the_live_release_with_its_tokenizer(tmp_path: Path) -> None:
     triton = FakeTriton(lambda request: answer(request, first_id))
     for version, corpus in (("1", "red shoe"), ("2", "a red red shoe")):
         (tmp_path / "itemsage" / version).mkdir(parents=True)

@@ -25,7 +25,9 @@ S = grpc.StatusCode
         (S.UNIMPLEMENTED, "", Failure.PERMANENT),
     ],
 )
-def test_every_failure_is_met_by_its_kind(code: grpc.StatusCode, details: str, expected: Failure) -> None:
+def test_a_status_code_and_its_message_give_the_kind_of_failure(
+    code: grpc.StatusCode, details: str, expected: Failure
+) -> None:
     assert classify(code, details) is expected
 
 

@@ -9,7 +9,7 @@ from inference.triton.requests import Chunk, encode_request, image_chunks, produ
 from tests.inference.triton.fakes import arrays
 
 
-def test_a_request_on_the_wire_is_the_protobuf_message_that_triton_expects() -> None:
+def test_an_encoded_request_is_the_protobuf_message_that_triton_expects() -> None:
     tensors = {"images": np.arange(600, dtype=np.float16).reshape(1, 300, 2), "image_counts": np.array([[3]], np.int32)}
     request = pb.ModelInferRequest.FromString(encode_request("itemsage", "4", tensors))
     assert (request.model_name, request.model_version) == ("itemsage", "4")
