@@ -246,9 +246,7 @@ def check_update(update: ProductUpdate, *, now: datetime) -> None:
             "version",
             f"{update.version} lies in the far future: use a sequence number or the event time in microseconds",
         )
-    for name, value in zip(_NAMES_OF_TEXTS, _texts_of(update), strict=True):
-        if "\x00" in value if isinstance(value, str) else isinstance(value, list) and any("\x00" in v for v in value):
-            raise ContractError(name, "holds a NUL character; remove it at the source")
+    _check_texts(update)
     if isinstance(update.price, Price):
         _check_price(update.price)
     if update.op == "upsert" and not update.title:
@@ -271,6 +269,16 @@ def check_event(event: Event, *, now: datetime) -> None:
     if event.currency is not None and event.currency not in DECIMALS:
         raise ContractError("currency", f"{event.currency!r} is not an active ISO 4217 code")
     _check_time(event.event_time, now)
+
+
+def _check_texts(update: ProductUpdate) -> None:
+    for name, value in zip(_NAMES_OF_TEXTS, _texts_of(update), strict=True):
+        if isinstance(value, str):
+            has_nul = "\x00" in value
+        else:
+            has_nul = isinstance(value, list) and "\x00" in "".join(value)
+        if has_nul:
+            raise ContractError(name, "holds a NUL character; remove it at the source")
 
 
 def _check_time(at: datetime, now: datetime) -> None:

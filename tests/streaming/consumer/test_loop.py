@@ -142,9 +142,7 @@ def test_long_work_keeps_the_membership(stop: threading.Event) -> None:
     consumer, handler = FakeConsumer(stop, p0=2), Handler()
 
     def until_polled() -> None:
-        deadline = time.monotonic() + 10
-        while consumer.polls < 4 and time.monotonic() < deadline:
-            time.sleep(0.001)
+        wait_for(lambda: consumer.polls >= 4)
 
     handler.during = until_polled
     make(consumer, handler).run(stop)
@@ -185,9 +183,7 @@ def test_a_partition_that_is_revoked_while_its_records_are_handled_is_not_commit
     consumer.script.append(lambda: consumer.revoke(P0))
 
     def until_revoked() -> None:
-        deadline = time.monotonic() + 10
-        while consumer.script and time.monotonic() < deadline:
-            time.sleep(0.001)
+        wait_for(lambda: not consumer.script)
 
     handler.during = until_revoked
     make(consumer, handler).run(stop)
@@ -276,9 +272,7 @@ def test_damage_that_is_found_while_another_partition_is_handled_is_not_forgotte
     letters: list[tuple[int, int]] = []
 
     def until_polled() -> None:
-        deadline = time.monotonic() + 10
-        while consumer.polls < 3 and time.monotonic() < deadline:
-            time.sleep(0.001)
+        wait_for(lambda: consumer.polls >= 3)
 
     handler.during = until_polled
     make(consumer, handler, unreadable=lambda tp, offset, _: letters.append((tp.partition, offset))).run(stop)
