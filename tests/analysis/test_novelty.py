@@ -15,7 +15,7 @@ from analysis.metrics import Count, Mean, Quantile, Ratio, Retention, shop_metri
 from analysis.novelty import MetricByAge, age_windows, by_age
 from analysis.report import analyze
 from analysis.sources import ExperimentTables, UserTable
-from tests.analysis.conftest import DAY, START, Shop
+from tests.analysis.builders import DAY, START, Shop
 
 WEEK = timedelta(days=7)
 CLICKS = Count(name="clicks", column="clicks")

@@ -30,9 +30,6 @@ def generator() -> np.random.Generator:
     return np.random.default_rng(123)
 
 
-# --- bootstrap
-
-
 @pytest.mark.parametrize("method", ["percentile", "bca"])
 def test_the_bootstrap_interval_is_scipys_up_to_the_random_draws(method: str) -> None:
     rng = np.random.default_rng(1)
@@ -70,18 +67,6 @@ def test_the_acceleration_is_that_of_leaving_out_unit_by_unit() -> None:
     cubes, squares = (sum(float(np.sum(u**power)) for u in influence) for power in (3, 2))
     rows = [DistinctRows.of(values, "arm") for values in (c, t)]
     assert acceleration(rows, mean, "lift") == pytest.approx(cubes / 6 / squares**1.5, rel=1e-9)
-
-
-@pytest.mark.parametrize("columns", ["amounts", "counts"])
-def test_resampled_means_have_the_distribution_of_drawing_users_one_by_one(columns: str) -> None:
-    """Both short cuts (zeros by a binomial, few distinct rows by a multinomial) against plain drawing."""
-    rng = np.random.default_rng(3)
-    values = gmv(rng, 400, share=0.2)[:, None] if columns == "amounts" else clicks(rng, 400)
-    short = DistinctRows.of(values, "arm").resampled_means(20_000, generator())
-    plain = values[np.random.default_rng(4).integers(0, 400, (20_000, 400))].mean(axis=1)
-    for column in range(values.shape[1]):
-        assert stats.ks_2samp(short[:, column], plain[:, column]).pvalue > 1e-4
-    assert np.cov(short.T) == pytest.approx(np.cov(plain.T), rel=0.05)
 
 
 def test_the_bootstrap_of_a_ratio_agrees_with_the_delta_method_in_large_samples() -> None:
@@ -143,9 +128,6 @@ def test_what_cannot_be_resampled_is_refused() -> None:
         bootstrap([0.0, 0.0, 3.0], [1.0, 2.0], generator())
     with pytest.raises(ArgumentError, match="resamples is 10"):
         bootstrap([1.0], [1.0], generator(), resamples=10)
-
-
-# --- permutation
 
 
 def test_a_small_permutation_test_goes_through_all_divisions_like_scipys() -> None:
@@ -212,9 +194,6 @@ def test_columns_that_do_not_fit_the_test_are_refused() -> None:
         permutation_test(clicks(rng, 9), np.ones(9), rng)
     with pytest.raises(DataError, match="1 and 2 units"):
         permutation_test([1.0], [1.0, 2.0], rng)
-
-
-# --- ranks
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -1,0 +1,26 @@
+"""A report with names that try to leave their place, and a report as the terminal shows it."""
+
+import io
+
+import numpy as np
+import pandas as pd
+from rich.console import Console
+
+from analysis.metrics import Mean
+from analysis.render.terminal import to_terminal
+from analysis.report import Report, analyze
+from analysis.sources import UserTable
+
+
+def evil_report() -> Report:
+    """Labels and names that try to leave their place."""
+    rng = np.random.default_rng(0)
+    data = pd.DataFrame({"variant": rng.choice(["<b>a", "b|\"'"], 400), "x": rng.normal(5, 1, 400)})
+    metric = Mean(name="x", label="<script>alert(1)</script>", column="x", description="a & b")
+    return analyze(UserTable(data), [metric], "<b>a", "b|\"'", title="<img src=x>")
+
+
+def plain(report: Report, width: int = 200) -> str:
+    console = Console(file=io.StringIO(), width=width)
+    console.print(to_terminal(report))
+    return console.file.getvalue()  # type: ignore[attr-defined, no-any-return]
