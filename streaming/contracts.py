@@ -273,11 +273,8 @@ def check_event(event: Event, *, now: datetime) -> None:
 
 def _check_texts(update: ProductUpdate) -> None:
     for name, value in zip(_NAMES_OF_TEXTS, _texts_of(update), strict=True):
-        if isinstance(value, str):
-            has_nul = "\x00" in value
-        else:
-            has_nul = isinstance(value, list) and "\x00" in "".join(value)
-        if has_nul:
+        text = "".join(value) if isinstance(value, list) else value
+        if isinstance(text, str) and "\x00" in text:
             raise ContractError(name, "holds a NUL character; remove it at the source")
 
 
