@@ -1,4 +1,4 @@
-"""A PostgreSQL server for the tests of sources, where its programs are installed."""
+"""Users with every feature, and a PostgreSQL server where its programs are installed."""
 
 import os
 import pwd
@@ -8,7 +8,12 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import pandas as pd
 import pytest
+
+from analysis.aggregates import Aggregates
+from analysis.sources import UserTable
+from tests.analysis.sources.builders import OPTIONS, collect, frame
 
 
 @pytest.fixture(scope="session")
@@ -35,3 +40,13 @@ def postgresql() -> Iterator[str]:
         run("pg_ctl", "-D", folder, "-m", "immediate", "-w", "stop")
     finally:
         shutil.rmtree(home)
+
+
+@pytest.fixture(scope="module")
+def data() -> pd.DataFrame:
+    return frame()
+
+
+@pytest.fixture(scope="module")
+def expected(data: pd.DataFrame) -> Aggregates:
+    return collect(UserTable(data, **OPTIONS))

@@ -1,0 +1,42 @@
+"""A table of a database gives the numbers of every other source."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from analysis.aggregates import Aggregates
+from analysis.columns import Filter
+from analysis.errors import DataError, MissingColumnError, SourceError
+from analysis.metrics import Mean
+from analysis.sources import SqlTable
+from tests.analysis.sources.builders import METRICS, OPTIONS, collect, same, write_sql
+
+
+@pytest.mark.integration
+def test_postgresql_gives_the_same_numbers(postgresql: str, data: pd.DataFrame, expected: Aggregates) -> None:
+    engine = write_sql(data, postgresql)
+    try:
+        same(collect(SqlTable(engine, "users", **OPTIONS)), expected)
+        instants = replace(SqlTable(engine, "users", **OPTIONS), table="timed")
+        with engine.begin() as connection:
+            connection.exec_driver_sql(
+                "CREATE VIEW timed AS SELECT u.*, (day + TIME '23:30') AT TIME ZONE 'UTC' AS first FROM users u"
+            )
+        found = collect(replace(instants, day="first", covariate_until=None))
+        assert found.days == expected.days
+    finally:
+        engine.dispose()
+
+
+def test_a_database_says_what_is_wrong(data: pd.DataFrame, tmp_path: Path) -> None:
+    engine = write_sql(data.assign(spent=None), f"sqlite:///{tmp_path / 'u.db'}")
+    with pytest.raises(SourceError, match="has no table 'user'"):
+        collect(SqlTable(engine, "user"), METRICS[:1])
+    with pytest.raises(MissingColumnError, match=r"users has no column 'gmw'\. Did you mean 'gmv'"):
+        collect(SqlTable(engine, "users"), (Mean(name="g", column="gmw"),))
+    with pytest.raises(DataError, match="'country' is TEXT, and a metric needs numbers"):
+        collect(SqlTable(engine, "users"), (Mean(name="g", column="country"),))
+    with pytest.raises(DataError, match="3 units have several rows in one arm"):
+        collect(SqlTable(engine, "users", unit="currency", where=(Filter("variant", "=", "a"),)), METRICS[:1])
