@@ -21,7 +21,7 @@ from inference.retrieval import RetrievalIndex
 from sagelift.commands.cli import app
 from sagelift.observability.health import HealthState
 from sagelift.observability.monitor import Monitor
-from sagelift.services import Services
+from sagelift.services import EVENTS_GROUP, Services
 from sagelift.settings import load_settings
 from sagelift.stack.kafka import KafkaBroker
 from sagelift.stack.triton import TritonServer
@@ -34,7 +34,7 @@ from streaming.kafka.schema_registry.schemas import avro_schema
 from streaming.kafka.topic_admin import ensure_topics
 from streaming.kafka.topics import CATALOG_UPDATES, EVENTS, PRODUCT_EMBEDDINGS, PRODUCT_OFFERS
 from streaming.vectors.follower import IndexFollower
-from tests.integration.test_streaming import EVENTS_GROUP, NOW, Shop, consuming, until, upsert
+from tests.integration.shop import NOW, Shop, consuming, until, upsert
 from tests.streaming.schema_registry import Registry
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]

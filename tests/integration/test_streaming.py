@@ -6,18 +6,12 @@ the processes that `sagelift stream` starts.
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
-import sys
-import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from datetime import UTC, datetime, timedelta
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -30,96 +24,22 @@ from feature_repo.recent import Engagement, by_user, merged
 from inference.inputs import ProductInput
 from inference.retrieval import Filter, RetrievalIndex
 from inference.triton.embedder import ItemEmbedder
-from sagelift.services import CATALOG_GROUP, EVENTS_GROUP, Services
-from sagelift.settings import load_settings
+from sagelift.services import CATALOG_GROUP, EVENTS_GROUP
 from sagelift.stack.kafka import KafkaBroker
 from sagelift.stack.triton import TritonServer
-from sagelift.workers import catalog_worker, events_worker
+from sagelift.workers import events_worker
 from streaming.contracts import Event, Price, ProductUpdate
 from streaming.errors import TopicError
 from streaming.events.conversion import to_row
 from streaming.kafka.connection import TopicPartition
 from streaming.kafka.lag import LagMeter
-from streaming.kafka.producers import CatalogPublisher, EventPublisher
+from streaming.kafka.producers import EventPublisher
 from streaming.kafka.topic_admin import ensure_topics, log_id
-from streaming.kafka.topics import CATALOG_UPDATES, EVENTS, dead_letter_topic
+from streaming.kafka.topics import CATALOG_UPDATES, EVENTS
 from streaming.vectors.follower import IndexFollower
+from tests.integration.shop import COLOURS, NOW, Shop, consuming, delete, patch, process, until, upsert
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
-
-NOW = datetime.now(UTC).replace(microsecond=0)
-COLOURS = {"red": (220, 30, 30), "blue": (30, 30, 220), "green": (30, 180, 60)}
-ERRORS = "__connect.errors."
-
-
-class Shop:
-    """An installation: services of this process, and what to start consumers with."""
-
-    def __init__(self, state: Path, kafka: KafkaBroker, triton: TritonServer, models: Path) -> None:
-        self.environment = {
-            "SAGELIFT_STATE_DIR": str(state),
-            "SAGELIFT_KAFKA__BOOTSTRAP_SERVERS": kafka.bootstrap,
-            "SAGELIFT_TRITON__URL": triton.grpc,
-            "SAGELIFT_TRITON__MODEL_REPOSITORY": str(models),
-            "SAGELIFT_IMAGES__FOLDERS": str(state.parent),
-            "OMP_NUM_THREADS": "1",
-        }
-        self.settings = load_settings(
-            state_dir=state,
-            kafka={"bootstrap_servers": kafka.bootstrap},
-            triton={"url": triton.grpc, "model_repository": models},
-            images={"folders": [state.parent]},
-        )
-        self.kafka, self.triton = kafka, triton
-        self.services = Services(self.settings)
-        self.services.embedder()
-
-    def publish(self, *updates: ProductUpdate) -> None:
-        with CatalogPublisher(self.services.kafka) as publisher:
-            publisher.send_all(updates)
-
-    def lag(self, group: str = CATALOG_GROUP, topic: str = CATALOG_UPDATES) -> int:
-        with LagMeter(self.services.kafka, group, topic) as meter:
-            return meter.lag()
-
-    def caught_up(self, group: str = CATALOG_GROUP, topic: str = CATALOG_UPDATES, timeout_s: float = 60) -> None:
-        with LagMeter(self.services.kafka, group, topic) as meter:
-            until(lambda: meter.lag() == 0, f"{group} to read all of {topic}", timeout_s)
-
-    def state(self, prefix: str) -> dict[str, Any]:
-        """Features and embeddings of the products whose ids begin so, by the rest of the id."""
-        features = [p for page in self.services.features.scan_features() for p in page if p.id.startswith(prefix)]
-        embeddings = self.services.features.read_embeddings("1", [p.id for p in features])
-        return {
-            p.id.removeprefix(prefix): (
-                (p.version, p.text, p.image_hashes, p.amount_minor, p.currency, p.availability),
-                (embeddings[p.id].content_hash, np.round(embeddings[p.id].vector, 3).tobytes()),
-            )
-            for p in features
-        }
-
-    def state_ids(self, prefix: str) -> list[str]:
-        return [id for id in self.services.features.product_ids() if id.startswith(prefix)]
-
-    def dead_letters(self, topic: str, stage: str) -> list[Any]:
-        consumer = self.services.kafka.consumer()
-        try:
-            tp = TopicPartition(dead_letter_topic(topic), 0)
-            consumer.assign([tp])
-            consumer.seek_to_beginning(tp)
-            end, found = consumer.end_offsets([tp])[tp], []
-            while consumer.position(tp) < end:
-                found += consumer.poll(500).get(tp, [])
-        finally:
-            consumer.close()
-        return [r for r in found if dict(r.headers)[ERRORS + "stage"] == stage.encode()]
-
-
-def until(condition: Callable[[], bool], what: str, timeout_s: float = 30) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, f"waited {timeout_s:.0f} s in vain for {what}"
-        time.sleep(0.02)
 
 
 @pytest.fixture(scope="module")
@@ -130,62 +50,6 @@ def shop(
     ensure_topics(shop.services.kafka)
     yield shop
     shop.services.close()
-
-
-@contextmanager
-def consuming(shop: Shop, worker: Callable[..., None] = catalog_worker) -> Iterator[None]:
-    """A consumer in this process; it must end in time and without an error."""
-    stop, failed = threading.Event(), []
-
-    def run() -> None:
-        try:
-            worker(shop.settings, stop)
-        except Exception as error:
-            failed.append(error)
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join(30)
-        if failed:  # the cause of whatever else went wrong
-            raise failed[0]
-    assert not thread.is_alive()
-
-
-@contextmanager
-def process(shop: Shop, worker: str) -> Iterator[subprocess.Popen[bytes]]:
-    """A consumer as `sagelift stream` starts it; killed at the end if it still runs."""
-    command = [sys.executable, "-m", "sagelift", "stream", worker]
-    with open(shop.settings.state / f"{worker}.log", "ab") as log:
-        started = subprocess.Popen(command, env={**os.environ, **shop.environment}, stdout=log, stderr=log)
-    try:
-        yield started
-    finally:
-        started.kill()
-        started.wait(10)
-
-
-def upsert(id: str, version: int, title: str, *links: str, cents: int = 1000) -> ProductUpdate:
-    return ProductUpdate(
-        id=id,
-        version=version,
-        event_time=NOW,
-        title=title,
-        image_link=links[0] if links else None,
-        additional_image_link=list(links[1:]),
-        price=Price(Decimal(cents) / 100, "EUR"),
-    )
-
-
-def patch(id: str, version: int, **fields: Any) -> ProductUpdate:
-    return ProductUpdate(id=id, version=version, event_time=NOW, op="patch", **fields)
-
-
-def delete(id: str, version: int) -> ProductUpdate:
-    return ProductUpdate(id=id, version=version, event_time=NOW, op="delete")
 
 
 @pytest.fixture(scope="module")
@@ -294,10 +158,10 @@ def test_bad_messages_become_dead_letters_unchanged_and_stop_nothing(shop: Shop)
     for letter in letters:
         headers = dict(letter.headers)
         assert headers["traceparent"] == b"00-abc"
-        assert headers[ERRORS + "topic"] == CATALOG_UPDATES.encode()
-        assert headers[ERRORS + "consumer.group"] == CATALOG_GROUP.encode()
-        assert headers[ERRORS + "exception.class.name"] == b"ContractError"
-        assert int(headers[ERRORS + "offset"]) >= 0
+        assert headers[ERROR_HEADERS + "topic"] == CATALOG_UPDATES.encode()
+        assert headers[ERROR_HEADERS + "consumer.group"] == CATALOG_GROUP.encode()
+        assert headers[ERROR_HEADERS + "exception.class.name"] == b"ContractError"
+        assert int(headers[ERROR_HEADERS + "offset"]) >= 0
     assert list(shop.state("b-")) == ["good"]
 
 
@@ -312,8 +176,8 @@ def test_damaged_bytes_on_the_brokers_disk_are_skipped_with_a_dead_letter(shop: 
         shop.caught_up()
     (letter,) = shop.dead_letters(CATALOG_UPDATES, "fetch")
     headers = dict(letter.headers)
-    assert headers[ERRORS + "exception.class.name"] == b"CorruptRecordError"
-    assert f"-{headers[ERRORS + 'partition'].decode()}" == damaged[0].parent.name[-2:]
+    assert headers[ERROR_HEADERS + "exception.class.name"] == b"CorruptRecordError"
+    assert f"-{headers[ERROR_HEADERS + 'partition'].decode()}" == damaged[0].parent.name[-2:]
     assert len(shop.state("c-")) == 17
     assert shop.state("c-")["1"][0][0] == 2
 
@@ -406,13 +270,13 @@ def test_a_topic_that_is_created_again_is_another_log(shop: Shop) -> None:
     """The offsets of the old log would skip events of the new one."""
     admin = shop.services.kafka.admin()
     try:
-        admin.create_topics([NewTopic("made.anew", 1, 1)])
-        first = log_id(shop.services.kafka, "made.anew")
-        assert log_id(shop.services.kafka, "made.anew") == first
-        admin.delete_topics(["made.anew"])
-        until(lambda: "made.anew" not in admin.list_topics(), "the topic to be gone")
-        admin.create_topics([NewTopic("made.anew", 1, 1)])
-        second = log_id(shop.services.kafka, "made.anew")
+        admin.create_topics([NewTopic("created.again", 1, 1)])
+        first = log_id(shop.services.kafka, "created.again")
+        assert log_id(shop.services.kafka, "created.again") == first
+        admin.delete_topics(["created.again"])
+        until(lambda: "created.again" not in admin.list_topics(), "the topic to be gone")
+        admin.create_topics([NewTopic("created.again", 1, 1)])
+        second = log_id(shop.services.kafka, "created.again")
     finally:
         admin.close()
     assert first.split("/")[0] == second.split("/")[0], "the same cluster"

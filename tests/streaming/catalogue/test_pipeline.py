@@ -492,8 +492,9 @@ def history(steps: Sequence[tuple[str, str, int]]) -> list[ProductUpdate]:
 
 
 def make_crash(world: World, chance: random.Random, share: float) -> Callable[[], None]:
-    """From now on this share of the writes to the store, and of the moments around a publishing, crashes. Returns what
-    starts the consumer anew in this world.
+    """Make a share of the writes to the store, and of the steps before and after a publishing, crash.
+
+    Returns a function that restarts the consumer in this world.
     """
 
     def may_crash(_: str) -> None:

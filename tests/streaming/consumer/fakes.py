@@ -69,7 +69,7 @@ class FakeConsumer:
         for tp, position in self.positions.items():
             if tp in self.pauses:
                 continue
-            assert self.spinning != tp, "kafka-python would spin for ever now"
+            assert self.spinning != tp, "kafka-python would spin forever now"
             if (tp, position) in self.damaged:
                 if not found:
                     self.spinning = tp

@@ -1,6 +1,6 @@
-"""The first connection to a broker, against servers that answer as no broker should.
+"""The first connection to a broker, with servers that answer as no broker should.
 
-What real brokers say is in tests/integration/test_security.py.
+tests/integration/test_security.py covers the answers of real brokers.
 """
 
 from __future__ import annotations
