@@ -28,7 +28,7 @@ from sagelift.services import CATALOG_GROUP, EVENTS_GROUP
 from sagelift.stack.kafka import KafkaBroker
 from sagelift.stack.triton import TritonServer
 from sagelift.workers import events_worker
-from streaming.contracts import Event, Price, ProductUpdate
+from streaming.contracts import ERROR_HEADERS, Event, Price, ProductUpdate
 from streaming.errors import TopicError
 from streaming.events.conversion import to_row
 from streaming.kafka.connection import TopicPartition
