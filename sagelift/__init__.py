@@ -1,7 +1,21 @@
-"""The command line, the settings, the local stack and the demo that puts the rooms together."""
+"""The installation: settings, clients, consumers, training, guardrails, the command line, the local stack, the demo.
+
+Each module imports only from those below it:
+
+    commands             the `sagelift` command, one module per noun
+    demo                 the whole loop on real components
+    releases, training, runs, run_card, guardrails, experiment_server, local_stack, sample_users
+                         what the commands do, as functions
+    workers              the consumer processes
+    observability        metrics, health, logs and status of the consumers
+    services             from settings to clients and stores
+    stack                the local stack: Kafka, Triton, supervised processes
+    settings             all settings; `settings_reference` lists them
+    progress, errors     used by all of them
+"""
 
 import os
 
-# Threads of torch's OpenMP spin while they wait; beside a broker and a server they take the cores from whoever works
-# (measured: a forward pass six times slower). Must be set before torch is imported.
+# While OpenMP threads of torch wait, they spin and take the cores from the broker and the server beside them (measured:
+# a forward pass six times slower). The variable must be set before torch is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

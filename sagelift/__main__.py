@@ -1,4 +1,4 @@
-"""`python -m sagelift` is the `sagelift` command."""
+"""Run the `sagelift` command as `python -m sagelift`."""
 
 from sagelift.commands.cli import main
 

@@ -1,16 +1,14 @@
-"""From settings to working parts: the one place that knows which room gets which address.
+"""From settings to clients and stores: the only place that knows which package gets which address.
 
-An address that the settings leave empty is the local stack's, read from its state folder. Everything is opened at
-first use and closed together.
+An address that the settings leave empty is that of the local stack, read from its state folder. Each part is opened
+at its first use, and all are closed together.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from contextlib import ExitStack
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from sagelift.errors import SageliftError
 from sagelift.settings import Settings
@@ -38,13 +36,20 @@ EVENTS_GROUP = "sagelift-events"
 
 
 class Services:
-    """The parts of one installation. A context manager.
+    """The clients and stores of one installation, in the order in which they build on each other. A context manager.
 
     Attributes:
-        breaker: for the client of Triton, of those who try again by themselves; to be set before it is used.
+        settings: Settings of the installation.
+        breaker: Circuit breaker of the Triton client, for a caller that tries again by itself. Set it before the
+            first use of `triton`.
     """
 
     def __init__(self, settings: Settings) -> None:
+        """Open nothing yet.
+
+        Args:
+            settings: Settings of the installation.
+        """
         self.settings = settings
         self._open = ExitStack()
         self._embedder: ItemEmbedder | None = None
@@ -57,17 +62,17 @@ class Services:
         self.close()
 
     def close(self) -> None:
-        """Close everything that was opened, the last first."""
+        """Close everything that was opened, in reverse order."""
         self._open.close()
 
     @cached_property
     def kafka(self) -> Connection:
-        """The Kafka cluster of the settings, or the local stack's broker."""
+        """Connection to the settings' Kafka cluster, or to the local stack's broker."""
         from streaming.kafka.codec import JSON
         from streaming.kafka.connection import Connection
 
         settings = self.settings.kafka
-        address = settings.bootstrap_servers or self._local("kafka_bootstrap", "Kafka")
+        address = settings.bootstrap_servers or self._local_address("Kafka")
         return Connection(address, settings.client, self.registry_codec or JSON)
 
     @cached_property
@@ -87,21 +92,34 @@ class Services:
         )
         return RegistryCodec(self._open.enter_context(registry), settings.format)
 
+    def producer(self) -> Any:
+        """A Kafka producer, closed with the services."""
+        producer = self.kafka.producer()
+        self._open.callback(producer.close, 2)  # the publishers have flushed already
+        return producer
+
+    def publishers(self) -> tuple[PublishVectors, PublishOffers]:
+        """Publishers of vectors and of offers with the connection's codec, closed with the services."""
+        from streaming.vectors.publisher import embedding_publisher, offer_publisher
+
+        producer, codec = self.producer(), self.kafka.codec
+        return embedding_publisher(producer, codec), offer_publisher(producer, codec)
+
     @cached_property
     def triton(self) -> TritonClient:
-        """A client of the settings' Triton, or of the local stack's."""
+        """Client of the settings' Triton, or of the local stack's."""
         from inference.triton.channel import open_channel
         from inference.triton.client import TritonClient
 
         settings = self.settings.triton
-        address = settings.url or self._local("triton_grpc", "Triton")
+        address = settings.url or self._local_address("Triton")
         channel = open_channel(address, self.triton_tls)
         client = TritonClient(address, deadline_s=settings.deadline_s, breaker=self.breaker, channel=channel)
         return self._open.enter_context(client)
 
     @property
     def triton_tls(self) -> Tls | None:
-        """How to speak TLS with the settings' Triton; None without."""
+        """TLS options of the settings' Triton; None without TLS."""
         from inference.triton.channel import Tls
 
         tls = self.settings.triton
@@ -109,16 +127,46 @@ class Services:
             return None
         return Tls(tls.tls_ca_file, tls.tls_cert_file, tls.tls_key_file, tls.tls_server_name)
 
+    def prepare_visual_encoder(self) -> None:
+        """Make Triton serve this program's visual encoder, and check its answers. Quick when it already does.
+
+        The local stack loads all models of its repository at its start; another server loads only what it is told to.
+
+        Raises:
+            ArtifactError: The model repository cannot be written.
+            ServingError: Triton cannot load the encoder, or answers the probe wrongly: it may use another repository.
+        """
+        from inference.releases.export import export_visual_encoder
+        from inference.releases.repository import VISUAL_ENCODER
+
+        folder = export_visual_encoder(self.settings.model_repository)
+        self.triton.load(VISUAL_ENCODER)
+        self.triton.probe(folder)
+
+    def embedder(self) -> ItemEmbedder | None:
+        """The embedder of the release that is live now; None before the first release."""
+        from inference.releases.repository import live_version
+        from inference.triton.embedder import ItemEmbedder
+
+        if live_version(self.settings.model_repository) is None:
+            return None
+        if self._embedder is None:
+            self._embedder = ItemEmbedder(self.triton, self.settings.model_repository)
+        else:
+            self._embedder.refresh()
+        self.features.ensure_model_version(self._embedder.model_version)
+        return self._embedder
+
     @cached_property
     def features(self) -> ProductFeatureStore:
-        """The feature store in the state folder."""
+        """Feature store in the state folder."""
         from feature_repo.store import ProductFeatureStore
 
         return self._open.enter_context(ProductFeatureStore.open(self.settings.state))
 
     @cached_property
     def visual_cache(self) -> VisualCache:
-        """Image vectors by content hash."""
+        """Cache of image vectors by content hash."""
         from inference.visual import VISUAL_VERSION
         from inference.visual_cache import VisualCache
 
@@ -128,7 +176,11 @@ class Services:
 
     @cached_property
     def database(self) -> Engine:
-        """The experiment database's engine."""
+        """Engine of the experiment database.
+
+        Raises:
+            SageliftError: The URL is wrong, or its driver is not installed.
+        """
         from sqlalchemy import create_engine
         from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
@@ -145,17 +197,13 @@ class Services:
 
     @cached_property
     def experiments(self) -> ExperimentStore:
-        """The experiment store; its tables are made when there are none."""
+        """Experiment store. Its tables are created if they are missing."""
         from experiments.store import ExperimentStore
 
         self.settings.state.mkdir(parents=True, exist_ok=True)
         store = ExperimentStore(self.database)
         store.create_all()
         return store
-
-    def create_stores(self) -> None:
-        """Create the experiment database and the feature store if they are missing."""
-        _ = self.experiments, self.features
 
     def unit_tokens(self) -> Tokens | None:
         """Unit tokens made from the settings' key; None without a key."""
@@ -164,49 +212,23 @@ class Services:
         key = self.settings.experiments.token_key.get_secret_value()
         return Tokens(bytes.fromhex(key), SqlNonces(self.experiments.engine)) if key else None
 
-    def embedder(self) -> ItemEmbedder | None:
-        """The live release, asked for anew at each call; None before the first."""
-        from inference.releases.repository import live_version
-        from inference.triton.embedder import ItemEmbedder
-
-        if live_version(self.settings.model_repository) is None:
-            return None
-        if self._embedder is None:
-            self._embedder = ItemEmbedder(self.triton, self.settings.model_repository)
-        else:
-            self._embedder.refresh()
-        self.features.ensure_model_version(self._embedder.model_version)
-        return self._embedder
-
-    def prepare_visual_encoder(self) -> None:
-        """Have Triton serve the visual encoder of this program, rightly; quick when it does.
-
-        The local stack loads what is in its repository when it starts; another server serves what it was told to.
-
-        Raises:
-            ArtifactError: the model repository cannot be written.
-            ServingError: Triton cannot load it, or answers its probe wrongly: it may serve another repository.
-        """
-        from inference.releases.export import export_visual_encoder
-        from inference.releases.repository import VISUAL_ENCODER
-
-        folder = export_visual_encoder(self.settings.model_repository)
-        self.triton.load(VISUAL_ENCODER)
-        self.triton.probe(folder)
+    def create_stores(self) -> None:
+        """Create the experiment database and the feature store if they are missing."""
+        _ = self.experiments, self.features
 
     def catalog_pipeline(self) -> CatalogPipeline:
-        """The catalogue consumer's pipeline on the real parts."""
+        """Build the pipeline of the catalogue consumer."""
         from streaming.catalogue.images.fetch import ImageFetcher
         from streaming.catalogue.images.vectors import CachedImageVectors
         from streaming.catalogue.pipeline import CatalogPipeline
 
-        wanted = self.settings.images
+        limits = self.settings.images
         fetcher = self._open.enter_context(
             ImageFetcher(
-                max_bytes=wanted.max_bytes,
-                timeout=wanted.timeout_s,
-                max_pixels=wanted.max_pixels,
-                allow_private=wanted.allow_private,
+                max_bytes=limits.max_bytes,
+                timeout=limits.timeout_s,
+                max_pixels=limits.max_pixels,
+                allow_private=limits.allow_private,
                 root=self.settings.image_folders,
             )
         )
@@ -214,43 +236,26 @@ class Services:
         vectors, offers = self.publishers()
         return CatalogPipeline(self.features, images, self.embedder, vectors, offers, self.kafka.codec)
 
-    def publishers(self) -> tuple[PublishVectors, PublishOffers]:
-        """Publishers of vectors and offers with the connection's codec; closed with the services."""
-        from streaming.vectors.publisher import embedding_publisher, offer_publisher
+    def _local_address(self, server: Literal["Kafka", "Triton"]) -> str:
+        """Address of a server of the local stack.
 
-        producer, codec = self.producer(), self.kafka.codec
-        return embedding_publisher(producer, codec), offer_publisher(producer, codec)
-
-    def producer(self) -> Any:
-        """A Kafka producer, closed with the services."""
-        producer = self.kafka.producer()
-        self._open.callback(producer.close, 2)  # all that counts was flushed
-        return producer
-
-    def _local(self, name: str, what: str) -> str:
+        Raises:
+            SageliftError: No local stack runs, or the server is still starting.
+        """
         from sagelift.stack.status import read_status
 
         status = read_status(self.settings.state)
-        address = getattr(status, name)
-        if status.running and not address:
-            raise SageliftError(f"the local stack in {self.settings.state} is still starting {what}; try again shortly")
+        address, variable = {
+            "Kafka": (status.kafka_bootstrap, "SAGELIFT_KAFKA__BOOTSTRAP_SERVERS"),
+            "Triton": (status.triton_grpc, "SAGELIFT_TRITON__URL"),
+        }[server]
         if not status.running:
-            variable = {"Kafka": "SAGELIFT_KAFKA__BOOTSTRAP_SERVERS", "Triton": "SAGELIFT_TRITON__URL"}[what]
             raise SageliftError(
-                f"no {what} is known: no local stack runs in {self.settings.state} (start one with `sagelift up`), "
-                f"and {variable} is not set"
+                f"no {server} is configured: {variable} is empty, and no local stack runs in {self.settings.state}; "
+                "set the variable, or start a local stack with `sagelift up`"
             )
-        return str(address)
-
-
-def wait_for(condition: Callable[[], bool], what: str, timeout_s: float, pause_s: float = 0.1) -> None:
-    """Poll until the condition holds.
-
-    Raises:
-        SageliftError: it does not within the time; `what` says what was waited for.
-    """
-    end = time.monotonic() + timeout_s
-    while not condition():
-        if time.monotonic() > end:
-            raise SageliftError(f"gave up waiting for {what} after {timeout_s:.0f} s")
-        time.sleep(pause_s)
+        if not address:
+            raise SageliftError(
+                f"the local stack in {self.settings.state} is still starting {server}; try again in a few seconds"
+            )
+        return address

@@ -22,7 +22,10 @@ from sagelift.settings import Settings
 from sagelift.stack.worker_records import announced, folder_of, write_record
 
 if TYPE_CHECKING:
+    from streaming.catalogue.batch import EmbeddedBatch, FeatureBatch
+    from streaming.catalogue.pipeline import CatalogPipeline
     from streaming.consumer.loop import ConsumerLoop
+    from streaming.consumer.partitions import Records
     from streaming.dead_letters.writer import DeadLetterWriter
     from streaming.kafka.connection import TopicPartition
     from streaming.kafka.lag import LagMeter
@@ -30,7 +33,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 POISONED = 4
-"""Exit code of a consumer that stopped because most messages cannot be used: starting it again would not help."""
+"""Exit code of a consumer that stopped because most messages cannot be used. A restart would not help."""
 WRONG_SETTINGS = 2
 """Exit code of a consumer whose settings are wrong."""
 
@@ -41,19 +44,18 @@ def catalog_worker(
     monitor: Monitor | None = None,
     after_first_batch: Callable[[], object] = lambda: None,
 ) -> None:
-    """Consume `catalog.updates` until stopped; see `streaming.catalogue.pipeline`."""
-    from sqlite3 import OperationalError
+    """Consume `catalog.updates` until stopped; see `streaming.catalogue.pipeline`.
 
-    from feature_repo.errors import HistoryError, StoreBusyError, StoreStateError
-    from inference.errors import ArtifactError, ServingError
+    Args:
+        settings: Settings of the installation.
+        stop: Ends the consumer when set. The batches in flight are finished and committed.
+        monitor: Metrics and health; None for its own.
+        after_first_batch: Called once after the first batch.
+    """
     from inference.triton.circuit import CircuitBreaker
-    from streaming.catalogue.batch import EmbeddedBatch, FeatureBatch
-    from streaming.catalogue.pipeline import CatalogPipeline
     from streaming.consumer.loop import ConsumerLoop
-    from streaming.consumer.partitions import Records
     from streaming.consumer.poison import PoisonGuard, PoisonLimit
     from streaming.dead_letters.writer import DeadLetterWriter
-    from streaming.errors import BrokerError, RegistryError
     from streaming.kafka.lag import LagMeter
     from streaming.kafka.topic_admin import ensure_topics
     from streaming.kafka.topics import CATALOG_UPDATES
@@ -62,58 +64,84 @@ def catalog_worker(
     with Services(settings) as services:
         services.breaker = monitor.circuit = CircuitBreaker()  # the loop tries again
         ensure_topics(services.kafka, replication=settings.kafka.replication)
-        pipeline: CatalogPipeline = services.catalog_pipeline()
+        pipeline = services.catalog_pipeline()
         pipeline.observer = monitor.metrics
         pipeline.poison = monitor.poison = PoisonGuard(CATALOG_UPDATES, PoisonLimit(**settings.poison.model_dump()))
         dead_letters = DeadLetterWriter(services.producer(), CATALOG_GROUP)
-        prepared, waiting = False, [after_first_batch]
-
-        def features(records: Records) -> FeatureBatch:
-            nonlocal prepared
-            if not prepared:  # here and not before the loop: a Triton that is away for a while is waited for
-                services.prepare_visual_encoder()
-                prepared = True
-            return pipeline.features([r for part in records.values() for r in part])
-
-        def publishing(batch: EmbeddedBatch) -> None:
-            outcome = pipeline.publishing(batch)
-            dead_letters.send_all(outcome.dead_letters)
-            if outcome.dead_letters:
-                pipeline.observer.dead_letters(Counter(letter.stage for letter in outcome.dead_letters))
-            if waiting:
-                waiting.pop()()
-            counts = dict(+outcome.counts)
-            log.info("catalogue: %s", counts, extra={"counts": counts})
-            _log_unknown("catalogue", outcome.unknown_fields)
-
-        # What a person or a supervisor mends while we wait: a server that is away, a model that is not loaded or was
-        # left half-written, a store that is locked, a full disk.
-        retryable = (
-            *(BrokerError, RegistryError, ServingError, ArtifactError),
-            *(StoreBusyError, StoreStateError, HistoryError, OperationalError),
-        )
-        consumer = services.kafka.consumer(CATALOG_GROUP, max_poll_records=512)
+        stages = _CatalogStages(services, pipeline, dead_letters, after_first_batch)
         loop = ConsumerLoop(
-            consumer,
+            services.kafka.consumer(CATALOG_GROUP, max_poll_records=512),
             CATALOG_UPDATES,
-            {"features": features, "embeddings": pipeline.embeddings, "publishing": publishing},
-            retryable=retryable,
+            {"features": stages.features, "embeddings": pipeline.embeddings, "publishing": stages.publishing},
+            retryable=_catalog_retryable(),
             unreadable=partial(_refuse_unreadable, dead_letters, monitor),
             observer=monitor.metrics,
         )
         _run(loop, stop, monitor, partial(LagMeter, services.kafka, CATALOG_GROUP, CATALOG_UPDATES))
 
 
-def events_worker(settings: Settings, stop: threading.Event, monitor: Monitor | None = None) -> None:
-    """Consume `events` into the experiment database until stopped; see `streaming.events.sink`."""
-    from sqlalchemy.exc import DBAPIError, TimeoutError
+class _CatalogStages:
+    """The stages of the catalogue consumer, with what each does beside the pipeline's own work."""
+
+    def __init__(
+        self,
+        services: Services,
+        pipeline: CatalogPipeline,
+        dead_letters: DeadLetterWriter,
+        after_first_batch: Callable[[], object],
+    ) -> None:
+        self._services = services
+        self._pipeline = pipeline
+        self._dead_letters = dead_letters
+        self._after_first_batch: Callable[[], object] | None = after_first_batch
+        self._encoder_is_ready = False
+
+    def features(self, records: Records) -> FeatureBatch:
+        if not self._encoder_is_ready:  # in the loop and not before it, so that the loop waits for a missing Triton
+            self._services.prepare_visual_encoder()
+            self._encoder_is_ready = True
+        return self._pipeline.features([record for part in records.values() for record in part])
+
+    def publishing(self, batch: EmbeddedBatch) -> None:
+        result = self._pipeline.publishing(batch)
+        self._dead_letters.send_all(result.dead_letters)
+        if result.dead_letters:
+            self._pipeline.observer.dead_letters(Counter(letter.stage for letter in result.dead_letters))
+        if self._after_first_batch is not None:
+            self._after_first_batch()
+            self._after_first_batch = None
+        counts = dict(+result.counts)
+        log.info("catalogue: %s", counts, extra={"counts": counts})
+        _log_unknown("catalogue", result.unknown_fields)
+
+
+def _catalog_retryable() -> tuple[type[Exception], ...]:
+    """Errors that can end while the consumer waits.
+
+    A server is unreachable, a model is not loaded or half written, a store is locked, or the disk is full.
+    """
+    from sqlite3 import OperationalError
 
     from feature_repo.errors import HistoryError, StoreBusyError, StoreStateError
+    from inference.errors import ArtifactError, ServingError
+    from streaming.errors import BrokerError, RegistryError
+
+    servers = (BrokerError, RegistryError, ServingError, ArtifactError)
+    stores = (StoreBusyError, StoreStateError, HistoryError, OperationalError)
+    return (*servers, *stores)
+
+
+def events_worker(settings: Settings, stop: threading.Event, monitor: Monitor | None = None) -> None:
+    """Consume `events` into the experiment database until stopped; see `streaming.events.sink`.
+
+    Args:
+        settings: Settings of the installation.
+        stop: Ends the consumer when set. The batch in flight is finished and committed.
+        monitor: Metrics and health; None for its own.
+    """
     from streaming.consumer.loop import ConsumerLoop
-    from streaming.consumer.partitions import Records
     from streaming.consumer.poison import PoisonGuard, PoisonLimit
     from streaming.dead_letters.writer import DeadLetterWriter
-    from streaming.errors import BrokerError, RegistryError
     from streaming.events.sink import EventSink
     from streaming.kafka.lag import LagMeter
     from streaming.kafka.topic_admin import ensure_topics, log_id
@@ -121,38 +149,46 @@ def events_worker(settings: Settings, stop: threading.Event, monitor: Monitor | 
 
     monitor = monitor or Monitor("events", stop)
     with Services(settings) as services:
-        ensure_topics(services.kafka, replication=settings.kafka.replication)
-        dead_letters = DeadLetterWriter(services.producer(), EVENTS_GROUP)
         kafka = services.kafka
+        ensure_topics(kafka, replication=settings.kafka.replication)
+        dead_letters = DeadLetterWriter(services.producer(), EVENTS_GROUP)
         sink = EventSink(services.experiments, dead_letters.send_all, log_id(kafka, EVENTS), kafka.codec)
         sink.observer = monitor.metrics
-        # Opened with the first engagement, inside the loop, which waits where the feature store cannot be had.
-        sink.recent = lambda engaged: services.features.add_engagements(engaged)
+        # Opened with the first engagement, inside the loop, which waits for an unreachable feature store.
+        sink.recent = lambda engagements: services.features.add_engagements(engagements)
         sink.poison = monitor.poison = PoisonGuard(EVENTS, PoisonLimit(**settings.poison.model_dump()))
 
-        def handle(records: Records) -> None:
+        def write(records: Records) -> None:
             sink.handle(records)
             _log_unknown("events", sink.unknown_fields)
             monitor.metrics.unknown_fields(sink.unknown_fields)
             sink.unknown_fields.clear()
 
-        consumer = services.kafka.consumer(EVENTS_GROUP, max_poll_records=5000)
+        consumer = kafka.consumer(EVENTS_GROUP, max_poll_records=5000)
         loop = ConsumerLoop(
             consumer,
             EVENTS,
-            {"write": handle},
-            retryable=(
-                *(BrokerError, RegistryError, DBAPIError, TimeoutError),
-                *(StoreBusyError, StoreStateError, HistoryError),
-            ),
+            {"write": write},
+            retryable=_events_retryable(),
             unreadable=partial(_refuse_unreadable, dead_letters, monitor),
             start_offsets=lambda: sink.start_offsets(consumer, EVENTS),
             observer=monitor.metrics,
         )
-        _run(loop, stop, monitor, partial(LagMeter, services.kafka, EVENTS_GROUP, EVENTS))
+        _run(loop, stop, monitor, partial(LagMeter, kafka, EVENTS_GROUP, EVENTS))
+
+
+def _events_retryable() -> tuple[type[Exception], ...]:
+    """Errors that can end while the consumer waits: a server is unreachable, a store is locked or full."""
+    from sqlalchemy.exc import DBAPIError, TimeoutError
+
+    from feature_repo.errors import HistoryError, StoreBusyError, StoreStateError
+    from streaming.errors import BrokerError, RegistryError
+
+    return (*(BrokerError, RegistryError, DBAPIError, TimeoutError), *(StoreBusyError, StoreStateError, HistoryError))
 
 
 def _run(loop: ConsumerLoop, stop: threading.Event, monitor: Monitor, lag: Callable[[], LagMeter]) -> None:
+    """Run a loop with its watchdog and its lag measurement."""
     from streaming.consumer.watchdog import end_process, watch
 
     monitor.loop = loop
@@ -168,36 +204,44 @@ def _run(loop: ConsumerLoop, stop: threading.Event, monitor: Monitor, lag: Calla
 def _refuse_unreadable(
     dead_letters: DeadLetterWriter, monitor: Monitor, partition: TopicPartition, offset: int, error: Exception
 ) -> None:
+    """Write a dead letter for a record whose bytes the broker's log has lost."""
     dead_letters.send_unreadable(partition, offset, error)
     monitor.metrics.dead_letters({"fetch": 1})
 
 
-def _log_unknown(what: str, fields: Counter[str]) -> None:
+def _log_unknown(topic: str, fields: Counter[str]) -> None:
     if fields:
-        log.warning("%s: fields that the contract does not name are kept out: %s", what, dict(fields.most_common(10)))
+        log.warning("%s: ignored fields that the contract does not have: %s", topic, dict(fields.most_common(10)))
 
 
-def _keep_what_is_in_memory() -> None:
-    """Have the garbage collector pass over all that is there: walking through Feast again and again takes longer than
-    many a batch, and none of it ever goes."""
+def _freeze_memory() -> None:
+    """Exclude all present objects from garbage collection.
+
+    Walking through Feast's objects takes longer than many batches, and none of them is ever freed.
+    """
     gc.collect()
     gc.freeze()
 
 
 WORKERS: dict[str, Callable[[Settings, threading.Event, Monitor], None]] = {
-    "catalog": partial(catalog_worker, after_first_batch=_keep_what_is_in_memory),
+    "catalog": partial(catalog_worker, after_first_batch=_freeze_memory),
     "events": events_worker,
 }
+"""The consumers by name."""
 
 
 def run_worker(name: str, settings: Settings) -> None:
-    """Run one consumer in this process until SIGTERM or Ctrl-C; what is in work is finished and committed.
+    """Run one consumer in this process until SIGTERM or Ctrl-C. Batches in flight are finished and committed.
 
-    Meanwhile it serves its metrics and its health, and the state folder says where.
+    While it runs, it serves its metrics and its health, and a file in the state folder holds the address.
+
+    Args:
+        name: Name of the consumer, one of `WORKERS`.
+        settings: Settings of the installation.
 
     Raises:
-        PoisonRateError: most messages cannot be used.
-        SettingsError: metrics.host and metrics.port cannot be listened on.
+        PoisonRateError: Most messages cannot be used.
+        SettingsError: The address of metrics.host and metrics.port is not available.
     """
     started_at, stop = time.time(), threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -208,7 +208,7 @@ def release(
 
     if resume is not None:
         if run is not None:
-            raise typer.BadParameter("--resume takes the run from the interrupted release; leave out --run")
+            raise typer.BadParameter("leave out --run; --resume takes the run from the interrupted release")
         return _make_live(resume, engine, as_json, checked=True)
 
     def say_exported(version: str) -> None:

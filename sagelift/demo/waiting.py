@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from sagelift.errors import DemoError
 from sagelift.progress import Stage
-from sagelift.services import CATALOG_GROUP, EVENTS_GROUP, Services, wait_for
+from sagelift.services import CATALOG_GROUP, EVENTS_GROUP, Services
 
 if TYPE_CHECKING:
     from streaming.vectors.follower import IndexFollower
@@ -24,7 +26,7 @@ def wait_for_updates(services: Services, expected: int, stage: Stage, timeout_s:
         timeout_s: Deadline in seconds.
 
     Raises:
-        SageliftError: The deadline has passed.
+        DemoError: The deadline has passed.
     """
     from streaming.kafka.topics import CATALOG_UPDATES
 
@@ -32,7 +34,7 @@ def wait_for_updates(services: Services, expected: int, stage: Stage, timeout_s:
 
 
 def wait_for_events(services: Services, stage: Stage) -> None:
-    """Wait until the event sink has consumed `events`; raises SageliftError after 300 s."""
+    """Wait until the event sink has consumed `events`; raises DemoError after 300 s."""
     from streaming.kafka.topics import EVENTS
 
     _wait_for_group(services, EVENTS_GROUP, EVENTS, 0, stage, 300)
@@ -57,3 +59,22 @@ def _wait_for_group(services: Services, group: str, topic: str, expected: int, s
 
         logs = services.settings.state / "workers"
         wait_for(done, f"{group} to consume {topic}; see {logs}", timeout_s, pause_s=0.2)
+
+
+def wait_for(condition: Callable[[], bool], what: str, timeout_s: float, pause_s: float = 0.1) -> None:
+    """Poll until the condition is true.
+
+    Args:
+        condition: The condition.
+        what: What is waited for, for the error message.
+        timeout_s: Deadline in seconds.
+        pause_s: Seconds between two polls.
+
+    Raises:
+        DemoError: The deadline has passed.
+    """
+    end = time.monotonic() + timeout_s
+    while not condition():
+        if time.monotonic() > end:
+            raise DemoError(f"gave up waiting for {what} after {timeout_s:.0f} s")
+        time.sleep(pause_s)

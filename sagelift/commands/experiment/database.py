@@ -10,9 +10,7 @@ from sagelift.commands.console import current_settings, print_json
 
 
 def migrate(
-    revision: Annotated[
-        str, typer.Option(help="`head`, a number such as 0001, or `base`: drop all tables.")
-    ] = "head",
+    revision: Annotated[str, typer.Option(help="`head`, a number such as 0001, or `base`: drop all tables.")] = "head",
 ) -> None:
     """Migrate the database to this program's revision. Take a backup first: going back deletes newer data."""
     from experiments.store import ExperimentStore

@@ -49,7 +49,7 @@ def test_without_a_broker_it_says_how_to_get_one(arguments: str, tmp_path: Path)
     environment = {"SAGELIFT_STATE_DIR": str(tmp_path), "SAGELIFT_KAFKA__BOOTSTRAP_SERVERS": ""}
     done = CliRunner().invoke(app, arguments.split(), env=environment)
     assert isinstance(done.exception, SageliftError)
-    assert "no Kafka is known" in str(done.exception)
+    assert "no Kafka is configured" in str(done.exception)
 
 
 def test_the_commands_are_there_before_anything_heavy_is_imported() -> None:

@@ -222,6 +222,19 @@ def test_evaluating_gives_the_figures_that_the_run_reported(shop: Installation, 
     assert shop.model("evaluate", run.name).out.splitlines()[1:] == table
 
 
+def test_the_card_of_a_run_is_printed_or_written(shop: Installation, trained: Done, tmp_path: Path) -> None:
+    run = TrainedModel.load(newest(shop))
+    card = shop.model("card").out
+    assert card.startswith(f"# Run {newest(shop).name}\n")
+    assert f"`steps = {run.config.steps}`" in card
+    for task, recall in run.result.itemsage.recall.items():
+        assert f"| {task} | {run.result.itemsage.pairs[task]:,} | {recall:.3f} | " in card
+    done = shop.model("card", newest(shop).name, "--out", str(tmp_path / "card.md"))
+    assert (done.out, done.err) == ("", f"card: {tmp_path / 'card.md'}\n")
+    assert (tmp_path / "card.md").read_text() == card
+    assert [path.name for path in tmp_path.iterdir()] == ["card.md"]
+
+
 def test_evaluating_takes_the_newest_run_and_another_k(shop: Installation, trained: Done) -> None:
     done = shop.model("evaluate", "--k", "1")
     assert done.out.startswith(f"run {newest(shop)}\n")
