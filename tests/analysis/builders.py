@@ -72,7 +72,7 @@ class Shop:
 
 
 def fill(shop: Shop, units: int, seed: int = 0, effect: float = 0.1, days: int = 10) -> None:
-    """Shoppers with a taste of their own before and after; the treatment multiplies clicks by 1 + effect."""
+    """Add shoppers who each behave alike before and after exposure; the treatment multiplies clicks by 1 + effect."""
     rng = np.random.default_rng(seed)
     for number in range(units):
         arm = ("control", "treatment")[int(rng.integers(2))]

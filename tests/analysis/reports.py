@@ -22,7 +22,7 @@ def users(seed: int = 0, n: int = 2000, lift: float = 0.0) -> pd.DataFrame:
 
 
 def numbers(report: Report) -> list[float]:
-    """Every number of the metrics, flat."""
+    """Return every number of the metrics as a flat list."""
     found: list[float] = []
 
     def walk(value: Any) -> None:

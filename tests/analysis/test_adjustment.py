@@ -1,4 +1,4 @@
-"""CUPED with several covariates and post-stratification: the regressions that they equal, and what must not change."""
+"""CUPED and post-stratification equal the corresponding regressions and keep the expectation."""
 
 import numpy as np
 import pytest
@@ -183,7 +183,7 @@ def test_one_stratum_is_no_stratum() -> None:
 
 
 def test_post_stratification_takes_out_the_chance_in_the_mix() -> None:
-    """Over many A/A tests: less spread, no bias, and an interval that misses as often as it says."""
+    """Over many A/A tests: less variance, no bias, and nominal coverage."""
     plain, stratified, p = [], [], []
     for seed in range(1000):
         arms = strata(seed, n=200)

@@ -1,4 +1,4 @@
-"""What data gets wrong, one by one: an error that names it, or a check in the report that does; never a silent NaN."""
+"""Every fault of the data gives an error or a check that names it, and never a silent NaN."""
 
 from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime, timedelta
@@ -171,7 +171,7 @@ def numbers(document: Any) -> Iterator[float]:
 
 
 def test_sound_users_raise_no_alarm() -> None:
-    """The data that the others spoil is fine as it is, so that it is the spoiling that is found."""
+    """The unspoiled data passes all checks, so the other tests find only what they spoil."""
     made = report(users(), unit="id", day="day")
     assert {check.status for check in made.checks} == {"ok"}
 

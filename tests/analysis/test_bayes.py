@@ -1,4 +1,4 @@
-"""The posterior against numerical integration, and its limits under a flat and a sure prior."""
+"""The posterior equals numerical integration, and has the right limits for flat and narrow priors."""
 
 from math import inf
 

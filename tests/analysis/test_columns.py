@@ -1,4 +1,4 @@
-"""Caps, filters and windows refuse what makes no sense, and columns have one order and one name each."""
+"""Caps, filters and windows refuse invalid values; columns have a unique order and unique names."""
 
 import re
 from datetime import timedelta

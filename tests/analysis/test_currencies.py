@@ -1,4 +1,4 @@
-"""A pinned table of rates converts minor units, whatever the digits of a currency."""
+"""A fixed table of rates converts minor units of currencies with any number of digits."""
 
 from datetime import date
 from typing import Any

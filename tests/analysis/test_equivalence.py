@@ -1,4 +1,4 @@
-"""Margins: statsmodels where it computes the same, and the promise that test and interval never disagree."""
+"""Margin tests equal those of statsmodels, and test and interval never disagree."""
 
 import numpy as np
 import pytest

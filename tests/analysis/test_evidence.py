@@ -30,7 +30,7 @@ def test_until_the_planned_size_only_the_confidence_sequence_decides() -> None:
 
 
 def test_the_sequences_of_several_goals_are_corrected_for_their_number() -> None:
-    """Each goal alone would ship on its sequence; as one of three it must be surer, by Bonferroni."""
+    """Each goal alone would ship on its confidence sequence; as one of three it needs a smaller p (Bonferroni)."""
     rng = np.random.default_rng(8)
     data = pd.DataFrame({"variant": ["a", "b"] * 2000, "x": rng.normal(10, 1, 4000)})
     data.loc[data.variant == "b", "x"] += 0.09

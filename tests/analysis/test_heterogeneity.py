@@ -1,4 +1,4 @@
-"""Effects by segment: the interaction test is statsmodels', and the promise of the correction is kept."""
+"""Effects by segment: the interaction test equals that of statsmodels, and the correction keeps its error rate."""
 
 import numpy as np
 import pytest
@@ -61,7 +61,7 @@ def test_one_lift_for_all_is_no_interaction_and_two_are() -> None:
 
 
 def test_segments_without_effect_yield_few_false_ones() -> None:
-    """Ten segments and no effect: uncorrected, four experiments in ten have one that shines."""
+    """Ten segments without an effect: uncorrected, four of ten experiments have a significant one."""
     rng = np.random.default_rng(4)
     shining = corrected = 0
     for _ in range(200):

@@ -1,4 +1,4 @@
-"""The preference between two blended rankings: by unit, against other libraries, and honest where units say little."""
+"""The preference between two rankings equals other libraries, and is uncertain where there are few units."""
 
 from math import sqrt
 
@@ -94,7 +94,7 @@ def test_the_interval_covers_the_true_score_as_often_as_it_says() -> None:
 
 
 def test_looking_after_every_forty_units_errs_no_more_often_than_it_says() -> None:
-    """The anytime p-value; the one for a single look errs at some of them far more often."""
+    """The always-valid p-value keeps its level over all looks; the p-value of a single look does not."""
     rng = np.random.default_rng(3)
     anytime, single = 0, 0
     for _ in range(200):
@@ -112,7 +112,7 @@ def test_looking_after_every_forty_units_errs_no_more_often_than_it_says() -> No
 
 @pytest.mark.parametrize("weight", ["unit", "list"])
 def test_units_that_all_say_the_same_leave_the_doubt_that_their_number_leaves(weight: str) -> None:
-    """A variance of 0 is no certainty: three units that prefer `b` are three coins."""
+    """A variance of 0 is no certainty: three units that all prefer `b` are like three equal coin tosses."""
     few = preference([UnitWins(str(i), 0, 2) for i in range(3)], weight=weight)  # type: ignore[arg-type]
     assert (few.score, few.standard_error, few.p, few.high) == (1.0, 0.0, 0.25, 1.0)
     assert few.low < 0

@@ -68,7 +68,7 @@ def test_the_delta_method_is_lopsided_where_fieller_is_not(ten_thousand: dict[st
 def test_the_differences_interval_over_the_control_mean_misses_a_large_lift(
     ten_thousand: dict[str, list[ArmEstimate]],
 ) -> None:
-    """What some tools do: it takes the control's mean for known."""
+    """Some tools do this: they treat the control's mean as known."""
     missed = 0
     for c, t in zip(ten_thousand["control"], ten_thousand["doubled"], strict=True):
         d = welch(c, t)

@@ -1,4 +1,4 @@
-"""The lift by time since exposure: the intervals tile the window, the test of a change errs as often as it says."""
+"""The lift by time since exposure: the intervals cover the window, and the test of a change keeps its level."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -74,7 +74,7 @@ def test_metrics_with_a_window_of_their_own_and_quantiles_are_left_out_and_caps_
 
 
 def change_p(rng: np.random.Generator, units: int, early: float, late: float) -> float:
-    """p of a change, of clicks with a taste of each unit's own; `early` and `late` are the treatment's lifts."""
+    """Return the p-value of a change in clicks; `early` and `late` are the treatment's true lifts."""
     change = of(CLICKS).change
     (later,), (first,) = change.late.inputs, change.early.inputs
     arms = []

@@ -42,7 +42,7 @@ def of_an_array(values: list[float]) -> Moments:
 
 
 def of_a_table(values: list[float]) -> Moments:
-    """Through DuckDB, whose first look takes no shift."""
+    """Through DuckDB, whose first query has no shifts."""
     users = pd.DataFrame({"variant": ["a"] * len(values) + ["b"] * len(values), "y": values * 2})
     return UserTable(users).collect(MEAN.needs).aggregates.moments("a")
 

@@ -1,4 +1,4 @@
-"""What a report adds when it is asked: the library's own numbers, on what the report compares."""
+"""Optional results of a report equal the library's functions on the compared values."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""A plan is what the formulas say about the history, whatever arms it had."""
+"""A plan equals the formulas applied to the history, whatever its arms."""
 
 import io
 from datetime import date, timedelta
@@ -102,7 +102,7 @@ def test_a_look_at_which_nothing_may_be_spent_has_no_critical_value(data: pd.Dat
 
 
 def test_weeks_of_history_say_what_an_experiment_of_that_length_could_find(data: pd.DataFrame) -> None:
-    """Units come over 17 days; the third week is not whole, so two are told."""
+    """Units join over 17 days; the third week is incomplete, so the plan has two weeks."""
     rng = np.random.default_rng(3)
     dated = data.assign(day=[date(2026, 5, 25) + timedelta(days=int(d)) for d in rng.integers(0, 17, len(data))])
     found = plan(UserTable(dated, variant=None, day="day"), METRICS, [0.1], share=0.4)

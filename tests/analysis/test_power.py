@@ -75,7 +75,7 @@ def test_power_of_heavy_tailed_values_is_that_of_a_simulation() -> None:
 
 
 def test_power_of_a_proportion_is_exact_up_to_its_approximation() -> None:
-    """All pairs of binomial counts, weighed by their chance."""
+    """Sum over all pairs of binomial counts, weighted by their probability."""
     n, p, lift = 400, 0.2, 0.4
     k = np.arange(n + 1)
     pc, pt = k[:, None] / n, k[None, :] / n
@@ -209,7 +209,7 @@ def test_plans_that_make_no_sense_are_refused() -> None:
 
 
 def test_days_beyond_any_plan_are_none_not_a_number_of_forty_digits() -> None:
-    """An experiment whose users have all come: hardly anyone is new, and the trend leads nowhere."""
+    """Almost no new users join any more, so the number of units is never reached."""
     assert days_until(100_000, [3_000, 800, 150, 40, 10, 3, 1, 1, 0, 0, 1, 0, 0, 1]) is None
     assert days_until(1e300, [3_000, 800, 150, 40, 10, 3, 1, 1, 0, 0, 1, 0, 0, 1]) is None
     assert days_until(4_000, [100] * 10) == 30

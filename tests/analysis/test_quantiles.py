@@ -1,4 +1,4 @@
-"""Order-statistic intervals against SciPy and against their promise; quantile effects against simulation."""
+"""Order-statistic intervals equal SciPy's and have the stated coverage; quantile effects agree with simulation."""
 
 from math import sqrt
 
@@ -127,7 +127,7 @@ def test_too_few_units_beyond_a_quantile_are_said_to_be_too_few() -> None:
 
 
 def test_margins_and_confidence_sequences_take_the_side_that_they_test() -> None:
-    """An arm that is sharp below and wide above: from below only its sharp side counts, at every margin."""
+    """An arm with a small variance downwards and a large one upwards: from below, only the former counts."""
     control = Ranked(1000, (469, 500, 532), (9.0, 10.0, 14.0))
     treatment = Ranked(1000, (469, 500, 532), (10.0, 11.0, 15.0))
     effect = compare_quantiles(control, treatment, 0.5)

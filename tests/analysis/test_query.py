@@ -26,7 +26,7 @@ def test_the_statement_compiles_for(dialect: Any, shop: Any) -> None:
 
 
 def test_the_text_gives_the_rows_of_the_statement(filled_shop: Any) -> None:
-    """Line breaks and written-out values change nothing; a shift moves the sums as it should."""
+    """Line breaks and literal values change no result; a shift changes the sums accordingly."""
     source = ExperimentTables(filled_shop.engine, "ranking")
     needs = merged_needs(shop_metrics())
     statement = source.statement(needs, 2 * 10**15, timedelta(days=1), {Column("clicks"): 1.5})
@@ -68,7 +68,7 @@ def test_postgres_text_means_the_same_to_duckdb(filled_shop: Any) -> None:
 def test_the_statements_compile_for_a_warehouse_where_its_dialect_is_installed(
     name: str, module: str, dialect: str, shop: Any
 ) -> None:
-    """Written and compiled only: no such warehouse is at hand to run it. (Spark's are run elsewhere.)"""
+    """The statements are only compiled: there is no such warehouse to run them. Spark runs them in another test."""
     found = pytest.importorskip(
         module, reason=f"the SQLAlchemy dialect of {name} is not installed", exc_type=ImportError
     )

@@ -47,7 +47,7 @@ def test_the_bootstrap_interval_is_scipys_up_to_the_random_draws(method: str) ->
 
 
 def test_the_correction_of_bca_is_scipys() -> None:
-    """Percentile and BCa differ here by far more than the draws do, so the agreement above is not for want of skew."""
+    """Percentile and BCa differ here by far more than the random draws do, so the agreement above is meaningful."""
     rng = np.random.default_rng(1)
     c, t = rng.lognormal(0, 1.2, 60), rng.lognormal(0.3, 1.7, 80)
     plain, corrected = (bootstrap(c, t, generator(), method=m) for m in ("percentile", "bca"))  # type: ignore[arg-type]
@@ -163,7 +163,7 @@ def test_a_large_permutation_test_agrees_with_welch(columns: str) -> None:
 
 
 def test_the_permutation_test_keeps_its_level_at_an_unequal_split_with_unequal_variances() -> None:
-    """Nine to one, the smaller arm five times as spread: the plain difference of means errs far more than 5 %."""
+    """Nine to one, the smaller arm five times as spread: a test of the plain difference errs far above 5 %."""
     rng = np.random.default_rng(11)
     p = [permutation_test(rng.normal(0, 1, 360), rng.normal(0, 5, 40), rng, resamples=199).p for _ in range(400)]
     assert 0.02 <= np.mean(np.array(p) <= 0.05) <= 0.085

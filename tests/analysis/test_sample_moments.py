@@ -72,7 +72,7 @@ def test_clustered_units_are_least_squares_with_clustered_errors() -> None:
 
 
 def test_a_binomial_over_impressions_errs_where_the_ratio_over_users_does_not() -> None:
-    """A/A tests of a click-through rate whose users differ: the trap of the wrong unit."""
+    """A/A tests of a click-through rate with different users: impressions as units give too many false positives."""
     rng = np.random.default_rng(4)
     metric = Ratio(name="ctr", numerator="clicks", denominator="views")
     naive, ours = [], []

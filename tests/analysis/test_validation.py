@@ -1,4 +1,4 @@
-"""Arguments out of range are refused by name, value and rule; what passes comes back as it was."""
+"""Arguments out of range are refused with name, value and rule; valid ones are returned."""
 
 from math import inf, nan
 

@@ -78,7 +78,7 @@ def test_the_bayes_factor_of_the_split_is_that_of_the_dirichlet_multinomial() ->
 
 
 def test_the_split_over_time_remembers_a_bad_day_and_may_be_looked_at_daily() -> None:
-    """A day that lost half of an arm, evened out later, passes the last look's chi-square and not this."""
+    """One day loses a part of an arm and later days make up for it: chi-square at the end passes, this check fails."""
     day = 86_400_000_000
     cells = [("a", 0, None, 2_000), ("b", 0, None, 1_500), ("a", day, None, 1_000), ("b", day, None, 1_480)]
     split = {"a": 1.0, "b": 1.0}

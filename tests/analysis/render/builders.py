@@ -1,4 +1,4 @@
-"""A report with names that try to leave their place, and a report as the terminal shows it."""
+"""A report with hostile names, and the text of a report in the terminal."""
 
 import io
 
@@ -13,7 +13,7 @@ from analysis.sources import UserTable
 
 
 def evil_report() -> Report:
-    """Labels and names that try to leave their place."""
+    """Return a report whose labels and names contain HTML and Markdown syntax."""
     rng = np.random.default_rng(0)
     data = pd.DataFrame({"variant": rng.choice(["<b>a", "b|\"'"], 400), "x": rng.normal(5, 1, 400)})
     metric = Mean(name="x", label="<script>alert(1)</script>", column="x", description="a & b")

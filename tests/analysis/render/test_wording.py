@@ -86,7 +86,7 @@ def test_until_the_planned_size_only_what_the_sequence_shows_is_coloured() -> No
 
 
 def test_a_lift_that_cuped_turns_around_says_what_it_was_without() -> None:
-    """The row shows the raw values of the arms, which then contradict the lift beside them."""
+    """The row shows unadjusted values, which contradict the adjusted lift, so a note must explain it."""
     rng = np.random.default_rng(1)
     data = pd.DataFrame({"variant": ["a", "b"] * 500, "pre": rng.gamma(4, 1, 1000)})
     data["pre"] += np.where(data.variant == "b", 0.4, 0.0)

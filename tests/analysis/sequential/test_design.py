@@ -1,4 +1,4 @@
-"""A group-sequential design in units: its boundaries are those of `sequential`, and it errs as often as it says."""
+"""A group-sequential design in units: its boundaries are those of `boundaries`, and its error rate is alpha."""
 
 from dataclasses import replace
 
@@ -108,7 +108,10 @@ def test_planned_looks_cost_what_the_integration_says() -> None:
         ({"planned_units": 100, "spending": "power=x"}, "rho is nan"),
         ({"planned_units": 100, "spending": "power=-1"}, "rho is -1.0"),
         ({"planned_units": 100, "earlier": (0,)}, "units of look 1 is 0"),
-        ({"planned_units": 100, "earlier": (50, 100)}, "Look 2 had 100 units, and 100 were planned: all alpha"),
+        (
+            {"planned_units": 100, "earlier": (50, 100)},
+            "Look 2 had 100 units, and 100 were planned: that look spent all alpha",
+        ),
     ],
 )
 def test_designs_that_make_no_sense_are_refused(arguments: dict[str, object], message: str) -> None:
@@ -117,7 +120,7 @@ def test_designs_that_make_no_sense_are_refused(arguments: dict[str, object], me
 
 
 def test_looks_out_of_order_are_refused() -> None:
-    with pytest.raises(ArgumentError, match="This look has 400 units, and the one before it had 500"):
+    with pytest.raises(ArgumentError, match="This look has 400 units, and the look before had 500"):
         Design(1000, (500,)).look(400, 0.05)
     with pytest.raises(ArgumentError, match="must grow from look to look"):
         Design(1000, (500, 300)).look(700, 0.05)
@@ -140,7 +143,7 @@ GOALS = [
 
 
 def test_a_report_at_a_look_decides_by_the_boundary_and_goals_share_alpha() -> None:
-    """p = 0.005 would ship at the plain level; the first of many looks goes on, and says what it would have interim."""
+    """p = 0.005 would ship at the plain level, but not at the first of many looks, whose reason names the boundary."""
     source = users(0.055)
     fixed = analyze(source, GOALS, "a", "b")
     assert fixed.verdict.conclusion == "ship"

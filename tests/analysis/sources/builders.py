@@ -77,7 +77,7 @@ def collect(source: UserRows, metrics: tuple[Declared, ...] = METRICS) -> Aggreg
 
 
 def numbers(found: Aggregates) -> dict[str, float]:
-    """Every number that statistics see, by name."""
+    """Return every number that the statistics use, by name."""
     flat: dict[str, float] = {}
     for arm in found.arms:
         for segment in (None, *found.segments):

@@ -18,7 +18,7 @@ from tests.analysis.sources.builders import OPTIONS, collect, frame
 
 @pytest.fixture(scope="session")
 def postgresql() -> Iterator[str]:
-    """URL of a server of its own, on a Unix socket in a folder of its own; no port."""
+    """Start a PostgreSQL server on a Unix socket in a temporary folder, and yield its URL."""
     pytest.importorskip("psycopg")
     if not all(map(shutil.which, ("initdb", "pg_ctl"))):
         pytest.skip("PostgreSQL's programs are not installed")

@@ -1,4 +1,4 @@
-"""A report's several statements see one moment, whatever is written meanwhile; each database gives the same report."""
+"""All statements of a report see the same data despite concurrent writes; each database gives the same report."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -311,7 +311,7 @@ def test_caps_and_quantiles_come_from_the_per_unit_values(filled_shop: Any) -> N
 
 
 def test_segments_and_covariates_come_from_what_was_recorded_at_first_exposure(shop: Any) -> None:
-    """Of this experiment; a unit of which nothing was recorded is in, as unknown and as 0."""
+    """Only this experiment's attributes count; a unit without a recorded value counts as unknown and as 0."""
     for number in range(12):
         unit, arm = f"u{number}", "ab"[number % 2]
         shop.unit(unit, arm, T)

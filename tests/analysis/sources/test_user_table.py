@@ -1,4 +1,4 @@
-"""Files and frames with a row per user: the same aggregates from each, and bad values refused by name."""
+"""Files and data frames give the same aggregates, and bad values are refused by name."""
 
 from pathlib import Path
 from typing import Any
