@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from sagelift.services import Services
     from streaming.dead_letters.letters import Letter, LetterFilter, LetterId
     from streaming.dead_letters.reader import DeadLetterReader
-    from streaming.dead_letters.replay import ReplayResult, SkipReason
+    from streaming.dead_letters.replay import ReplayResult
+    from streaming.dead_letters.replay_plan import SkipReason
 
 app = typer.Typer(
     help="Dead letters: messages that could not be used, why, and how to resend them.", no_args_is_help=True
@@ -197,8 +198,9 @@ def replay(
 def _dry_run(
     services: Services, reader: DeadLetterReader, letters: Iterator[Letter], options: ReplayOptions
 ) -> ReplayResult:
-    from streaming.dead_letters.replay import dry_run, plan
+    from streaming.dead_letters.replay import dry_run
     from streaming.dead_letters.replay_log import ReplayLog
+    from streaming.dead_letters.replay_plan import plan
 
     log = ReplayLog(services.kafka, reader)
     planned = plan(letters, reader.original, log, again=options.again, limit=options.limit)
@@ -209,7 +211,8 @@ def _replay(
     services: Services, reader: DeadLetterReader, letters: Iterator[Letter], options: ReplayOptions
 ) -> ReplayResult:
     from sagelift.progress import Stages
-    from streaming.dead_letters.replay import plan, replaying
+    from streaming.dead_letters.replay import replaying
+    from streaming.dead_letters.replay_plan import plan
 
     replication = services.settings.kafka.replication
     with (
@@ -228,7 +231,7 @@ class SkipReport:
 
     def __call__(self, letter: Letter, reason: SkipReason) -> None:
         """Report one skipped letter."""
-        from streaming.dead_letters.replay import SkipReason
+        from streaming.dead_letters.replay_plan import SkipReason
 
         self._counts[reason] = self._counts.get(reason, 0) + 1
         if reason != SkipReason.ALREADY_REPLAYED and self._counts[reason] <= _NAMED_SKIPS:
@@ -237,7 +240,7 @@ class SkipReport:
 
 def _failed(result: ReplayResult) -> int:
     """Number of letters that could not be replayed. Letters of an earlier replay do not count."""
-    from streaming.dead_letters.replay import SkipReason
+    from streaming.dead_letters.replay_plan import SkipReason
 
     return sum(count for reason, count in result.skipped.items() if reason != SkipReason.ALREADY_REPLAYED)
 

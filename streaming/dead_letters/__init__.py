@@ -8,5 +8,6 @@ Data passes through the modules in this order:
     reader         `DeadLetterReader`: all, the newest, or one of the stored letters
     causes         groups thousands of letters by their few causes
     replay_log     `ReplayLog`: which letters were replayed, as recorded on `dlq.replayed`
+    replay_plan    decides which message to send for a letter, or why to skip it
     replay         sends letters back to their topic, each once, at a limited rate
 """

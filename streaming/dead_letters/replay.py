@@ -15,7 +15,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from enum import StrEnum
 from typing import Any, NamedTuple, Protocol
 
 from kafka.errors import (
@@ -25,10 +24,10 @@ from kafka.errors import (
     RecordListTooLargeError,
 )
 
-from streaming.contracts import ERROR_HEADERS, KEPT_ERROR_HEADERS, TRUNCATED_HEADER
-from streaming.dead_letters.letters import Letter, LetterId, source_topic
+from streaming.dead_letters.letters import Letter, LetterId
 from streaming.dead_letters.reader import DeadLetterReader
 from streaming.dead_letters.replay_log import ReplayLog
+from streaming.dead_letters.replay_plan import Message, Planned, ReplayedLetters, SkipReason
 from streaming.errors import BrokerError, DeadLetterError
 from streaming.kafka.connection import Connection, KafkaError, KafkaProducer, explained
 from streaming.kafka.topic_admin import ensure_topics
@@ -40,28 +39,6 @@ _MAX_BATCH_BYTES = 16_000_000
 
 _FENCED = (ProducerFencedError, InvalidProducerEpochError)
 _TOO_LARGE = (MessageSizeTooLargeError, RecordListTooLargeError)
-
-
-class SkipReason(StrEnum):
-    """Why a letter is not replayed."""
-
-    ALREADY_REPLAYED = "already replayed"
-    UNREADABLE = "damaged in the broker's log"
-    ORIGINAL_GONE = "too large for a dead letter, and the original is no longer on its topic"
-    TOO_LARGE = "too large for its topic"
-
-
-class Message(NamedTuple):
-    """The message to send for a letter: the original, and the headers that its next failure continues from."""
-
-    topic: str
-    key: bytes | None
-    value: bytes | None
-    headers: list[tuple[str, bytes | None]]
-
-
-Planned = tuple[Letter, Message | SkipReason]
-"""A letter, and the message to send for it or the reason to skip it."""
 
 
 class ReplayResult(NamedTuple):
@@ -76,13 +53,6 @@ class ReplayResult(NamedTuple):
     skipped: Counter[SkipReason]
 
 
-class ReplayedLetters(Protocol):
-    """The part of `ReplayLog` that a plan needs."""
-
-    def __contains__(self, id: LetterId, /) -> bool:
-        """Return whether the letter was replayed."""
-
-
 class WritableReplayLog(ReplayedLetters, Protocol):
     """The part of `ReplayLog` that a replayer needs."""
 
@@ -94,61 +64,6 @@ class WritableReplayLog(ReplayedLetters, Protocol):
 
     def take_outdated(self) -> list[bytes]:
         """Remove and return some keys of letters that no longer exist."""
-
-
-def plan(
-    letters: Iterable[Letter],
-    original: Callable[[Letter], bytes | None],
-    replayed: ReplayedLetters,
-    *,
-    again: bool = False,
-    limit: int | None = None,
-) -> Iterator[Planned]:
-    """Yield each letter with the message to send, or with the reason to skip it.
-
-    Args:
-        letters: The letters, in the order to send them.
-        original: Returns the whole value of a letter that was cut, such as `DeadLetterReader.original`.
-        replayed: The letters that were replayed before.
-        again: Whether to replay those too.
-        limit: Largest number of messages; skipped letters do not count.
-    """
-    remaining = limit
-    if remaining == 0:
-        return
-    for letter in letters:
-        skip = not again and letter.id in replayed
-        message = SkipReason.ALREADY_REPLAYED if skip else message_of(letter, original)
-        yield letter, message
-        if remaining is not None and isinstance(message, Message):
-            remaining -= 1
-            if not remaining:
-                return
-
-
-def message_of(letter: Letter, original: Callable[[Letter], bytes | None]) -> Message | SkipReason:
-    """Return the message to send for a letter, or the reason to skip it.
-
-    The topic follows from the letter's own topic, never from a header: anybody may write a header.
-
-    Args:
-        letter: The letter.
-        original: Returns the whole value of a letter that was cut.
-    """
-    if letter.stage == "fetch":
-        return SkipReason.UNREADABLE
-    value = letter.value
-    if letter.cut_from is not None and (value := original(letter)) is None:
-        return SkipReason.ORIGINAL_GONE
-    if value is None and letter.key is None:
-        value = b""  # kafka-python cannot send a record without key and value
-    kept = {ERROR_HEADERS + name for name in KEPT_ERROR_HEADERS}
-    headers = [
-        (name, content)
-        for name, content in letter.headers
-        if name in kept or not (name.startswith(ERROR_HEADERS) or name == TRUNCATED_HEADER)
-    ]
-    return Message(source_topic(letter.id.topic), letter.key, value, headers)
 
 
 def dry_run(

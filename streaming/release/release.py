@@ -16,7 +16,6 @@ release does not become live. Every step can be repeated: `make_live` finishes a
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -160,7 +159,7 @@ def make_live(
         set_live(repo, version)
         second = reembed(context, republish=False, workers=workers)
         reconciliation, rejected = reconcile(context, first.rejected | second.rejected, workers=workers)
-    counts = dict(Counter(first.counts) + second.counts)
+    counts = dict(first.counts + second.counts)
     return Released(version, probe_cosine, counts, rejected, reconciliation, comparison)
 
 

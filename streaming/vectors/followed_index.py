@@ -142,7 +142,7 @@ class FollowedIndex:
         next_save = 0.0
         while not self._stop.wait(self._upkeep.check_every_s):
             try:
-                self._compact()
+                self._maintain()
                 if self.follower.current and time.monotonic() >= next_save:
                     next_save = time.monotonic() + self._upkeep.save_every_s
                     if self.follower.position() != self._saved:
@@ -150,7 +150,7 @@ class FollowedIndex:
             except Exception:
                 log.exception("the upkeep of the index of model version %s failed", self.index.model_version)
 
-    def _compact(self) -> None:
+    def _maintain(self) -> None:
         """Forget removed products and rebuild the graph, if the limits of the upkeep are exceeded."""
         if forgotten := self.index.forget_removed(max(self._upkeep.removed_kept, len(self.index) // 4)):
             log.info("forgot %d removed products", forgotten)

@@ -33,8 +33,9 @@ from sagelift.workers import events_worker
 from streaming.contracts import ERROR_HEADERS, Event
 from streaming.dead_letters.letters import LetterFilter, LetterId, readable
 from streaming.dead_letters.reader import DeadLetterReader
-from streaming.dead_letters.replay import SkipReason, plan, replaying
+from streaming.dead_letters.replay import replaying
 from streaming.dead_letters.replay_log import ReplayLog
+from streaming.dead_letters.replay_plan import SkipReason, plan
 from streaming.dead_letters.writer import DeadLetterWriter, FailedRecord
 from streaming.errors import DeadLetterError, TopicError
 from streaming.kafka.connection import KafkaConsumer, TopicPartition

@@ -27,7 +27,8 @@ from sagelift.stack.stack import LocalStack, StackOptions
 from sagelift.stack.triton import TritonServer
 from sagelift.workers import catalog_worker, events_worker
 from streaming.dead_letters.reader import DeadLetterReader
-from streaming.dead_letters.replay import plan, replaying
+from streaming.dead_letters.replay import replaying
+from streaming.dead_letters.replay_plan import plan
 from streaming.dead_letters.writer import DeadLetterWriter, FailedRecord
 from streaming.errors import BrokerError, TopicError
 from streaming.kafka.connection import Connection, TopicPartition, explained

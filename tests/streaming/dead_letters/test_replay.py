@@ -10,20 +10,12 @@ from kafka.errors import KafkaTimeoutError, MessageSizeTooLargeError, ProducerFe
 
 from streaming.contracts import ERROR_HEADERS
 from streaming.dead_letters.letters import Letter, LetterId
-from streaming.dead_letters.replay import (
-    MAX_BATCH,
-    Message,
-    RateLimiter,
-    Replayer,
-    ReplayResult,
-    SkipReason,
-    dry_run,
-    message_of,
-    plan,
-)
+from streaming.dead_letters.replay import MAX_BATCH, RateLimiter, Replayer, ReplayResult, dry_run
+from streaming.dead_letters.replay_plan import Message, SkipReason, message_of, plan
 from streaming.dead_letters.writer import DeadLetterWriter, FailedRecord
 from streaming.errors import BrokerError, DeadLetterError
 from tests.streaming.builders import NOW, Record
+from tests.streaming.dead_letters.builders import event_letter
 
 
 class Future:
@@ -144,11 +136,6 @@ def bench() -> Bench:
     return Bench()
 
 
-def letter(offset: int, *, stage: str = "decode", value: bytes | None = b"{", **headers: bytes) -> Letter:
-    named = [(ERROR_HEADERS + "stage", stage.encode()), *headers.items()]
-    return Letter(LetterId("events.dlq", 0, offset), NOW, f"k{offset}".encode(), value, named)
-
-
 def no_original(letter: Letter) -> bytes | None:
     raise AssertionError("only a letter that was cut needs its original")
 
@@ -175,42 +162,8 @@ def test_the_message_of_a_letter_is_the_original_and_its_next_failure_continues_
         record = Record(offset=20 + attempt, key=message.key, value=message.value, headers=message.headers)  # type: ignore[arg-type]
 
 
-def test_a_header_cannot_send_a_letter_elsewhere() -> None:
-    message = message_of(letter(1, **{ERROR_HEADERS + "topic": b"payments"}), no_original)
-    assert isinstance(message, Message)
-    assert message.topic == "events"
-
-
-def test_a_letter_that_was_cut_is_sent_whole_without_the_mark_or_not_at_all() -> None:
-    cut = letter(1, **{"sagelift-truncated-from": b"9"})
-    message = message_of(cut, lambda letter: b"{original")
-    assert isinstance(message, Message)
-    assert (message.value, message.headers) == (b"{original", [])
-    assert message_of(cut, lambda letter: None) == SkipReason.ORIGINAL_GONE
-
-
-def test_a_damaged_letter_is_not_sent_and_a_deletion_stays_a_deletion() -> None:
-    assert message_of(letter(1, stage="fetch", value=b""), no_original) == SkipReason.UNREADABLE
-    deletion = message_of(letter(1, value=None), no_original)
-    assert isinstance(deletion, Message)
-    assert deletion.value is None
-    nothing = message_of(Letter(LetterId("events.dlq", 0, 1), NOW, None, None, ()), no_original)
-    assert isinstance(nothing, Message)
-    assert nothing.value == b"", "kafka-python cannot send a record without key and value"
-
-
-def test_a_limit_counts_what_is_sent_and_no_letter_is_read_after_it() -> None:
-    def letters() -> Any:
-        yield from (letter(0), letter(1, stage="fetch"), letter(2), letter(3))
-        raise AssertionError("read too far")
-
-    log = FakeReplayLog([letter(0).id])
-    planned = [(at.id.offset, isinstance(m, Message)) for at, m in plan(letters(), no_original, log, limit=2)]
-    assert planned == [(0, False), (1, False), (2, True), (3, True)]
-
-
 def test_a_dry_run_counts_what_a_replay_would_do() -> None:
-    letters = [letter(0), letter(1), letter(2, stage="fetch")]
+    letters = [event_letter(0), event_letter(1), event_letter(2, stage="fetch")]
     reported: list[str] = []
     planned = plan(letters, no_original, FakeReplayLog([letters[0].id]))
     assert dry_run(planned, lambda letter, reason: reported.append(reason)) == (
@@ -222,7 +175,7 @@ def test_a_dry_run_counts_what_a_replay_would_do() -> None:
 
 
 def test_each_letter_is_sent_once_in_its_order_and_recorded_with_its_place(bench: Bench) -> None:
-    letters = [letter(n) for n in range(2 * MAX_BATCH + 50)]
+    letters = [event_letter(n) for n in range(2 * MAX_BATCH + 50)]
     bench.log.outdated = [b"old"]
     assert bench.run(letters) == (250, {})
     assert [m["key"] for m in bench.producer.sent] == [one.key for one in letters]
@@ -245,19 +198,19 @@ def test_nothing_is_recorded_before_it_is_sent(bench: Bench) -> None:
             most = max(most, len(self) - len(bench.recorded))
 
     bench.producer.sent = Watched()
-    bench.run([letter(n) for n in range(350)])
+    bench.run([event_letter(n) for n in range(350)])
     assert most == MAX_BATCH
 
 
 def test_large_messages_make_small_batches(bench: Bench) -> None:
-    bench.run([letter(n, value=b"x" * 9_000_000) for n in range(4)])
+    bench.run([event_letter(n, value=b"x" * 9_000_000) for n in range(4)])
     assert [len(batch) for batch in bench.log_producer.committed] == [2, 2]
 
 
 @pytest.mark.parametrize("when", ["refuse", "refuse_at_once"])
 def test_a_message_too_large_for_its_topic_is_skipped_and_the_others_go(bench: Bench, when: str) -> None:
     getattr(bench.producer, when)[b"k1"] = MessageSizeTooLargeError()
-    assert bench.run([letter(n) for n in range(3)]) == (2, {SkipReason.TOO_LARGE: 1})
+    assert bench.run([event_letter(n) for n in range(3)]) == (2, {SkipReason.TOO_LARGE: 1})
     assert bench.skipped == [(1, SkipReason.TOO_LARGE)]
     assert bench.recorded == [b"events.dlq/0:0", b"events.dlq/0:2"]
 
@@ -266,21 +219,21 @@ def test_a_message_too_large_for_its_topic_is_skipped_and_the_others_go(bench: B
 def test_a_broker_that_fails_is_an_error_and_accepted_messages_are_recorded(bench: Bench, when: str) -> None:
     getattr(bench.producer, when)[b"k2"] = KafkaTimeoutError()
     with pytest.raises(BrokerError, match=r"KafkaTimeoutError\): 2 letters were replayed; run the same command again"):
-        bench.run([letter(n) for n in range(3)])
+        bench.run([event_letter(n) for n in range(3)])
     assert bench.recorded == [b"events.dlq/0:0", b"events.dlq/0:1"]
 
 
 def test_a_fenced_replay_stops_and_says_how_many_messages_may_be_sent_twice(bench: Bench) -> None:
     bench.log_producer.fail = ProducerFencedError()
     with pytest.raises(DeadLetterError, match=r"stopped after 0 letters \(the last 100 may be sent twice\)"):
-        bench.run([letter(n) for n in range(300)])
+        bench.run([event_letter(n) for n in range(300)])
     assert len(bench.producer.sent) == MAX_BATCH
     assert bench.log.done == set()
 
 
 def test_ctrl_c_records_what_was_sent(bench: Bench) -> None:
     def letters() -> Any:
-        yield from (letter(n) for n in range(7))
+        yield from (event_letter(n) for n in range(7))
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -292,7 +245,7 @@ def test_ctrl_c_records_what_was_sent(bench: Bench) -> None:
 def test_messages_are_sent_at_the_given_rate(rate: float) -> None:
     bench = Bench(rate)
     count = int(5 * rate) + 1
-    bench.run([letter(n) for n in range(count)])
+    bench.run([event_letter(n) for n in range(count)])
     assert bench.clock.now - 100 == pytest.approx((count - 1) / rate)
     assert max(len(batch) for batch in bench.log_producer.committed) == max(1, min(MAX_BATCH, int(rate)))
 
