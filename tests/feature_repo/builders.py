@@ -13,7 +13,8 @@ from feature_repo.rows import EMBEDDING_DIM, TEXT_FIELDS, ProductEmbedding, Prod
 NOON = datetime(2026, 3, 1, 12, 0, 0, 123_457, tzinfo=UTC)
 
 
-def moment(version: int) -> datetime:
+def event_time(version: int) -> datetime:
+    """The event time of a version."""
     return NOON + timedelta(microseconds=version % 10**6)
 
 
@@ -23,7 +24,7 @@ def make_product(id: str = "a1", version: int = 1, images: int = 2, **changes: A
     fields: dict[str, Any] = {
         "id": id,
         "version": version,
-        "event_time": moment(version),
+        "event_time": event_time(version),
         "text": {name: f"{name} of {id} at {version}" for name in TEXT_FIELDS},
         "image_urls": [f"https://shop.example/{id}/{i}.jpg" for i in range(images)],
         "image_hashes": [f"{id}-{version}-{i}" for i in range(images)],
@@ -41,7 +42,7 @@ def make_embedding(id: str = "a1", version: int = 1, model_version: str = "m1", 
     fields: dict[str, Any] = {
         "id": id,
         "version": version,
-        "event_time": moment(version),
+        "event_time": event_time(version),
         "model_version": model_version,
         "content_hash": f"hash of {id} at {version}",
         "vector": vector / np.linalg.norm(vector),

@@ -147,7 +147,8 @@ def test_no_engagement_is_lost_between_writers_of_one_shopper(open_store: Callab
 def test_a_writer_that_is_always_overtaken_gives_up_and_says_so(
     store: ProductFeatureStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store, "_write", lambda names, rows, equal: {row.id for row in rows})
+    refuse_all = lambda config, batches, *_, **__: [{row.key for row in rows} for _, rows in batches]  # noqa: E731
+    monkeypatch.setattr(store.online, "write", refuse_all)
     with pytest.raises(StoreBusyError, match="20 times in a row"):
         store.add_engagements(engagements(("a", 1)))
 

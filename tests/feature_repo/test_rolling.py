@@ -1,4 +1,4 @@
-"""A fleet is rolled to other definitions or another model, one process after the other, and nobody stands still."""
+"""A rollout of other definitions or another model: programs of two versions read and write at once."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ PRODUCT_VIEWS = definitions.product_views
 
 @contextmanager
 def next_release() -> Iterator[None]:
-    """The program's next version, in this process: offers have a `condition`, which every product has as 'new'."""
+    """The next version of the program, in this process: offers have a `condition`, which is 'new' for every product."""
     form = views.PRODUCT_FORMATS[OFFER_VIEW]
     wider = form._replace(
         types={**form.types, "condition": pa.string()},
@@ -65,7 +65,7 @@ def online(store: Any, feature: str, ids: str) -> list[Any]:
 
 
 class Reader:
-    """Reads product a all the time, as one that was started before the roll: in its own thread, until closed."""
+    """Reads in its own thread until it is closed, like a program that was started before the rollout."""
 
     def __init__(self, read: Callable[[], object]) -> None:
         self.count, self.errors, self._stop = 0, list[BaseException](), threading.Event()
@@ -106,7 +106,7 @@ def test_a_new_feature_is_rolled_out_while_the_old_program_reads_and_writes(open
             assert online(new, "product_offer:condition", "abc") == [None, None, None], "not written yet"
             new.write_features([make_product("a", 2)])
             assert online(new, "product_offer:condition", "abc") == ["new", None, None]
-        # The old program goes on, and is even started again; it leaves the newer definitions alone.
+        # The old program continues, and is even started again; it does not replace the newer definitions.
         again = open_store()
         assert tags(again)["definitions_version"] == str(definitions.DEFINITIONS_VERSION + 1)
         assert again.write_features([make_product("c", 2)]) == set()
@@ -118,7 +118,7 @@ def test_a_new_feature_is_rolled_out_while_the_old_program_reads_and_writes(open
     finally:
         reader.close()
     with next_release():
-        # What the history has of both programs is read, joined, merged and materialised by either.
+        # Either program reads, joins, merges and materializes the history of both.
         rows = new.history(OFFER_VIEW).read(["product_id", "version", "condition"]).to_pylist()
         assert {(row["product_id"], row["version"]): row["condition"] for row in rows} == {
             **{(id, 1): None for id in "abc"},
@@ -137,7 +137,7 @@ def test_a_new_feature_is_rolled_out_while_the_old_program_reads_and_writes(open
     assert online(old, "product_offer:condition", "abc") == ["new"] * 3
 
 
-def test_an_old_program_does_not_merge_parts_of_which_it_would_lose_a_feature(open_store: Callable[[], Any]) -> None:
+def test_an_old_program_does_not_merge_parts_whose_features_it_would_lose(open_store: Callable[[], Any]) -> None:
     old = open_store()
     old.write_features([make_product("a", 1)])
     old.write_features([make_product("a", 2)])
@@ -152,7 +152,7 @@ def test_an_old_program_does_not_merge_parts_of_which_it_would_lose_a_feature(op
         assert new.history(OFFER_VIEW).read(["condition"])["condition"].to_pylist() == [None, None, "new", "new"]
 
 
-def test_a_new_model_is_filled_beside_the_old_one_whose_readers_go_on(open_store: Callable[[], Any]) -> None:
+def test_a_new_model_is_filled_while_the_old_one_is_read(open_store: Callable[[], Any]) -> None:
     store, other = open_store(), open_store()
     store.ensure_model_version("m1")
     before = {id: make_embedding(id, 1, "m1") for id in "abc"}
@@ -204,10 +204,10 @@ def test_newer_definitions_without_what_this_program_needs_are_an_error_that_nam
         open_store()
 
 
-def test_a_registry_of_another_feast_is_an_error_that_says_what_to_do_and_that_works(
+def test_the_error_for_a_registry_of_another_feast_has_a_remedy_that_works(
     open_store: Callable[[], Any],
 ) -> None:
-    """The table lacks a column that this Feast reads, as in a registry of one that did not have it."""
+    """The table lacks a column that this version of Feast reads."""
     store = open_store()
     store.write_features([make_product("a")])
     store.close()

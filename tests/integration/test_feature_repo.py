@@ -386,6 +386,6 @@ def test_the_commands_tell_a_scheduler_what_became_of_it(
 
 
 def test_times_before_the_epoch_and_far_ahead_survive(store: ProductFeatureStore) -> None:
-    for version, moment in enumerate((datetime(1969, 1, 1, tzinfo=UTC), datetime(9999, 1, 1, tzinfo=UTC))):
-        store.write_features([make_product("a", version, event_time=moment)])
-        assert store.read_features("a")["a"].event_time == moment
+    for version, at in enumerate((datetime(1969, 1, 1, tzinfo=UTC), datetime(9999, 1, 1, tzinfo=UTC))):
+        store.write_features([make_product("a", version, event_time=at)])
+        assert store.read_features("a")["a"].event_time == at

@@ -636,7 +636,7 @@ def test_a_row_that_another_keeps_locked_is_waited_for_then_named(
     on_postgres.put("x", 1)
     with psycopg.connect(postgres.conninfo) as other:
         other.execute(f"select 1 from {on_postgres.config.project}_titles for update")
-        with pytest.raises(StoreBusyError, match=r"another writer for 0\.2 s"):
+        with pytest.raises(StoreBusyError, match=r"Another writer held PostgreSQL rows for 0\.2 s"):
             on_postgres.put("y", 2)
         assert on_postgres.get("a") == [("x", 1)], "readers do not wait"
     on_postgres.put("y", 2)

@@ -101,7 +101,8 @@ def told(summary: Summary) -> list[dict[str, Any]]:
 def test_a_session_that_runs_already_is_used_and_left(engine: SparkEngine) -> None:
     with spark_session("local[2]") as session:
         assert list(SparkEngine(session).map(len, ["four"])) == [4]
-    with pytest.raises(SparkError, match=r"on local\[2\] already, not on local\[7\]"), spark_session("local[7]"):
+    refused = pytest.raises(SparkError, match=r"already has a Spark session on local\[2\], not on local\[7\]")
+    with refused, spark_session("local[7]"):
         raise AssertionError("another session")
     assert list(engine.map(len, ["sixsix"])) == [6]
 
@@ -142,7 +143,7 @@ def test_what_is_fresher_online_stays(open_store: Open, engine: SparkEngine) -> 
 
 
 class StopHere(Exception):
-    """Stands for the death of the driver at this moment."""
+    """Stands for the death of the driver at this point."""
 
 
 def test_a_run_on_spark_is_alone_with_its_view_and_gone_on_with_by_either_engine(

@@ -1,4 +1,4 @@
-"""Rows of a view as known at a moment: both clocks count, and neither order of arrival nor compaction changes them."""
+"""Rows of a view as of a time: both clocks count; neither the order of arrival nor compaction changes the result."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
-"""Materialisation: whatever state the online store is in, a run leaves the newest of both sides there, and says so."""
+"""Materializing: whatever state the online store is in, a run leaves the newest of both sides there, and says so."""
 
 from __future__ import annotations
 
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -17,43 +17,23 @@ import pytest
 
 from feature_repo.errors import InvalidFeatureError
 from feature_repo.history.compaction import compact
-from feature_repo.jobs.materialize import Progress, Summary, ViewSummary, materialize
+from feature_repo.jobs.materialize import Progress, materialize
 from feature_repo.locks import run_lock
 from feature_repo.recent import Engagement
 from feature_repo.rows import Deletion, OfferRow
 from feature_repo.store import ProductFeatureStore
 from feature_repo.times import to_microseconds
-from feature_repo.views import PRODUCT_FORMATS, history_table, online_row
-from tests.feature_repo.builders import NOON, make_embedding, make_product, moment, same
+from feature_repo.views import PRODUCT_FORMATS, online_row
+from tests.feature_repo.builders import NOON, event_time, make_embedding, make_product, same
+from tests.feature_repo.jobs.builders import OFFERS, offers, online_versions, only, run
 
 Open = Callable[[], ProductFeatureStore]
-OFFERS = "product_offer"
 
 
 def lose_online(store: ProductFeatureStore) -> None:
     store.feast.provider.online_store.disconnect()
     for path in store.home.glob("online.db*"):
         path.unlink()
-
-
-def offers(store: ProductFeatureStore, versions: dict[str, int], **changes: Any) -> None:
-    """One part of history with these products, and not a row online."""
-    rows = [make_product(id, version, **changes) for id, version in versions.items()]
-    past = store.history(OFFERS)
-    past.append(history_table(PRODUCT_FORMATS[OFFERS], past.schema, rows, NOON))
-
-
-def online_versions(store: ProductFeatureStore, ids: Iterable[str]) -> dict[str, int]:
-    return {id: offer.version for id, offer in store.read_offers(ids).items()}
-
-
-def only(summary: Summary) -> ViewSummary:
-    (view,) = summary.views
-    return view
-
-
-def run(store: ProductFeatureStore, **options: Any) -> ViewSummary:
-    return only(materialize(store, views=[OFFERS], **options))
 
 
 def test_a_lost_online_store_is_rebuilt_as_it_was(open_store: Open) -> None:
@@ -197,10 +177,10 @@ def test_a_window_is_of_event_times_both_ends_included_and_no_run_is_marked_as_s
 ) -> None:
     for version in (1, 2, 3, 4):
         offers(store, {f"p{version}": version})
-    found = run(store, since=moment(2), until=moment(3))
+    found = run(store, since=event_time(2), until=event_time(3))
     assert (found.history_rows, found.written) == (2, 2)
     assert online_versions(store, ["p1", "p2", "p3", "p4"]) == {"p2": 2, "p3": 3}
-    assert run(store, until=moment(1)).written == 1
+    assert run(store, until=event_time(1)).written == 1
     assert (run(store).written, online_versions(store, ["p4"])) == (1, {"p4": 4})
 
 
@@ -226,7 +206,7 @@ def test_full_heals_a_value_that_was_damaged_under_its_version(store: ProductFea
     assert store.read_offers("a")["a"].currency == "EUR"
 
 
-def test_a_row_online_that_the_history_does_not_know_is_a_finding(store: ProductFeatureStore) -> None:
+def test_an_online_row_that_the_history_does_not_have_is_a_finding(store: ProductFeatureStore) -> None:
     offers(store, {"a": 1})
     online = store.feast.provider.online_store
     row = online_row(PRODUCT_FORMATS[OFFERS], make_product("ghost"))
@@ -238,7 +218,9 @@ def test_a_row_online_that_the_history_does_not_know_is_a_finding(store: Product
     assert (found.equal, found.online_rows, found.unexplained) == (1, 2, 1)
 
 
-def test_rows_that_do_not_arrive_are_missed(store: ProductFeatureStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_that_do_not_arrive_are_reported_as_missing(
+    store: ProductFeatureStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The reconciliation reads back; it does not believe the writer."""
     online = store.feast.provider.online_store
     write = online.write
@@ -255,21 +237,21 @@ def test_rows_that_do_not_arrive_are_missed(store: ProductFeatureStore, monkeypa
 
 
 class StopHere(Exception):
-    """Stands for a death at this moment."""
+    """Stands for the death of the process at this point."""
 
 
 def die_after(shards: int) -> Callable[[Progress], None]:
     seen: list[Progress] = []
 
-    def tell(progress: Progress) -> None:
+    def count(progress: Progress) -> None:
         seen.append(progress)
         if len(seen) == shards:
             raise StopHere
 
-    return tell
+    return count
 
 
-def test_a_run_that_ended_early_is_gone_on_with(store: ProductFeatureStore) -> None:
+def test_a_run_that_ended_early_is_resumed(store: ProductFeatureStore) -> None:
     offers(store, {f"p{i:02}": 1 for i in range(50)})
     with pytest.raises(StopHere):
         run(store, shard_rows=10, progress=die_after(2))
@@ -330,7 +312,7 @@ def test_a_second_run_of_the_view_is_refused_and_the_other_views_go_on(store: Pr
     assert materialize(store).exit_code == 0
 
 
-def test_a_half_written_part_fails_its_view_by_name_and_no_other(store: ProductFeatureStore) -> None:
+def test_a_half_written_part_is_named_and_fails_its_view_only(store: ProductFeatureStore) -> None:
     store.write_features([make_product("a")])
     whole = store.history(OFFERS).parts()[-1]
     torn = whole.with_name("part-zzz.parquet")
@@ -410,7 +392,7 @@ def test_a_feature_that_old_parts_do_not_have_is_null(store: ProductFeatureStore
     assert (offer.amount_minor, offer.availability) == (100, None)
 
 
-def test_a_rehearsal_tells_what_would_be_written_and_writes_nothing(store: ProductFeatureStore) -> None:
+def test_a_dry_run_counts_what_would_be_written_and_writes_nothing(store: ProductFeatureStore) -> None:
     store.write_features([make_product("there", 1), make_product("older", 1)])
     offers(store, {"older": 2, "new": 1})
     before = online_versions(store, ["there", "older", "new"])
@@ -426,13 +408,13 @@ def test_feasts_registry_knows_the_interval(store: ProductFeatureStore) -> None:
     offers(store, {"b": 7})
     run(store)
     view = store.feast.registry.get_feature_view(OFFERS, "sagelift", allow_cache=False)
-    assert view.materialization_intervals == [(moment(1), moment(7))]
+    assert view.materialization_intervals == [(event_time(1), event_time(7))]
     run(store)
     view = store.feast.registry.get_feature_view(OFFERS, "sagelift", allow_cache=False)
     assert len(view.materialization_intervals) == 1, "a run that wrote nothing leaves none"
 
 
-def test_a_registry_that_has_lost_the_view_is_said_to_and_the_values_are_online(store: ProductFeatureStore) -> None:
+def test_a_registry_that_has_lost_the_view_fails_the_run_and_the_values_are_online(store: ProductFeatureStore) -> None:
     offers(store, {"a": 1})
     store.feast.registry.delete_feature_view(OFFERS, "sagelift")
     found = run(store)

@@ -1,4 +1,4 @@
-"""What the Spark engine does with any context: order, errors, and who may write what. (Real Spark: integration.)"""
+"""The Spark engine over a fake context: parallelism, errors, and checks of the workers. (Real Spark: integration.)"""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from feature_repo.errors import HistoryError, StoreStateError
 from feature_repo.jobs.engine import forget_opened
 from feature_repo.jobs.spark import SparkEngine, SparkError, spark_session
 from feature_repo.store import ProductFeatureStore
-from tests.feature_repo.jobs.test_materialize import offers, online_versions, run
+from tests.feature_repo.jobs.builders import offers, online_versions, run
 
 
 @pytest.fixture(autouse=True)
 def no_worker(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """What stands for a worker process here is this one: it keeps its garbage collector, and no store."""
+    """The process of the tests stands for a worker: it keeps its garbage collector, and no store."""
     monkeypatch.setattr(gc, "freeze", lambda: None)
     yield
     forget_opened()
 
 
 class FakeContext:
-    """A Spark context whose executors are the threads that ask; what goes there and back is pickled, as in Spark."""
+    """A Spark context whose executors are the calling threads; tasks and results are pickled, as in Spark."""
 
     def __init__(self, cores: int = 2, master: str = "local[2]") -> None:
         self.defaultParallelism, self.master = cores, master
@@ -71,7 +71,7 @@ def test_every_task_is_done_once_and_as_many_at_a_time_as_there_are_cores() -> N
 
 
 def test_tasks_are_taken_as_they_are_needed() -> None:
-    """A catalogue's shards are not all made before the first is done."""
+    """The first shard is done before all shards of a catalogue are made."""
     taken: list[int] = []
 
     def tasks() -> Iterator[int]:
@@ -91,12 +91,12 @@ def fail(number: int) -> int:
     return number
 
 
-def test_our_own_errors_come_back_as_they_are() -> None:
+def test_errors_of_this_package_come_back_as_they_are() -> None:
     with pytest.raises(HistoryError, match=r"^part 3 cannot be read$"):
         list(engine(FakeContext()).map(fail, range(10)))
 
 
-def test_what_spark_gives_up_on_is_said_in_one_line() -> None:
+def test_a_task_that_spark_has_given_up_on_is_an_error_of_one_line() -> None:
     from pyspark.errors import PySparkException
 
     class Lost(FakeContext):
@@ -139,7 +139,7 @@ def test_a_sqlite_file_is_refused_to_executors_on_other_machines(store: ProductF
 
 
 class Elsewhere(FakeContext):
-    """Executors that see something else than the driver."""
+    """Executors that see another history or store than the driver."""
 
     def __init__(self, seen: object) -> None:
         super().__init__()
@@ -160,7 +160,7 @@ class Elsewhere(FakeContext):
         ("PostgreSQL cannot be used", "A worker cannot use the online store: PostgreSQL cannot be used"),
     ],
 )
-def test_executors_that_see_another_history_or_store_are_found_out_before_anything_is_written(
+def test_executors_that_see_another_history_or_store_are_detected_before_anything_is_written(
     store: ProductFeatureStore, seen: object, message: str
 ) -> None:
     offers(store, {"a": 1})
