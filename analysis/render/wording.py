@@ -279,7 +279,7 @@ def novelty(result: MetricResult, alpha: float) -> str:
     if change.p is None:
         return "the data cannot show whether the lift changes with time since exposure."
     finding = "changes" if change.p < alpha else "shows no sign of changing"
-    first = f" in the first {days(result.ages[0].end_days)}" if result.ages else " at first"
+    first = f" in the first {days(result.ages[0].end_days).removeprefix('1 ')}" if result.ages else " at first"
     return (
         f"the lift {finding} with time since exposure: {lift(change.early)}{first}, {lift(change.late)} later "
         f"({test(change.p)})."
