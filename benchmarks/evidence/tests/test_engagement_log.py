@@ -1,4 +1,4 @@
-"""The simulated log: deterministic, unbiased by any shop, with the funnel that it states."""
+"""The simulated log is deterministic, unbiased by any shop, and has the stated funnel."""
 
 from collections import Counter
 
@@ -43,7 +43,7 @@ def test_no_image_query_leads_to_itself_and_both_surfaces_are_there(shop: Market
     assert all(e.query and e.query not in shop.index for e in log if e.kind == "search")
 
 
-def test_shoppers_engage_with_what_lies_near_the_query_in_the_hidden_space(shop: Market) -> None:
+def test_shoppers_engage_with_products_near_the_query(shop: Market) -> None:
     log = [e for e in simulate_log(shop, 4_000, 1) if e.kind == "image"]
     close = [float(shop.place[shop.index[e.query]] @ shop.place[shop.index[e.product_id]]) for e in log]
     weights = [e.count for e in log]

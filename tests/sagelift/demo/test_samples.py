@@ -71,7 +71,7 @@ def test_a_larger_sample_begins_with_the_smaller_one(tmp_path: Path) -> None:
     assert (write_sample(tmp_path / "large", products=6) / "products.jsonl").read_text().startswith(small)
 
 
-def test_an_older_sample_is_replaced_as_a_whole(tmp_path: Path) -> None:
+def test_an_older_sample_is_replaced_completely(tmp_path: Path) -> None:
     write_sample(tmp_path / "sample", products=6)
     write_sample(tmp_path / "sample", products=2)
     assert len(updates(tmp_path / "sample")) == 2
@@ -107,7 +107,7 @@ def test_a_number_of_products_out_of_range_is_refused(tmp_path: Path, products: 
 
 
 def test_the_text_states_some_attributes_only_sometimes(sample: Path) -> None:
-    """Otherwise the pictures, or the texts, would have nothing to add."""
+    """Otherwise pictures or texts alone would be enough."""
     rows = updates(sample)
     for attribute, low, high in (("color", 0.4, 0.8), ("pattern", 0.25, 0.65), ("brand", 0.7, 0.97)):
         share = sum(isinstance(getattr(row, attribute), str) for row in rows) / len(rows)

@@ -1,4 +1,4 @@
-"""The demo's shop: who answers, and what is written down."""
+"""The demo's shops: their answers, and the exposures and events that they leave."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -28,7 +28,7 @@ def test_keyword_search_puts_rare_words_first(market: Market) -> None:
     assert found[0] == "p30"
 
 
-def test_an_exposure_is_logged_for_each_unit_that_was_shown_its_arm() -> None:
+def test_each_unit_that_saw_its_arm_has_an_exposure() -> None:
     config = ExperimentConfig(
         key="e", salt="e-1", coverage=10_000, arms=(Arm("a", 5_000), Arm("b", 5_000)), control="a"
     )
@@ -48,8 +48,8 @@ def test_an_exposure_is_logged_for_each_unit_that_was_shown_its_arm() -> None:
     assert {row.event_time for row in logged} == {int(AT.replace(day=7).timestamp() * 1e6)}
 
 
-def test_who_is_in_which_arm_changes_nothing_when_both_arms_show_the_same(market: Market) -> None:
-    """An A/A of the simulator: other salts put shoppers into other arms, and they do exactly the same."""
+def test_with_equal_arms_the_assignment_changes_nothing(market: Market) -> None:
+    """An A/A test of the simulator: another salt gives other arms and exactly the same actions."""
 
     def same(requests: Sequence[Request]) -> list[Shown]:
         return [Shown([f"p{i}" for i in range(10)], [r.query or r.history[-1]] * 10) for r in requests]

@@ -1,4 +1,4 @@
-"""The shoppers: deterministic, blind to who recommends, and better off with better lists."""
+"""The shoppers are deterministic, do not know the recommender, and engage more with better lists."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -22,7 +22,7 @@ def same_for_all(ids: Sequence[str]) -> Recommend:
 
 
 def by_truth(market: Market, best: bool) -> Recommend:
-    """Products like the one asked for in the hidden space, or those least like it."""
+    """Recommend the products nearest to the query in the hidden space, or the farthest ones."""
 
     def answer(requests: Sequence[Request]) -> list[Shown]:
         out = []
@@ -52,7 +52,7 @@ def test_better_lists_earn_more_clicks_and_orders(market: Market) -> None:
     assert good["order"] > bad["order"]
 
 
-def test_a_product_without_a_word_is_never_searched_for() -> None:
+def test_a_product_without_words_is_never_searched_for() -> None:
     wordless = [ShopProduct(f"p{i}", {"title": "X"}, 100 + i, "EUR") for i in range(30)]
     market = Market(wordless, seed=3)
 
@@ -63,13 +63,13 @@ def test_a_product_without_a_word_is_never_searched_for() -> None:
     assert visit(market, answer, rounds=2)
 
 
-def test_products_unknown_to_the_market_are_passed_over(market: Market) -> None:
+def test_products_unknown_to_the_market_are_ignored(market: Market) -> None:
     actions = visit(market, same_for_all(["new-product", "p1"]), rounds=1)
     assert {a.product_id for a in actions} == {"p1"}
 
 
-def test_every_action_follows_from_one_before(market: Market) -> None:
-    """No click without impression, no order without cart, no refund without order, each later than its cause."""
+def test_every_action_has_an_earlier_cause(market: Market) -> None:
+    """Each click has an impression, each order a cart, each refund an order, and each is later than its cause."""
     cause = {
         "click": "impression",
         "save": "click",
@@ -94,7 +94,7 @@ def test_an_order_costs_the_products_price_times_a_quantity(market: Market) -> N
         assert order.currency == "EUR"
 
 
-def test_patience_ends_before_the_list_does_and_the_top_is_seen_most(market: Market) -> None:
+def test_shoppers_see_the_top_of_a_list_most(market: Market) -> None:
     ids = [f"p{i}" for i in range(10)]
     seen = Counter(a.product_id for a in visit(market, same_for_all(ids)) if a.kind == "impression")
     counts = [seen[i] for i in ids]
@@ -102,8 +102,8 @@ def test_patience_ends_before_the_list_does_and_the_top_is_seen_most(market: Mar
     assert counts[9] < 0.5 * counts[0]
 
 
-def test_the_hidden_truth_is_drawn_from_values_not_from_order(market: Market) -> None:
-    """A product's place is its own: the catalogue's order does not matter."""
+def test_the_hidden_truth_does_not_depend_on_the_order_of_products(market: Market) -> None:
+    """A product has the same place in a reversed catalogue."""
     turned = Market(list(reversed(market.products)), seed=3)
     for i in (0, 17, 119):
         j = turned.index[market.products[i].id]

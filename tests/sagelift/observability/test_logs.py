@@ -1,4 +1,4 @@
-"""Logs: lines for people on a terminal, JSON objects elsewhere."""
+"""Logs are text on a terminal and JSON elsewhere."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def logged(stream: io.StringIO, *arguments: Any, chosen: Any = "auto", **keyword
     return stream.getvalue()
 
 
-def test_a_file_gets_json_with_what_was_given_besides_the_message() -> None:
+def test_a_file_gets_json_with_the_extra_fields() -> None:
     line = json.loads(logged(io.StringIO(), "refused at %s", "decode", extra={"product_id": "p1", "offset": 7}))
     assert datetime.fromisoformat(line.pop("time")).tzinfo is not None
     assert line == {
@@ -53,12 +53,12 @@ def test_a_terminal_gets_text() -> None:
     assert logged(Terminal(), "refused", extra={"product_id": "p1"}).endswith("WARNING streaming.x refused\n")
 
 
-def test_the_choice_goes_before_where_it_goes() -> None:
+def test_a_chosen_format_takes_precedence_over_the_terminal() -> None:
     assert json.loads(logged(Terminal(), "a", chosen="json"))["message"] == "a"
     assert logged(io.StringIO(), "a", chosen="text").endswith("a\n")
 
 
-def test_each_is_one_line_whatever_it_holds() -> None:
+def test_every_record_is_one_line() -> None:
     text = logged(io.StringIO(), "a\nb \udcff \x00", extra={"product_id": "\udc80\n", "what": object()})
     assert text.count("\n") == 1
     assert json.loads(text)["message"].startswith("a\nb ")

@@ -1,4 +1,4 @@
-"""Metrics and health over HTTP, as Prometheus and orchestrators ask for them."""
+"""Metrics and health over HTTP, for Prometheus and orchestrators."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def get(url: str, **headers: str) -> tuple[int, str, str]:
         return error.code, error.headers["Content-Type"], error.read().decode()
 
 
-def test_metrics_come_in_the_format_that_is_asked_for(served: Served) -> None:
+def test_metrics_come_in_the_requested_format(served: Served) -> None:
     status, kind, body = get(served.url + "/metrics")
     assert (status, kind.split(";")[0]) == (200, "text/plain")
     assert "lamps_total 3.0" in body

@@ -101,7 +101,7 @@ def test_a_consumer_that_is_not_ready_is_a_problem_with_its_reason() -> None:
     assert "! catalog (7) is backing_off: Unavailable: Triton" in shown(found)
 
 
-def test_a_broker_that_does_not_answer_is_a_problem_and_the_consumers_are_shown_all_the_same() -> None:
+def test_a_broker_that_does_not_answer_is_a_problem_and_consumers_are_still_shown() -> None:
     found = summarize([TopicRow(topic="events", group="g", problem="no broker")], [], [Consumer().seen(1.0)])
     assert found.problems == ["events: no broker"]
     assert found.workers[0].state == "running"

@@ -22,7 +22,7 @@ JARS = [Jar("org.example", name, "1.0", hashlib.sha256(data).hexdigest()) for na
 
 
 class Registry:
-    """Serves the three jars, or what a test puts in their place; counts what it was asked for."""
+    """Serves the three jars, or the content that a test sets, and records the requests."""
 
     def __init__(self) -> None:
         self.contents = dict(CONTENTS)
@@ -64,14 +64,14 @@ def test_the_lock_file_names_every_jar_once_with_a_sha256() -> None:
     assert brokers == {kafka_jars.KAFKA_VERSION}
 
 
-def test_fetched_jars_make_the_class_path_and_nothing_else_stays(tmp_path: Path, registry: Registry) -> None:
+def test_downloaded_jars_make_the_class_path_and_no_other_file_stays(tmp_path: Path, registry: Registry) -> None:
     fetch(tmp_path, registry)
     folder = kafka_jars.kafka_folder(tmp_path)
     assert classpath(tmp_path) == os.pathsep.join(str(folder / f"{name}-1.0.jar") for name in CONTENTS)
     assert {p.name for p in folder.iterdir()} == {f"{name}-1.0.jar" for name in CONTENTS} | {".verified.json"}
 
 
-def test_a_second_fetch_asks_for_nothing_and_hashes_nothing(
+def test_a_second_fetch_downloads_and_hashes_nothing(
     tmp_path: Path, registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fetch(tmp_path, registry)
@@ -90,7 +90,7 @@ def test_a_second_fetch_asks_for_nothing_and_hashes_nothing(
         pytest.param(lambda path: path.unlink(), id="gone"),
     ],
 )
-def test_only_the_harmed_jar_is_fetched_again(
+def test_only_the_damaged_jar_is_downloaded_again(
     harm: Callable[[Path], object], tmp_path: Path, registry: Registry
 ) -> None:
     fetch(tmp_path, registry)
@@ -125,13 +125,13 @@ def test_a_jar_that_arrives_damaged_twice_is_refused_by_name(tmp_path: Path, reg
     assert not (kafka_jars.kafka_folder(tmp_path) / "part2-1.0.jar").exists()
 
 
-def test_a_full_disk_while_fetching_is_called_that(tmp_path: Path, registry: Registry) -> None:
+def test_a_full_disk_during_a_download_is_named_as_the_cause(tmp_path: Path, registry: Registry) -> None:
     registry.error = OSError(errno.ENOSPC, "No space left on device")
     with pytest.raises(DownloadError, match=r"The disk that holds .* MB free and .* needed"):
         fetch(tmp_path, registry)
 
 
-def test_too_little_disk_is_refused_before_anything_is_fetched(
+def test_too_little_disk_space_is_refused_before_any_download(
     tmp_path: Path, registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = namedtuple("usage", "total used free")(10, 10, 5 << 20)
@@ -154,7 +154,7 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path, registry: Regis
         fetch(tmp_path / "file", registry)
 
 
-def test_two_fetches_at_once_fetch_everything_once(tmp_path: Path, registry: Registry) -> None:
+def test_two_parallel_fetches_download_each_jar_once(tmp_path: Path, registry: Registry) -> None:
     said: list[str] = []
     threads = [threading.Thread(target=fetch, args=(tmp_path, registry, said.append)) for _ in range(2)]
     for thread in threads:

@@ -15,7 +15,7 @@ def test_picked_ports_are_different_free_and_outside_the_range_for_outgoing_conn
     assert all(port < ports.first_ephemeral_port() for port in picked)
 
 
-def test_a_port_that_somebody_listens_on_is_not_free_and_its_owner_is_named() -> None:
+def test_a_port_in_use_is_not_free_and_its_process_is_named() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         assert not ports.is_free(port)

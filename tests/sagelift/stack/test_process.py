@@ -1,4 +1,4 @@
-"""One child under its guardian, with small commands in the place of servers."""
+"""One child process under its guardian, with small commands instead of servers."""
 
 import os
 import signal
@@ -48,7 +48,7 @@ def test_a_stopped_child_is_gone_and_can_be_started_again(managed: Callable[...,
     assert process.pid is None
 
 
-def test_a_child_that_ends_while_starting_is_quoted(managed: Callable[..., ManagedProcess]) -> None:
+def test_the_error_of_a_child_that_ends_while_starting_quotes_its_log(managed: Callable[..., ManagedProcess]) -> None:
     command = [sys.executable, "-c", "print('INFO reading'); print('ERROR no such file: x'); raise SystemExit(7)"]
     with pytest.raises(StartError, match=r"child ended with exit code 7 while starting: ERROR no such file: x \(log:"):
         managed(command, ready=lambda: False).start()
@@ -90,7 +90,7 @@ def test_a_child_that_ignores_sigterm_is_killed_after_its_deadline(
     assert not psutil.pid_exists(pid or 0)
 
 
-def test_the_exit_code_is_the_childs(managed: Callable[..., ManagedProcess]) -> None:
+def test_the_exit_code_is_that_of_the_child(managed: Callable[..., ManagedProcess]) -> None:
     process = managed([sys.executable, "-c", "raise SystemExit(3)"])
     process.start()
     wait_until(lambda: not process.alive)
@@ -112,7 +112,7 @@ def test_the_child_sees_its_environment_and_no_stdin(managed: Callable[..., Mana
 def test_nothing_survives_when_child_or_guardian_is_killed(
     victim: str, managed: Callable[..., ManagedProcess], tmp_path: Path
 ) -> None:
-    """Neither the grandchild, which has left the group and ignores SIGTERM, nor the shared memory."""
+    """Not even a grandchild that left the group and ignores SIGTERM, nor the shared memory, survives."""
     prefix = f"sagelift_test_{uuid.uuid4().hex}_"
     segment = Path("/dev/shm") / f"{prefix}1"
     grandchild = (
@@ -137,7 +137,7 @@ def test_nothing_survives_when_child_or_guardian_is_killed(
 @linux
 @pytest.mark.parametrize("leak", [False, True], ids=["pipe ends", "a fork holds the pipe"])
 def test_nothing_survives_a_parent_that_is_killed(leak: bool, tmp_path: Path) -> None:
-    """Also when a forked process keeps the write end of the guardian's pipe open: then the parent's pid tells."""
+    """Even if a forked process keeps the guardian's pipe open: then the parent's pid shows its death."""
     script = (
         "import os, sys, time; from pathlib import Path; from sagelift.stack.process import ManagedProcess\n"
         f"p = ManagedProcess('child', {SLEEP!r}, log=Path(sys.argv[1])); p.start()\n"
@@ -169,7 +169,7 @@ def test_nothing_survives_a_parent_that_is_killed(leak: bool, tmp_path: Path) ->
         ("", "it wrote nothing"),
     ],
 )
-def test_the_telling_line_is_the_cause_not_the_end(output: str, line: str) -> None:
+def test_the_telling_line_is_the_cause_not_the_last_line(output: str, line: str) -> None:
     assert telling_line(output) == line
 
 

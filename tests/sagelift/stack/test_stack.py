@@ -26,7 +26,7 @@ def test_a_disk_that_is_almost_full_is_refused_at_once(tmp_path: Path, monkeypat
         LocalStack(tmp_path, tmp_path).start()
 
 
-def test_a_disk_that_is_full_is_called_that(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_named_as_the_cause(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def acquire(_: SupervisorLock) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -36,7 +36,7 @@ def test_a_disk_that_is_full_is_called_that(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_triton_serves_the_repository_that_releases_go_to(tmp_path: Path) -> None:
-    """The configured one, or `models` in the state folder."""
+    """The configured repository, or `models` in the state folder."""
     assert LocalStack(tmp_path, tmp_path).model_repository == tmp_path / "models"
     options = StackOptions(model_repository=tmp_path / "shared")
     assert LocalStack(tmp_path, tmp_path, options).model_repository == tmp_path / "shared"

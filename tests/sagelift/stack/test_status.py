@@ -37,7 +37,7 @@ def test_the_record_of_a_dead_supervisor_is_stale(tmp_path: Path) -> None:
     assert seen.components == WRITTEN.components
 
 
-def test_the_record_of_a_dead_supervisor_is_not_taken_for_that_of_the_next(tmp_path: Path) -> None:
+def test_the_next_supervisor_does_not_inherit_the_record_of_a_dead_one(tmp_path: Path) -> None:
     status.write_status(tmp_path, StackStatus(pid=1, components=WRITTEN.components))
     lock = SupervisorLock(tmp_path)
     lock.acquire()
@@ -75,8 +75,8 @@ def test_the_second_lock_is_refused_and_the_first_one_named(tmp_path: Path) -> N
     assert second.holder() is None
 
 
-def test_a_pid_that_belongs_to_another_process_by_now_is_not_the_supervisor(tmp_path: Path) -> None:
-    """The recorded start time tells; `stop` must not send a signal to a stranger."""
+def test_another_process_with_the_recorded_pid_is_not_the_supervisor(tmp_path: Path) -> None:
+    """The recorded start time differs, so `stop` sends no signal to it."""
     lock = SupervisorLock(tmp_path)
     lock.acquire()
     (tmp_path / "stack.lock").write_text(f"{os.getpid()} 12345.0")

@@ -30,7 +30,7 @@ def test_the_pause_doubles_is_capped_and_ends_after_five_in_a_minute(
 
 
 class FakeServer:
-    """Dies and hangs on command; `revivals` says how the next starts end (an error, a complaint or None)."""
+    """Dies and hangs on command; `revivals` are the results of the next starts (error, complaint or None)."""
 
     address = "127.0.0.1:1"
     log = Path("server.log")
@@ -83,7 +83,7 @@ def watch(server: FakeServer, policy: RestartPolicy = QUICK) -> tuple[Supervised
     return watched, said
 
 
-def test_a_server_that_died_is_started_again_and_reported() -> None:
+def test_a_server_that_died_is_restarted_and_reported() -> None:
     server = FakeServer()
     watched, said = watch(server)
     server.alive = False
@@ -94,7 +94,7 @@ def test_a_server_that_died_is_started_again_and_reported() -> None:
     assert any("Server is ready again" in line for line in said)
 
 
-def test_a_server_that_no_longer_answers_is_killed_first() -> None:
+def test_a_server_that_does_not_answer_is_killed_before_its_restart() -> None:
     server = FakeServer()
     watched, _ = watch(server)
     server.answers = False
@@ -104,7 +104,7 @@ def test_a_server_that_no_longer_answers_is_killed_first() -> None:
     assert watched.status.last_error == "does not answer as it should"
 
 
-def test_a_failed_restart_is_tried_again() -> None:
+def test_a_failed_restart_is_retried() -> None:
     server = FakeServer()
     server.revivals = [StartError("port taken"), ValueError("anything")]
     watched, said = watch(server)
@@ -114,7 +114,7 @@ def test_a_failed_restart_is_tried_again() -> None:
     assert any("could not be restarted: port taken" in line for line in said)
 
 
-def test_it_is_given_up_on_after_the_last_failure_and_stays_down() -> None:
+def test_after_too_many_failures_the_server_stays_down() -> None:
     server = FakeServer()
     server.revivals = [StartError("disk full")] * 10
     watched, said = watch(server)
@@ -126,7 +126,7 @@ def test_it_is_given_up_on_after_the_last_failure_and_stays_down() -> None:
     assert "gave up after 5 failures within 60 s" in said[-1]
 
 
-def test_one_that_says_why_another_start_would_not_help_is_left_down() -> None:
+def test_a_server_with_a_fatal_reason_is_not_restarted() -> None:
     server = FakeServer()
     server.fatal_reason = "poisoned: a whole feed of garbage"
     watched, said = watch(server)
@@ -138,7 +138,7 @@ def test_one_that_says_why_another_start_would_not_help_is_left_down() -> None:
     assert said[-1].startswith("Server stopped and is not restarted: poisoned: a whole feed of garbage (log: ")
 
 
-def test_an_address_that_is_told_later_gets_into_the_status() -> None:
+def test_a_later_address_enters_the_status() -> None:
     server = FakeServer()
     watched, _ = watch(server)
     server.address = "127.0.0.1:2"
@@ -147,7 +147,7 @@ def test_an_address_that_is_told_later_gets_into_the_status() -> None:
     assert watched.status.state == "ready"
 
 
-def test_a_server_that_runs_with_a_complaint_is_ready_and_says_it() -> None:
+def test_a_server_that_runs_with_a_complaint_is_ready_and_reports_it() -> None:
     server = FakeServer()
     server.revivals = ["model broken could not be loaded"]
     watched, said = watch(server)

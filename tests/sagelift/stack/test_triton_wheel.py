@@ -15,13 +15,13 @@ def silent(_: str) -> None:
     pass
 
 
-def test_triton_that_was_never_fetched_is_missing(tmp_path: Path) -> None:
+def test_a_triton_that_was_not_downloaded_is_missing(tmp_path: Path) -> None:
     with pytest.raises(MissingComponentError, match="Triton is not ready in"):
         triton_wheel.triton_home(tmp_path)
 
 
-def test_a_harmed_triton_is_noticed(tmp_path: Path) -> None:
-    """By the wheel's own list of hashes, which lies beside its files."""
+def test_a_damaged_triton_is_noticed(tmp_path: Path) -> None:
+    """The wheel's own list of hashes is beside its files."""
     home = triton_wheel.triton_folder(tmp_path)
     write_triton(home, b"whole")
     assert triton_wheel.triton_home(tmp_path) == home
@@ -32,7 +32,7 @@ def test_a_harmed_triton_is_noticed(tmp_path: Path) -> None:
 
 @pytest.fixture
 def damaged_triton(tmp_path: Path) -> Path:
-    """A cache with a Triton of one file that is not what the wheel's own list says."""
+    """A cache with a Triton of one file that differs from the wheel's list."""
     write_triton(triton_wheel.triton_folder(tmp_path), b"wh")
     return tmp_path
 
@@ -46,14 +46,14 @@ def write_triton(home: Path, server: bytes) -> None:
     (info / "RECORD").write_text(f"server,sha256={digest},5\n{info.name}/RECORD,,\n")
 
 
-def test_a_harmed_triton_is_replaced_whole(damaged_triton: Path) -> None:
+def test_a_damaged_triton_is_replaced(damaged_triton: Path) -> None:
     triton_wheel.fetch_triton(damaged_triton, silent, install=lambda target, _: write_triton(target, b"whole"))
     home = triton_wheel.triton_home(damaged_triton)
     assert (home / "server").read_bytes() == b"whole"
     assert {p.name for p in damaged_triton.iterdir()} == {home.name, f".{home.name}.lock"}
 
 
-def test_a_harmed_triton_stays_until_another_has_arrived(damaged_triton: Path) -> None:
+def test_a_damaged_triton_stays_until_a_new_one_is_complete(damaged_triton: Path) -> None:
     def no_network(*_: object) -> None:
         raise DownloadError("no network")
 
@@ -79,7 +79,9 @@ def test_a_wheel_that_arrives_damaged_twice_is_refused(damaged_triton: Path) -> 
         triton_wheel.fetch_triton(damaged_triton, silent, install=lambda target, _: write_triton(target, b"wh"))
 
 
-def test_a_machine_without_a_triton_build_is_told_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_for_a_machine_without_a_triton_build_has_a_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sys, "platform", "darwin")
     with pytest.raises(MissingComponentError, match="set the address of a Triton server"):
         triton_wheel.fetch_triton(tmp_path, silent)

@@ -23,8 +23,8 @@ def test_a_worker_without_a_command_is_refused() -> None:
         WorkerSpec("sink", [])
 
 
-def test_what_a_worker_is_told_by_its_environment_is_not_shown() -> None:
-    """There are passwords among it."""
+def test_the_environment_of_a_worker_is_not_printed() -> None:
+    """It may hold passwords."""
     assert "hunter2" not in repr(WorkerSpec("catalog", ["true"], {"SAGELIFT_KAFKA__PASSWORD": "hunter2"}))
 
 
@@ -35,12 +35,12 @@ def ended(tmp_path: Path, script: str) -> Iterator[Worker]:
         yield worker
 
 
-def test_a_final_exit_code_comes_with_the_workers_last_words(tmp_path: Path) -> None:
+def test_a_final_exit_code_comes_with_the_last_line_of_the_log(tmp_path: Path) -> None:
     with ended(tmp_path, "print('sagelift: too much poison'); raise SystemExit(4)") as worker:
         assert worker.fatal_reason == "sagelift: too much poison"
 
 
-def test_what_the_worker_left_in_its_file_goes_before_what_it_wrote_last(tmp_path: Path) -> None:
+def test_the_record_of_the_worker_takes_precedence_over_its_log(tmp_path: Path) -> None:
     record = '{"name":"catalog","pid":%d,"started_at":1,"url":"http://127.0.0.1:9","ended":["poisoned","garbage"]}'
     tells = f"os.chdir({str(tmp_path)!r}); open(f'catalog-{{os.getpid()}}.json', 'w').write({record!r} % os.getpid())"
     with ended(tmp_path, f"import os; {tells}; print('leaks'); raise SystemExit(4)") as worker:
@@ -48,12 +48,12 @@ def test_what_the_worker_left_in_its_file_goes_before_what_it_wrote_last(tmp_pat
         assert worker.address is None, "nobody answers there any more"
 
 
-def test_any_other_exit_code_is_worth_another_start(tmp_path: Path) -> None:
+def test_after_any_other_exit_code_a_restart_may_help(tmp_path: Path) -> None:
     with ended(tmp_path, "raise SystemExit(3)") as worker:
         assert worker.fatal_reason is None
 
 
-def test_the_address_is_what_the_worker_tells(tmp_path: Path) -> None:
+def test_the_address_comes_from_the_workers_record(tmp_path: Path) -> None:
     worker = Worker(WorkerSpec("catalog", [sys.executable, "-c", "input()"]), tmp_path)
     assert worker.address is None
     with worker:

@@ -1,4 +1,4 @@
-"""A small market for the shoppers' and the shop's tests."""
+"""A small market for the tests of the shoppers and the shops."""
 
 import pytest
 
