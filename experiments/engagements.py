@@ -1,6 +1,6 @@
-"""What shoppers engaged with after which query: the training log of a recommender, from the events that are kept.
+"""Counts of shoppers' engagements after each query, from the stored events: the training log of a recommender.
 
-An order names no query; it is credited to the unit's last click on the same product before it.
+An order has no query. It is credited to the unit's last click on the same product before the order.
 """
 
 from typing import Any, Literal
@@ -12,7 +12,15 @@ from experiments.tables import engagement, order_event
 
 
 class EngagementCount(msgspec.Struct, frozen=True):
-    """`count` engagements of one kind with a product after one query on one surface."""
+    """Engagements of one kind with a product after a query.
+
+    Attributes:
+        surface: Where the query was asked.
+        query: What was asked.
+        product_id: The product.
+        action: What the shoppers did.
+        count: How often.
+    """
 
     surface: Literal["user", "image", "search"]
     query: str
@@ -22,9 +30,14 @@ class EngagementCount(msgspec.Struct, frozen=True):
 
 
 def engagement_counts(engine: Engine, until_us: int | None = None) -> list[EngagementCount]:
-    """All engagements with a surface and a query, counted, in a fixed order. No user-level row leaves the database.
+    """Count the engagements that have a surface and a query. No user-level row leaves the database.
 
-    until_us: microseconds since the Unix epoch, UTC: only what had happened and had arrived by then. None: all.
+    Args:
+        engine: Engine of the database.
+        until_us: Time in microseconds UTC: count only events that had happened and had arrived by then. None: all.
+
+    Returns:
+        The counts, sorted by all fields but the count.
     """
     counted = union_all(_engagements(until_us), _checkouts(until_us)).subquery()
     keys = (counted.c.surface, counted.c.query, counted.c.product_id, counted.c.action)
@@ -33,8 +46,8 @@ def engagement_counts(engine: Engine, until_us: int | None = None) -> list[Engag
         return [EngagementCount(*row) for row in connection.execute(statement)]
 
 
-def _known(table: Any, until_us: int | None) -> ColumnElement[bool]:
-    """Whether a row of `table` (its columns) had happened and had arrived."""
+def _had_arrived(table: Any, until_us: int | None) -> ColumnElement[bool]:
+    """Return the condition that a row (of the columns `table`) had happened and had arrived."""
     return true() if until_us is None else and_(table.event_time <= until_us, table.ingested_at <= until_us)
 
 
@@ -44,7 +57,7 @@ def _engagements(until_us: int | None) -> Select[tuple[str, str, str, str]]:
         table.kind.in_(("click", "save", "add_to_cart")),
         table.surface.is_not(None),
         table.query.is_not(None),
-        _known(table, until_us),
+        _had_arrived(table, until_us),
     )
 
 
@@ -57,7 +70,7 @@ def _checkouts(until_us: int | None) -> Select[tuple[str, str, str, str]]:
             click.unit_id == order.unit_id,
             click.product_id == order.product_id,
             click.event_time <= order.event_time,
-            _known(click, until_us),
+            _had_arrived(click, until_us),
         )
         .order_by(click.event_time.desc(), click.event_id)
         .limit(1)
@@ -73,6 +86,6 @@ def _checkouts(until_us: int | None) -> Select[tuple[str, str, str, str]]:
             order.kind == "placed",
             source.c.surface.is_not(None),
             source.c.query.is_not(None),
-            _known(order, until_us),
+            _had_arrived(order, until_us),
         )
     )

@@ -215,22 +215,22 @@ class PreparedExperiment:
             yield Step("override", "expired" if forced is None else f"{forced} is forced", forced is None)
         for start, holdout in self._holdouts:
             bucket = gate_bucket(digest_after(start, encoded))
-            found = f"{holdout.key}: bucket {bucket}, held out below {holdout.size}"
-            yield Step("holdout", found, bucket >= holdout.size)
+            result = f"{holdout.key}: bucket {bucket}, held out below {holdout.size}"
+            yield Step("holdout", result, bucket >= holdout.size)
         if self._layer is not None:
             start, layer = self._layer
             bucket = gate_bucket(digest_after(start, encoded))
-            found = f"{layer.key}: bucket {bucket}, range [{layer.start}, {layer.end})"
-            yield Step("layer", found, layer.start <= bucket < layer.end)
+            result = f"{layer.key}: bucket {bucket}, range [{layer.start}, {layer.end})"
+            yield Step("layer", result, layer.start <= bucket < layer.end)
         for other, needed in self.prerequisites:
             assignment = None if other is None else other.assign(name, attributes)
-            found = "not served" if assignment is None else f"{assignment.arm} ({assignment.reason})"
-            found = f"{needed.experiment}: {found}, needs {' or '.join(needed.arms)}"
-            yield Step("prerequisite", found, assignment is not None and _is_in(assignment, needed.arms))
+            state = "not served" if assignment is None else f"{assignment.arm} ({assignment.reason})"
+            result = f"{needed.experiment}: {state}, needs {' or '.join(needed.arms)}"
+            yield Step("prerequisite", result, assignment is not None and _is_in(assignment, needed.arms))
         if self.condition is not None:
             reason = self.condition.judge(attributes)
-            found = f"{self.condition.source}: {'true' if reason is None else reason.value}"
-            yield Step("targeting", found, reason is None)
+            result = f"{self.condition.source}: {'true' if reason is None else reason.value}"
+            yield Step("targeting", result, reason is None)
         yield from self._draw_steps(encoded)
 
     def _draw_steps(self, encoded: bytes) -> Iterator[Step]:

@@ -1,13 +1,13 @@
-"""Interleaving: two rankers judged within one list, by what one and the same unit chooses from it.
+"""Interleaving: two rankers in one list, compared by what the same unit chooses from it.
 
 Team draft (Radlinski, Kurup and Joachims, "How does clickthrough data reflect retrieval quality?", CIKM 2008): in each
-round a coin says which ranker drafts first; each then drafts the best of its own list that is not drafted yet. A click
-is credited to the ranker that drafted the product. It sees which ranking is preferred with far fewer units than an A/B
-test (Chapelle et al., TOIS 2012) and says nothing of revenue: run it in an arm beside A/B, or before it. What the
-credit of many lists says is for `analysis.interleaving`.
+round a coin decides which ranker drafts first; then each ranker drafts the best item of its own list that is not
+drafted yet. A click is credited to the ranker that drafted the item. Interleaving finds the preferred ranking with far
+fewer units than an A/B test (Chapelle et al., TOIS 2012), and measures no revenue: run it in an arm beside an A/B test,
+or before one. `analysis.interleaving` evaluates the credit of many lists.
 
-The coins come from a digest of salt, unit and list, so that a repeated request shows the same list and anyone can
-recompute who drafted what.
+The coins come from a digest of salt, unit and list: a repeated request shows the same list, and anyone can recompute
+who drafted which item.
 """
 
 import hashlib
@@ -20,22 +20,28 @@ from experiments.kernel import DELIMITER
 
 Item = TypeVar("Item", bound=Hashable)
 Team = Literal["a", "b"]
+"""The two rankers."""
 
 _BITS: Final = 256
 
 
 class Interleaved(msgspec.Struct, Generic[Item], frozen=True):
-    """A blended list, best first, and the ranker that drafted each product."""
+    """A blended list.
+
+    Attributes:
+        items: The items, best first.
+        teams: The ranker that drafted each item.
+    """
 
     items: tuple[Item, ...]
     teams: tuple[Team, ...]
 
     def team_of(self, item: Item) -> Team | None:
-        """The ranker that drafted a product, None when it was not shown."""
+        """Return the ranker that drafted an item; None when the item was not shown."""
         return next((team for shown, team in zip(self.items, self.teams, strict=True) if shown == item), None)
 
     def clicks(self, clicked: Iterable[Item]) -> tuple[int, int]:
-        """The credit of `a` and `b`: their products that were clicked, each once; what was not shown counts nothing."""
+        """Return the credit of `a` and `b`: their clicked items, each counted once. Only shown items count."""
         chosen = set(clicked)
         credited = [team for item, team in zip(self.items, self.teams, strict=True) if item in chosen]
         return credited.count("a"), credited.count("b")
@@ -44,22 +50,30 @@ class Interleaved(msgspec.Struct, Generic[Item], frozen=True):
 def team_draft(
     a: Sequence[Item], b: Sequence[Item], length: int, *, salt: str, unit: str, list_id: str
 ) -> Interleaved[Item]:
-    """Blends two rankings, each best first and without repetition, into at most `length` products.
+    """Blend two rankings into one list.
 
-    salt: of the comparison, its own. list_id: what distinguishes the unit's lists, such as a query or a request id.
-    Raises ValueError for a ranking that names a product twice: the second would take the draft of another.
+    Args:
+        a: Items of the first ranker, best first, each once.
+        b: Items of the second ranker, best first, each once.
+        length: Maximum length of the list.
+        salt: Salt of this pair of rankers; no other pair may have it.
+        unit: The unit id.
+        list_id: Distinguishes the lists of a unit, such as a query or a request id.
+
+    Raises:
+        ValueError: A ranking has an item twice; the second one would take the draft of another item.
     """
     for name, ranking in (("a", a), ("b", b)):
         if len(set(ranking)) != len(ranking):
-            raise ValueError(f"ranking {name!r} names a product twice; give each once.")
+            raise ValueError(f"ranking {name!r} has an item twice; give each item once.")
     coins = _coins(salt, unit, list_id)
-    ways: dict[Team, Iterator[Item]] = {"a": iter(a), "b": iter(b)}
+    rankings: dict[Team, Iterator[Item]] = {"a": iter(a), "b": iter(b)}
     drafted: dict[Item, Team] = {}
     while len(drafted) < length:
         before = len(drafted)
         order: tuple[Team, Team] = ("a", "b") if next(coins) else ("b", "a")
         for team in order:
-            item = next((each for each in ways[team] if each not in drafted), None)
+            item = next((each for each in rankings[team] if each not in drafted), None)
             if item is not None and len(drafted) < length:
                 drafted[item] = team
         if len(drafted) == before:
@@ -68,7 +82,7 @@ def team_draft(
 
 
 def _coins(salt: str, unit: str, list_id: str) -> Iterator[bool]:
-    """I2: the bits of SHA-256(salt 0x1F block 0x1F list 0x1F unit), block after block."""
+    """Yield the coins (rule I2): the bits of SHA-256(salt 0x1F block 0x1F list 0x1F unit), block by block."""
     block = 0
     while True:
         text = DELIMITER.join((salt, str(block), list_id, unit))

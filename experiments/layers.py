@@ -1,7 +1,7 @@
-"""Layers as they are listed: who holds which part of one, and what is free. Pure.
+"""Layers in a list: which parts live experiments hold, and which parts are free.
 
-A layer is made before an experiment may name it: a misspelt one would be a layer of its own, and two experiments that
-must not meet would. What an experiment holds of it stands in the experiment's config.
+A layer must exist before an experiment may name it. Otherwise a misspelt name would be a new layer, and two experiments
+that must not overlap would overlap. The experiment's config has the part of the layer that the experiment holds.
 """
 
 from collections.abc import Iterable
@@ -20,7 +20,16 @@ class Held(msgspec.Struct, frozen=True):
 
 
 class LayerSummary(msgspec.Struct, frozen=True):
-    """A layer, what is held of it by live experiments, and the parts [start, end) that are free, both in order."""
+    """A layer, and who holds which part of it.
+
+    Attributes:
+        key: Name of the layer.
+        description: Text for people.
+        created_at: Time in microseconds UTC.
+        created_by: Who created it.
+        held: Parts that live experiments hold, sorted.
+        free: Parts [start, end) that no experiment holds, sorted.
+    """
 
     key: str
     description: str
@@ -31,7 +40,7 @@ class LayerSummary(msgspec.Struct, frozen=True):
 
 
 def free_parts(held: Iterable[Held]) -> tuple[tuple[int, int], ...]:
-    """What no part of `held` covers of [0, 10,000)."""
+    """Return the parts of [0, 10,000) that no part of `held` covers, sorted."""
     free, at = [], 0
     for part in sorted(held, key=lambda part: part.start):
         if part.start > at:

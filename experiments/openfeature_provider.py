@@ -1,10 +1,10 @@
-"""OpenFeature for Python: flags evaluated in memory by an `Assigner`, without a network.
+"""OpenFeature for Python: an `Assigner` evaluates flags in memory, without a network call.
 
     from openfeature import api
     api.set_provider(SageliftProvider(assigner))
     arm = api.get_client().get_string_value("home-ranking", "control", EvaluationContext("user-42"))
 
-A flag is an experiment, its value and variant are the arm's key. Needs `openfeature-sdk`.
+A flag is an experiment; its value and its variant are the arm's key. This module needs `openfeature-sdk`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ from typing import Any, Final, TypeVar
 from openfeature.evaluation_context import EvaluationContext
 from openfeature.exception import ErrorCode
 from openfeature.flag_evaluation import FlagResolutionDetails, FlagValueType
-from openfeature.flag_evaluation import Reason as Why
+from openfeature.flag_evaluation import Reason as OpenFeatureReason
 from openfeature.provider import AbstractProvider, Metadata
 from openfeature.track import TrackingEventDetails
 
@@ -22,7 +22,7 @@ from experiments.assignment import Reason
 
 T = TypeVar("T")
 EXPOSURE: Final = "exposure"
-"""Name of the tracking event that logs that a flag's value was used."""
+"""Name of the tracking event that logs an exposure."""
 
 _UNIT_ERRORS: Final = {
     Reason.UNIT_MISSING: ErrorCode.TARGETING_KEY_MISSING,
@@ -31,20 +31,24 @@ _UNIT_ERRORS: Final = {
     Reason.UNIT_HAS_NUL: ErrorCode.INVALID_CONTEXT,
     Reason.UNIT_TOO_LONG: ErrorCode.INVALID_CONTEXT,
 }
-_WHY: Final = {
-    Reason.ASSIGNED: Why.SPLIT,
-    Reason.PAUSED: Why.SPLIT,
-    Reason.OVERRIDE: Why.TARGETING_MATCH,
-    Reason.STOPPED: Why.DISABLED,
+_REASONS: Final = {
+    Reason.ASSIGNED: OpenFeatureReason.SPLIT,
+    Reason.PAUSED: OpenFeatureReason.SPLIT,
+    Reason.OVERRIDE: OpenFeatureReason.TARGETING_MATCH,
+    Reason.STOPPED: OpenFeatureReason.DISABLED,
 }
 
 
 class SageliftProvider(AbstractProvider):
-    """Resolves string flags. Whoever makes the assigner starts and closes it.
+    """Resolves string flags.
 
-    To look at a flag is not to use it: an exposure is logged by `client.track("exposure", context,
-    TrackingEventDetails(attributes={"experiment": key}))` where the arm is used, or at every evaluation with
-    `expose_at_once`, for code in which the two are the same.
+    The evaluation of a flag is not an exposure. Log the exposure where the arm is used, with `client.track("exposure",
+    context, TrackingEventDetails(attributes={"experiment": key}))`. Set `expose_at_once` when the code always uses the
+    value that it evaluates.
+
+    Args:
+        assigner: Evaluates the experiments. The caller starts and closes it.
+        expose_at_once: Whether every evaluation logs an exposure.
     """
 
     def __init__(self, assigner: Assigner, *, expose_at_once: bool = False) -> None:
@@ -52,11 +56,13 @@ class SageliftProvider(AbstractProvider):
         self._assigner, self._expose_at_once = assigner, expose_at_once
 
     def get_metadata(self) -> Metadata:
+        """Return the name of the provider."""
         return Metadata("Sagelift")
 
     def resolve_string_details(
         self, flag_key: str, default_value: str, evaluation_context: EvaluationContext | None = None
     ) -> FlagResolutionDetails[str]:
+        """Return the arm of the unit that is the targeting key."""
         unit, attributes = _unit(evaluation_context)
         assignment = self._assigner.assign(unit, flag_key, attributes)
         if assignment.reason is Reason.UNKNOWN_EXPERIMENT or assignment.arm is None:
@@ -68,7 +74,7 @@ class SageliftProvider(AbstractProvider):
         return FlagResolutionDetails(
             value=assignment.arm,
             variant=assignment.arm,
-            reason=_WHY.get(assignment.reason, Why.DEFAULT),
+            reason=_REASONS.get(assignment.reason, OpenFeatureReason.DEFAULT),
             flag_metadata={
                 "enrolled": assignment.enrolled,
                 "reason": assignment.reason.value,
@@ -82,7 +88,7 @@ class SageliftProvider(AbstractProvider):
         evaluation_context: EvaluationContext | None = None,
         tracking_event_details: TrackingEventDetails | None = None,
     ) -> None:
-        """Logs the exposure of `attributes["experiment"]`; other events are not ours."""
+        """Log the exposure of `attributes["experiment"]`. Other events are ignored."""
         details = tracking_event_details.attributes if tracking_event_details is not None else {}
         if tracking_event_name == EXPOSURE and isinstance(experiment := details.get("experiment"), str):
             unit, attributes = _unit(evaluation_context)
@@ -91,16 +97,19 @@ class SageliftProvider(AbstractProvider):
     def resolve_boolean_details(
         self, flag_key: str, default_value: bool, evaluation_context: EvaluationContext | None = None
     ) -> FlagResolutionDetails[bool]:
+        """Return an error: values are text."""
         return _not_text(flag_key, default_value)
 
     def resolve_integer_details(
         self, flag_key: str, default_value: int, evaluation_context: EvaluationContext | None = None
     ) -> FlagResolutionDetails[int]:
+        """Return an error: values are text."""
         return _not_text(flag_key, default_value)
 
     def resolve_float_details(
         self, flag_key: str, default_value: float, evaluation_context: EvaluationContext | None = None
     ) -> FlagResolutionDetails[float]:
+        """Return an error: values are text."""
         return _not_text(flag_key, default_value)
 
     def resolve_object_details(
@@ -109,6 +118,7 @@ class SageliftProvider(AbstractProvider):
         default_value: Sequence[FlagValueType] | Mapping[str, FlagValueType],
         evaluation_context: EvaluationContext | None = None,
     ) -> FlagResolutionDetails[Sequence[FlagValueType] | Mapping[str, FlagValueType]]:
+        """Return an error: values are text."""
         return _not_text(flag_key, default_value)
 
 
@@ -117,8 +127,8 @@ def _unit(context: EvaluationContext | None) -> tuple[str | None, Mapping[str, A
 
 
 def _failed(default: T, code: ErrorCode, message: str) -> FlagResolutionDetails[T]:
-    return FlagResolutionDetails(value=default, reason=Why.ERROR, error_code=code, error_message=message)
+    return FlagResolutionDetails(value=default, reason=OpenFeatureReason.ERROR, error_code=code, error_message=message)
 
 
 def _not_text(key: str, default: T) -> FlagResolutionDetails[T]:
-    return _failed(default, ErrorCode.TYPE_MISMATCH, f"the value of {key!r} is an arm's key: ask for a string")
+    return _failed(default, ErrorCode.TYPE_MISMATCH, f"the value of {key!r} is the key of an arm; ask for a string")

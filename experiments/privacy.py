@@ -149,9 +149,9 @@ class Tokens:
             UserError: The user id is invalid, or the reason contains it.
         """
         self.check(user, reason)
-        found = self._nonces.delete(self._lookup(user), actor=actor, reason=reason)
+        existed = self._nonces.delete(self._lookup(user), actor=actor, reason=reason)
         self.forget(user)
-        return found
+        return existed
 
     def check(self, user: str, reason: str) -> None:
         """Check that `erase` would accept a user and a reason, to erase several users or none.

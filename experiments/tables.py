@@ -1,11 +1,11 @@
-"""The tables as the newest revision of `migrations` leaves them (SQLite and PostgreSQL).
+"""The tables of the newest revision of `migrations`, for SQLite and PostgreSQL.
 
-Times are BIGINT microseconds since the Unix epoch, UTC: the same in every engine. `RECORDS` are append-only: triggers
-refuse UPDATE and DELETE (on PostgreSQL TRUNCATE, on SQLite also the delete that hides in INSERT OR REPLACE). Triggers
-refuse as well: arms that do not sum to 10,000, a salt of another experiment or phase, a transition that the life cycle
-does not know, a layer that was not made, a layer range that another live experiment holds, a phase that is not the
-next. `exposure` to `order_event`, and the views `first_exposure` and `first_exposure_attribute` (of the phase that an
-experiment is in), are what analysis/ reads.
+Times are BIGINT microseconds since the Unix epoch, UTC: the same in every engine. The tables of `RECORDS` are
+append-only: triggers refuse UPDATE and DELETE (on PostgreSQL also TRUNCATE, on SQLite also the delete of an INSERT OR
+REPLACE). Other triggers refuse arms that do not sum to 10,000, a salt of another experiment or phase, a transition that
+the life cycle does not have, a layer that does not exist, a layer range that another live experiment holds, and a phase
+that is not the next one. `analysis` reads `exposure`, `event` and `order_event`, and the views `first_exposure` and
+`first_exposure_attribute` of the current phase.
 """
 
 from typing import Final, get_args
@@ -27,13 +27,13 @@ from experiments.lifecycle import FOLLOWERS, Action, Decision
 from experiments.roles import Role
 
 REVISION: Final = "0001"
-"""The newest of `migrations`: what this program reads and writes."""
+"""The newest revision of `migrations`, which this program needs."""
 
 REVISION_TABLE: Final = "experiment_schema"
-"""Where the database keeps its own revision; not Alembic's usual name, which another program may use beside us."""
+"""The table that holds the revision. Another program in the same database may use Alembic's default name."""
 
 MULTIPLE_ARMS: Final = "__multiple__"
-"""The arm of a unit that was seen in two; no config can name an arm so."""
+"""The arm of a unit that was seen in two arms; no config can have an arm of this name."""
 
 metadata = MetaData()
 
@@ -48,7 +48,7 @@ experiment = Table(
     Column("key", Text, primary_key=True),
     Column("created_at", BigInteger, nullable=False),
     Column("created_by", Text, nullable=False),
-    Column("phase", Integer, nullable=False, server_default="1", doc="the phase that it is in; it only grows"),
+    Column("phase", Integer, nullable=False, server_default="1", doc="the current phase; it only grows"),
 )
 
 layer = Table(
@@ -80,20 +80,20 @@ experiment_version = Table(
     Column("version", Integer, CheckConstraint("version >= 1"), primary_key=True, autoincrement=False),
     Column("config", Text, nullable=False, doc="canonical JSON"),
     Column("sha256", Text, CheckConstraint("length(sha256) = 64"), nullable=False, doc="of `config`, hexadecimal"),
-    Column("salt", Text, nullable=False, index=True, doc="the config's, to find a second experiment that uses it"),
+    Column("salt", Text, nullable=False, index=True, doc="of `config`, to find another experiment with this salt"),
     Column("created_at", BigInteger, nullable=False),
     Column("created_by", Text, nullable=False),
-    Column("phase", Integer, nullable=False, server_default="1", doc="versions of one phase draw alike"),
+    Column("phase", Integer, nullable=False, server_default="1", doc="versions of one phase have the same draws"),
 )
 
 transition = Table(
     "transition",
     metadata,
     Column("experiment", Text, ForeignKey("experiment.key"), primary_key=True),
-    # The primary key lets one of two writers that saw the same last row through, and refuses the other.
+    # When two writers saw the same last row, the primary key accepts the first one and refuses the other.
     Column("sequence", Integer, CheckConstraint("sequence >= 1"), primary_key=True, autoincrement=False),
     Column("state", Text, nullable=False),
-    Column("version", Integer, doc="the version that is in force from here on; NULL for a draft"),
+    Column("version", Integer, doc="the version in force from this row on; NULL for a draft"),
     Column("outcome", Text, doc="of a decided experiment"),
     Column("at", BigInteger, nullable=False),
     Column("actor", Text, CheckConstraint("actor <> ''"), nullable=False),
@@ -125,7 +125,7 @@ scheduled = Table(
     metadata,
     Column("id", Integer, primary_key=True),
     Column("experiment", Text, ForeignKey("experiment.key"), nullable=False, index=True),
-    Column("at", BigInteger, nullable=False, doc="not before"),
+    Column("at", BigInteger, nullable=False, doc="earliest time to run it"),
     Column("action", Text, nullable=False),
     Column("coverage", Integer, doc="of a ramp"),
     Column("actor", Text, CheckConstraint("actor <> ''"), nullable=False),
@@ -178,7 +178,7 @@ override = Table(
 unit_token = Table(
     "unit_token",
     metadata,
-    Column("lookup", Text, primary_key=True, doc="keyed hash of the user id: the id itself is nowhere"),
+    Column("lookup", Text, primary_key=True, doc="keyed hash of the user id, which is stored nowhere"),
     Column("nonce", Text, nullable=False),
     Column("created_at", BigInteger, nullable=False),
 )
@@ -187,6 +187,7 @@ RECORDS: Final = (
     *(layer, metric, experiment_version, transition, audit),
     *(scheduled, scheduled_result, api_key, api_key_revocation),
 )
+"""The append-only tables."""
 
 exposure = Table(
     "exposure",
@@ -213,7 +214,7 @@ first_exposure_by_phase = Table(
     Column("unit_id", Text, primary_key=True),
     Column("arm", Text, nullable=False),
     Column("first_time", BigInteger, nullable=False),
-    Column("attributes", Text, nullable=False, server_default="{}", doc="JSON: those of the first exposure"),
+    Column("attributes", Text, nullable=False, server_default="{}", doc="JSON: attributes of the first exposure"),
     sqlite_with_rowid=False,
 )
 
@@ -252,7 +253,7 @@ order_event = Table(
 sink_offset = Table(
     "sink_offset",
     metadata,
-    # Offsets mean nothing in another cluster, nor in a topic that was deleted and made again.
+    # Offsets are valid only in the same cluster, and until the topic is deleted.
     Column("log", Text, primary_key=True, doc="identifies the topic's log: Kafka's cluster id and topic id"),
     Column("topic", Text, primary_key=True),
     Column("partition", Integer, primary_key=True, autoincrement=False),

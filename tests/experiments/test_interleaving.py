@@ -96,5 +96,5 @@ def test_a_click_is_credited_to_the_ranker_that_drafted_the_product() -> None:
 
 
 def test_a_ranking_that_repeats_itself_is_refused() -> None:
-    with pytest.raises(ValueError, match="ranking 'b' names a product twice"):
+    with pytest.raises(ValueError, match="ranking 'b' has an item twice"):
         draft([1, 2], [3, 3])

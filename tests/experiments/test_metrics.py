@@ -34,7 +34,7 @@ def test_a_file_declares_who_owns_a_metric_and_how_much_it_counts() -> None:
     [
         ([{**GMV, "name": "GMV per user"}], r"metric 1 \('GMV per user'\): its name must begin with a-z"),
         ([{**GMV, "name": None}], "its name must begin"),
-        ([{**GMV, "owner": " "}], "its owner is ' '; say in plain text who is asked"),
+        ([{**GMV, "owner": " "}], "its owner is ' '; give a plain text that says whom to ask"),
         ([{**GMV, "owner": "a\0"}], "its owner is 'a\\\\x00'"),
         ([{**GMV, "tier": 4}], "its tier is 4; give 1"),
         ([{**GMV, "tier": True}], "its tier is True"),
@@ -42,7 +42,7 @@ def test_a_file_declares_who_owns_a_metric_and_how_much_it_counts() -> None:
         ([GMV, GMV], r"metric 2 \('gmv'\): its name is given twice"),
         (["gmv"], "metric 1 is 'gmv'; it must be a mapping"),
         ([{**GMV, "column": {1, 2}, "tier": 0}], "its tier is 0"),
-        ([{**GMV, "column": object()}], "holds what JSON cannot"),
+        ([{**GMV, "column": object()}], "has a value that JSON cannot"),
     ],
 )
 def test_a_metric_that_nobody_could_be_asked_about_is_refused(entries: list[Any], message: str) -> None:

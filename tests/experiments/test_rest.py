@@ -287,8 +287,8 @@ def test_a_refused_request_names_value_rule_and_remedy(api: Any, config: Experim
         ("GET", "/v1/experiments/ranking/versions/0", None, 422, "greater than or equal to 1"),
         ("GET", "/v1/experiments/ranking/versions/9", None, 404, "has no version 9"),
         ("GET", "/v1/experiments/a%00b", None, 404, "a name is plain text"),
-        ("GET", "/nothing", None, 404, "there is nothing at this path"),
-        ("PUT", "/v1/experiments", None, 405, "does not take this method"),
+        ("GET", "/nothing", None, 404, "this path does not exist"),
+        ("PUT", "/v1/experiments", None, 405, "does not allow this method"),
     ]
     for method, path, sent, status, said in cases:
         answer = api(method, path, "admin", json=sent)
