@@ -42,7 +42,8 @@ def commands_page() -> str:
     for path, command in _leaves(root, ("sagelift",)):
         lines += [f"## {' '.join(path)}", "", _paragraphs(command.help or ""), ""]
         lines += [f"```\n{_usage(path, command)}\n```", ""]
-        rows = [_row(p) for p in command.params if not getattr(p, "hidden", False) and p.name != "help"]
+        context = typer.Context(command, info_name=" ".join(path))
+        rows = [_row(p, context) for p in command.params if not p.hidden and p.name != "help"]
         if rows:
             lines += ["| argument or option | default | meaning |", "|---|---|---|", *rows, ""]
     return "\n".join(lines).rstrip() + "\n"
@@ -63,13 +64,14 @@ def _usage(path: tuple[str, ...], command: Any) -> str:
     return " ".join([" ".join(path), *command.collect_usage_pieces(context)])
 
 
-def _row(parameter: Any) -> str:
+def _row(parameter: Any, context: typer.Context) -> str:
     if parameter.param_type_name == "argument":
-        name = f"`{parameter.human_readable_name}`"
+        name = f"`{(parameter.metavar or parameter.name).upper()}`"
     else:
         name = ", ".join(f"`{option}`" for option in (*parameter.opts, *parameter.secondary_opts))
-        if not getattr(parameter, "is_flag", False):
-            name += f" {_kind(parameter)}"
+        if not parameter.is_flag:
+            kind = parameter.display_type(context).strip("<>").removeprefix("list[").removesuffix("]")
+            name += " " + _cell(kind.replace("str", "text"))
     if getattr(parameter, "multiple", False):
         name += " (repeatable)"
     default = parameter.default
@@ -80,13 +82,6 @@ def _row(parameter: Any) -> str:
     else:
         shown = f"`{getattr(default, 'value', default)}`"
     return f"| {name} | {_cell(shown)} | {_cell(getattr(parameter, 'help', None) or '')} |"
-
-
-def _kind(parameter: Any) -> str:
-    choices = getattr(parameter.type, "choices", None)
-    if choices:
-        return _cell(" / ".join(str(getattr(choice, "value", choice)) for choice in choices))
-    return (parameter.metavar or parameter.type.name or "").upper().strip("<>")
 
 
 def _cell(text: str) -> str:
@@ -129,9 +124,9 @@ def metrics_page() -> str:
 def _observed_families() -> list[Any]:
     """The families of a consumer that has seen one of everything, so that each has a sample and its labels."""
     from sagelift.observability.health import HealthState
-    from sagelift.observability.metrics import Live, WorkerMetrics
+    from sagelift.observability.metrics import LiveValues, WorkerMetrics
 
-    live = Live(HealthState.RUNNING, 1, {0: 0}, 0, 0.0, 0.0, "closed")
+    live = LiveValues(HealthState.RUNNING, 1, {0: 0}, 0, 0.0, 0.0, "closed")
     metrics = WorkerMetrics("catalog", version("sagelift"), lambda: live)
     metrics.stage_done("features", 1, 0.1)
     metrics.stage_failed("features", OSError())
@@ -149,8 +144,8 @@ def rest_page() -> str:
     lines = [
         "# REST interface",
         "",
-        f"`make docs` generates this page from [the OpenAPI document]({'experiments-openapi.json'}). "
-        "`sagelift serve experiments` serves it; [Assignment over REST](../shops/experiments-api.md) shows how to use it.",
+        "`make docs` generates this page from [the OpenAPI document](experiments-openapi.json).",
+        "`sagelift serve experiments` serves it. [Assignment over REST](../shops/experiments-api.md) shows its use.",
         "",
     ]
     for path, operations in document["paths"].items():

@@ -25,7 +25,7 @@ app = typer.Typer(help="Feature store: materialize the history, show the status,
 
 @dataclass(frozen=True)
 class LimitOptions:
-    """Limits of `sagelift features status`. A limit that is passed gives exit code 1."""
+    """Limits of `sagelift features status`. A limit that is exceeded gives exit code 1."""
 
     panel: ClassVar[str] = "Limits"
 
@@ -103,7 +103,7 @@ class StatusOutput:
 def status(limits: LimitOptions, canary: CanaryOptions, output: StatusOutput, view: ViewOption = None) -> None:
     """Show freshness by event time, ages, empty features, vector lengths and rows. Compare two models with --canary.
 
-    Exit code 1 when a limit is passed.
+    Exit code 1 when a limit is exceeded.
     """
     thresholds, versions, ids = _thresholds(limits, canary), canary.versions(), _ids(canary.canary_ids)
 

@@ -76,8 +76,8 @@ def test_the_set_may_be_given_and_the_page_is_written_whatever_the_exit_code(two
     done = status("--canary", "m1:m2", "--canary-ids", str(ids), "--html", str(page), "--max-empty", "urls=0.5")
     assert done.exit_code == 1
     text = page.read_text()
-    assert "1 limit is passed" in text
-    assert "15 products have a vector in both, 1 of the set have not" in text
+    assert "1 limit is exceeded" in text
+    assert "15 products have a vector in both, 1 of the set have none" in text
     ids.write_bytes(b"\xff")
     assert status("--canary", "m1:m2", "--canary-ids", str(ids)).exit_code == 2
     (two_models / "file").write_text("")

@@ -23,7 +23,7 @@ def test_plan_gives_the_plan_of_python(path: Path) -> None:
     )
     assert msgspec.json.decode(done.stdout, type=Plan) == expected
     shown = run("plan", path, "--mean", "gmv", "--markdown").stdout
-    assert "units for +2.0% | units for +5.0% | units for +10.0%" in shown
+    assert "Units for +2.0% | Units for +5.0% | Units for +10.0%" in shown
 
 
 def test_the_looks_of_a_plan_are_those_of_python(path: Path) -> None:
