@@ -19,7 +19,7 @@ _SEPARATORS = frozenset({"|", "&&", "||", ";", "&", ">", "2>", ">>", "<", "2>&1"
 
 
 class CommandLine(NamedTuple):
-    """One call of `sagelift` in a page; `complete` unless it is quoted in a sentence, where arguments may be left out."""
+    """One call of `sagelift` in a page; not `complete` if a sentence quotes it, where arguments may be missing."""
 
     page: str
     words: tuple[str, ...]
@@ -51,13 +51,27 @@ def command_lines() -> Iterator[CommandLine]:
             continue
         name = str(page.relative_to(REPOSITORY))
         for block in blocks(page, *_SHELL, "yaml", "crontab"):
-            for line in block.replace("\\\n", " ").splitlines():
-                for words in _calls(line):
+            for statement in _statements(block.replace("\\\n", " ")):
+                for words in _calls(statement):
                     yield CommandLine(name, words, complete=True)
         prose = _FENCE.sub("", page.read_text("utf-8"))
         for match in _INLINE.finditer(prose):
             for words in _calls(match[1]):
                 yield CommandLine(name, words, complete=False)
+
+
+def _statements(block: str) -> Iterator[str]:
+    """The lines of a shell block; a quoted text may span several."""
+    pending = ""
+    for line in block.splitlines():
+        pending = f"{pending}\n{line}" if pending else line
+        try:
+            shlex.split(pending, comments=True)
+        except ValueError:  # a quote is still open
+            continue
+        yield pending
+        pending = ""
+    yield from pending.splitlines()  # not a shell's quotes: each line by itself
 
 
 def _calls(line: str) -> Iterator[tuple[str, ...]]:
@@ -78,6 +92,8 @@ def _calls(line: str) -> Iterator[tuple[str, ...]]:
             continue
         rest = words[start + 1 :]
         end = next((i for i, other in enumerate(rest) if other in _SEPARATORS or set(other) <= set(";&|<>")), len(rest))
+        if end < len(rest) and rest[end].startswith(">") and end and rest[end - 1].isdigit():
+            end -= 1  # the 2 of 2>
         if rest[:end]:
             yield tuple(rest[:end])
 

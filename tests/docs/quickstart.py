@@ -13,13 +13,14 @@ from pathlib import Path
 from tests.docs.pages import DOCS
 
 _BLOCK = re.compile(r"^```sh(?P<attributes>[^\n]*)\n(?P<text>.*?)^```", re.M | re.S)
+_FILE = re.compile(r'^```\w+ title="(?P<name>[\w.-]+\.\w+)"\n(?P<text>.*?)^```', re.M | re.S)
 _READY_S = 120.0
 
 
 def run_quickstart(page: str, folder: Path, *, timeout_s: float = 240.0) -> str:
     """Execute every `sh` block of a page; what they print, as one text.
 
-    A block titled "Terminal 1" runs in the background until the others are done; the next block starts once
+    A block whose title is a file name is that file. A block titled "Terminal 1" runs in the background until the others are done; the next block starts once
     `sagelift status` reports a healthy stack. The other blocks run in one shell that stops at the first error.
 
     Args:
@@ -36,7 +37,10 @@ def run_quickstart(page: str, folder: Path, *, timeout_s: float = 240.0) -> str:
         environment["SAGELIFT_CACHE_DIR"] = os.environ["SAGELIFT_CACHE_DIR"]
     background: list[subprocess.Popen[bytes]] = []
     script = ["set -euo pipefail"]
-    for match in _BLOCK.finditer((DOCS / page).read_text("utf-8")):
+    text = (DOCS / page).read_text("utf-8")
+    for match in _FILE.finditer(text):
+        (folder / match["name"]).write_text(match["text"], "utf-8")
+    for match in _BLOCK.finditer(text):
         if "Terminal 1" in match["attributes"]:
             log = (folder / f"terminal-{len(background)}.log").open("wb")
             background.append(

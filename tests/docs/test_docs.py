@@ -1,4 +1,4 @@
-"""The documentation says what is true: its commands exist, its links lead somewhere, its generated pages are current."""
+"""The documentation is true: its commands exist, its links lead to files, its generated pages are current."""
 
 from __future__ import annotations
 
