@@ -20,8 +20,9 @@ _READY_S = 120.0
 def run_quickstart(page: str, folder: Path, *, timeout_s: float = 240.0) -> str:
     """Execute every `sh` block of a page; what they print, as one text.
 
-    A block whose title is a file name is that file. A block titled "Terminal 1" runs in the background until the others are done; the next block starts once
-    `sagelift status` reports a healthy stack. The other blocks run in one shell that stops at the first error.
+    A block whose title is a file name is that file. A block titled "Terminal 1" runs in the background until the
+    others are done; the next block starts once `sagelift status` reports a healthy stack. The other blocks run in one
+    shell that stops at the first error.
 
     Args:
         page: Path below docs/.
