@@ -14,6 +14,7 @@ from experiments.validation_errors import locate_invalid_value
 T = TypeVar("T")
 
 _SEE_OPENAPI = "send what /openapi.json describes"
+_NOT_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 def answer(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
@@ -39,11 +40,22 @@ def read(kind: type[T]) -> Callable[[Request], Awaitable[T]]:
         except msgspec.ValidationError as error:
             if isinstance(error.__cause__, ConfigError):
                 raise error.__cause__ from None
-            place, value, rule = locate_invalid_value(msgspec.json.decode(content), str(error))
-            rule = f"{place}: {rule}" if place else rule
-            raise Problem(422, "Request refused", value=value, rule=rule, remedy=_SEE_OPENAPI) from None
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            rule = f"a request is JSON in UTF-8 ({error})"
-            raise Problem(400, "Not JSON", rule=rule, remedy="send JSON") from None
+            raise _wrong_type(content, error) from None
+        except _NOT_JSON as error:
+            raise _not_json(error) from None
 
     return body
+
+
+def _wrong_type(content: bytes, error: msgspec.ValidationError) -> Problem:
+    try:
+        document = msgspec.json.decode(content)
+    except _NOT_JSON as fault:  # the text after the first value of a wrong type was not read before
+        return _not_json(fault)
+    place, value, rule = locate_invalid_value(document, str(error))
+    rule = f"{place}: {rule}" if place else rule
+    return Problem(422, "Request refused", value=value, rule=rule, remedy=_SEE_OPENAPI)
+
+
+def _not_json(error: Exception) -> Problem:
+    return Problem(400, "Not JSON", rule=f"a request is JSON in UTF-8 ({error})", remedy="send JSON")
