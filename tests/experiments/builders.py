@@ -106,3 +106,29 @@ def configs(draw: st.DrawFn) -> ExperimentConfig:
         record=draw(st.sampled_from([(), ("country", "age")])),
         ramp=draw(st.just(()) | _ramps),
     )
+
+
+NOON = datetime(2026, 12, 1, 12, tzinfo=UTC)
+RANKING_FIELDS: dict[str, Any] = {
+    "key": "ranking",
+    "salt": "ranking-1",
+    "coverage": 2_000,
+    "arms": (Arm("control", 5_000), Arm("treatment", 5_000)),
+    "control": "control",
+}
+"""Arguments of a valid config."""
+
+RANKING_YAML = """
+key: ranking
+salt: ranking-1
+coverage: 2000
+arms:
+  - {key: control, weight: 5000}
+  - {key: treatment, weight: 5000}
+control: control
+layer: {key: home, start: 0, end: 5000}
+surfaces: [user, image]
+metrics:
+  - {key: gmv_per_user, role: primary}
+"""
+"""The file of a config with these fields, a layer, surfaces and a metric."""

@@ -59,4 +59,7 @@ def test_a_changed_metric_is_a_new_version_and_an_unchanged_one_keeps_its_versio
     assert publish_metrics(connection, audit, [metric("gmv"), metric("ctr")]) == {"gmv": 1, "ctr": 1}
     assert publish_metrics(connection, audit, [metric("gmv", "gmv_net"), metric("ctr")]) == {"gmv": 2, "ctr": 1}
     assert actions(connection) == [("publish_metric", "gmv"), ("publish_metric", "ctr"), ("publish_metric", "gmv")]
-    assert {row.key: row.definition["column"] for row in queries.metrics(connection)} == {"gmv": "gmv_net", "ctr": "gmv"}
+    assert {row.key: row.definition["column"] for row in queries.metrics(connection)} == {
+        "gmv": "gmv_net",
+        "ctr": "gmv",
+    }
