@@ -37,9 +37,9 @@ def serve_experiments(
     *,
     exposures: ExposureTarget,
     rate: float,
-    on_ready: Callable[[str], object] = lambda address: None,
-) -> int:
-    """Serve the REST interface until SIGTERM or Ctrl-C.
+    say: Callable[[str], object],
+) -> None:
+    """Serve the REST interface until a signal or an error. Queued exposures are sent before it returns or raises.
 
     Args:
         services: Parts of the installation.
@@ -47,14 +47,13 @@ def serve_experiments(
         port: Port to listen on; 0 is any free port.
         exposures: Where exposures go.
         rate: Largest number of requests per second of one key.
-        on_ready: Called with the URL once the port is open.
-
-    Returns:
-        Number of exposures that could not be sent.
+        say: Called with each message for the user: the URL once the port is open, and unsent exposures at the end.
     """
     store = services.experiments
     with ExitStack() as stack:
         logger = _exposure_logger(services, exposures, stack)
+        if logger is not None:
+            stack.callback(_close, logger, say)
         assigner = Assigner(store.load, logger, cache=services.settings.state / "experiments.json")
         tokens = services.unit_tokens()
         key_ring = KeyRing(ApiKeys(store.engine).all)
@@ -62,10 +61,9 @@ def serve_experiments(
             limits = Limits(rate=rate, burst=max(1, round(2 * rate)))
             app = create_app(store, assigner, key_ring, tokens=tokens, limits=limits)
             config = uvicorn.Config(app, host=host, port=port, log_level="warning", server_header=False)
-            socket = config.bind_socket()
-            on_ready(f"http://{host}:{socket.getsockname()[1]}")
-            uvicorn.Server(config).run([socket])
-        return 0 if logger is None else logger.close()
+            with config.bind_socket() as socket:
+                say(f"experiments on http://{host}:{socket.getsockname()[1]} (exposures: {exposures})")
+                uvicorn.Server(config).run([socket])
 
 
 @contextmanager
@@ -111,3 +109,8 @@ def _exposure_logger(services: Services, target: ExposureTarget, stack: ExitStac
     if target == "database":
         return ExposureLogger(services.experiments.send_exposure)
     return None
+
+
+def _close(logger: ExposureLogger, say: Callable[[str], object]) -> None:
+    if unsent := logger.close():
+        say(f"{unsent} exposures could not be sent")

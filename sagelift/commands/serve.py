@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 import sys
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -47,14 +48,6 @@ def experiments(options: ServeOptions) -> None:
 
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     logging.getLogger("alembic").setLevel(logging.WARNING)  # creating a database would log ten lines
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # by default, a signal ends the process without its clean-up
     with Services(current_settings()) as services:
-        unsent = serve_experiments(
-            services,
-            options.host,
-            options.port,
-            exposures=options.exposures,
-            rate=options.rate,
-            on_ready=lambda address: say(f"experiments on {address} (exposures: {options.exposures})"),
-        )
-    if unsent:
-        say(f"{unsent} exposures could not be sent")
+        serve_experiments(services, options.host, options.port, exposures=options.exposures, rate=options.rate, say=say)
