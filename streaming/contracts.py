@@ -112,6 +112,7 @@ ATTRIBUTES: tuple[str, ...] = tuple(
 )
 _NAMES_OF_TEXTS = tuple(name for name in ATTRIBUTES if name not in ("price", "availability"))  # or lists of texts
 _texts_of = attrgetter(*_NAMES_OF_TEXTS)
+_NO_TEXTS = (UNSET,) * len(_NAMES_OF_TEXTS)
 
 
 class ProductVector(Struct, frozen=True, kw_only=True, gc=False):
@@ -272,10 +273,14 @@ def check_event(event: Event, *, now: datetime) -> None:
 
 
 def _check_texts(update: ProductUpdate) -> None:
-    for name, value in zip(_NAMES_OF_TEXTS, _texts_of(update), strict=True):
-        text = "".join(value) if isinstance(value, list) else value
-        if isinstance(text, str) and "\x00" in text:
-            raise ContractError(name, "holds a NUL character; remove it at the source")
+    values = _texts_of(update)
+    if values == _NO_TEXTS:  # an update of price and availability: most updates, so this must be quick
+        return
+    if "\x00" in "".join(["".join(value) if type(value) is list else value for value in values if value]):
+        name = next(
+            name for name, value in zip(_NAMES_OF_TEXTS, values, strict=True) if value and "\x00" in "".join(value)
+        )
+        raise ContractError(name, "holds a NUL character; remove it at the source")
 
 
 def _check_time(at: datetime, now: datetime) -> None:

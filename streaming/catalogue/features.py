@@ -69,7 +69,7 @@ class FeatureWriter:
         offers = write_offer_updates(received, self._settled, self._store)
         finished = set(offers.offers_only)
         rest = {product_id: updates for product_id, updates in received.items() if product_id not in finished}
-        return FeatureChanges.total([offers, self._write_general(rest)])
+        return FeatureChanges.total([offers, self._write_general(rest)]) if rest else offers
 
     def _write_general(self, received: Updates) -> FeatureChanges:
         """Write products on the general path: read all features, merge, load images, write by view."""

@@ -17,12 +17,16 @@ _ENGAGED = frozenset({"click", "save", "add_to_cart", "order"})
 
 def to_row(event: Event) -> EventRow:
     """Convert a message to a row: its time becomes microseconds since the Unix epoch."""
-    return EventRow(**{**msgspec.structs.asdict(event), "event_time": epoch_us(event.event_time)})
+    fields = msgspec.structs.asdict(event)
+    fields["event_time"] = epoch_us(event.event_time)
+    return EventRow(**fields)
 
 
 def to_event(row: EventRow) -> Event:
     """Convert a row to a message, to send it to Kafka. The reverse of `to_row`."""
-    return Event(**{**msgspec.structs.asdict(row), "event_time": from_epoch_us(row.event_time)})
+    fields = msgspec.structs.asdict(row)
+    fields["event_time"] = from_epoch_us(row.event_time)
+    return Event(**fields)
 
 
 def to_engagements(rows: Iterable[EventRow]) -> list[Engagement]:
