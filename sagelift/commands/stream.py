@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -14,6 +14,7 @@ from sagelift.commands.console import AsJson, current_settings, print_json, say
 
 if TYPE_CHECKING:
     from sagelift.observability.stream_status import StreamStatus
+    from sagelift.settings import Settings
 
 app = typer.Typer(help="Streaming consumers: run one, show their status, print message schemas.", no_args_is_help=True)
 
@@ -109,12 +110,13 @@ def status(
     Updates until Ctrl-C on a terminal. The state folder says which consumers run on this machine. Exit code 1 when a
     consumer is not healthy.
     """
-    statuses = _statuses(url or [], every)
-    if once or as_json or not sys.stdout.isatty():
-        result = next(statuses)
-        _print_once(result, as_json)
+    live = not once and not as_json and sys.stdout.isatty()
+    readings = statuses(current_settings(), url or [], every, at_once=live)
+    if live:
+        result = _show_live(readings)
     else:
-        result = _show_live(statuses)
+        result = next(readings)
+        _print_once(result, as_json)
     raise typer.Exit(0 if result.healthy else 1)
 
 
@@ -131,24 +133,35 @@ def _run(name: str, log_format: str | None) -> None:
         raise typer.Exit(POISONED) from None
 
 
-def _statuses(urls: list[str], every: float) -> Iterator[StreamStatus]:
-    """The status of the consumers, again and again.
+def statuses(
+    settings: Settings,
+    urls: list[str],
+    every_s: float,
+    *,
+    at_once: bool,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Iterator[StreamStatus]:
+    """Yield the status of the consumers, again and again.
 
     Args:
+        settings: Settings of the installation.
         urls: Addresses of consumers that the state folder does not know.
-        every: Seconds between two statuses. The first comes after this time too, because rates need two readings.
+        every_s: Seconds between two statuses.
+        at_once: Whether the first status comes at once, without rates. Otherwise it comes after `every_s`, because
+            rates need two readings; if no consumer is known, there are no rates to wait for.
+        sleep: Waits for some seconds.
     """
     from sagelift.observability.scrape import fetch
     from sagelift.observability.stream_status import ask_broker, collect, summarize
 
-    settings = current_settings()
     before = collect(settings, urls, fetch)
+    wait = bool(before) and not at_once
     while True:
-        if before:
-            time.sleep(every)
+        if wait:
+            sleep(every_s)
         topics, now = ask_broker(settings), collect(settings, urls, fetch)
         yield summarize(topics, before, now)
-        before = now
+        before, wait = now, True
 
 
 def _print_once(status: StreamStatus, as_json: bool) -> None:
@@ -162,16 +175,16 @@ def _print_once(status: StreamStatus, as_json: bool) -> None:
         Console(width=None if sys.stdout.isatty() else 200).print(render(status))
 
 
-def _show_live(statuses: Iterator[StreamStatus]) -> StreamStatus:
+def _show_live(readings: Iterator[StreamStatus]) -> StreamStatus:
     """Show the statuses on the terminal until Ctrl-C; return the last one."""
     from rich.live import Live
 
     from sagelift.observability.stream_table import render
 
-    status = next(statuses)
+    status = next(readings)
     with Live(render(status), auto_refresh=False) as live:
         try:
-            for status in statuses:
+            for status in readings:
                 live.update(render(status), refresh=True)
         except KeyboardInterrupt:
             pass

@@ -1,15 +1,19 @@
-"""`sagelift stream schema` and `register`: the contracts for others."""
+"""`sagelift stream`: the contracts for others, and the pace of `status`."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner, Result
 
 from sagelift.commands.cli import app
+from sagelift.commands.stream import statuses
 from sagelift.errors import SettingsError
+from sagelift.settings import load_settings
 from tests.streaming.schema_registry import Registry
 
 
@@ -49,3 +53,22 @@ def test_all_schemas_are_registered(registry: Registry, monkeypatch: pytest.Monk
 def test_without_a_registry_there_is_nothing_to_register_with() -> None:
     with pytest.raises(SettingsError, match="SAGELIFT_SCHEMA_REGISTRY__URL"):
         CliRunner().invoke(app, ["stream", "register"], catch_exceptions=False)
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_the_status_pauses_between_two_readings_without_any_consumer(tmp_path: Path, at_once: bool) -> None:
+    pauses: list[float] = []
+    settings = load_settings(state_dir=tmp_path)
+    readings = list(islice(statuses(settings, [], 2.0, at_once=at_once, sleep=pauses.append), 3))
+    assert pauses == [2.0, 2.0]
+    assert not any(reading.healthy for reading in readings)
+
+
+@pytest.mark.parametrize(("at_once", "expected"), [(True, []), (False, [2.0])])
+def test_a_single_status_of_a_consumer_waits_for_its_rates_but_a_live_one_does_not(
+    tmp_path: Path, at_once: bool, expected: list[float]
+) -> None:
+    pauses: list[float] = []
+    silent = ["http://127.0.0.1:9"]
+    next(statuses(load_settings(state_dir=tmp_path), silent, 2.0, at_once=at_once, sleep=pauses.append))
+    assert pauses == expected
