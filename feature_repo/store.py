@@ -116,8 +116,8 @@ class ProductFeatureStore:
 
     def close(self) -> None:
         """Close all connections; the store cannot be used afterwards."""
+        self._closed = True  # first, so that no other thread opens a connection again
         cast(GuardedOnlineStore, self.feast.provider.online_store).disconnect()
-        self._closed = True
         sql_registry = cast(SqlRegistry, self.feast.registry)  # as feature_store.yaml says
         for engine in (sql_registry.write_engine, sql_registry.read_engine):
             engine.dispose()

@@ -160,12 +160,11 @@ class ShardJob:
         counts: dict[RowState, int] = dict.fromkeys(ROW_STATES, 0)
         history = online = 0
         for key, version, checksum in zip(keys, shard.versions, shard.checksums, strict=True):
-            row = stored.get(key)
-            state = _row_state(row, version, checksum)
+            state, online_checksum = _compare_row(stored.get(key), version, checksum)
             counts[state] += 1
             if state != "fresher":
                 history ^= checksum
-                online ^= 0 if row is None else content_checksum(row)
+                online ^= online_checksum
         return ComparedShard(shard.number, counts, history, online)
 
     def inspect(self, part: Path) -> tuple[bool, str]:
@@ -173,12 +172,16 @@ class ShardJob:
         return part.exists(), self._online.get().identity(self.config, self._view)
 
 
-def _row_state(row: OnlineRow | None, version: int, checksum: int) -> RowState:
+def _compare_row(row: OnlineRow | None, version: int, checksum: int) -> tuple[RowState, int]:
+    """Return the state of an online row and its checksum; a row that is missing or fresher has checksum 0."""
     if row is None:
-        return "missing"
-    if row.version != version:
-        return "fresher" if row.version > version else "older"
-    return "equal" if content_checksum(row) == checksum else "different"
+        return "missing", 0
+    if row.version > version:
+        return "fresher", 0
+    online = content_checksum(row)
+    if row.version < version:
+        return "older", online
+    return ("equal" if online == checksum else "different"), online
 
 
 def _open_online_store(settings: FeastConfigBaseModel) -> GuardedOnlineStore:

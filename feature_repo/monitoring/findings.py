@@ -50,7 +50,7 @@ def _empty_findings(status: ViewStatus, thresholds: Thresholds) -> list[str]:
     return [
         f"{status.view}: {feature} is empty in {status.empty_rates[feature]:.1%} of the products, over {limit:.1%}"
         for feature, limit in thresholds.max_empty.items()
-        if status.empty_rates.get(feature, 0.0) > limit
+        if feature in status.empty_rates and status.empty_rates[feature] > limit
     ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -298,6 +299,30 @@ def test_searches_go_on_while_a_real_thread_follows_the_store() -> None:
         assert time.monotonic() < deadline
         threading.Event().wait(0.001)
     assert names(matrix, vector(500), 1) == ["late"]
+
+
+def test_threads_search_while_a_real_thread_follows_the_store() -> None:
+    store, errors = Rows(1000), list[BaseException]()
+    matrix = VectorMatrix(DIM, store.versions, store.vectors, lambda: next(seconds))
+    seconds = itertools.count()  # a comparison is due at every search
+
+    def search_and_write(thread: int) -> None:
+        try:
+            for n in range(100):
+                store.put(f"p{thread}", vector(1000 * (thread + 1) + n))
+                matrix.written([f"p{thread}".encode()])
+                assert names(matrix, vector(1000 * (thread + 1) + n), 1) == [f"p{thread}"]
+                assert names(matrix, vector(500 + n), 1) == [f"p{500 + n}"]
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=search_and_write, args=(thread,)) for thread in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(90)
+    assert not errors
+    assert store.comparisons > 0
 
 
 def test_a_matrix_knows_that_a_fork_copied_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -466,7 +466,12 @@ def test_searches_do_not_wait_while_changes_do() -> None:
 
 
 def test_a_search_waits_for_one_step_of_a_writer_and_not_for_all_of_them() -> None:
+    """A search that waited for the whole write would always see all 400 products; on a busy machine some may be late."""
     vectors = clustered(np.random.default_rng(31), 400)
+    assert any(products_at_a_search_during_a_write(vectors) < 400 for _ in range(10))
+
+
+def products_at_a_search_during_a_write(vectors: Float32Array) -> int:
     index = filled(vectors[:100])
     sizes: list[int] = []
 
@@ -481,4 +486,4 @@ def test_a_search_waits_for_one_step_of_a_writer_and_not_for_all_of_them() -> No
     searcher.start()
     index.upsert_many([f"n{row}" for row in range(300)], [1] * 300, vectors[100:], threads=1)
     searcher.join(30)
-    assert sizes[0] < 400, "the search was answered before the write was done"
+    return sizes[0]
