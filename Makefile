@@ -7,6 +7,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 # This file exists when the environment is current: its name holds the hash of all inputs of the environment.
 STAMP := $(VENV)/.installed-$(shell cat requirements.txt pyproject.toml Makefile | sha256sum | cut -c1-16)
+# Test processes side by side; 0 runs the tests in this one.
+WORKERS ?= 2
 DEMO := $(if $(CATALOG),--catalog "$(CATALOG)") $(ARGS)
 
 .PHONY: help install demo test check docs lock hooks clean
@@ -35,8 +37,9 @@ $(STAMP): requirements.txt pyproject.toml Makefile
 demo: $(STAMP)
 	@$(BIN)/sagelift demo $(DEMO)
 
+# A file's tests stay in one process: they share its servers.
 test: $(STAMP)
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
 check: $(STAMP)
 	@$(BIN)/ruff check .
