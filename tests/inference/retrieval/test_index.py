@@ -466,7 +466,7 @@ def test_searches_do_not_wait_while_changes_do() -> None:
 
 
 def test_a_search_waits_for_one_step_of_a_writer_and_not_for_all_of_them() -> None:
-    """A search that waited for the whole write would always see all 400 products; on a busy machine some may be late."""
+    """A search that waited for the whole write would always see 400 products; on a busy machine some attempts do."""
     vectors = clustered(np.random.default_rng(31), 400)
     assert any(products_at_a_search_during_a_write(vectors) < 400 for _ in range(10))
 
