@@ -7,7 +7,7 @@ A batch passes through these modules:
     offer_updates   the fast path: updates of only price and availability of settled products
     features        the general path: merge, load images, write features
     images          fetch images within limits, decode them, cache their vectors
-    embed           features -> embeddings -> topic, also for re-embedding a whole catalogue
+    embed           features -> embeddings in the store, also for re-embedding a whole catalogue
 
 They share: `batch` (what a batch is between the stages), `merging` (which updates count, and what a product is after
 them; pure) and `settled` (which products may take the fast path).

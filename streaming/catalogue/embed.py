@@ -1,16 +1,13 @@
-"""From features to vectors on `product.embeddings`, for the consumer and for re-embedding a whole catalogue.
+"""From features to embeddings in the store, for the consumer and for re-embedding a whole catalogue.
 
-Both may run at the same time, each in its own process, and a consumer may have lost its partitions without noticing
-yet. The store refuses an older embedding; the topic cannot. So each publisher checks afterwards whether the store still
-holds what it published, and otherwise publishes what the store holds, until the two agree. The last publisher checks
-after all others have written, so the last record of a product is the store's.
+Both may run at the same time, each in its own process. The store refuses the older of two embeddings;
+`streaming.vectors.embeddings` publishes what the store holds.
 """
 
 from __future__ import annotations
 
-import time
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -20,9 +17,9 @@ from feature_repo.rows import EmbeddingState, ProductEmbedding, ProductFeatures
 from inference.errors import InputError
 from inference.inputs import VECTOR_DIM, ProductInput, content_hash
 from inference.triton.client import Embedded
-from streaming.contracts import ProductVector
 from streaming.feature_store import EmbeddingStore
-from streaming.vectors.publisher import OutgoingVector, publish_until_current
+from streaming.vectors.embeddings import vector_of
+from streaming.vectors.publisher import OutgoingVector
 
 
 class Embedder(Protocol):
@@ -86,43 +83,7 @@ def embed(
         rows += [row for row in tombstones if row.id not in stale]
     if unpublished:
         rows += store.read_embeddings(version, unpublished).values()
-    return [_outgoing(row, source_time(row.id)) for row in rows], rejected
-
-
-def publish_newest(
-    vectors: Sequence[OutgoingVector],
-    store: EmbeddingStore,
-    publish: Callable[[Sequence[OutgoingVector]], None],
-    clock: Callable[[], float] = time.time,
-) -> None:
-    """Publish the vectors that were just written to the store; see `publish_until_current`.
-
-    Args:
-        vectors: The vectors and tombstones.
-        store: The feature store that holds them.
-        publish: Sends records and returns when the broker has them all.
-        clock: Returns seconds since the epoch; gives the `source_time` of what the store holds instead.
-
-    Raises:
-        BrokerError: The broker did not accept all records.
-    """
-
-    def overtaken(published: Mapping[str, OutgoingVector]) -> Iterable[OutgoingVector]:
-        by_model: dict[str, dict[str, OutgoingVector]] = defaultdict(dict)
-        for vector in published.values():
-            by_model[vector.model_version][vector.product_id] = vector
-        now_ms = int(clock() * 1000)
-        for model_version, vectors_of in by_model.items():
-            states = store.embedding_states(model_version, vectors_of)
-            differ = [i for i, state in states.items() if not _agrees(state, vectors_of[i].message)]
-            for row in store.read_embeddings(model_version, differ).values() if differ else ():
-                yield _outgoing(row, now_ms)
-
-    publish_until_current(vectors, publish, overtaken)
-
-
-def _agrees(state: EmbeddingState, vector: ProductVector | None) -> bool:
-    return state.deleted if vector is None else not state.deleted and state.content_hash == vector.content_hash
+    return [vector_of(row, source_time(row.id)) for row in rows], rejected
 
 
 def _embed_and_write(
@@ -182,17 +143,3 @@ def _tombstone(product: ProductFeatures, model_version: str) -> ProductEmbedding
         vector=np.zeros(VECTOR_DIM, np.float32),
         deleted=True,
     )
-
-
-def _outgoing(row: ProductEmbedding, source_time: int) -> OutgoingVector:
-    if row.deleted:
-        return OutgoingVector(row.model_version, row.id, row.version, None)
-    vector = ProductVector(
-        id=row.id,
-        version=row.version,
-        model_version=row.model_version,
-        content_hash=row.content_hash,
-        vector=ProductVector.pack(row.vector),
-        source_time=source_time,
-    )
-    return OutgoingVector(row.model_version, row.id, row.version, vector)

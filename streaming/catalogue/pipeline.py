@@ -28,7 +28,7 @@ from streaming.catalogue.batch import (
     oldest_version,
 )
 from streaming.catalogue.decoding import decode_updates
-from streaming.catalogue.embed import Embedder, embed, publish_newest
+from streaming.catalogue.embed import Embedder, embed
 from streaming.catalogue.features import FeatureWriter
 from streaming.catalogue.images.product_images import ImageVectors, ProductImages
 from streaming.catalogue.settled import SettledProduct, SettledProducts
@@ -38,6 +38,7 @@ from streaming.errors import ContractError
 from streaming.feature_store import CatalogStore
 from streaming.kafka.codec import Codec
 from streaming.tracing import traceparent
+from streaming.vectors.embeddings import publish_vectors
 from streaming.vectors.offers import publish_offers
 from streaming.vectors.publisher import OutgoingVector, PublishOffers, PublishVectors
 
@@ -148,7 +149,7 @@ class CatalogPipeline:
             lambda: self._clock().timestamp(),
         )
         traces = self._traces(batch.features, (vector.product_id for vector in batch.vectors))
-        publish_newest(batch.vectors, self._store, partial(self._publish, traces=traces) if traces else self._publish)
+        publish_vectors(batch.vectors, self._store, partial(self._publish, traces=traces) if traces else self._publish)
         self._remember_settled(batch)
         self._report(batch)
         return batch.result

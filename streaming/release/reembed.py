@@ -14,7 +14,7 @@ from functools import partial
 from typing import NamedTuple
 
 from feature_repo.rows import EmbeddingState
-from streaming.catalogue.embed import embed, publish_newest
+from streaming.catalogue.embed import embed
 from streaming.release.catalogue_shards import (
     SHARD_PRODUCTS,
     CatalogueShard,
@@ -24,6 +24,7 @@ from streaming.release.catalogue_shards import (
     live_products,
     run_on_shards,
 )
+from streaming.vectors.embeddings import publish_vectors
 
 
 class EmbeddedShard(NamedTuple):
@@ -95,5 +96,5 @@ def embed_shard(context: EmbeddingContext, shard: CatalogueShard, *, republish: 
     counts: Counter[str] = Counter()
     products = live_products(store, shard)
     vectors, rejected = embed(products, store, embedder, source_time=now_ms, republish=republishes, counts=counts)
-    publish_newest(vectors, store, publish)
+    publish_vectors(vectors, store, publish)
     return EmbeddedShard(len(products), counts, rejected)

@@ -2,7 +2,8 @@
 
 Data passes through the modules in this order:
 
-    offers          from a stored product to its message on `product.offers`, and to the filter attributes of the index
+    embeddings      stored embeddings -> `product.embeddings`, published until topic and store agree
+    offers          stored products -> `product.offers`, likewise, and -> the filter attributes of the index
     publisher       `CompactedPublisher`: from messages to records on `product.embeddings` and `product.offers`
     follower        `IndexFollower`: reads both topics and resumes where a saved index stopped
     index_updates   `IndexUpdater`: from records to changes of the index
