@@ -49,7 +49,7 @@ def catalog_worker(
     Args:
         settings: Settings of the installation.
         stop: Ends the consumer when set. The batches in flight are finished and committed.
-        monitor: Metrics and health; None for its own.
+        monitor: Metrics and health; None makes new ones.
         after_first_batch: Called once after the first batch.
     """
     from inference.triton.circuit import CircuitBreaker
@@ -62,7 +62,7 @@ def catalog_worker(
 
     monitor = monitor or Monitor("catalog", stop)
     with Services(settings) as services:
-        services.breaker = monitor.circuit = CircuitBreaker()  # the loop tries again
+        services.breaker = monitor.circuit = CircuitBreaker()  # fail fast: the loop itself retries
         ensure_topics(services.kafka, replication=settings.kafka.replication)
         pipeline = services.catalog_pipeline()
         pipeline.observer = monitor.metrics
@@ -81,7 +81,7 @@ def catalog_worker(
 
 
 class _CatalogStages:
-    """The stages of the catalogue consumer, with what each does beside the pipeline's own work."""
+    """The stages of the catalogue consumer: the pipeline's work plus Triton's set-up, dead letters and logging."""
 
     def __init__(
         self,
@@ -97,7 +97,7 @@ class _CatalogStages:
         self._encoder_is_ready = False
 
     def features(self, records: Records) -> FeatureBatch:
-        if not self._encoder_is_ready:  # in the loop and not before it, so that the loop waits for a missing Triton
+        if not self._encoder_is_ready:  # called inside the loop, so that the loop waits while Triton does not answer
             self._services.prepare_visual_encoder()
             self._encoder_is_ready = True
         return self._pipeline.features([record for part in records.values() for record in part])
@@ -116,9 +116,10 @@ class _CatalogStages:
 
 
 def _catalog_retryable() -> tuple[type[Exception], ...]:
-    """Errors that can end while the consumer waits.
+    """Return the errors after which the loop tries the same batch again, forever.
 
-    A server is unreachable, a model is not loaded or half written, a store is locked, or the disk is full.
+    A server is unreachable, a model is not loaded or half written, a store is locked, or the disk is full. A
+    `ServingError` is retried too, although the client gave up: a restart or a new release can repair Triton.
     """
     from sqlite3 import OperationalError
 
@@ -137,7 +138,7 @@ def events_worker(settings: Settings, stop: threading.Event, monitor: Monitor | 
     Args:
         settings: Settings of the installation.
         stop: Ends the consumer when set. The batch in flight is finished and committed.
-        monitor: Metrics and health; None for its own.
+        monitor: Metrics and health; None makes new ones.
     """
     from streaming.consumer.loop import ConsumerLoop
     from streaming.consumer.poison import PoisonGuard, PoisonLimit
@@ -154,7 +155,7 @@ def events_worker(settings: Settings, stop: threading.Event, monitor: Monitor | 
         dead_letters = DeadLetterWriter(services.producer(), EVENTS_GROUP)
         sink = EventSink(services.experiments, dead_letters.send_all, log_id(kafka, EVENTS), kafka.codec)
         sink.observer = monitor.metrics
-        # Opened with the first engagement, inside the loop, which waits for an unreachable feature store.
+        # The feature store opens with the first engagement, inside the loop: the loop waits for an unreachable store.
         sink.recent = lambda engagements: services.features.add_engagements(engagements)
         sink.poison = monitor.poison = PoisonGuard(EVENTS, PoisonLimit(**settings.poison.model_dump()))
 
@@ -178,7 +179,7 @@ def events_worker(settings: Settings, stop: threading.Event, monitor: Monitor | 
 
 
 def _events_retryable() -> tuple[type[Exception], ...]:
-    """Errors that can end while the consumer waits: a server is unreachable, a store is locked or full."""
+    """Return the errors after which the loop tries the same batch again: a server is unreachable, a store is busy."""
     from sqlalchemy.exc import DBAPIError, TimeoutError
 
     from feature_repo.errors import HistoryError, StoreBusyError, StoreStateError
@@ -215,9 +216,9 @@ def _log_unknown(topic: str, fields: Counter[str]) -> None:
 
 
 def _freeze_memory() -> None:
-    """Exclude all present objects from garbage collection.
+    """Exclude all existing objects from garbage collection.
 
-    Walking through Feast's objects takes longer than many batches, and none of them is ever freed.
+    The collector would walk through Feast's objects, which takes longer than many batches and frees none of them.
     """
     gc.collect()
     gc.freeze()
@@ -233,7 +234,7 @@ WORKERS: dict[str, Callable[[Settings, threading.Event, Monitor], None]] = {
 def run_worker(name: str, settings: Settings) -> None:
     """Run one consumer in this process until SIGTERM or Ctrl-C. Batches in flight are finished and committed.
 
-    While it runs, it serves its metrics and its health, and a file in the state folder holds the address.
+    While it runs, it serves its metrics and its health; a file in the state folder contains their address.
 
     Args:
         name: Name of the consumer, one of `WORKERS`.

@@ -7,8 +7,8 @@
     events               Event            unit id
     <topic>.dlq          original bytes   original key, with `DeadLetterHeaders`
 
-Messages are JSON by default: every language reads it, and compressed batches (lz4) make its size no problem. A vector
-is base64 of little-endian float16, which decodes six times faster than JSON numbers. `SCHEMA_HEADER` carries the
+Messages are JSON by default: every language can read it, and compression of batches (lz4) keeps it small. A vector is
+base64 of little-endian float16, which decodes six times faster than JSON numbers. `SCHEMA_HEADER` carries the
 version of the contract. A decoder drops and counts fields that the contract does not name, so that producers can be
 upgraded before their readers (`streaming.kafka.codec`).
 """

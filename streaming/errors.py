@@ -10,7 +10,7 @@ StreamingError
 ├── TopicError (RuntimeError)      a topic is missing or has wrong settings
 ├── SchemaError (RuntimeError)     the schema registry does not accept one of our schemas
 ├── RegistryError (ConnectionError)  the schema registry cannot be reached
-└── BrokerError (ConnectionError)  Kafka cannot be reached
+└── BrokerError (ConnectionError)  Kafka cannot be reached, refuses us, or did not accept a message
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class TopicError(StreamingError, RuntimeError):
 
 
 class SchemaError(StreamingError, RuntimeError):
-    """The schema registry does not accept one of our schemas, which is incompatible with those of its subject."""
+    """The schema registry refuses one of our schemas: it is incompatible with the subject's other schemas."""
 
 
 class RegistryError(StreamingError, ConnectionError):
@@ -75,4 +75,4 @@ class RegistryError(StreamingError, ConnectionError):
 
 
 class BrokerError(StreamingError, ConnectionError):
-    """No Kafka broker answers at the configured address."""
+    """Kafka cannot be reached, refuses us, or did not accept a message."""

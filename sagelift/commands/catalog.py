@@ -25,13 +25,19 @@ class FeedOptions:
 
     feed: Annotated[
         Path,
-        typer.Argument(help="JSONL, Parquet, Merchant Center TSV or XML, or Shopify CSV file, or a folder with one."),
+        typer.Argument(
+            help="Feed file (JSONL, Parquet, Merchant Center TSV or XML, Shopify CSV), or a folder that contains "
+            "products.jsonl."
+        ),
     ]
     format: Annotated[
         str | None, typer.Option("--format", help="Format of the feed. Default: from its name and content.")
     ] = None
     currency: Annotated[
-        str | None, typer.Option(help="Currency of prices that state none, such as EUR. Default: none.")
+        str | None,
+        typer.Option(
+            help="Currency of a price without one, such as EUR. Default: USD; a Merchant Center feed must state it."
+        ),
     ] = None
 
 
@@ -55,7 +61,7 @@ def sample(
 def check(source: FeedOptions, as_json: AsJson = False) -> None:
     """Read a feed and list the rows that publishing would refuse.
 
-    Exit code 1 when there are any.
+    Exit code 1 if any row is refused.
     """
     reading = FeedReading(source)
     good = sum(1 for _ in reading.updates())
@@ -67,7 +73,7 @@ def check(source: FeedOptions, as_json: AsJson = False) -> None:
 def publish(source: FeedOptions, as_json: AsJson = False) -> None:
     """Publish a feed to Kafka. Refused rows are listed and left out.
 
-    Exit code 1 when there are any.
+    Exit code 1 if any row is refused.
     """
     from sagelift.services import Services
     from streaming.kafka.producers import CatalogPublisher
@@ -86,7 +92,10 @@ def refresh_images(
     ids: Annotated[list[str] | None, typer.Argument(metavar="ID", help="Product ids.")] = None,
     all_products: Annotated[bool, typer.Option("--all", help="Every product that has images.")] = False,
 ) -> None:
-    """Fetch images again whose links stayed the same. A product whose images did not change keeps its embedding."""
+    """Fetch these products' images again although their links have not changed.
+
+    A product whose images are the same as before keeps its embedding.
+    """
     if bool(ids) == all_products:
         raise typer.BadParameter("name the products: give product ids, or --all")
     from sagelift.services import Services
@@ -102,7 +111,7 @@ def refresh_images(
 
 
 class FeedReading:
-    """One pass over a feed that reports and collects the refused rows.
+    """Reads a feed once; prints and keeps the refused rows.
 
     Attributes:
         feed: The opened feed.

@@ -1,18 +1,17 @@
-"""The consumer loop of the catalogue and the events: read, handle, then commit; never in another order.
+"""The consumer loop of the catalogue and the events: read, handle, commit, always in this order.
 
     poll -> gather -> stage -> stage -> ... -> commit
 
-Each stage has its own thread and takes the batches in order: one batch is decoded while the one before it is with the
-model and an earlier one with the broker. Every stage sees what it would see with one batch at a time. The loop covers
-these cases:
+Each stage has its own thread and takes the batches in order. So several batches are in work at once, each in another
+stage. The result is the same as one batch after the other. The loop covers these cases:
 
 * Work that takes long (a slow image server) or fails for a while (Triton, a store or the broker is unreachable): polls
   that read nothing keep the group membership. A failed stage retries the same batch with jittered back-off; the batches
   behind it wait, and the loop reads no more than a few batches ahead.
 * Load: a lone update is handled at once; while other batches are in flight, new records are gathered into one batch.
-* A rebalance while work is in flight: the work may finish, but offsets of a lost partition are not committed here; its
-  new owner reads the records again. While a stage is failing, all work in flight is dropped instead, and read again.
-  Records that a poll returns in such a phase are given back, not lost.
+* A rebalance while work is in flight: work on a lost partition may finish, but this consumer does not commit it. The
+  new owner reads these records again. If a stage is failing at that time, all work in flight is dropped and read again.
+  Records that were polled meanwhile are not lost either: the consumer seeks back and reads them again.
 * A failed commit is kept and retried; a refused one (no longer a member) is dropped. Every write is idempotent, so
   reading records again changes nothing.
 * Damaged bytes on the broker's disk: the offset becomes a dead letter and is skipped.
@@ -72,8 +71,10 @@ class Pacing:
 
     Attributes:
         backoff: Pauses between the attempts of a failing stage, and after a failed poll.
-        keep_alive_s: Time between polls that only keep the group membership. A batch that is done sooner needs none.
-        gather_s: How long records wait for others while a batch is in flight; far less than a batch takes under load.
+        keep_alive_s: Time between polls that only keep the group membership. A batch that finishes sooner needs no
+            such poll.
+        gather_s: How long records wait for others while a batch is in flight. Keep it far below the duration of a batch
+            under load.
         stop_within_s: How long work in flight may take after a stop.
     """
 
@@ -94,18 +95,18 @@ class ConsumerLoop:
             stage must not change it.
         retryable: Errors of the stages, of `unreadable` and of `start_offsets` after which a later attempt may succeed.
             Any other error is permanent and ends the loop.
-        unreadable: Records that an offset cannot be read, for instance as a dead letter.
+        unreadable: Called for an offset that cannot be read, for instance to write a dead letter.
         start_offsets: Where to begin in newly assigned partitions when the offsets are not kept in Kafka (the event
-            sink keeps them in its database); None: the group's committed offsets.
-        in_flight: Maximum number of batches in flight. Default: one for a single stage, otherwise one for each stage
-            and one more.
+            sink keeps them in its database). None starts at the group's committed offsets.
+        in_flight: Maximum number of batches in flight. Default: 1 for a single stage, otherwise the number of stages
+            plus 1.
         batch: Number of records at which gathering stops while other batches are in flight; the last poll may exceed
             it.
         pacing: How long the loop waits.
-        observer: Hears of the progress.
+        observer: Receives the progress.
 
     Attributes:
-        topic: The topic that it reads.
+        topic: The topic that the loop reads.
         handled: Number of records that passed all stages.
         last_poll: When the last poll returned, in seconds of `time.monotonic`.
     """
@@ -140,7 +141,7 @@ class ConsumerLoop:
 
     @property
     def failing(self) -> str | None:
-        """Why the loop is backing off; None if it is not."""
+        """Reason why the loop is backing off; None if it is not."""
         return next(iter(self._stages.failing.values()), self._kafka_failure)
 
     @property
@@ -150,7 +151,7 @@ class ConsumerLoop:
 
     @property
     def partitions(self) -> frozenset[int] | None:
-        """The assigned partitions, maybe none; None before the group has assigned any."""
+        """The assigned partitions, possibly none; None before the group has assigned partitions."""
         if self._consumer.group_metadata().generation_id < 0:
             return None
         return frozenset(tp.partition for tp in self._consumer.assignment())
@@ -164,7 +165,7 @@ class ConsumerLoop:
         """Consume until `stop` is set; commit finished work before returning.
 
         Raises:
-            BrokerError: The broker refuses us (credentials, rights, versions); a retry would not help.
+            BrokerError: The broker refuses this consumer (credentials, rights, versions); a retry would not help.
             Exception: A permanent error of a stage.
         """
         self._consumer.subscribe([self.topic], listener=self._partitions)
@@ -176,7 +177,7 @@ class ConsumerLoop:
             finally:
                 self._commit()
         except _FATAL as error:
-            raise BrokerError(f"{self.topic}: the broker refuses us: {_reason(error)}") from error
+            raise BrokerError(f"{self.topic}: the broker refuses this consumer: {_reason(error)}") from error
         finally:
             self._stages.close()
             self._consumer.close(timeout_ms=BROKER_MS)
@@ -184,7 +185,7 @@ class ConsumerLoop:
             raise self._stages.error
 
     def _step(self, stop: threading.Event) -> None:
-        """Commit what is done, read what there is room for, and dispatch it."""
+        """Commit finished batches, read records if another batch may start, and dispatch them."""
         self._collect_finished()
         self._commit()
         if self._stages.failing and self._has_lost_partitions():
@@ -212,7 +213,7 @@ class ConsumerLoop:
             self._kafka_failure = self._note(error)
             stop.wait(self._pacing.backoff.first_s)
             return
-        if not self._partitions.uncommitted:  # otherwise the commit may be what fails
+        if not self._partitions.uncommitted:  # with uncommitted offsets, the failure may be that of the commit
             self._kafka_failure = None
         if records:
             if not self._gathered.size:
@@ -228,7 +229,7 @@ class ConsumerLoop:
         return {} if self._partitions.place(records) else records
 
     def _wait(self, stop: threading.Event) -> None:
-        """Wait until there is room for a batch, or until a poll must keep the membership."""
+        """Wait until another batch may start, or until a poll is needed to keep the membership."""
         left = self.last_poll + self._pacing.keep_alive_s - time.monotonic()
         if left > 0:
             if self._in_flight:
@@ -259,7 +260,7 @@ class ConsumerLoop:
     # Batches.
 
     def _dispatch(self) -> None:
-        """Give the gathered records to the stages: at once if those are idle, else when enough or old enough."""
+        """Give the gathered records to the stages: at once if no batch is in flight, else if they are many or old."""
         batch = self._gathered
         if not batch.size or len(self._in_flight) >= self._max_in_flight:
             return
@@ -273,7 +274,7 @@ class ConsumerLoop:
             self._launch(batch)
 
     def _dispatch_damaged(self, tp: TopicPartition) -> None:
-        """Hand a damaged offset to `unreadable`, with nothing in flight: all records before it are written."""
+        """Hand a damaged offset to `unreadable`. Nothing is in flight, so all records before it are written."""
         offset, error = self._partitions.damaged[tp]
         batch = Batch(damaged=tp, dropped=self._gathered.dropped)
         batch.epochs[tp] = self._partitions.epoch(tp)
@@ -299,18 +300,18 @@ class ConsumerLoop:
         return any(self._partitions.epoch(tp) != batch.epochs[tp] for batch in batches for tp in batch.records)
 
     def _abandon(self, why: str) -> None:
-        """Drop all work in flight; the owner of each partition reads it again. A stage at work ends without effect."""
+        """Drop all work in flight and ignore the results of running stages; each partition's owner reads it again."""
         dropped = [*self._in_flight, self._gathered]
         if any(batch.size for batch in dropped):
             log.warning("%s: %s: work in flight is abandoned and will be read again", self.topic, why)
         self._gathered.dropped.set()
         self._in_flight.clear()
         self._gathered = Batch()
-        for batch in reversed(dropped):  # the oldest last: it has the offsets to return to
+        for batch in reversed(dropped):  # the oldest batch last: its offsets are the ones to return to
             self._partitions.give_back(batch.kept(self._partitions.epoch))
 
     def _drain(self) -> None:
-        """Let work in flight finish within the deadline before the end, unless it is failing."""
+        """Before the end, let work in flight finish within the deadline, unless it is failing."""
         deadline = time.monotonic() + self._pacing.stop_within_s
         while True:
             self._collect_finished()
@@ -334,7 +335,7 @@ class ConsumerLoop:
             self._kafka_failure = self._note(error)
 
     def _note(self, error: Exception) -> str:
-        """Log a retryable error once in a row; return its text."""
+        """Log a retryable error unless it is the same as the last one; return its text."""
         reason = _reason(error)
         if reason != self._last_logged:
             log.warning("%s: backing off, nothing is lost: %s", self.topic, reason)

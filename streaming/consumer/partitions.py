@@ -42,14 +42,14 @@ class Damage(NamedTuple):
 class Partitions(ConsumerRebalanceListener):  # type: ignore[misc]
     """The state of the assigned partitions of one consumer.
 
-    kafka-python calls the three listener methods in a thread of its own. They must not block: a commit in there raises,
-    and a slow query would cost the group membership. So they only update this state.
+    kafka-python calls the three listener methods in a thread of its own. They must not block: a commit inside them
+    raises, and a slow call would remove us from the group. So they only update this state.
 
     Args:
         consumer: Consumer with a group.
         topic: The subscribed topic.
-        start_offsets: Where to begin in newly assigned partitions, by partition number; a partition that it does not
-            name begins at its first offset. None: the group's committed offsets decide.
+        start_offsets: Start offsets of newly assigned partitions, by partition number; a partition without an entry
+            begins at its first offset. None starts at the group's committed offsets.
 
     Attributes:
         damaged: Offsets that cannot be read. Nothing more is read until they are skipped.
@@ -83,7 +83,7 @@ class Partitions(ConsumerRebalanceListener):  # type: ignore[misc]
         self.on_partitions_revoked(lost)
 
     def epoch(self, tp: TopicPartition) -> int:
-        """Return the assignment epoch: how often the partition was taken away."""
+        """Return the assignment epoch: how many times the consumer has lost the partition."""
         return self._epochs.get(tp, 0)
 
     def _owns(self, tp: TopicPartition) -> bool:
@@ -94,7 +94,7 @@ class Partitions(ConsumerRebalanceListener):  # type: ignore[misc]
     def place(self, polled: Records) -> bool:
         """Move newly assigned partitions to their start offsets; return whether there were any.
 
-        If so, the polled records are given back: those of the new partitions were read from the group's offsets.
+        If so, the polled records are given back: those of new partitions were read from the wrong offsets.
         """
         if self._start_offsets is None or not self._unplaced:
             return False
@@ -109,12 +109,12 @@ class Partitions(ConsumerRebalanceListener):  # type: ignore[misc]
         return True
 
     def give_back(self, records: Records) -> None:
-        """Have the consumer read these records again."""
+        """Seek back, so that the consumer reads these records again."""
         for tp, rows in records.items():
             self._seek(tp, rows[0].offset)
 
     def pause(self, partitions: Records | Mapping[TopicPartition, Damage]) -> None:
-        """Read nothing more of these partitions until `resume`."""
+        """Stop reading these partitions until `resume`."""
         self._consumer.pause(*(partitions.keys() & self._consumer.assignment()))
 
     def resume(self) -> None:
@@ -132,7 +132,7 @@ class Partitions(ConsumerRebalanceListener):  # type: ignore[misc]
         """Note the offset that a poll could not read.
 
         Raises:
-            CorruptRecordError: The error does not name the partition, so that another poll would spin on it.
+            CorruptRecordError: The error does not name the partition. Another poll would spin on it.
         """
         tp = unreadable_partition(error)
         if tp is None:
@@ -141,7 +141,7 @@ class Partitions(ConsumerRebalanceListener):  # type: ignore[misc]
             self.damaged[tp] = Damage(self._consumer.position(tp, timeout_ms=BROKER_MS), error)
 
     def skip_damaged(self, tp: TopicPartition) -> None:
-        """Continue after the damaged offset, unless the partition was taken away since."""
+        """Continue after the damaged offset, unless the consumer has lost the partition."""
         if tp not in self.damaged:
             return
         offset, error = self.damaged.pop(tp)
@@ -158,7 +158,7 @@ class Partitions(ConsumerRebalanceListener):  # type: ignore[misc]
         return bool(self._finished)
 
     def finish(self, records: Records, epochs: Mapping[TopicPartition, int]) -> None:
-        """Mark records as handled, as far as their partitions are still in the epochs in which they were read."""
+        """Mark records as handled, except those whose partition is in another epoch now than when they were read."""
         for tp, rows in records.items():
             if self._owns(tp) and self.epoch(tp) == epochs[tp]:
                 self._finished[tp] = rows[-1].offset + 1
@@ -167,7 +167,7 @@ class Partitions(ConsumerRebalanceListener):  # type: ignore[misc]
         """Commit the finished offsets; drop them if this consumer is no longer a member of its group.
 
         Raises:
-            KafkaError: The broker did not take them. They are kept, and the next commit includes them.
+            KafkaError: The broker did not accept the offsets. They are kept, and the next commit includes them.
         """
         offsets = dict(self._finished)
         if not offsets:

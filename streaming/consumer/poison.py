@@ -22,7 +22,7 @@ class PoisonLimit:
 
     Attributes:
         share: Largest share of refused messages that is tolerated.
-        least: Number of messages in the window from which on the share counts.
+        least: Number of messages in the window below which the share is not checked.
         window_s: Length of the window, in seconds.
     """
 

@@ -15,12 +15,12 @@ from streaming.consumer.partitions import Records
 from streaming.kafka.connection import TopicPartition
 
 Stage = Callable[[Any], Any]
-"""Takes the result of the stage before it, the first one the `Records` of a batch; the last one's result is dropped."""
+"""Receives the previous stage's result (the first stage: `Records`). The last result is unused."""
 
 
 @dataclass(frozen=True)
 class Backoff:
-    """Pauses between the attempts of a stage, in seconds; each is twice the one before, with jitter."""
+    """Pauses between the attempts of a stage, in seconds. Each pause is twice the previous pause, with jitter."""
 
     first_s: float = 0.1
     longest_s: float = 5.0
@@ -76,7 +76,7 @@ class StageThreads:
         retryable: Errors after which a stage tries the same batch again.
         backoff: Pauses between the attempts.
         note: Called with each retryable error; returns its text for `failing`.
-        observer: Hears of finished and failed attempts.
+        observer: Receives finished and failed attempts.
 
     Attributes:
         error: The first permanent error of a stage; None if there was none.
@@ -104,7 +104,7 @@ class StageThreads:
         self._queues[0].put(batch)
 
     def close(self) -> None:
-        """Have each thread end after its present batch."""
+        """Let each thread end after its current batch."""
         for waiting in self._queues:
             waiting.put(None)
 

@@ -30,8 +30,8 @@ class FeedFormat:
         matches: Whether a file has this format, by its path and the start of its content (without a byte order mark
             and leading white space).
         read: Streams the rows of a file.
-        default_currency: ISO 4217 code of prices that state none. None refuses such prices: a Merchant Center feed
-            must state the currency of each price.
+        default_currency: ISO 4217 code assumed for a price without a currency. If None, such a price is refused: a
+            Merchant Center feed must state the currency of each price.
     """
 
     name: str

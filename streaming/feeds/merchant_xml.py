@@ -25,7 +25,7 @@ _MAX_DEPTH = 32
 def read_merchant_xml(path: Path, builder: RowBuilder) -> Iterator[Row]:
     """Stream the products of an XML feed; the first is row 1. Only one product is in memory at a time.
 
-    A document type is refused, and with it every attack through entities; see defusedxml.
+    A file with `<!DOCTYPE>` is refused, because its entities can be an attack; see defusedxml.
 
     Raises:
         FeedError: The file is not well-formed XML, has a document type, or is neither RSS nor Atom.

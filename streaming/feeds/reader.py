@@ -41,7 +41,7 @@ class Feed(Iterator[Row]):
 
     @property
     def unknown_columns(self) -> Counter[str]:
-        """How often each name occurred that the contract does not know.
+        """Names that the contract lacks, with the number of their occurrences.
 
         A table counts a column once; JSON Lines and XML count a name once per product.
         """

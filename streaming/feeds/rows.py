@@ -18,7 +18,7 @@ from streaming.contracts import ATTRIBUTES, ProductUpdate, check_update
 from streaming.errors import ContractError, FeedError
 from streaming.feeds import values
 
-# Fields that are not attributes of the contract; an attribute is derived from each.
+# Columns that the contract lacks; each is converted (`stock` to `availability`, for example).
 _SOURCES = ("category", "currency", "stock", "updated_at")
 _FIELDS = ("id", "version", "event_time", "op", *ATTRIBUTES, *_SOURCES)
 # Column name -> field. Sources use several names for one field; the contract's own name wins when a row has both.
@@ -133,7 +133,7 @@ class RowBuilder:
                 raise FeedError(f"{path} has no column {field!r}; its columns are: {shown}.")
 
     def count_unknown(self, name: str) -> None:
-        """Count one more value under a name that the contract does not know."""
+        """Count an unknown column or field name."""
         listed = name in self.unknown_columns or len(self.unknown_columns) < _MAX_UNKNOWN
         shown = name[:100].encode(errors="replace").decode()
         self.unknown_columns[shown if listed else "…"] += 1
@@ -158,7 +158,7 @@ class RowBuilder:
             return self.refuse(number, error.field, error.rule, raw.get("id"))
         first_row = self._seen.add(update.id, number)
         if first_row is not None:
-            return self.refuse(number, "id", f"row {first_row} already holds it; the later row is refused", update.id)
+            return self.refuse(number, "id", f"is already used in row {first_row}; use each id once", update.id)
         return update
 
     def refuse(self, number: int, field: str, rule: str, product_id: object = None) -> BadRow:

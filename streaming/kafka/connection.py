@@ -1,4 +1,4 @@
-"""Connections to Kafka: all client settings in one place, each with the failure that it prevents."""
+"""Connections to Kafka: all client settings in one place, each with a comment on the failure it prevents."""
 
 from __future__ import annotations
 
@@ -197,7 +197,7 @@ def explained(error: Exception) -> str:
     if "Request '" in names:  # the admin client reports the whole request
         names = ""
     return (
-        f"this user has no right to {what}{names and ' '}{names} ({name}); "
+        f"this Kafka user may not use {what}{names and ' '}{names} ({name}); "
         "docs/operators/security.md lists the rights it needs"
     )
 

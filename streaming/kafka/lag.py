@@ -83,4 +83,4 @@ class LagMeter:
         self.close()
 
     def _unreachable(self, error: KafkaError) -> BrokerError:
-        return BrokerError(f"{self._topic}: the broker does not say how far it goes: {explained(error)}")
+        return BrokerError(f"{self._topic}: the offsets cannot be read: {explained(error)}")

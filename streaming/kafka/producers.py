@@ -41,7 +41,7 @@ class _Publisher:
         try:
             return self._producer.send(self._topic, key=raw_key, value=value, headers=_HEADERS)
         except KafkaError as error:
-            raise BrokerError(f"{self._topic}: the broker accepts nothing ({explained(error)})") from error
+            raise BrokerError(f"{self._topic}: the message cannot be queued ({explained(error)})") from error
 
     def flush(self, timeout_s: float = 60.0) -> None:
         """Wait until the broker has acknowledged everything that was sent.

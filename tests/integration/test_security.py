@@ -351,7 +351,7 @@ def test_a_topic_that_may_not_be_written_to_is_named(kafka_settings: dict[str, A
         with pytest.raises(Exception, match="TopicAuthorizationFailed") as raised:
             producer.send(CATALOG_UPDATES, b"{}").get(10)
     assert explained(raised.value) == (
-        "this user has no right to the topic catalog.updates (TopicAuthorizationFailedError); "
+        "this Kafka user may not use the topic catalog.updates (TopicAuthorizationFailedError); "
         "docs/operators/security.md lists the rights it needs"
     )
 

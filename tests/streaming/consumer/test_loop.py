@@ -227,7 +227,7 @@ def test_a_failed_poll_is_retried_and_a_forbidden_one_is_not(stop: threading.Eve
 
     consumer, handler = FakeConsumer(stop, p0=2), Handler()
     consumer.script.extend([fail(KafkaConnectionError("away")), fail(TopicAuthorizationFailedError("t"))])
-    with pytest.raises(BrokerError, match="refuses us: this user has no right to the topic t "):
+    with pytest.raises(BrokerError, match="refuses this consumer: this Kafka user may not use the topic t "):
         make(consumer, handler).run(stop)
     assert consumer.committed == {P0: 2}, "the first failure was got over"
 
@@ -239,7 +239,7 @@ def test_a_last_commit_that_is_forbidden_leaves_neither_the_consumer_nor_the_wor
     consumer.commit_errors.extend([TopicAuthorizationFailedError("t")] * 2)
     before = threading.enumerate()
     loop = make(consumer, handler)
-    with pytest.raises(BrokerError, match="refuses us: this user has no right to the topic t "):
+    with pytest.raises(BrokerError, match="refuses this consumer: this Kafka user may not use the topic t "):
         loop.run(stop)
     assert consumer.closed
     for thread in [t for t in threading.enumerate() if t not in before and t.name == "consumer-work"]:

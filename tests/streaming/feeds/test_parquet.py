@@ -67,7 +67,7 @@ def test_bad_rows_are_refused_by_number_across_batches(tmp_path: Path) -> None:
         (2_048, "2047", "price.amount"),
         (2_401, "3", "id"),
     ]
-    assert bad[1].rule == "row 4 already holds it; the later row is refused"
+    assert bad[1].rule == "is already used in row 4; use each id once"
     assert len(rows) == count
 
 

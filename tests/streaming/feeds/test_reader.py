@@ -32,7 +32,7 @@ def test_bad_rows_are_refused_one_by_one_and_the_feed_goes_on(tmp_path: Path, fo
     assert good[0].title == "Mug"
     double, missing = sorted(bad, key=lambda row: row.row)
     assert (double.row, double.product_id, double.field) == (second, "A", "id")
-    assert double.rule == f"row {first} already holds it; the later row is refused"
+    assert double.rule == f"is already used in row {first}; use each id once"
     assert (missing.row, missing.product_id) == (second + 1, None)
     assert missing.rule.startswith("is missing")
     assert (feed.accepted, feed.refused) == (len(good), 2)

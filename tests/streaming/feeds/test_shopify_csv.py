@@ -143,7 +143,7 @@ def test_a_handle_that_comes_back_later_is_refused_with_both_rows(read: Read) ->
     assert [row.id if isinstance(row, ProductUpdate) else (row.row, row.rule) for row in rows] == [
         "tee",
         "cap",
-        (4, "row 2 already holds it; the later row is refused"),
+        (4, "is already used in row 2; use each id once"),
     ]
 
 

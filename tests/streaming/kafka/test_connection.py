@@ -9,15 +9,15 @@ from streaming.kafka.connection import Connection, explained
 @pytest.mark.parametrize(
     ("error", "said"),
     [
-        (TopicAuthorizationFailedError({"b", "a"}), "this user has no right to the topic a b ("),
-        (TopicAuthorizationFailedError("Request 'X(topics=[..])' failed"), "this user has no right to the topic ("),
-        (GroupAuthorizationFailedError("sink"), "this user has no right to the consumer group sink ("),
+        (TopicAuthorizationFailedError({"b", "a"}), "this Kafka user may not use the topic a b ("),
+        (TopicAuthorizationFailedError("Request 'X(topics=[..])' failed"), "this Kafka user may not use the topic ("),
+        (GroupAuthorizationFailedError("sink"), "this Kafka user may not use the consumer group sink ("),
         (KafkaTimeoutError("after 3 s"), "KafkaTimeoutError: "),
     ],
 )
 def test_an_authorization_error_names_the_resource_and_where_the_rights_are_listed(error: Exception, said: str) -> None:
     assert explained(error).startswith(said)
-    assert ("docs/operators/security.md" in explained(error)) == ("right" in said)
+    assert ("docs/operators/security.md" in explained(error)) == ("may not" in said)
 
 
 def test_a_connection_does_not_show_its_credentials() -> None:
