@@ -120,7 +120,7 @@ def resume(
     saved_logs = {name.rpartition("/")[0] for name in saved}
     for tp, log in logs.items():
         if log.log not in saved_logs:
-            return f"it was made of another topic {tp.topic} than the present one ({log.log})"
+            return f"it was made from another topic {tp.topic} than the present one ({log.log})"
         offset = offsets[tp] = saved.get(f"{log.log}/{tp.partition}", log.first)
         if not log.first <= offset <= log.end:
             return (

@@ -35,7 +35,7 @@ def ensure_topics(connection: Connection, *, replication: int = 1) -> None:
         TopicError: A topic has a setting that would lose data, or cannot be created; the error says how to fix it.
         BrokerError: No broker answers.
     """
-    with _admin(connection, "does not answer about its topics") as admin:
+    with _admin(connection, "does not describe its topics") as admin:
         present = set(admin.list_topics())
         for topic in TOPICS:
             if topic.name in present:
@@ -55,7 +55,7 @@ def log_id(connection: Connection, topic: str, *, timeout_s: float = CREATION_S)
     Raises:
         BrokerError: No broker answers, or the cluster does not have the topic.
     """
-    with _admin(connection, f"does not say what topic {topic} is") as admin:
+    with _admin(connection, f"does not describe topic {topic}") as admin:
         end = time.monotonic() + timeout_s
         while (description := admin.describe_topics([topic])[0])["error_code"]:
             if time.monotonic() > end:
@@ -72,7 +72,7 @@ def tombstones_kept_ms(connection: Connection, topics: Sequence[str]) -> int:
     Raises:
         BrokerError: No broker answers.
     """
-    with _admin(connection, "does not answer about its topics") as admin:
+    with _admin(connection, "does not describe its topics") as admin:
         return min(int(_settings(admin, t).get("delete.retention.ms") or TOMBSTONES_KEPT_MS) for t in topics)
 
 

@@ -188,7 +188,7 @@ def test_a_saved_index_of_a_topic_that_was_created_again_is_rebuilt(
         assert second.catch_up(60)
         found = second.index.search(vector_of("a")[None], 5, where=Filter(max_price=100, currency="EUR"))
         assert found[0].ids == [catalogue.name("a")]
-    assert "is rebuilt: it was made of another topic product.offers" in caplog.text
+    assert "is rebuilt: it was made from another topic product.offers" in caplog.text
 
 
 def test_the_topics_and_feast_rebuild_the_same_index(kafka: KafkaBroker, tmp_path: Path) -> None:

@@ -71,8 +71,8 @@ def test_a_message_that_cannot_be_decoded_is_a_dead_letter_with_its_own_bytes(co
         ("decode", unknown),
     ]
     assert [letter.message[:30] for letter in outcome.dead_letters] == [
-        "schema 1 is of the subjects ev",
-        "the schema registry knows no s",
+        "schema 1 belongs to the subjec",
+        "the schema registry has no sch",
     ]
     assert list(world.store.views["text"]) == ["p2"]
 

@@ -50,13 +50,13 @@ class Downloader:
             url = httpx.URL(link)
             for _ in range(_MAX_REDIRECTS + 1):
                 if url.scheme not in ("http", "https") or not url.host:
-                    raise ImageError("leads to something that is neither http nor https")
+                    raise ImageError("leads to a link that is neither http nor https")
                 body, location = self._get(url)
                 if location is None:
                     return body
                 url = url.join(location)
         except httpx.InvalidURL as error:
-            raise ImageError(f"is no link: {error}") from None
+            raise ImageError(f"is not a valid link: {error}") from None
         except (httpcore.TimeoutException, httpcore.PoolTimeout):
             raise ImageError(f"did not arrive within {self._timeout:g} s", retryable=True) from None
         except (httpcore.NetworkError, httpcore.ProtocolError) as error:

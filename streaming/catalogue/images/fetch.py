@@ -112,7 +112,7 @@ class ImageFetcher:
         try:
             parts = urlsplit(link)
         except ValueError as error:
-            raise ImageError(f"is no link: {error}") from None
+            raise ImageError(f"is not a valid link: {error}") from None
         if parts.scheme in ("http", "https"):
             return self._downloader.download(link)
         if parts.scheme == "file":
@@ -120,7 +120,7 @@ class ImageFetcher:
                 raise ImageError("names a file on another machine")
             return self._read_file(unquote(parts.path))
         if parts.scheme and not link.startswith("/"):
-            raise ImageError(f"has the scheme {parts.scheme[:20]!r}; http, https and file are read")
+            raise ImageError(f"has the scheme {parts.scheme[:20]!r}; only http, https and file are supported")
         return self._read_file(link)
 
     def _read_file(self, name: str) -> bytes:

@@ -1,4 +1,4 @@
-"""Images in files: only below permitted folders, only ordinary files, and never a wait."""
+"""Images in files: only below permitted folders, only regular files, and never a wait."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def read_file(name: str, *, roots: Sequence[Path] | None, max_bytes: int) -> byt
         # Not blocking: opening a named pipe would wait for its writer.
         with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise ImageError("is not an ordinary file")
+                raise ImageError("is not a regular file")
             raw = file.read(max_bytes + 1)
     except FileNotFoundError:
         raise ImageError("there is no such file") from None

@@ -118,13 +118,15 @@ class RegistryCodec:
         subject = subject_of(topic)
         schema = self._registry.find(schema_id, subject)
         if schema is None:
-            raise ContractError("", f"the schema registry knows no schema with the id {schema_id}")
+            raise ContractError("", f"the schema registry has no schema with the id {schema_id}")
         if subject not in schema.subjects:
             others = ", ".join(sorted(schema.subjects)) or "none"
-            raise ContractError("", f"schema {schema_id} is of the subjects {others}; {topic} takes those of {subject}")
+            rule = f"schema {schema_id} belongs to the subjects {others}; {topic} needs one of {subject}"
+            raise ContractError("", rule)
         if schema.type not in ("AVRO", "JSON") or schema.references:
             what = "refers to other schemas" if schema.references else f"is {schema.type}"
-            raise ContractError("", f"schema {schema_id} {what}; JSON Schema and Avro without references are read")
+            rule = f"schema {schema_id} {what}; only JSON Schema and Avro without references are supported"
+            raise ContractError("", rule)
         return schema
 
     def _register(self, contract: Contract) -> int:
@@ -169,7 +171,7 @@ class RegistryCodec:
             row: Any = schemaless_reader(source, writer.parsed, self._own_schema(contract.type))
         except Exception as error:
             reason = f"{type(error).__name__}: {error}"[:200]
-            raise ContractError("", f"not Avro by schema {schema_id} that ours can read ({reason})") from None
+            raise ContractError("", f"cannot be read with Avro schema {schema_id} and ours ({reason})") from None
         if rest := len(payload) - source.tell():
             raise ContractError("", f"{rest} bytes follow the Avro record of schema {schema_id}")
         if unknown is not None:

@@ -31,6 +31,7 @@ def test_unknown_fields_are_dropped_and_counted() -> None:
     value = JSON.encode(update("p", 1))[:-1] + b',"gtin":"4"}'
     assert JSON.decode(ProductUpdate, value, unknown) == update("p", 1)
     assert unknown == {"gtin": 1}
+    assert JSON.decode(ProductOffer, JSON.encode(OFFER)[:-1] + b',"rating":5}') == OFFER
 
 
 @pytest.mark.parametrize(

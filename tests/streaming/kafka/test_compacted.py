@@ -61,7 +61,7 @@ def test_a_new_partition_is_read_from_its_first_offset() -> None:
     [
         ({"log/0": 3}, 1000, "does not say when it was saved"),
         (position({P0: 3}, {"t": "log"}, 0), HOUR_MS + 1, r"is 1\.0 hours old, .*delete\.retention\.ms"),
-        (position({P0: 3}, {"t": "former log"}, 0), 0, "made of another topic t than the present one"),
+        (position({P0: 3}, {"t": "former log"}, 0), 0, "made from another topic t than the present one"),
         (position({P0: 11}, {"t": "log"}, 0), 0, "resumes at offset 11 of t, partition 0, which holds 0 to 10"),
     ],
 )

@@ -42,13 +42,13 @@ def test_a_link_without_a_readable_file_is_refused_without_waiting(fetcher: Imag
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     refused(fetcher, str(tmp_path / "none.jpg"), "there is no such file")
     refused(fetcher, str(tmp_path), "directory")
-    refused(fetcher, str(tmp_path / "pipe"), "not an ordinary file")
+    refused(fetcher, str(tmp_path / "pipe"), "not a regular file")
     refused(fetcher, str(tmp_path / "loop"), "cannot be read")
-    refused(fetcher, "/dev/zero", "not an ordinary file")
+    refused(fetcher, "/dev/zero", "not a regular file")
     refused(fetcher, "/a\x00b", "cannot be read")
     refused(fetcher, "file://server/share.jpg", "on another machine")
     refused(fetcher, "ftp://shop.example/a.jpg", "scheme 'ftp'")
-    refused(fetcher, "http://[broken/a.jpg", "is no link")
+    refused(fetcher, "http://[broken/a.jpg", "is not a valid link")
 
 
 def test_a_file_larger_than_the_limit_is_refused(tmp_path: Path) -> None:

@@ -175,7 +175,7 @@ def test_a_writers_schema_that_does_not_resolve_to_ours_is_refused(
     wired: Wired, schema: dict[str, Any], fields: dict[str, Any]
 ) -> None:
     value = avro(schema, row(**fields), wired.server.add(SUBJECT, schema))
-    with pytest.raises(ContractError, match="not Avro by schema 1 that ours can read"):
+    with pytest.raises(ContractError, match="cannot be read with Avro schema 1 and ours"):
         read(wired.codec(), value)
 
 
@@ -213,7 +213,7 @@ def test_a_value_that_is_neither_json_nor_framed_is_refused(wired: Wired) -> Non
 def test_an_unknown_id_is_refused_and_not_requested_each_time(wired: Wired) -> None:
     codec = wired.codec()
     for _ in range(3):
-        assert refused(codec, b"\x00\x00\x00\x00\x07{}") == "the schema registry knows no schema with the id 7"
+        assert refused(codec, b"\x00\x00\x00\x00\x07{}") == "the schema registry has no schema with the id 7"
     assert wired.server.requests == ["GET /schemas/ids/7"]
     value = codec.encode(FULL)
     wired.now += 31
@@ -227,7 +227,7 @@ def test_a_schema_of_another_subject_is_refused(wired: Wired) -> None:
     """Such as an event on the topic of updates, even if it could be parsed."""
     codec = wired.codec("json_schema")
     assert refused(codec, codec.encode(EVENT)) == (
-        "schema 1 is of the subjects events-value; catalog.updates takes those of catalog.updates-value"
+        "schema 1 belongs to the subjects events-value; catalog.updates needs one of catalog.updates-value"
     )
 
 
@@ -244,7 +244,7 @@ def test_a_schema_that_is_registered_under_our_subject_later_is_accepted_then(wi
 @pytest.mark.parametrize("kind", ["PROTOBUF", "XML"])
 def test_other_kinds_of_schemas_are_refused(wired: Wired, kind: str) -> None:
     number = wired.server.add(SUBJECT, {}, kind)
-    assert f"schema 1 is {kind}; JSON Schema and Avro" in refused(
+    assert f"schema 1 is {kind}; only JSON Schema and Avro" in refused(
         wired.codec(), b"\x00" + number.to_bytes(4, "big") + b"x"
     )
 
@@ -289,7 +289,7 @@ def test_damaged_avro_is_refused_wherever_it_is_damaged(wired: Wired) -> None:
     codec = wired.codec("avro")
     whole = codec.encode(FULL)
     for cut in range(6, len(whole)):
-        assert "not Avro by schema 1" in refused(codec, whole[:cut])
+        assert "cannot be read with Avro schema 1" in refused(codec, whole[:cut])
     assert "2 bytes follow the Avro record" in refused(codec, whole + b"ab")
     rng = np.random.default_rng(0)
     for _ in range(300):  # whatever comes out of it, it is an update or a refusal
