@@ -6,6 +6,7 @@ at its first use, and all are closed together.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from inference.triton.embedder import ItemEmbedder
     from inference.visual_cache import VisualCache
     from streaming.catalogue.pipeline import CatalogPipeline
+    from streaming.dead_letters.writer import FailedRecord
     from streaming.kafka.connection import Connection
     from streaming.kafka.schema_registry.codec import RegistryCodec
     from streaming.vectors.publisher import PublishOffers, PublishVectors
@@ -216,8 +218,12 @@ class Services:
         """Create the experiment database and the feature store if they are missing."""
         _ = self.experiments, self.features
 
-    def catalog_pipeline(self) -> CatalogPipeline:
-        """Build the pipeline of the catalogue consumer."""
+    def catalog_pipeline(self, dead_letters: Callable[[Sequence[FailedRecord]], None]) -> CatalogPipeline:
+        """Build the pipeline of the catalogue consumer.
+
+        Args:
+            dead_letters: Sends dead letters, and returns when the broker has acknowledged them.
+        """
         from streaming.catalogue.images.fetch import ImageFetcher
         from streaming.catalogue.images.vectors import CachedImageVectors
         from streaming.catalogue.pipeline import CatalogPipeline
@@ -234,7 +240,7 @@ class Services:
         )
         images = CachedImageVectors(fetcher.fetch_many, self.triton.encode_images, self.visual_cache)
         vectors, offers = self.publishers()
-        return CatalogPipeline(self.features, images, self.embedder, vectors, offers, self.kafka.codec)
+        return CatalogPipeline(self.features, images, self.embedder, vectors, offers, dead_letters, self.kafka.codec)
 
     def _local_address(self, server: Literal["Kafka", "Triton"]) -> str:
         """Address of a server of the local stack.

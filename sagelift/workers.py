@@ -9,7 +9,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -23,7 +23,6 @@ from sagelift.stack.worker_records import announced, folder_of, write_record
 
 if TYPE_CHECKING:
     from streaming.catalogue.batch import EmbeddedBatch, FeatureBatch
-    from streaming.catalogue.pipeline import CatalogPipeline
     from streaming.consumer.loop import ConsumerLoop
     from streaming.consumer.partitions import Records
     from streaming.dead_letters.writer import DeadLetterWriter
@@ -64,55 +63,33 @@ def catalog_worker(
     with Services(settings) as services:
         services.breaker = monitor.circuit = CircuitBreaker()  # fail fast: the loop itself retries
         ensure_topics(services.kafka, replication=settings.kafka.replication)
-        pipeline = services.catalog_pipeline()
+        dead_letters = DeadLetterWriter(services.producer(), CATALOG_GROUP)
+        pipeline = services.catalog_pipeline(dead_letters.send_all)
         pipeline.observer = monitor.metrics
         pipeline.poison = monitor.poison = PoisonGuard(CATALOG_UPDATES, PoisonLimit(**settings.poison.model_dump()))
-        dead_letters = DeadLetterWriter(services.producer(), CATALOG_GROUP)
-        stages = _CatalogStages(services, pipeline, dead_letters, after_first_batch)
+        # Each is called until it has succeeded once: `cache` does not remember an error.
+        prepare_encoder, after_first = cache(services.prepare_visual_encoder), cache(after_first_batch)
+
+        def features(records: Records) -> FeatureBatch:
+            prepare_encoder()  # called inside the loop, so that the loop waits while Triton does not answer
+            return pipeline.features([record for part in records.values() for record in part])
+
+        def publishing(batch: EmbeddedBatch) -> None:
+            result = pipeline.publishing(batch)
+            after_first()
+            counts = dict(+result.counts)
+            log.info("catalogue: %s", counts, extra={"counts": counts})
+            _log_unknown("catalogue", result.unknown_fields)
+
         loop = ConsumerLoop(
             services.kafka.consumer(CATALOG_GROUP, max_poll_records=512),
             CATALOG_UPDATES,
-            {"features": stages.features, "embeddings": pipeline.embeddings, "publishing": stages.publishing},
+            {"features": features, "embeddings": pipeline.embeddings, "publishing": publishing},
             retryable=_catalog_retryable(),
             unreadable=partial(_refuse_unreadable, dead_letters, monitor),
             observer=monitor.metrics,
         )
         _run(loop, stop, monitor, partial(LagMeter, services.kafka, CATALOG_GROUP, CATALOG_UPDATES))
-
-
-class _CatalogStages:
-    """The stages of the catalogue consumer: the pipeline's work plus Triton's set-up, dead letters and logging."""
-
-    def __init__(
-        self,
-        services: Services,
-        pipeline: CatalogPipeline,
-        dead_letters: DeadLetterWriter,
-        after_first_batch: Callable[[], object],
-    ) -> None:
-        self._services = services
-        self._pipeline = pipeline
-        self._dead_letters = dead_letters
-        self._after_first_batch: Callable[[], object] | None = after_first_batch
-        self._encoder_is_ready = False
-
-    def features(self, records: Records) -> FeatureBatch:
-        if not self._encoder_is_ready:  # called inside the loop, so that the loop waits while Triton does not answer
-            self._services.prepare_visual_encoder()
-            self._encoder_is_ready = True
-        return self._pipeline.features([record for part in records.values() for record in part])
-
-    def publishing(self, batch: EmbeddedBatch) -> None:
-        result = self._pipeline.publishing(batch)
-        self._dead_letters.send_all(result.dead_letters)
-        if result.dead_letters:
-            self._pipeline.observer.dead_letters(Counter(letter.stage for letter in result.dead_letters))
-        if self._after_first_batch is not None:
-            self._after_first_batch()
-            self._after_first_batch = None
-        counts = dict(+result.counts)
-        log.info("catalogue: %s", counts, extra={"counts": counts})
-        _log_unknown("catalogue", result.unknown_fields)
 
 
 def _catalog_retryable() -> tuple[type[Exception], ...]:

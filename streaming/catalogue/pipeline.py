@@ -2,7 +2,7 @@
 
     features     decode -> group by product -> version guard and merge -> images -> feature store
     embeddings   inputs of the model changed? -> model -> feature store
-    publishing   product.embeddings, product.offers
+    publishing   product.offers, product.embeddings, dead letters
 
 While a stage works on one batch, the next stage works on the batch before it (`streaming.consumer.loop`). Each stage
 sees the batches in order, and versions guard every write, so the result equals processing one batch at a time.
@@ -13,6 +13,7 @@ that of its stored embedding. Before the first release only features are kept; t
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -34,6 +35,7 @@ from streaming.catalogue.images.product_images import ImageVectors, ProductImage
 from streaming.catalogue.settled import SettledProduct, SettledProducts
 from streaming.consumer.observer import NO_OBSERVER, Observer
 from streaming.consumer.poison import PoisonGuard
+from streaming.dead_letters.writer import FailedRecord
 from streaming.errors import ContractError
 from streaming.feature_store import CatalogStore
 from streaming.kafka.codec import Codec
@@ -55,6 +57,7 @@ class CatalogPipeline:
         embedder: Called for each batch, so that a release takes effect at once; returns None before the first release.
         publish: Publishes vectors.
         publish_offers: Publishes offers.
+        dead_letters: Sends dead letters, and returns when the broker has acknowledged them.
         codec: Decodes the records (`Connection.codec`).
         clock: The present time, aware.
         images_again_after: How long a failed image link is not tried again, unless an update names it.
@@ -71,20 +74,22 @@ class CatalogPipeline:
         embedder: Callable[[], Embedder | None],
         publish: PublishVectors,
         publish_offers: PublishOffers,
+        dead_letters: Callable[[Sequence[FailedRecord]], None],
         codec: Codec,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
         *,
         images_again_after: timedelta = timedelta(minutes=5),
     ) -> None:
         self._store, self._images, self._embedder = store, images, embedder
-        self._publish, self._publish_offers, self._codec, self._clock = publish, publish_offers, codec, clock
+        self._publish, self._publish_offers, self._dead_letters = publish, publish_offers, dead_letters
+        self._codec, self._clock = codec, clock
         self._settled = SettledProducts()
         self._writer = FeatureWriter(store, ProductImages(images, clock, images_again_after), self._settled)
         self.poison: PoisonGuard | None = None
         self.observer: Observer = NO_OBSERVER
 
     def process(self, records: Sequence[Any]) -> BatchResult:
-        """Run all stages; everything about these records is written when this returns."""
+        """Run all stages; everything about these records is written when this returns; see `publishing`."""
         return self.publishing(self.embeddings(self.features(records)))
 
     def features(self, records: Sequence[Any]) -> FeatureBatch:
@@ -139,7 +144,12 @@ class CatalogPipeline:
         return EmbeddedBatch(batch, result, products, model_version, vectors, rejected)
 
     def publishing(self, batch: EmbeddedBatch) -> BatchResult:
-        """Run the last stage; both topics are up to date when this returns. The caller sends the dead letters."""
+        """Run the last stage; both topics are up to date, and the broker has the dead letters, when this returns.
+
+        Raises:
+            BrokerError: The broker did not accept all records. The stage can run again: records that the
+                broker has already are sent once more, which does no harm.
+        """
         offers = batch.features.changes.offers
         traces = self._traces(batch.features, (offer.product_id for offer in offers))
         publish_offers(
@@ -151,6 +161,7 @@ class CatalogPipeline:
         traces = self._traces(batch.features, (vector.product_id for vector in batch.vectors))
         publish_vectors(batch.vectors, self._store, partial(self._publish, traces=traces) if traces else self._publish)
         self._remember_settled(batch)
+        self._dead_letters(batch.result.dead_letters)
         self._report(batch)
         return batch.result
 
@@ -179,6 +190,8 @@ class CatalogPipeline:
         self.observer.counted(batch.result.counts)
         if batch.result.unknown_fields:
             self.observer.unknown_fields(batch.result.unknown_fields)
+        if batch.result.dead_letters:
+            self.observer.dead_letters(Counter(letter.stage for letter in batch.result.dead_letters))
 
     def _check_before_first_release(self) -> None:
         """Refuse to run without a model after a release: the old vectors would stay forever."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any
 
 from streaming.catalogue.batch import BatchResult
 from streaming.catalogue.pipeline import CatalogPipeline
 from streaming.contracts import ProductUpdate
+from streaming.dead_letters.writer import FailedRecord
 from streaming.kafka.codec import JSON, Codec
 from streaming.vectors.publisher import PublishOffers, PublishVectors
 from tests.streaming.builders import NOW, Record, record
@@ -21,6 +23,7 @@ class World:
         self.store, self.images = FakeStore(), FakeImages()
         self.topic, self.offers = FakeTopic(), FakeOffers()
         self.embedder: FakeEmbedder | None = FakeEmbedder()
+        self.dead_letters: list[FailedRecord] = []
         self.now, self.codec = NOW, codec
         self.restart(images_again_after=images_again_after)
 
@@ -29,6 +32,8 @@ class World:
         publish: PublishVectors | None = None,
         publish_offers: PublishOffers | None = None,
         images_again_after: timedelta = timedelta(minutes=5),
+        *,
+        dead_letters: Callable[[Sequence[FailedRecord]], None] | None = None,
     ) -> None:
         """A new process: it remembers nothing."""
         self.pipeline = CatalogPipeline(
@@ -37,6 +42,7 @@ class World:
             lambda: self.embedder,
             publish or self.topic,
             publish_offers or self.offers,
+            dead_letters or self.dead_letters.extend,
             self.codec,
             lambda: self.now,
             images_again_after=images_again_after,

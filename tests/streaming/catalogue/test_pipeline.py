@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -15,7 +16,10 @@ from hypothesis import strategies as st
 from feature_repo.errors import InvalidFeatureError
 from inference.errors import ArtifactError
 from inference.retrieval import Attributes
+from streaming.consumer.observer import Observer
 from streaming.contracts import ProductUpdate
+from streaming.dead_letters.writer import FailedRecord
+from streaming.errors import BrokerError
 from streaming.vectors.publisher import OutgoingOffer
 from tests.streaming.builders import price, record, records, update
 from tests.streaming.fakes import Crash, FakeEmbedder
@@ -393,6 +397,43 @@ def test_an_update_that_only_the_store_refuses_is_found_in_its_batch() -> None:
     letters = {(letter.stage, letter.record.offset) for letter in outcome.dead_letters}
     assert letters == {("store", 5), ("decode", 9)}
     assert sorted(world.topic.compacted()) == [f"p{i}" for i in range(9) if i != 5]
+
+
+class RecordingObserver(Observer):
+    """An observer that remembers what became of batches."""
+
+    def __init__(self) -> None:
+        self.seen, self.letters = Counter[str](), Counter[str]()
+
+    def counted(self, counts: Mapping[str, int]) -> None:
+        self.seen.update(counts)
+
+    def dead_letters(self, by_stage: Mapping[str, int]) -> None:
+        self.letters.update(by_stage)
+
+
+def test_the_broker_has_the_dead_letters_after_the_vectors_and_before_the_batch_is_done() -> None:
+    """When the broker refuses them, the stage runs again; only then is the batch reported."""
+    world, answers = World(), [False, True]
+    published: list[list[str]] = []
+
+    def send(letters: Sequence[FailedRecord]) -> None:
+        published.append(sorted(world.topic.compacted()))
+        if not answers.pop(0):
+            raise BrokerError("no broker answers")
+        world.dead_letters += letters
+
+    world.restart(dead_letters=send)
+    observer = world.pipeline.observer = RecordingObserver()
+    batch = world.pipeline.embeddings(world.pipeline.features([record(b"{", 0), record(update("p1", 1), 1)]))
+    with pytest.raises(BrokerError):
+        world.pipeline.publishing(batch)
+    assert observer.seen == observer.letters == {}
+    world.pipeline.publishing(batch)
+    assert published == [["p1"], ["p1"]]
+    assert [(letter.stage, letter.record.offset) for letter in world.dead_letters] == [("decode", 0)]
+    assert observer.letters == {"decode": 1}
+    assert (observer.seen["embedded"], observer.seen["refused_decode"]) == (1, 1)
 
 
 def test_unknown_fields_are_counted() -> None:
