@@ -34,8 +34,8 @@ from inference.retrieval.rows import ProductRows, unit_queries, unit_rows
 from inference.retrieval.storage import Saved, load, save
 from inference.retrieval.unlinked import Unlinked
 
-# A writer of many products lets searches in after so many. Each product takes about a third of a millisecond of one
-# thread. On one thread larger chunks gain little, and a search would wait longer.
+# Products written per hold of the locks; searches run in between. Each product takes about a third of a millisecond of
+# one thread. On one thread larger chunks gain little, and a search would wait longer.
 _CHUNK, _CHUNK_OF_ONE_THREAD = 512, 4
 
 
@@ -54,8 +54,8 @@ class RetrievalIndex:
         model_version: See the arguments.
         dim: See the arguments.
         settings: Parameters of the graph.
-        position: How far the source of the products was applied when the index was saved, by partition; empty for an
-            index that was not loaded.
+        position: How far the source of the products is applied, by partition: set when a saved index is loaded or an
+            index is built from the topics or the feature store; empty otherwise. A follower resumes there.
         search_cost: When a filtered search walks the graph.
     """
 
@@ -70,9 +70,9 @@ class RetrievalIndex:
         self._unlinked = Unlinked()
         self._removed_nodes = 0  # since the graph was built
         self._rebuild: Rebuild | None = None  # while `compact` runs
-        # A change takes both locks, in this order. Who only needs that nothing changes (saving, measuring recall)
-        # takes the first, and searches go on. The second exists because usearch lets one caller at a time into an
-        # index; a batch uses several threads inside.
+        # A change takes both locks, in this order. Code that only needs a stable index (saving, measuring recall) takes
+        # the first lock, so that searches continue. The second lock exists because usearch allows one caller at a time;
+        # a batch of queries uses several threads inside that call.
         self._changing = threading.RLock()
         self._lock = FairLock()
         self._compacting = threading.Lock()

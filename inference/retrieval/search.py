@@ -33,10 +33,10 @@ class SearchCost(NamedTuple):
     """When a filtered search walks the graph, and how far.
 
     Attributes:
-        oversampling: The walk reads so many times k / selectivity neighbours. Far from the query the graph is less
-            exact than near it: recall is 0.95 at 1.5 times, 0.98 and more at 3 times.
-        vectors_per_neighbour: How many vectors can be compared with the query in the time that reading one neighbour
-            takes (13 against 0.2 microseconds).
+        oversampling: The walk reads `oversampling * k / selectivity` neighbours. Far from the query the graph is less
+            exact than near it: recall is 0.95 with an oversampling of 1.5, and 0.98 or more with 3.
+        vectors_per_neighbour: Time to read one neighbour (13 microseconds) divided by the time to compare one vector
+            with the query (0.2 microseconds).
     """
 
     oversampling: int = 3

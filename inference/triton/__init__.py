@@ -7,6 +7,9 @@ The modules, in the order in which a request passes through them:
 * `batching`: groups products with similar numbers of images, so that little padding is sent.
 * `requests`: builds the tensors of one request and encodes it.
 * `dispatch`: keeps several requests in flight, handles failures and checks answers.
-* `failures`, `circuit`: what a failed request asks for, and when to stop asking a silent server.
+* `failures`, `circuit`: the kinds of failed requests, and when to stop sending to a server that does not answer.
 * `channel`: the gRPC channel with TLS.
+
+Retries: `failures` decides which failures are retried, `dispatch` retries them for `max_elapsed_s` seconds (an argument
+of `TritonClient`), and `circuit` refuses requests while the server does not answer.
 """

@@ -61,8 +61,8 @@ class CircuitBreaker:
     def reason(self) -> str:
         """Why the circuit is open, as text for a person."""
         return (
-            f"{self._failed} requests in a row got no answer, the last failure: {self._last_reason}; one request is "
-            f"tried every {self._pause_s:g} s"
+            f"the last {self._failed} requests got no answer (last failure: {self._last_reason}); one request is tried "
+            f"every {self._pause_s:g} s"
         )
 
     def allows(self) -> bool:

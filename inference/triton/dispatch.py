@@ -134,7 +134,7 @@ class Dispatcher:
 
     def _send(self, job: Job, chunk: Chunk, started_at: float | None = None, attempt: int = 0) -> _Sent:
         if self._breaker is not None and not self._breaker.allows():
-            raise Unavailable(f"{self.describe(job.model, job.version)} is not asked: {self._breaker.reason}")
+            raise Unavailable(f"No request is sent to {self.describe(job.model, job.version)}: {self._breaker.reason}")
         now = self._timing.clock()
         started_at = now if started_at is None else started_at
         # At least one second: after a model was reloaded, one more attempt is made even if the time is up.
@@ -169,7 +169,7 @@ class Dispatcher:
         elapsed = self._timing.clock() - sent.started_at
         limit = self._limits.max_elapsed_s
         model = self.describe(job.model, job.version)
-        if failure is Failure.PERMANENT:
+        if failure is Failure.NOT_RETRIED:
             raise ServingError(f"{model} fails with {problem}")
         if failure is Failure.MISSING and elapsed >= min(_MISSING_GRACE_S, limit):
             raise ServingError(f"{model} is not served: {reason}; load it first")

@@ -1,4 +1,4 @@
-"""What a failed request to Triton asks for."""
+"""The kinds of failed requests to Triton."""
 
 from __future__ import annotations
 
@@ -8,13 +8,16 @@ import grpc
 
 
 class Failure(Enum):
-    """The kind of a failed request. It decides what the client does next."""
+    """The kind of a failed request. It decides what the client does next.
+
+    The catalogue consumer retries the batch after every `ServingError`, also after one that the client does not retry.
+    """
 
     REJECTED = "the request itself is wrong: halve it, or reject its only product"
     RETRYABLE = "send the request again later"
     MISSING = "the model is not loaded: wait briefly for a restarting server, then give up"
     DEAD = "the model's process died and Triton does not replace it: reload the model, then send the request again"
-    PERMANENT = "sending the request again does not help"
+    NOT_RETRIED = "the client does not send the request again: it raises `ServingError`"
 
 
 _RETRYABLE_CODES = frozenset(
@@ -45,8 +48,8 @@ def classify(code: grpc.StatusCode, details: str) -> Failure:
     if code is grpc.StatusCode.INTERNAL and ("not healthy" in details or "health mutex" in details):
         return Failure.DEAD
     if code is grpc.StatusCode.UNAVAILABLE and "restricted" in details:  # a wrong key for a protected interface
-        return Failure.PERMANENT
-    return Failure.RETRYABLE if code in _RETRYABLE_CODES else Failure.PERMANENT
+        return Failure.NOT_RETRIED
+    return Failure.RETRYABLE if code in _RETRYABLE_CODES else Failure.NOT_RETRIED
 
 
 def is_silence(code: grpc.StatusCode) -> bool:

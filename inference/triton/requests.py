@@ -11,7 +11,8 @@ from tritonclient.grpc import service_pb2 as pb
 from inference.arrays import AnyArray, FloatArray, Int32Array, Int64Array, UInt8Array
 from inference.inputs import VECTOR_DIM
 
-# One image has 150 kB. So many take half a second on two cores: three requests in flight stay far within a deadline.
+# One image has 150 kB. 16 images take half a second on two cores, so three requests in flight stay far within a
+# deadline.
 _IMAGE_BATCH = 16
 _DATATYPES = {"float16": "FP16", "float32": "FP32", "int32": "INT32", "uint8": "UINT8"}
 

@@ -9,6 +9,6 @@ A batch passes through these modules:
     images          fetch images within limits, decode them, cache their vectors
     embed           features -> embeddings in the store, also for re-embedding a whole catalogue
 
-They share: `batch` (what a batch is between the stages), `merging` (which updates count, and what a product is after
-them; pure) and `settled` (which products may take the fast path).
+They share: `batch` (what a batch is between the stages), `merging` (which updates apply, and the resulting product;
+pure) and `settled` (which products may take the fast path).
 """

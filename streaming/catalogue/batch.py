@@ -27,11 +27,11 @@ Updates = Mapping[str, Sequence[Received]]
 
 
 class BatchResult(msgspec.Struct):
-    """What became of a batch.
+    """The result of a batch.
 
     Attributes:
         dead_letters: Records to send to the dead letters.
-        counts: Number of updates or products by what was done (embedded, stale, features_text, refused_decode, ...).
+        counts: Number of updates or products by result (embedded, stale, features_text, refused_decode, ...).
         unknown_fields: Number of dropped fields by name.
     """
 
@@ -61,10 +61,10 @@ class FeatureChanges(msgspec.Struct):
     Attributes:
         result: Counts and dead letters of the writing.
         products: Live products whose model inputs may differ from those of their embedding.
-        changed_by: Record of the last update that counted, by product id.
+        changed_by: Record of the last update that was applied, by product id.
         deletions: Tombstones that the store accepted.
         offers: Offers that changed, or that may not be published yet.
-        offers_only: Ids of settled products of which only the offer was touched.
+        offers_only: Ids of settled products that had only offer updates.
     """
 
     result: BatchResult = msgspec.field(default_factory=BatchResult)
@@ -93,8 +93,8 @@ class FeatureBatch(msgspec.Struct, frozen=True):
     Attributes:
         received: The decoded updates.
         changes: What was written.
-        result: What became of the updates so far.
-        settled_model: Model version whose settled products took the fast path; None if none are known.
+        result: The result so far.
+        settled_model: Model version for which the fast path was taken; None if no product was settled.
     """
 
     received: Updates
@@ -103,7 +103,7 @@ class FeatureBatch(msgspec.Struct, frozen=True):
     settled_model: str | None
 
     def cause_of(self, product_id: str) -> Any:
-        """Return the record that a failure of this product is due to."""
+        """Return the record that becomes the dead letter if this product fails."""
         return self.changes.changed_by.get(product_id) or self.received[product_id][-1].record
 
 
@@ -112,7 +112,7 @@ class EmbeddedBatch(msgspec.Struct, frozen=True):
 
     Attributes:
         features: The batch before this stage.
-        result: What became of the updates so far.
+        result: The result so far.
         products: Live products whose embedding was checked.
         model_version: Model version of the embeddings; None before the first release.
         vectors: Vectors and tombstones to publish.
@@ -133,10 +133,13 @@ def oldest_version(received: Sequence[Received]) -> int:
 
 
 def first_arrival(received: Sequence[Received]) -> int:
-    """Return when the first update that a batch merges into one product arrived in Kafka, in milliseconds.
+    """Return the arrival time of a product's earliest update that this batch applies, in milliseconds since the epoch.
 
-    Updates before the last full statement do not count: they are superseded. A stale update counts, because it may have
-    been applied before a crash.
+    Updates before the last full statement are ignored: they are superseded. A stale update is included, because it may
+    have been applied before a crash.
+
+    Args:
+        received: The product's updates of the batch.
     """
     if len(received) == 1:
         return int(received[0].record.timestamp)

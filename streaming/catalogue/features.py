@@ -23,7 +23,7 @@ from streaming.vectors.publisher import OutgoingOffer
 
 
 class _Change(msgspec.Struct):
-    """A product after its updates of a batch, and the record of the last update that counted."""
+    """A product after its updates of a batch, and the record of the last update that was applied."""
 
     product: Product
     record: Any
@@ -43,7 +43,8 @@ class FeatureWriter:
     Args:
         store: The feature store.
         images: Loads the images of products.
-        settled: The settled products; changed ones are forgotten, products of the fast path advance.
+        settled: The settled products. `write` removes those that change, and raises the versions of those on the fast
+            path.
     """
 
     def __init__(self, store: CatalogStore, images: ProductImages, settled: SettledProducts) -> None:
@@ -84,8 +85,7 @@ class FeatureWriter:
         deletions = self._delete([c.product for c in changes.values() if c.product.deleted], result)
         return FeatureChanges(
             result=result,
-            # Also products that this batch does not change: their newer features may have been written just before a
-            # crash, and this update may be the one that their embedding came from.
+            # Also unchanged products: before a crash their features may have been written without an embedding.
             products=[*written, *(p for i, p in stored.items() if i not in changes and not p.deleted)],
             changed_by={product_id: change.record for product_id, change in changes.items()},
             deletions=deletions,
@@ -127,7 +127,7 @@ class FeatureWriter:
         ]
         by_views: dict[tuple[str, ...], list[ProductFeatures]] = defaultdict(list)
         for plan in planned:
-            # A version that changes nothing is still recorded: an older one must not pass later.
+            # The version is recorded even if nothing changed: an older update must not pass later.
             by_views[plan.views or ("offer",)].append(plan.row)
             result.counts["features_" + ("_".join(plan.views) or "unchanged")] += 1
         stale: set[str] = set()
@@ -166,7 +166,7 @@ class FeatureWriter:
 
 
 def _merged(stored: ProductFeatures | None, received: Sequence[Received], result: BatchResult) -> _Change | None:
-    """Return the product after its updates of this batch; None if no update counts."""
+    """Return the product after its updates of this batch; None if no update applies."""
     updates, stale = applicable_updates([r.update for r in received], stored.version if stored else 0)
     result.counts["stale"] += stale
     record_of = {id(r.update): r.record for r in received}
@@ -188,7 +188,7 @@ def _merged(stored: ProductFeatures | None, received: Sequence[Received], result
 def _must_publish_offer(before: ProductFeatures | None, after: ProductFeatures, received: Sequence[Received]) -> bool:
     """Return whether the product's filter attributes must be published.
 
-    True also for an update that the store already has: a crash may have come between its writing and its publishing.
+    True also for an update that the store already has: a crash may have prevented its publishing.
     """
     if before is None or before.deleted or any(r.update.version == before.version for r in received):
         return True

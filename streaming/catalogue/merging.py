@@ -1,7 +1,7 @@
-"""The pure part of the catalogue consumer: which updates count, and what a product is after them.
+"""The pure part of the catalogue consumer: which updates apply, and the resulting product.
 
 An update that is older than the stored product is stale, whatever the order of arrival. An equal version is applied
-again: so a redelivery after a crash completes what the crash interrupted. A delete leaves a tombstone with its version.
+again, so a redelivery after a crash completes the interrupted work. A delete leaves a tombstone with its version.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Product(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 def applicable_updates(updates: Sequence[ProductUpdate], stored_version: int) -> tuple[list[ProductUpdate], int]:
-    """Select the updates of one product that count.
+    """Select the updates of one product that apply.
 
     Args:
         updates: The product's updates, in any order.

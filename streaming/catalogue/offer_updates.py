@@ -14,8 +14,8 @@ from streaming.vectors.publisher import OutgoingOffer
 def write_offer_updates(received: Updates, settled: SettledProducts, store: CatalogStore) -> FeatureChanges:
     """Write the offers of the products that can take the fast path.
 
-    A product can if all its updates are offer patches, and the store holds it at the version at which it was settled:
-    then no image is missing and its embedding is up to date.
+    A product can take it if all its updates are offer patches and its stored version is the version at which it was
+    settled. Then no image is missing and its embedding is up to date.
 
     Args:
         received: The updates of the batch.
@@ -49,7 +49,8 @@ def write_offer_updates(received: Updates, settled: SettledProducts, store: Cata
         changed = offer_changed(before, row)
         counts["features_offer" if changed else "features_unchanged"] += 1
         rows.append(row)
-        # An update that the store already has is published again: a crash may have come between its two steps.
+        # An update that the store already has is published again: a crash may have stopped the consumer after it was
+        # written and before it was published.
         if changed or updates[0].version == before.version:
             due.append(offer_of_row(row, product.product_type, first_arrival(candidates[product_id])))
     refused = store.write_offers(rows)

@@ -1,9 +1,9 @@
 """Settled products: an update of price or availability needs neither their text nor their embedding.
 
-A product is settled at a version if all its images are present and its published embedding was made of its features.
-It stays settled until its text or images change. Every such change raises the version or is made by this process, so a
-product whose stored version is still the remembered one is still settled. Products that are not remembered take the
-general path. The category is remembered too, because each published offer states it.
+A product is settled at a version if all its images are present and its published embedding was made from its features.
+It stays settled until its text or images change. Every such change raises the version or is made by this process. So if
+the stored version equals the remembered one, nothing changed and the product is still settled. Products that are not
+remembered take the general path. The category is remembered too, because each published offer states it.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class SettledProducts:
                     del self._products[product_id]
 
     def advance(self, versions: Mapping[str, int]) -> None:
-        """Raise the versions of remembered products of which only the offer changed."""
+        """Raise the versions of remembered products whose offer alone changed."""
         with self._lock:
             for product_id, version in versions.items():
                 if (product := self._products.get(product_id)) is not None:

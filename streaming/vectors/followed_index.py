@@ -1,10 +1,10 @@
-"""What a service holds per model version: an index that follows the topics, with upkeep, saving and a recall monitor.
+"""An index that follows the topics, with upkeep, saving and a recall monitor. A service has one for each model version.
 
     with FollowedIndex(kafka, "3", folder=state / "retrieval" / "3") as followed:
         followed.catch_up(600)
         shop = Recommender(followed.index, search, main_images, observe=followed.monitor.observe)
 
-The saved files only make the start faster: the topics and the feature store each hold everything the index is made of.
+The saved files only make the start faster: the topics and the feature store each contain all data of the index.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ class FollowedIndex:
         model_version: Model version of the vectors.
         folder: Folder of the saved index, one per model version. None fills the index from the topics at each start. A
             saved index that cannot be used is logged and overwritten.
-        on_applied: Called for each new vector; see `IndexFollower`.
-        on_offer: Called for each new offer; see `IndexFollower`.
+        on_vector: Called for each accepted vector; see `IndexFollower`.
+        on_offer: Called for each accepted offer; see `IndexFollower`.
         upkeep: Settings for the upkeep.
         monitor: Settings of the recall monitor.
 
@@ -66,13 +66,13 @@ class FollowedIndex:
         model_version: str,
         *,
         folder: Path | None = None,
-        on_applied: OnApplied | None = None,
+        on_vector: OnApplied | None = None,
         on_offer: OnApplied | None = None,
         upkeep: Upkeep | None = None,
         monitor: MonitorSettings | None = None,
     ) -> None:
         self.index = load_index(folder, model_version) if folder is not None else RetrievalIndex(model_version)
-        self.follower = IndexFollower(connection, self.index, on_applied, on_offer=on_offer)
+        self.follower = IndexFollower(connection, self.index, on_vector, on_offer=on_offer)
         self.monitor = RecallMonitor(lambda: self.index, monitor)
         self._folder, self._upkeep = folder, upkeep or Upkeep()
         self._saved: dict[str, int] = {}
@@ -111,7 +111,7 @@ class FollowedIndex:
 
     @property
     def healthy(self) -> bool:
-        """Whether the index has caught up with the topics once, and still follows them."""
+        """Whether the index has caught up with the topics at least once and still follows them."""
         return self.follower.current and self.follower.following
 
     def save(self) -> None:
@@ -123,7 +123,7 @@ class FollowedIndex:
         if self._folder is None:
             return
         with self._saving:
-            position = self.follower.position()  # before saving: records applied in between are only applied again
+            position = self.follower.position()  # before saving: later records are applied again
             self.index.save(self._folder, position)
             self._saved = position
 
@@ -161,7 +161,7 @@ class FollowedIndex:
 
 
 def load_index(folder: Path, model_version: str) -> RetrievalIndex:
-    """Load a saved index; return an empty one, and log the reason, if there is none or it cannot be used."""
+    """Load a saved index; if that is impossible, log the reason and return an empty index."""
     try:
         index = RetrievalIndex.load(folder, model_version)
     except ArtifactError as error:

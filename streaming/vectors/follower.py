@@ -27,9 +27,10 @@ from streaming.vectors.index_updates import IndexUpdater, OnApplied
 log = logging.getLogger(__name__)
 
 _FOLLOWED = (PRODUCT_EMBEDDINGS, PRODUCT_OFFERS)
+_TOPICS = " and ".join(_FOLLOWED)
 _POLL_MS = 100
-# Searches find a new vector at once; the follower links it into the graph between two polls. Each waiting vector costs
-# a search 0.2 us, so at most this many wait; beyond that, the next records wait instead.
+# Searches find a new vector at once; the follower links it into the graph between two polls. Each unlinked vector costs
+# a search 0.2 us. Above 4,096 unlinked vectors, the follower links first and reads later.
 _LINK_S, _MAX_WAITING = 0.02, 4096
 _CHECK_ENDS_S = 15.0  # how often the follower checks whether it has read everything, if nobody calls `catch_up`
 
@@ -43,8 +44,8 @@ class IndexFollower:
     Args:
         connection: The brokers.
         index: The index; only the follower's thread changes it.
-        on_applied: Called for each vector that is new to this reader.
-        on_offer: Called for each offer that is new to this reader.
+        on_vector: Called for each vector that the index accepts, even if it is the same as before; see `IndexUpdater`.
+        on_offer: Called for each offer that the index accepts, likewise.
         clock: Returns seconds since the epoch.
     """
 
@@ -52,16 +53,16 @@ class IndexFollower:
         self,
         connection: Connection,
         index: RetrievalIndex,
-        on_applied: OnApplied | None = None,
+        on_vector: OnApplied | None = None,
         *,
         on_offer: OnApplied | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._connection, self._index, self._clock = connection, index, clock
-        self._updater = IndexUpdater(index, connection.codec, on_applied, on_offer, clock)
+        self._updater = IndexUpdater(index, connection.codec, on_vector, on_offer, clock)
         self._stop = threading.Event()
         self._progress = threading.Condition()
-        self._requested = self._completed = 0  # number of calls of `catch_up`, and of those that are fulfilled
+        self._requested = self._completed = 0  # number of calls of `catch_up`, and of those that are completed
         self._next: dict[TopicPartition, int] = {}  # next offset to read; all records before it are applied
         self._ended = self._current = False
         self._thread: threading.Thread | None = None
@@ -100,12 +101,12 @@ class IndexFollower:
 
     @property
     def current(self) -> bool:
-        """Whether it has read everything that was on the topics when it began."""
+        """Whether the follower has read everything that was on the topics when it began."""
         return self._current
 
     @property
     def following(self) -> bool:
-        """Whether it still reads; false before it started, and after it ended or failed."""
+        """Whether the follower still reads; false before it started, and after it ended or failed."""
         return self._thread is not None and not self._ended
 
     def position(self) -> dict[str, int]:
@@ -167,17 +168,17 @@ class IndexFollower:
                 except CorruptRecordError as error:
                     self._skip_damaged(error)
                 except RegistryError as error:
-                    log.warning("%s: %s; trying again", PRODUCT_EMBEDDINGS, error)
+                    log.warning("%s: %s; trying again", _TOPICS, error)
                     for tp, offset in self._next.items():  # the records of the last poll are not applied
                         self._consumer.seek(tp, offset)
                     self._stop.wait(1.0)
                 except (KafkaError, BrokerError) as error:
-                    log.warning("%s: %s; trying again", PRODUCT_EMBEDDINGS, type(error).__name__)
+                    log.warning("%s: %s; trying again", _TOPICS, explained(error))
                     self._stop.wait(0.2)
                 self._index.link(_LINK_S)
                 self._index.link(keep=_MAX_WAITING)
         except Exception:
-            log.exception("%s: the index no longer follows", PRODUCT_EMBEDDINGS)
+            log.exception("%s: the index no longer follows", _TOPICS)
         finally:
             with self._progress:
                 self._ended = True
@@ -198,7 +199,7 @@ class IndexFollower:
     def _reason_to_rebuild(self, polled: Mapping[TopicPartition, Sequence[Any]], now_ms: int) -> str | None:
         """Return why the polled records do not continue the applied ones, None if they do."""
         if now_ms - self._as_of_ms > self._kept_ms:
-            return f"it did not read everything for {self._kept_ms / 3.6e6:.1f} hours; deletions may be lost"
+            return f"the follower did not read everything for {self._kept_ms / 3.6e6:.1f} hours; deletions may be lost"
         for tp, records in polled.items():
             if records[0].offset < self._next[tp]:
                 return f"{tp.topic}, partition {tp.partition}, starts again at offset {records[0].offset}"

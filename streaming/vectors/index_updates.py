@@ -29,8 +29,9 @@ class IndexUpdater:
     Args:
         index: The index.
         codec: `Connection.codec` of the cluster that the records come from.
-        on_vector: Called for each vector that is new to the index.
-        on_offer: Called for each offer that is new to the index.
+        on_vector: Called for each vector that the index accepts: one that is not older than the index's. A record that
+            is delivered again is accepted again.
+        on_offer: Called for each offer that the index accepts, likewise.
         clock: Returns seconds since the epoch.
     """
 
@@ -101,8 +102,8 @@ class IndexUpdater:
         )
         if self._on_vector is not None:
             now_ms = self._clock() * 1000
-            for message, is_new in zip(messages, accepted, strict=True):
-                if is_new:
+            for message, is_accepted in zip(messages, accepted, strict=True):
+                if is_accepted:
                     self._on_vector(message.id, now_ms - message.source_time)
 
     def _apply_offer(self, record: Any) -> None:
@@ -113,6 +114,6 @@ class IndexUpdater:
         offer = self._codec.decode(ProductOffer, record.value)
         if offer.id != product_id:
             raise ContractError("id", f"{offer.id} does not match the record's key")
-        is_new = self._index.set_attributes(offer.id, offer.version, filter_attributes(offer))
-        if is_new and self._on_offer is not None:
+        accepted = self._index.set_attributes(offer.id, offer.version, filter_attributes(offer))
+        if accepted and self._on_offer is not None:
             self._on_offer(offer.id, self._clock() * 1000 - offer.source_time)

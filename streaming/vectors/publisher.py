@@ -1,8 +1,8 @@
 """Publish embeddings and offers on their compacted topics.
 
-A record is keyed so that compaction keeps the last one that somebody may need: an embedding by model version and
-product, since a rollback needs the vectors of the older model; an offer by product. A deletion is a tombstone, a record
-without a value, with the product version in a header.
+Compaction keeps the last record of each key. The key of an offer is the product id; the key of an embedding includes
+the model version too, because a rollback needs the vectors of the older model. A deletion is a tombstone: a record without
+a value, with the product version in a header.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ class Publish(Protocol[Outgoing_contra]):
         """Send records; return when the broker has them all.
 
         Args:
-            records: The records, in any order. Publishing one again does no harm.
-            traces: By product id, the `traceparent` of the update that caused the record; only updates that have one.
+            records: The records, in any order. It does no harm to publish a record again.
+            traces: The `traceparent` of the update that caused a record, by product id. Some products have none.
 
         Raises:
             BrokerError: The broker did not accept all records.
@@ -107,15 +107,14 @@ def publish_until_current(
     """Publish records, then publish again those that the store has overtaken, until the topic agrees with the store.
 
     The store refuses an older version; a topic cannot. Two processes may publish the same product: two consumers during
-    a rebalance, a consumer and a re-embedding, or one consumer that reads updates again after a crash. Each of them
-    compares the store with what it published after it published. The process whose record comes last on the topic
-    compares after all others have written, so the last record of a product, which alone survives compaction, is the
-    store's.
+    a rebalance, a consumer and a re-embedding, or one consumer that reads updates again after a crash. Each process
+    first publishes, then compares its records with the store. The process whose record is last on the topic compares
+    after all others have written. So the last record of a product, which compaction keeps, agrees with the store.
 
     Args:
         records: What was just written to the store.
         publish: Sends records and returns when the broker has them all.
-        overtaken: Receives the published records by key; returns what the store now holds of those that differ.
+        overtaken: Receives the published records by key; returns a new record for each that differs from the store.
 
     Raises:
         BrokerError: The broker did not accept all records.

@@ -1,4 +1,4 @@
-"""Build an index once: from the topics, or from the feature store. Both give the same index."""
+"""Build an index once: from the topics, or from the feature store. The index is the same."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from streaming.vectors.offers import filter_attributes, offer_of
 
 
 def index_from_topics(connection: Connection, model_version: str, *, timeout_s: float = 3600.0) -> RetrievalIndex:
-    """Build an index of everything that is on the topics now.
+    """Build an index of all products that are on the topics now.
 
     Raises:
         TopicError: A topic does not exist.
@@ -33,7 +33,7 @@ def index_from_topics(connection: Connection, model_version: str, *, timeout_s: 
 def index_from_features(
     store: IndexSource, model_version: str, *, position: Mapping[str, int] | None = None
 ) -> RetrievalIndex:
-    """Build an index of everything that the feature store holds.
+    """Build an index of all products in the feature store.
 
     Args:
         store: The feature store.
@@ -61,5 +61,5 @@ def index_from_features(
 
 
 def _as_published(vector: Float32Array) -> Float32Array:
-    """Round a vector as its message does, so that both ways give the same bits."""
+    """Round a vector as its message does, so that both builds have the same bits."""
     return vector.astype(np.float16).astype(np.float32)

@@ -158,7 +158,7 @@ def test_a_restart_loads_the_file_and_reads_only_the_rest(catalogue: Catalogue, 
         catalogue.connection,
         catalogue.model,
         folder=tmp_path,
-        on_applied=lambda id, ms: applied.append(id),
+        on_vector=lambda id, ms: applied.append(id),
         on_offer=lambda id, ms: offers.append(id),
     )
     assert len(again.index) == 20

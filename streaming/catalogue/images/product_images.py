@@ -17,7 +17,7 @@ from streaming.contracts import image_links
 from streaming.errors import ImageError
 
 LINKS_REMEMBERED = 100_000
-"""Number of failed links that are remembered at most."""
+"""Maximum number of failed links that are remembered."""
 
 ImageVector = tuple[str, Float32Array]
 """Content hash and vector `[256]` of an image."""
@@ -38,8 +38,8 @@ class ProductImages:
     Args:
         images: Fetches and encodes images.
         clock: The present time, aware.
-        retry_after: A failed link is tried again when its product is next updated, but not sooner than this, unless
-            the update names the link: an unreachable server must not slow every price change.
+        retry_after: Shortest time before a failed link is tried again, so that an unreachable server does not slow
+            every price change. An update that names the link skips the wait.
     """
 
     def __init__(self, images: ImageVectors, clock: Callable[[], datetime], retry_after: timedelta) -> None:
@@ -56,9 +56,8 @@ class ProductImages:
     ) -> list[str]:
         """Return the links of a product whose images must be fetched.
 
-        These are the links without an image, except those that failed lately and are not named by an update. If an
-        update says that the images changed, it is all links; even if that update is stale, because what a link shows
-        has no version.
+        These are the links without an image, except those that failed recently and that no update names. If an update
+        says that the images changed, all links are returned, even for a stale update: images have no versions.
         """
         if any(r.update.refresh_images for r in received):
             return list(product.links)
@@ -84,7 +83,7 @@ class ProductImages:
         return fetched
 
     def present(self, stored: ProductFeatures | None) -> dict[str, ImageVector]:
-        """Return the images that a stored product has from the present visual encoder, by link."""
+        """Return the images of a stored product that the current visual encoder encoded, by link."""
         if stored is None or stored.deleted or stored.visual_version != self.visual_version:
             return {}
         had = [(link, digest) for link, digest in zip(stored.image_urls, stored.image_hashes, strict=True) if digest]
@@ -102,8 +101,8 @@ class ProductImages:
 def refuse_images(errors: Mapping[str, ImageError], received: Sequence[Received], result: BatchResult) -> None:
     """Add one dead letter for the missing images of a product: the newest update that names one of them.
 
-    It depends on what the product lacks, not on what was just applied: after a crash that update may be stale. Updates
-    that name none of the links (a price, after which they were tried again) are not the cause.
+    Stale updates are considered too: after a crash, the update that named the image is stale. An update that names none
+    of the links, such as a new price, is not the cause.
     """
     if not errors:
         return

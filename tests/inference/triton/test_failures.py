@@ -20,9 +20,13 @@ S = grpc.StatusCode
         (S.INTERNAL, "Failed to increase the shared memory pool size", Failure.RETRYABLE),
         (S.INTERNAL, "Stub process 'itemsage_0_0' is not healthy.", Failure.DEAD),
         (S.NOT_FOUND, "Request for unknown model: 'itemsage' version 7 is not found", Failure.MISSING),
-        (S.UNAVAILABLE, "This protocol is restricted, expecting header 'triton-grpc-protocol-key'", Failure.PERMANENT),
-        (S.UNAUTHENTICATED, "", Failure.PERMANENT),
-        (S.UNIMPLEMENTED, "", Failure.PERMANENT),
+        (
+            S.UNAVAILABLE,
+            "This protocol is restricted, expecting header 'triton-grpc-protocol-key'",
+            Failure.NOT_RETRIED,
+        ),
+        (S.UNAUTHENTICATED, "", Failure.NOT_RETRIED),
+        (S.UNIMPLEMENTED, "", Failure.NOT_RETRIED),
     ],
 )
 def test_a_status_code_and_its_message_give_the_kind_of_failure(

@@ -88,18 +88,18 @@ def test_the_newest_record_of_a_batch_counts_in_any_order() -> None:
     assert "b" not in index
 
 
-def test_only_changes_that_are_new_to_the_index_are_reported_with_their_age() -> None:
+def test_accepted_changes_are_reported_with_their_age_also_when_delivered_again_but_older_ones_are_not() -> None:
     index, vectors, offers = RetrievalIndex("1"), list[tuple[str, float]](), list[tuple[str, float]]()
     updater = IndexUpdater(
         index, JSON, lambda *change: vectors.append(change), lambda *change: offers.append(change), lambda: 3.0
     )
     for _ in range(2):
         updater.apply(on_embeddings(vector_record("a", 2, vector_message("a", 2))), serving=True)
+        updater.apply(on_offers(offer_record("a", 2, 5)), serving=True)
     updater.apply(on_embeddings(vector_record("a", 1, vector_message("a", 1))), serving=True)
-    updater.apply(on_offers(offer_record("a", 2, 5), offer_record("a", 1, 4), tombstone_record("a", 3)), serving=True)
-    assert vectors[0] == ("a", 2000.0)
-    assert ("a", 2000.0) in offers
-    assert len(offers) == 1
+    updater.apply(on_offers(offer_record("a", 1, 4), tombstone_record("a", 3)), serving=True)
+    assert vectors == [("a", 2000.0)] * 2
+    assert offers == [("a", 2000.0)] * 2
 
 
 @pytest.mark.parametrize("serving", [False, True])
