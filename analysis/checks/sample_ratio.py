@@ -29,7 +29,7 @@ def sample_ratio(counts: Mapping[str, int], expected: Mapping[str, float]) -> Ch
         return result("fail", f"The expected split names {joined(empty)}, but the data has no units there.")
     unplanned = sorted(arm for arm, count in counts.items() if count and arm not in expected)
     if unplanned:
-        return result("fail", f"The data has units in {joined(unplanned)}, but the expected split does not name it.")
+        return result("fail", f"The data has units in {joined(unplanned)}, which the expected split does not name.")
     total, weight = sum(counts[arm] for arm in expected), sum(expected.values())
     planned_units = {arm: total * share / weight for arm, share in expected.items()}
     if min(planned_units.values()) < SRM_EXPECTED:
