@@ -127,7 +127,7 @@ CHECKS: dict[str, tuple[Callable[[], Report], str, str, str]] = {
         "sample_ratio", "fail", "names treatment, but the data has no units"),
     "an arm that nobody planned": (
         lambda: report(changed("variant", "other", slice(0, 50)), split={"control": 1, "treatment": 1}),
-        "sample_ratio", "fail", "units in other, but the expected split does not name it"),
+        "sample_ratio", "fail", "units in other, which the expected split does not name"),
     "no variance": (lambda: report(users().assign(gmv=5.0)), "variance", "fail", "gmv"),
     "all zeros": (lambda: report(users().assign(gmv=0.0)), "variance", "fail", "every unit has the same value"),
     "negative counts": (
