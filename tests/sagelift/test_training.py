@@ -1,4 +1,4 @@
-"""Training sets as known at a time, from a real feature store and a real event store."""
+"""Training sets as known at a time, from a real feature store and a real experiment database."""
 
 from __future__ import annotations
 

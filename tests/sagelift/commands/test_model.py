@@ -78,7 +78,7 @@ class Installation:
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Installation:
-    """Sixty products in the feature store, engagements in the event store, and `small.toml`."""
+    """Sixty products in the feature store, engagements in the experiment database, and `small.toml`."""
     state = tmp_path_factory.mktemp("shop")
     now = datetime(2026, 3, 1, tzinfo=UTC)
     with Services(load_settings(state_dir=state)) as services:
