@@ -59,9 +59,12 @@ class FeatureWriter:
             return self._write_batch(received)
         except (InvalidFeatureError, InputError) as error:
             changes = FeatureChanges.total([self.write(half) for half in halves(received)])
-            if sum(map(len, received.values())) == 1:
-                ((only,),) = received.values()
-                changes.result.refuse(only.record, "store", error)
+            if len(received) == 1:
+                (updates,) = received.values()
+                # The halves hold only some of the product's updates, but its age counts from the first of them all.
+                changes.offers = [_as_of(offer, first_arrival(updates)) for offer in changes.offers]
+                if len(updates) == 1:
+                    changes.result.refuse(updates[0].record, "store", error)
             return changes
 
     def _write_batch(self, received: Updates) -> FeatureChanges:
@@ -183,6 +186,13 @@ def _merged(stored: ProductFeatures | None, received: Sequence[Received], result
     if product is None or last is None:
         return None
     return _Change(product, last)
+
+
+def _as_of(offer: OutgoingOffer, source_time: int) -> OutgoingOffer:
+    message = offer.message
+    return (
+        offer if message is None else offer._replace(message=msgspec.structs.replace(message, source_time=source_time))
+    )
 
 
 def _must_publish_offer(before: ProductFeatures | None, after: ProductFeatures, received: Sequence[Received]) -> bool:

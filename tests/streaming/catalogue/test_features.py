@@ -66,20 +66,35 @@ def test_a_deletion_is_reported_with_a_tombstone_offer(stage: Stage) -> None:
     assert changes.products == []
 
 
-def test_the_update_that_the_store_refuses_is_a_dead_letter_alone(
-    stage: Stage, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def refusing(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> Stage:
+    """A stage whose store refuses each batch that has a product with the title "bad"."""
     write = stage.store.write_features
 
-    def refusing(products: list, views: list) -> set[str]:  # type: ignore[type-arg]
+    def write_features(products: list, views: list) -> set[str]:  # type: ignore[type-arg]
         if any(product.text["title"] == "bad" for product in products):
             raise InvalidFeatureError("title")
         return write(products, views)
 
-    monkeypatch.setattr(stage.store, "write_features", refusing)
-    changes = stage.write(*(update(f"p{n}", 1, title="bad" if n == 3 else "good") for n in range(8)))
+    monkeypatch.setattr(stage.store, "write_features", write_features)
+    return stage
+
+
+def test_the_update_that_the_store_refuses_is_a_dead_letter_alone(refusing: Stage) -> None:
+    changes = refusing.write(*(update(f"p{n}", 1, title="bad" if n == 3 else "good") for n in range(8)))
     assert [(letter.stage, letter.record.offset) for letter in changes.result.dead_letters] == [("store", 3)]
     assert sorted(product.id for product in changes.products) == [f"p{n}" for n in range(8) if n != 3]
+
+
+def test_the_age_of_an_offer_counts_from_the_first_update_of_the_batch_although_the_store_refuses_it(
+    refusing: Stage,
+) -> None:
+    refusing.write(update("a", 1))
+    changes = refusing.write(update("a", 2, "patch", title="bad"), update("a", 3, "patch", price=price("5")))
+    assert [letter.record.offset for letter in changes.result.dead_letters] == [0]
+    (offer,) = changes.offers
+    assert offer.message is not None
+    assert (offer.message.amount_minor, offer.message.source_time) == (500, 1000)
 
 
 def test_a_product_on_the_general_path_is_no_longer_settled(stage: Stage) -> None:
