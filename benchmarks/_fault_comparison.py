@@ -153,7 +153,9 @@ def undisturbed(site: Site, story: Story) -> dict[str, ProductState]:
     with Services(settings) as services, ImageFetcher(root=[site.folder]) as fetcher:
         images = CachedImageVectors(fetcher.fetch_many, services.triton.encode_images, services.visual_cache)
         services.prepare_visual_encoder()
-        pipeline = CatalogPipeline(services.features, images, services.embedder, *(_publish_nothing,) * 3, JSON)
+        pipeline = CatalogPipeline(
+            services.features, images, services.open_live_embedder, *(_publish_nothing,) * 3, JSON
+        )
         for start in range(0, len(story.messages), 200):
             pipeline.process(story.messages[start : start + 200])
         return _states(services, story.prefix)

@@ -145,8 +145,8 @@ class Services:
         self.triton.load(VISUAL_ENCODER)
         self.triton.probe(folder)
 
-    def embedder(self) -> ItemEmbedder | None:
-        """The embedder of the release that is live now; None before the first release."""
+    def open_live_embedder(self) -> ItemEmbedder | None:
+        """Return the embedder of the live release, None before the first; create its view in the feature store."""
         from inference.releases.repository import live_version
         from inference.triton.embedder import ItemEmbedder
 
@@ -240,7 +240,9 @@ class Services:
         )
         images = CachedImageVectors(fetcher.fetch_many, self.triton.encode_images, self.visual_cache)
         vectors, offers = self.publishers()
-        return CatalogPipeline(self.features, images, self.embedder, vectors, offers, dead_letters, self.kafka.codec)
+        return CatalogPipeline(
+            self.features, images, self.open_live_embedder, vectors, offers, dead_letters, self.kafka.codec
+        )
 
     def _local_address(self, server: Literal["Kafka", "Triton"]) -> str:
         """Address of a server of the local stack.

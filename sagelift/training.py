@@ -1,4 +1,4 @@
-"""Training on the installation's data: the products of the feature store, the engagements of the event store."""
+"""Training on the installation's data: products of the feature store, engagements of the experiment database."""
 
 from __future__ import annotations
 

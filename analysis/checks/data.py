@@ -15,7 +15,7 @@ LATE = 0.01  # share of events that arrive late; similar events of the last days
 REFUNDED_AFTER = 0.05  # share of refunds that come after the window, so that net GMV does not contain them
 
 
-def several_arms(multiple: int, counted: int) -> Check:
+def units_in_several_arms(multiple: int, counted: int) -> Check:
     """Check the share of units that were seen in more than one arm. They are left out of all metrics.
 
     Args:

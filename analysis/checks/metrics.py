@@ -13,7 +13,7 @@ IMBALANCE_P = 0.001  # as strict as the check of the sample ratio, and for the s
 COPY = 0.999  # correlation of a metric with its covariate above which both seem to be measured in the same time
 
 
-def variation(metrics: Sequence[Metric], control: Moments, treatment: Moments) -> Check:
+def variance(metrics: Sequence[Metric], control: Moments, treatment: Moments) -> Check:
     """Check for metrics that do not vary in either arm: there is nothing to test, and tracking may be broken.
 
     A goal without variance fails; any other metric warns.
@@ -32,7 +32,7 @@ def variation(metrics: Sequence[Metric], control: Moments, treatment: Moments) -
     )
 
 
-def few_nonzero(metrics: Sequence[Metric], control: Moments, treatment: Moments) -> Check | None:
+def few_buyers(metrics: Sequence[Metric], control: Moments, treatment: Moments) -> Check | None:
     """Check for means that rest on few units with a value other than 0 (buyers, for GMV) in the smaller arm."""
     smallest = {
         label_of(m): min(_nonzero(m, control), _nonzero(m, treatment))
@@ -111,7 +111,7 @@ def automated_traffic(metrics: Sequence[Metric], control: Moments, treatment: Mo
     )
 
 
-def balance_before(metrics: Sequence[Metric], control: Moments, treatment: Moments) -> Check | None:
+def balance_before_exposure(metrics: Sequence[Metric], control: Moments, treatment: Moments) -> Check | None:
     """Check that the covariates do not differ between the arms: they are measured before exposure."""
     p_values: dict[str, float] = {}
     adjusters = {adjuster.name: adjuster for m in metrics for adjuster in m.adjusters}

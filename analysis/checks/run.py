@@ -10,15 +10,15 @@ from analysis.checks.data import (
     late_data,
     one_currency,
     refunds_after_window,
-    several_arms,
+    units_in_several_arms,
 )
 from analysis.checks.metrics import (
     automated_traffic,
-    balance_before,
+    balance_before_exposure,
     covariates_before_exposure,
-    few_nonzero,
+    few_buyers,
     heavy_tail,
-    variation,
+    variance,
 )
 from analysis.checks.sample_ratio import sample_ratio, sample_ratio_by_segment, sample_ratio_over_time
 from analysis.metrics import Declared, Metric
@@ -50,16 +50,16 @@ def run_checks(
         sample_ratio(counts, expected_split),
         sample_ratio_by_segment(aggregates, expected_split),
         sample_ratio_over_time(aggregates, expected_split),
-        several_arms(facts.multiple_arms, counted) if facts.multiple_arms is not None else None,
+        units_in_several_arms(facts.multiple_arms, counted) if facts.multiple_arms is not None else None,
         impossible_values(aggregates, metrics),
     ]
     if control.n > 1 and treatment.n > 1 and of_means:
         checks += [
-            variation(of_means, control, treatment),
-            few_nonzero(of_means, control, treatment),
+            variance(of_means, control, treatment),
+            few_buyers(of_means, control, treatment),
             heavy_tail(of_means, control, treatment),
             automated_traffic(of_means, control, treatment),
-            balance_before(of_means, control, treatment),
+            balance_before_exposure(of_means, control, treatment),
             covariates_before_exposure(facts, of_means, control, treatment),
         ]
     checks += [immature_units(facts, counted), late_data(facts), refunds_after_window(facts), one_currency(facts)]

@@ -1,4 +1,4 @@
-"""The client of the models on Triton: product inputs in, vectors and the model version that made them out.
+"""The client of the models on Triton: it turns product inputs into vectors and names the model version.
 
 The modules, in the order in which a request passes through them:
 

@@ -66,7 +66,7 @@ def train(
     resume: Annotated[str | None, typer.Option(help="Name or folder of an interrupted run to resume.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Train ItemSage on the feature store's products and the event store's engagements."""
+    """Train ItemSage on the feature store's products and the experiment database's engagements."""
     if resume is not None and options != TrainOptions():
         raise typer.BadParameter(
             "--resume uses the run's own configuration and data; leave out --config, --steps, --seed, --as-of and "

@@ -1,7 +1,7 @@
 """From features to embeddings in the store, for the consumer and for re-embedding a whole catalogue.
 
 Both may run at the same time, each in its own process. The store refuses the older of two embeddings;
-`streaming.vectors.embeddings` publishes what the store holds.
+`streaming.vectors.embeddings` publishes the stored one.
 """
 
 from __future__ import annotations
@@ -48,13 +48,14 @@ def embed(
         products: The products; each id once.
         store: The feature store.
         embedder: The model.
-        source_time: Arrival of a product's update in Kafka, in milliseconds since the epoch, by product id.
-        republish: Whether to publish an unchanged embedding again, by product id and stored state.
+        source_time: Called with a product id; returns the arrival of the product's update in Kafka, in milliseconds
+            since the epoch.
+        republish: Called with the id and the stored state of an unchanged embedding; true publishes it again.
         counts: Counts of `embedded` and `embedding_unchanged` products; increased.
 
     Returns:
-        What to publish, and the rejected products with reasons. The stored embedding of a rejected product is deleted,
-        because it describes the product as it no longer is.
+        What to publish, and the rejected products with reasons. The stored embedding of a rejected product is deleted:
+        it was made from the old text and images.
     """
     if not products:
         return [], {}

@@ -4,11 +4,11 @@
     embeddings   inputs of the model changed? -> model -> feature store
     publishing   product.offers, product.embeddings, dead letters
 
-While a stage works on one batch, the next stage works on the batch before it (`streaming.consumer.loop`). Each stage
+While a stage works on one batch, the next stage works on the previous batch (`streaming.consumer.loop`). Each stage
 sees the batches in order, and versions guard every write, so the result equals processing one batch at a time.
 
-Only the model's inputs decide about inference: a product is not embedded again if the hash of its text and images is
-that of its stored embedding. Before the first release only features are kept; the release embeds the whole catalogue.
+A product is embedded again only if the model's inputs changed: if the hash of its text and images differs from that of
+its stored embedding. Before the first release only features are kept; the release embeds the whole catalogue.
 """
 
 from __future__ import annotations
@@ -60,11 +60,11 @@ class CatalogPipeline:
         dead_letters: Sends dead letters, and returns when the broker has acknowledged them.
         codec: Decodes the records (`Connection.codec`).
         clock: The present time, aware.
-        images_again_after: How long a failed image link is not tried again, unless an update names it.
+        image_retry_after: Shortest time before a failed image link is tried again; see `ProductImages`.
 
     Attributes:
         poison: Stops the consumer when too many messages are refused; None for never.
-        observer: Hears what became of each batch.
+        observer: Receives the result of each batch.
     """
 
     def __init__(
@@ -78,18 +78,18 @@ class CatalogPipeline:
         codec: Codec,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
         *,
-        images_again_after: timedelta = timedelta(minutes=5),
+        image_retry_after: timedelta = timedelta(minutes=5),
     ) -> None:
         self._store, self._images, self._embedder = store, images, embedder
         self._publish, self._publish_offers, self._dead_letters = publish, publish_offers, dead_letters
         self._codec, self._clock = codec, clock
         self._settled = SettledProducts()
-        self._writer = FeatureWriter(store, ProductImages(images, clock, images_again_after), self._settled)
+        self._writer = FeatureWriter(store, ProductImages(images, clock, image_retry_after), self._settled)
         self.poison: PoisonGuard | None = None
         self.observer: Observer = NO_OBSERVER
 
     def process(self, records: Sequence[Any]) -> BatchResult:
-        """Run all stages; everything about these records is written when this returns; see `publishing`."""
+        """Run all stages. When this returns, everything about these records is written; see `publishing`."""
         return self.publishing(self.embeddings(self.features(records)))
 
     def features(self, records: Sequence[Any]) -> FeatureBatch:
@@ -111,7 +111,7 @@ class CatalogPipeline:
     def embeddings(self, batch: FeatureBatch) -> EmbeddedBatch:
         """Run the second stage; embeddings are written when this returns."""
         result = BatchResult.total([batch.result])
-        # Asked for only now: features are written before the question, so a release that goes live later sees them.
+        # Get the embedder after writing the features: a release that goes live later then reads them.
         embedder = self._embedder()
         products: Sequence[ProductFeatures] = batch.changes.products
         vectors: list[OutgoingVector] = []
@@ -128,14 +128,14 @@ class CatalogPipeline:
                 self._store,
                 embedder,
                 source_time=lambda product_id: first_arrival(batch.received[product_id]),
-                # A crash may have come between the writing of an embedding and its publishing. An embedding older than
-                # every update here belongs to a committed batch, so it was published; any other may not be.
+                # A crash may have stopped the consumer after it wrote an embedding and before it published it. An
+                # embedding older than all updates here belongs to a committed batch, so it was published.
                 republish=lambda product_id, state: state.version >= oldest_version(batch.received[product_id]),
                 counts=result.counts,
             )
             for product_id, reason in rejected.items():
                 result.refuse(batch.cause_of(product_id), "embed", ContractError("", reason))
-        if batch.changes.deletions:  # on the topic under every model version that a reader may follow
+        if batch.changes.deletions:  # publish them under every model version: a reader may follow any of them
             models = self._store.model_versions()
             vectors += [
                 OutgoingVector(model, d.id, d.version, None) for d in batch.changes.deletions for model in models
@@ -144,11 +144,11 @@ class CatalogPipeline:
         return EmbeddedBatch(batch, result, products, model_version, vectors, rejected)
 
     def publishing(self, batch: EmbeddedBatch) -> BatchResult:
-        """Run the last stage; both topics are up to date, and the broker has the dead letters, when this returns.
+        """Run the last stage. When this returns, both topics are up to date and the broker has the dead letters.
 
         Raises:
-            BrokerError: The broker did not accept all records. The stage can run again: records that the
-                broker has already are sent once more, which does no harm.
+            BrokerError: The broker did not accept all records. The stage can run again: it does no harm to send records
+                again that the broker already has.
         """
         offers = batch.features.changes.offers
         traces = self._traces(batch.features, (offer.product_id for offer in offers))
@@ -198,6 +198,6 @@ class CatalogPipeline:
         if versions := self._store.model_versions():
             raise ArtifactError(
                 f"no release is live, but the feature store has embeddings of model versions {', '.join(versions)}: "
-                "mount the model repository or put its LIVE file back; a first release that is still running sets it "
-                "by itself"
+                "mount the model repository, or run `sagelift model live VERSION`. If the first release is still "
+                "running, wait"
             )

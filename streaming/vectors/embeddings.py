@@ -1,9 +1,9 @@
 """Embeddings on their way to `product.embeddings`: from a stored embedding to its message, and publishing.
 
 Several processes may embed and publish the same product at the same time, and a consumer may have lost its partitions
-without noticing yet. The store refuses an older embedding; the topic cannot. So each publisher checks afterwards
-whether the store still holds what it published, and otherwise publishes what the store holds, until the two agree. The
-last publisher checks after all others have written, so the last record of a product is the store's.
+without noticing yet. The store refuses an older embedding; the topic cannot. So each publisher compares its records
+with the store afterwards, and publishes the stored embedding where they differ, until topic and store agree. The last
+publisher compares after all others have written, so the last record of a product agrees with the store.
 """
 
 from __future__ import annotations
@@ -48,9 +48,9 @@ def publish_vectors(
 
     Args:
         vectors: The vectors and tombstones.
-        store: The feature store that holds them.
+        store: The feature store that they were written to.
         publish: Sends records and returns when the broker has them all.
-        clock: Returns seconds since the epoch; gives the `source_time` of what the store holds instead.
+        clock: Returns seconds since the epoch: the `source_time` of vectors that are published again.
 
     Raises:
         BrokerError: The broker did not accept all records.

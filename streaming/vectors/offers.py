@@ -1,6 +1,6 @@
-"""Offers: the attributes that products are filtered by. Price, category and stock change far more often than vectors.
+"""Offers: price, category and availability, by which searches filter. They change far more often than vectors.
 
-An offer has three forms, and each conversion between them is here: the feature store holds price and availability
+An offer has three forms, and each conversion between them is here: the feature store has price and availability
 (`OfferRow`) and the category among a product's texts; the topic `product.offers` carries all of them (`ProductOffer`);
 the index filters by them (`Attributes`).
 """
@@ -50,7 +50,7 @@ def offer_of_row(row: OfferRow | ProductFeatures, product_type: str, source_time
 
 
 def filter_attributes(offer: ProductOffer) -> Attributes:
-    """Return the attributes that the index filters by."""
+    """Return the attributes by which the index filters."""
     return Attributes(
         amount_minor=offer.amount_minor,
         currency=offer.currency,
@@ -69,9 +69,9 @@ def publish_offers(
 
     Args:
         offers: The offers.
-        store: The feature store that holds them.
+        store: The feature store that they were written to.
         publish: Sends records and returns when the broker has them all.
-        clock: Returns seconds since the epoch; gives the `source_time` of an offer that replaces a tombstone.
+        clock: Returns seconds since the epoch: the `source_time` of an offer that replaces a tombstone.
 
     Raises:
         BrokerError: The broker did not accept all records.
@@ -92,7 +92,7 @@ def publish_offers(
 def publish_all_offers(store: FeatureScanner, publish: PublishOffers, *, batch: int = 2048) -> int:
     """Publish the offers of all live products; return their number.
 
-    A catalogue may be older than the topic. This may run beside the consumer, and more than once.
+    This is needed for a catalogue that is older than the topic. It may run beside the consumer, and more than once.
 
     Raises:
         BrokerError: The broker did not accept all records.

@@ -1,8 +1,8 @@
 """Publish embeddings and offers on their compacted topics.
 
 Compaction keeps the last record of each key. The key of an offer is the product id; the key of an embedding includes
-the model version too, because a rollback needs the vectors of the older model. A deletion is a tombstone: a record without
-a value, with the product version in a header.
+the model version too, because a rollback needs the vectors of the older model. A deletion is a tombstone: a record
+without a value, with the product version in a header.
 """
 
 from __future__ import annotations

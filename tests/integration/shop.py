@@ -51,7 +51,7 @@ class Shop:
         )
         self.kafka, self.triton = kafka, triton
         self.services = Services(self.settings)
-        self.services.embedder()
+        self.services.open_live_embedder()
 
     def publish(self, *updates: ProductUpdate) -> None:
         with CatalogPublisher(self.services.kafka) as publisher:
@@ -92,13 +92,6 @@ class Shop:
         finally:
             consumer.close()
         return [r for r in records if dict(r.headers)[ERROR_HEADERS + "stage"] == stage.encode()]
-
-
-def until(condition: Callable[[], bool], what: str, timeout_s: float = 30) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, f"waited {timeout_s:.0f} s in vain for {what}"
-        time.sleep(0.02)
 
 
 @contextmanager

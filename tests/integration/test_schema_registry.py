@@ -62,7 +62,7 @@ def shop(
         shop.settings = load_settings(**{**shop.settings.model_dump(), "schema_registry": access})
         shop.services.close()
         shop.services = Services(shop.settings)
-        shop.services.embedder()
+        shop.services.open_live_embedder()
         ensure_topics(shop.services.kafka)
         yield shop
         shop.services.close()

@@ -19,19 +19,19 @@ from tests.streaming.fakes import FakeEmbedder, FakeImages, FakeOffers, FakeStor
 class World:
     """A pipeline on stand-ins for everything around it."""
 
-    def __init__(self, images_again_after: timedelta = timedelta(0), *, codec: Codec = JSON) -> None:
+    def __init__(self, image_retry_after: timedelta = timedelta(0), *, codec: Codec = JSON) -> None:
         self.store, self.images = FakeStore(), FakeImages()
         self.topic, self.offers = FakeTopic(), FakeOffers()
         self.embedder: FakeEmbedder | None = FakeEmbedder()
         self.dead_letters: list[FailedRecord] = []
         self.now, self.codec = NOW, codec
-        self.restart(images_again_after=images_again_after)
+        self.restart(image_retry_after=image_retry_after)
 
     def restart(
         self,
         publish: PublishVectors | None = None,
         publish_offers: PublishOffers | None = None,
-        images_again_after: timedelta = timedelta(minutes=5),
+        image_retry_after: timedelta = timedelta(minutes=5),
         *,
         dead_letters: Callable[[Sequence[FailedRecord]], None] | None = None,
     ) -> None:
@@ -45,7 +45,7 @@ class World:
             dead_letters or self.dead_letters.extend,
             self.codec,
             lambda: self.now,
-            images_again_after=images_again_after,
+            image_retry_after=image_retry_after,
         )
 
     def process(self, *updates: ProductUpdate | Record) -> BatchResult:

@@ -11,7 +11,7 @@ from analysis.checks.data import (
     late_data,
     one_currency,
     refunds_after_window,
-    several_arms,
+    units_in_several_arms,
 )
 from analysis.currencies import Rates
 from analysis.metrics import Count, Mean, Ratio
@@ -21,9 +21,9 @@ GMV = Mean(name="gmv", label="GMV", column="gmv", role="goal")
 
 
 def test_units_in_several_arms_warn_above_one_percent() -> None:
-    assert several_arms(1, 99).status == "ok"
-    assert several_arms(2, 98).status == "warn"
-    assert several_arms(0, 0).value == 0.0
+    assert units_in_several_arms(1, 99).status == "ok"
+    assert units_in_several_arms(2, 98).status == "warn"
+    assert units_in_several_arms(0, 0).value == 0.0
 
 
 def test_immature_units_warn_and_are_not_mentioned_without_a_window() -> None:

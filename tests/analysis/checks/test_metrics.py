@@ -6,11 +6,11 @@ import pytest
 from analysis.aggregates import Cell, Column, Moments, Tail, moments_of
 from analysis.checks.metrics import (
     automated_traffic,
-    balance_before,
+    balance_before_exposure,
     covariates_before_exposure,
-    few_nonzero,
+    few_buyers,
     heavy_tail,
-    variation,
+    variance,
 )
 from analysis.metrics import Count, Mean, Proportion
 from analysis.sample_moments import sample_moments
@@ -30,18 +30,18 @@ def moments(values: list[float]) -> Moments:
 
 def test_a_goal_without_variance_fails_and_another_metric_warns() -> None:
     flat, varied = moments([3.0] * 10), moments([1.0, 2.0])
-    assert variation([GMV], flat, flat).status == "fail"
-    assert variation([Mean(name="gmv", column="gmv")], flat, flat).status == "warn"
-    assert variation([GMV], flat, varied).status == "ok"
+    assert variance([GMV], flat, flat).status == "fail"
+    assert variance([Mean(name="gmv", column="gmv")], flat, flat).status == "warn"
+    assert variance([GMV], flat, varied).status == "ok"
 
 
 def test_few_buyers_are_counted_in_the_smaller_arm() -> None:
     many, few = moments([1.0] * 100 + [0.0] * 900), moments([1.0] * 99 + [0.0] * 900)
-    check = few_nonzero([GMV], many, few)
+    check = few_buyers([GMV], many, few)
     assert check is not None
     assert (check.status, check.value) == ("warn", 99)
     assert "GMV" in check.sentence
-    check = few_nonzero([GMV], many, many)
+    check = few_buyers([GMV], many, many)
     assert check is not None
     assert check.status == "ok"
 
@@ -49,7 +49,7 @@ def test_few_buyers_are_counted_in_the_smaller_arm() -> None:
 def test_for_a_share_the_units_above_zero_are_counted() -> None:
     column = Column("gmv", positive=True)
     arm = moments_of([Cell("a", None, None, 1000, {column: 7.0}, {(column, column): 7.0})], {})
-    check = few_nonzero([Proportion(name="buyers", column="gmv")], arm, arm)
+    check = few_buyers([Proportion(name="buyers", column="gmv")], arm, arm)
     assert check is not None
     assert check.value == 7
 
@@ -71,7 +71,7 @@ def test_a_covariate_that_differs_before_exposure_is_a_warning() -> None:
     base = list(rng.normal(10, 1, 2000))
     for shift, status in ((0.0, "ok"), (1.0, "warn")):
         other = moments([value + shift for value in rng.normal(10, 1, 2000)])
-        check = balance_before([metric], moments(base), other)
+        check = balance_before_exposure([metric], moments(base), other)
         assert check is not None
         assert check.status == status
 

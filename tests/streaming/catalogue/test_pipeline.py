@@ -226,7 +226,7 @@ def test_the_effect_of_a_replayed_dead_letter_is_published_although_the_first_at
 
 
 def test_an_unreachable_image_server_does_not_slow_every_price_update() -> None:
-    world = World(images_again_after=timedelta(minutes=5))
+    world = World(image_retry_after=timedelta(minutes=5))
     world.images.broken.add("away")
     world.process(update("p1", 1, image_link="away"))
     world.process(update("p1", 2, "patch", price=price("5")))
