@@ -75,8 +75,8 @@ def _encoded(store: Any, products: Any, embeddings: Any, version: int) -> list[t
     for row in (*products, *embeddings):
         row.version = version
     return [
-        (store._view(TEXT_VIEW), [online_row(PRODUCT_FORMATS[TEXT_VIEW], row) for row in products]),
-        (store._view(f"product_embedding_{MODEL}"), [online_row(EMBEDDING_FORMAT, row) for row in embeddings]),
+        (store.view(TEXT_VIEW), [online_row(PRODUCT_FORMATS[TEXT_VIEW], row) for row in products]),
+        (store.view(f"product_embedding_{MODEL}"), [online_row(EMBEDDING_FORMAT, row) for row in embeddings]),
     ]
 
 

@@ -211,7 +211,7 @@ def _feast(store: Any) -> tuple[float, int]:
     with open(os.devnull, "w") as quiet, contextlib.redirect_stdout(quiet), contextlib.redirect_stderr(quiet):
         store.feast.materialize(now - timedelta(days=1), now + timedelta(days=1), feature_views=[VIEW])
     seconds = time.perf_counter() - started
-    return seconds, store.feast.provider.online_store.count(store.feast.config, store._view(VIEW))
+    return seconds, store.feast.provider.online_store.count(store.feast.config, store.view(VIEW))
 
 
 def _bare(store: Any) -> tuple[float, int]:
@@ -232,7 +232,7 @@ def _bare(store: Any) -> tuple[float, int]:
     seconds, count = 0.0, 0
     for part in store.history(VIEW).parts():
         for batch in pq.ParquetFile(part).iter_batches(SHARD_ROWS):
-            rows = online_rows(pa.Table.from_batches([batch]), store._view(VIEW))
+            rows = online_rows(pa.Table.from_batches([batch]), store.view(VIEW))
             bound = [(row.key, row.event_us, row.version, row.deleted, *row.values) for row in rows]
             started = time.perf_counter()
             connection.execute("begin immediate")
