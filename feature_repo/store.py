@@ -400,17 +400,19 @@ class ProductFeatureStore:
         if not newest:
             return set()
         online, created = self.online, datetime.now(UTC)
-        forms = {name: views.format_of(name) for name in names}
-        batches: list[ViewRows] = [
-            (self.view(name), [views.online_row(form, row) for row in newest]) for name, form in forms.items()
-        ]
-        for name, form in forms.items():
-            history = self.history(name)
-            history.append(views.history_table(form, history.schema, newest, created))
+        histories = {name: self.history(name) for name in names}
+        encoded = {name: views.encode(name, newest, history.schema, created) for name, history in histories.items()}
+        for name, history in histories.items():
+            history.append(encoded[name].history)
+        batches: list[ViewRows] = [(self.view(name), form.online) for name, form in encoded.items()]
         refused = online.write(self.config, batches, [self.view(name) for name in advance], equal=equal)
         for view, written in batches:
             online.written(view, written)
-        return {decode_key(key, form.key) for keys, form in zip(refused, forms.values(), strict=True) for key in keys}
+        return {
+            decode_key(key, history.key)
+            for keys, history in zip(refused, histories.values(), strict=True)
+            for key in keys
+        }
 
     def _embedding_view(self, model_version: str) -> FeatureView:
         name = definitions.embedding_view_name(model_version)

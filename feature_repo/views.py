@@ -40,6 +40,26 @@ class ViewFormat(NamedTuple):
 Row = ProductFeatures | OfferRow | ProductEmbedding | UserRecent | Deletion
 
 
+class EncodedRows(NamedTuple):
+    """Rows of one view, as its online table and its history hold them."""
+
+    online: list[OnlineRow]
+    history: pa.Table
+
+
+def encode(view_name: str, rows: Sequence[Row], schema: pa.Schema, created: datetime) -> EncodedRows:
+    """Convert rows to both forms of a view.
+
+    Args:
+        view_name: The full name of the view.
+        rows: Rows of the class that the view holds, or deletions.
+        schema: The schema of the view's history.
+        created: When the rows are written, with its zone.
+    """
+    form = format_of(view_name)
+    return EncodedRows([online_row(form, row) for row in rows], history_table(form, schema, rows, created))
+
+
 def online_row(form: ViewFormat, row: Row) -> OnlineRow:
     """Return the row of the online store; a deleted row has no features."""
     deleted = isinstance(row, Deletion) or row.deleted

@@ -3,7 +3,17 @@ from __future__ import annotations
 import pytest
 
 from feature_repo import views
-from feature_repo.definitions import IMAGES_VIEW, JOIN_KEY, OFFER_VIEW, PRODUCT_VIEWS, TEXT_VIEW, USER_KEY, USER_VIEW
+from feature_repo.definitions import (
+    DELETED,
+    IMAGES_VIEW,
+    JOIN_KEY,
+    OFFER_VIEW,
+    PRODUCT_VIEWS,
+    TEXT_VIEW,
+    USER_KEY,
+    USER_VIEW,
+)
+from feature_repo.history.writer import history_schema
 from feature_repo.online_row import OnlineRow
 from feature_repo.rows import Deletion, ProductFeatures
 from tests.feature_repo.builders import NOON, make_embedding, make_product, same
@@ -47,3 +57,16 @@ def test_views_beside_the_fixed_ones_hold_embeddings() -> None:
     assert views.format_of("product_embedding_m1") is views.EMBEDDING_FORMAT
     assert {views.format_of(name).key for name in PRODUCT_VIEWS} == {JOIN_KEY}
     assert views.format_of(USER_VIEW).key == USER_KEY
+
+
+def test_encoding_gives_the_rows_of_both_forms_in_one_call() -> None:
+    """The online rows and the history's table hold the same rows; a tombstone has no features in either."""
+    rows = [make_product("a", 3), Deletion(id="b", version=4, event_time=NOON)]
+    form = views.format_of(OFFER_VIEW)
+    schema = history_schema(form.types)
+    encoded = views.encode(OFFER_VIEW, rows, schema, NOON)
+    assert encoded.online == [views.online_row(form, row) for row in rows]
+    assert encoded.history.equals(views.history_table(form, schema, rows, NOON))
+    assert [row.deleted for row in encoded.online] == encoded.history[DELETED].to_pylist() == [False, True]
+    assert encoded.history["currency"].to_pylist()[1] is None
+    assert list(encoded.online[1].values) == [None] * len(form.types)
