@@ -8,13 +8,13 @@ from collections.abc import Callable
 
 def wait_until(
     condition: Callable[[], object],
-    what: str = "the condition did not become true in time",
+    what: str = "the condition",
     *,
-    timeout_s: float = 20,
+    timeout_s: float = 30,
     pause_s: float = 0.01,
 ) -> None:
-    """Poll until the condition is true; fail with `what` after the deadline."""
+    """Poll until the condition is true; after the deadline, fail with what was waited for."""
     deadline = time.monotonic() + timeout_s
     while not condition():
-        assert time.monotonic() < deadline, what
+        assert time.monotonic() < deadline, f"waited {timeout_s:.0f} s in vain for {what}"
         time.sleep(pause_s)

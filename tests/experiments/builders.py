@@ -1,8 +1,6 @@
 """What several tests of experiments build: actors, times, configs that differ in some fields, live experiments."""
 
 import threading
-import time
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
@@ -51,14 +49,6 @@ def start_live(store: ExperimentStore, config: ExperimentConfig) -> None:
 def ramp_step(hours: int, coverage: int) -> RampStep:
     """A ramp step some hours after (or before) `NOW`."""
     return RampStep(datetime.fromtimestamp((NOW + hours * HOUR) / 1e6, UTC), coverage)
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
-    """Wait for a condition; fail when it does not become true in time."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "the condition did not come true"
-        threading.Event().wait(0.005)
 
 
 class Threads:

@@ -9,7 +9,8 @@ import pytest
 from experiments.assignment import Assignment, Reason
 from experiments.event_rows import EventRow, row_problem
 from experiments.exposures import DAY_US, ExposureLogger, exposure_id
-from tests.experiments.builders import Threads, wait_until
+from tests.experiments.builders import Threads
+from tests.waiting import wait_until
 
 NOON = 19_675 * DAY_US + DAY_US // 2
 

@@ -3,7 +3,7 @@
 import threading
 
 from experiments.refresh import Refresher
-from tests.experiments.builders import wait_until
+from tests.waiting import wait_until
 
 
 def test_a_change_during_a_refresh_causes_another_refresh() -> None:

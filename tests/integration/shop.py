@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -26,6 +25,7 @@ from streaming.kafka.connection import TopicPartition
 from streaming.kafka.lag import LagMeter
 from streaming.kafka.producers import CatalogPublisher
 from streaming.kafka.topics import CATALOG_UPDATES, dead_letter_topic
+from tests.waiting import wait_until
 
 NOW = datetime.now(UTC).replace(microsecond=0)
 COLOURS = {"red": (220, 30, 30), "blue": (30, 30, 220), "green": (30, 180, 60)}
@@ -63,7 +63,7 @@ class Shop:
 
     def caught_up(self, group: str = CATALOG_GROUP, topic: str = CATALOG_UPDATES, timeout_s: float = 60) -> None:
         with LagMeter(self.services.kafka, group, topic) as meter:
-            until(lambda: meter.lag() == 0, f"{group} to read all of {topic}", timeout_s)
+            wait_until(lambda: meter.lag() == 0, f"{group} to read all of {topic}", timeout_s=timeout_s)
 
     def state(self, prefix: str) -> dict[str, Any]:
         """Features and embeddings of the products with this prefix, by the rest of their ids."""

@@ -11,9 +11,8 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -44,6 +43,7 @@ from streaming.kafka.producers import EventPublisher
 from streaming.kafka.topic_admin import ensure_topics
 from streaming.kafka.topics import CATALOG_UPDATES, EVENTS, REPLAYED
 from tests.streaming.builders import Record
+from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 
@@ -114,13 +114,6 @@ def shop(tmp_path_factory: pytest.TempPathFactory, broker: KafkaBroker) -> Itera
     shop.services.close()
 
 
-def until(condition: Callable[[], bool], what: str, timeout_s: float = 30) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, f"waited {timeout_s:.0f} s in vain for {what}"
-        time.sleep(0.02)
-
-
 @contextmanager
 def consuming_events(shop: Shop) -> Iterator[None]:
     stop = threading.Event()
@@ -156,7 +149,7 @@ def test_a_repaired_cause_lets_the_replay_succeed_and_a_second_failure_counts_on
         with EventPublisher(shop.kafka) as publisher:
             publisher.send(exposure("repaired", "later"))
             publisher.send(exposure("hopeless", "never"))
-        until(lambda: len(shop.listed("--topic", EVENTS)) == 2, "both dead letters")
+        wait_until(lambda: len(shop.listed("--topic", EVENTS)) == 2, "both dead letters")
         first = {letter["key"]: letter for letter in shop.listed("--topic", EVENTS, "--stage", "store")}
         assert set(first) == {"repaired", "hopeless"}
         assert enrolled() == []
@@ -167,8 +160,8 @@ def test_a_repaired_cause_lets_the_replay_succeed_and_a_second_failure_counts_on
         store.transition("later", "running", actor="test", reason="test")
         assert shop.replayed("--topic", EVENTS, "--stage", "store") == {"replayed": 2, "skipped": {}, "dry_run": False}
 
-        until(lambda: enrolled() == ["repaired"], "the exposure in the database")
-        until(lambda: len(shop.listed("--topic", EVENTS)) == 3, "the second failure")
+        wait_until(lambda: enrolled() == ["repaired"], "the exposure in the database")
+        wait_until(lambda: len(shop.listed("--topic", EVENTS)) == 3, "the second failure")
     again, *_ = shop.listed("--topic", EVENTS)
     assert (again["key"], again["attempts"], again["replayed"]) == ("hopeless", 2, False)
     assert again["first_time"] == first["hopeless"]["first_time"]
@@ -345,7 +338,7 @@ def test_a_replay_that_is_killed_is_continued_with_few_messages_sent_twice(shop:
     started = subprocess.Popen(command, env={**os.environ, **shop.environment}, stderr=subprocess.PIPE)
     try:
         with LagMeter(shop.kafka, "g", CATALOG_UPDATES) as meter:
-            until(lambda: meter.end() > before + 30, "the second batch")
+            wait_until(lambda: meter.end() > before + 30, "the second batch")
         started.send_signal(signal.SIGKILL)
         started.wait(10)
     finally:
@@ -403,7 +396,7 @@ def test_deleted_letters_leave_the_log_and_a_topic_created_again_starts_empty(sh
             assert log.take_outdated() == [], "what has a tombstone needs no other"
 
         admin.delete_topics([LETTERS])
-        until(lambda: LETTERS not in admin.list_topics(), "the topic to be gone")
+        wait_until(lambda: LETTERS not in admin.list_topics(), "the topic to be gone")
         ensure_topics(shop.kafka)
         written(shop, "new-", end + 1)
         assert shop.replayed("--match", "new-", "--rate", 10_000)["replayed"] == end + 1

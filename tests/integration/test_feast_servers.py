@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -22,6 +21,7 @@ from feature_repo.rows import Deletion
 from feature_repo.store import ProductFeatureStore
 from sagelift.stack.ports import pick_ports
 from tests.feature_repo.builders import NOON, make_embedding, make_product
+from tests.waiting import wait_until
 
 FEAST = Path(sys.executable).with_name("feast")
 DEADLINE_S = 180
@@ -52,12 +52,13 @@ def running(home: Path, command: str) -> Iterator[str]:
             stderr=subprocess.STDOUT,
         )
         try:
-            address, deadline = f"http://127.0.0.1:{port}", time.monotonic() + DEADLINE_S
-            while not _answers(address, "/health" if command == "serve" else "/"):
-                told = (home / f"{command}.log").read_text()
-                assert process.poll() is None, told
-                assert time.monotonic() < deadline, told
-                time.sleep(0.1)
+            address = f"http://127.0.0.1:{port}"
+
+            def answers() -> bool:
+                assert process.poll() is None, (home / f"{command}.log").read_text()
+                return _answers(address, "/health" if command == "serve" else "/")
+
+            wait_until(answers, f"an answer of feast {command}", timeout_s=DEADLINE_S, pause_s=0.1)
             yield address
         finally:
             process.terminate()

@@ -11,8 +11,9 @@ import pytest
 from kafka.admin import NewTopic
 
 from sagelift.stack.kafka import KafkaBroker
-from streaming.consumer.loop import ConsumerLoop
+from streaming.consumer.loop import ConsumerLoop, Pacing
 from streaming.kafka.connection import Connection
+from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(150)]
 
@@ -35,10 +36,19 @@ def test_a_handler_that_outlasts_the_keep_alive_polls_still_gets_every_record(
     producer.close()
     seen: set[bytes] = set()
     stop = threading.Event()
+    consumer = connection.consumer(f"group-{topic}", max_poll_records=64)
+    polls, poll = [0], consumer.poll
+
+    def counted_poll(*arguments: Any, **options: Any) -> Any:
+        polls[0] += 1
+        return poll(*arguments, **options)
+
+    consumer.poll = counted_poll
 
     def handle(records: Any) -> None:
-        if len(seen) < RECORDS // 3:
-            time.sleep(2.2)  # the work of a slow machine: longer than two keep-alive polls
+        if len(seen) < RECORDS // 3:  # the work of a slow machine: it lasts for two keep-alive polls
+            before = polls[0]
+            wait_until(lambda: polls[0] >= before + 2, "two keep-alive polls")
         seen.update(r.value for part in records.values() for r in part)
         if len(seen) == RECORDS:
             stop.set()
@@ -46,8 +56,14 @@ def test_a_handler_that_outlasts_the_keep_alive_polls_still_gets_every_record(
     def unreadable(*_: Any) -> None:
         raise AssertionError("nothing here is damaged")
 
-    consumer = connection.consumer(f"group-{topic}", max_poll_records=64)
-    loop = ConsumerLoop(consumer, topic, {"work": handle}, retryable=(ConnectionError,), unreadable=unreadable)
+    loop = ConsumerLoop(
+        consumer,
+        topic,
+        {"work": handle},
+        retryable=(ConnectionError,),
+        unreadable=unreadable,
+        pacing=Pacing(keep_alive_s=0.1),
+    )
     timer = threading.Timer(60, stop.set)
     timer.start()
     loop.run(stop)

@@ -34,8 +34,9 @@ from streaming.kafka.schema_registry.schemas import avro_schema
 from streaming.kafka.topic_admin import ensure_topics
 from streaming.kafka.topics import CATALOG_UPDATES, EVENTS, PRODUCT_EMBEDDINGS, PRODUCT_OFFERS
 from streaming.vectors.follower import IndexFollower
-from tests.integration.shop import NOW, Shop, consuming, until, upsert
+from tests.integration.shop import NOW, Shop, consuming, upsert
 from tests.streaming.schema_registry import Registry
+from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
 
@@ -133,7 +134,7 @@ def test_the_consumer_waits_for_an_unreachable_registry(shop: Shop, registry: Re
     thread = threading.Thread(target=catalog_worker, args=(shop.settings, stop, monitor))
     thread.start()
     try:
-        until(lambda: monitor.health().state is HealthState.BACKING_OFF, "the consumer to say that it waits")
+        wait_until(lambda: monitor.health().state is HealthState.BACKING_OFF, "the consumer to say that it waits")
         assert "schema registry answers 503" in monitor.health().reason
         assert shop.lag() == 1
         registry.down = False

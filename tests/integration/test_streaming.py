@@ -37,7 +37,8 @@ from streaming.kafka.producers import EventPublisher
 from streaming.kafka.topic_admin import ensure_topics, log_id
 from streaming.kafka.topics import CATALOG_UPDATES, EVENTS
 from streaming.vectors.follower import IndexFollower
-from tests.integration.shop import COLOURS, NOW, Shop, consuming, delete, patch, process, until, upsert
+from tests.integration.shop import COLOURS, NOW, Shop, consuming, delete, patch, process, upsert
+from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
 
@@ -220,7 +221,7 @@ def test_a_consumer_that_was_killed_has_the_result_of_one_that_was_not(shop: Sho
     shop.publish(*stream)
     before = shop.lag()
     with process(shop, "catalog") as consumer:
-        until(lambda: bool(shop.state_ids("storm-")), "the first products of the storm", 60)
+        wait_until(lambda: bool(shop.state_ids("storm-")), "the first products of the storm", timeout_s=60)
         consumer.kill()
         consumer.wait(10)
     assert 0 < shop.lag() <= before, "killed in the middle"
@@ -274,7 +275,7 @@ def test_a_topic_that_is_created_again_is_another_log(shop: Shop) -> None:
         first = log_id(shop.services.kafka, "created.again")
         assert log_id(shop.services.kafka, "created.again") == first
         admin.delete_topics(["created.again"])
-        until(lambda: "created.again" not in admin.list_topics(), "the topic to be gone")
+        wait_until(lambda: "created.again" not in admin.list_topics(), "the topic to be gone")
         admin.create_topics([NewTopic("created.again", 1, 1)])
         second = log_id(shop.services.kafka, "created.again")
     finally:
@@ -336,7 +337,7 @@ def test_events_count_once_although_they_are_sent_twice_and_the_sink_is_killed(s
     send(shop, [refund, order, *(exposure(n) for n in range(50)), exposure(0, arm="b"), *clicks])
     send(shop, [exposure(1, experiment="unknown"), exposure(1, arm="nobody"), order, *clicks[:500]])
     with process(shop, "events") as sink:
-        until(lambda: count(shop, "sink_offset") > 0, "the first transaction", 60)
+        wait_until(lambda: count(shop, "sink_offset") > 0, "the first transaction", timeout_s=60)
         sink.kill()
         sink.wait(10)
     send(shop, [*all_clicks[3000:], exposure(2)])
@@ -376,4 +377,4 @@ def test_the_sink_resumes_at_the_offsets_of_the_database_not_of_kafka(shop: Shop
         connection.execute(text("delete from event"))
         connection.execute(text("delete from sink_offset"))
     with consuming(shop, events_worker):
-        until(lambda: count(shop, "event") == rows, "the events to be there again")
+        wait_until(lambda: count(shop, "event") == rows, "the events to be there again")

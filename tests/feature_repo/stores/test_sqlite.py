@@ -19,6 +19,7 @@ from feast.types import Array, Bool, Float32, Int64, String
 
 from feature_repo.errors import InvalidFeatureError, StoreBusyError, StoreStateError
 from feature_repo.online_row import OnlineRow, payload_columns
+from feature_repo.stores.base import PAGE_ROWS
 from feature_repo.stores.sqlite import GuardedSqliteOnlineStore
 from feature_repo.values import decode_key, encode_key
 
@@ -368,10 +369,10 @@ def test_vector_search_finds_no_deleted_product(online: Online) -> None:
     assert [id for id, _, _ in search(online, [0.0, 0.0], 5)] == ["b"]
 
 
-def test_vector_search_reads_more_rows_than_one_page(online: Online, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(GuardedSqliteOnlineStore.page, "__defaults__", (b"", 3))
-    points(online, **{f"p{i}": (float(i), 0.0) for i in range(10)})
-    assert [id for id, _, _ in search(online, [8.0, 0.0], 3)] == ["p7", "p8", "p9"]
+def test_vector_search_reads_more_rows_than_one_page(online: Online) -> None:
+    last = PAGE_ROWS + 1
+    points(online, **{f"p{i:05}": (float(i), 0.0) for i in range(last + 1)})
+    assert [id for id, _, _ in search(online, [float(last), 0.0], 2)] == [f"p{last - 1:05}", f"p{last:05}"]
 
 
 @pytest.mark.parametrize(

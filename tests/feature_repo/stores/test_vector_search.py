@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -16,6 +15,7 @@ from feature_repo.rows import Deletion
 from feature_repo.store import ProductFeatureStore
 from feature_repo.stores.vector_search import MAX_AGE_S, VectorMatrix, Vectors, run_in_thread
 from tests.feature_repo.builders import NOON, make_embedding
+from tests.waiting import wait_until
 
 VIEW = "product_embedding_m1"
 
@@ -294,10 +294,7 @@ def test_searches_go_on_while_a_real_thread_follows_the_store() -> None:
     store.put("late", vector(500))
     assert [names(matrix, vector(n), 1) for n in range(20)] == [[f"p{n}"] for n in range(20)]
     released.set()
-    deadline = time.monotonic() + 30
-    while len(matrix) < 101:
-        assert time.monotonic() < deadline
-        threading.Event().wait(0.001)
+    wait_until(lambda: len(matrix) == 101, "the new row in the matrix")
     assert names(matrix, vector(500), 1) == ["late"]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ from inference.arrays import Float32Array
 from inference.errors import InputError
 from inference.retrieval import Attributes, Candidates, Filter, RetrievalIndex
 from tests.inference.retrieval.vectors import DIM, best, clustered, empty, filled, recall, unit
+from tests.waiting import wait_until
 
 
 def test_approximate_and_exact_search_find_the_nearest_with_their_cosines() -> None:
@@ -476,9 +476,7 @@ def products_at_a_search_during_a_write(vectors: Float32Array) -> int:
     sizes: list[int] = []
 
     def search_during_the_write() -> None:
-        deadline = time.monotonic() + 30
-        while len(index) < 140:  # the writer has made ten of its 75 steps
-            assert time.monotonic() < deadline
+        wait_until(lambda: len(index) >= 140, "ten of the writer's 75 steps", pause_s=0)
         index.search(vectors[:1], 1)
         sizes.append(len(index))
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import random
 import threading
-import time
 
 import numpy as np
 import pytest
 
 from inference.arrays import Float32Array
 from inference.retrieval import Filter, MonitorSettings, RecallMonitor
+from tests.waiting import wait_until
 
 QUERIES = np.eye(4, dtype=np.float32)
 
@@ -170,9 +170,7 @@ def test_in_the_background_queries_are_judged_until_it_is_stopped() -> None:
     thread = threading.Thread(target=monitor.run, args=(stop,))
     thread.start()
     monitor.observe(QUERIES, 10)
-    deadline = time.monotonic() + 10
-    while monitor.estimate().checked < 4 and time.monotonic() < deadline:
-        threading.Event().wait(0.005)
+    wait_until(lambda: monitor.estimate().checked >= 4, "four judged queries")
     stop.set()
     thread.join(10)
     assert not thread.is_alive()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -26,6 +25,7 @@ from streaming.consumer.stages import Backoff
 from streaming.errors import BrokerError
 from streaming.kafka.connection import TopicPartition
 from tests.streaming.consumer.fakes import P0, P1, FakeConsumer
+from tests.waiting import wait_until
 
 
 class Unreachable(Exception):
@@ -142,7 +142,7 @@ def test_long_work_keeps_the_membership(stop: threading.Event) -> None:
     consumer, handler = FakeConsumer(stop, p0=2), Handler()
 
     def until_polled() -> None:
-        wait_for(lambda: consumer.polls >= 4)
+        wait_until(lambda: consumer.polls >= 4)
 
     handler.during = until_polled
     make(consumer, handler).run(stop)
@@ -183,7 +183,7 @@ def test_a_partition_that_is_revoked_while_its_records_are_handled_is_not_commit
     consumer.script.append(lambda: consumer.revoke(P0))
 
     def until_revoked() -> None:
-        wait_for(lambda: not consumer.script)
+        wait_until(lambda: not consumer.script)
 
     handler.during = until_revoked
     make(consumer, handler).run(stop)
@@ -272,7 +272,7 @@ def test_damage_that_is_found_while_another_partition_is_handled_is_not_forgotte
     letters: list[tuple[int, int]] = []
 
     def until_polled() -> None:
-        wait_for(lambda: consumer.polls >= 3)
+        wait_until(lambda: consumer.polls >= 3)
 
     handler.during = until_polled
     make(consumer, handler, unreadable=lambda tp, offset, _: letters.append((tp.partition, offset))).run(stop)
@@ -343,13 +343,6 @@ def line(
     return ConsumerLoop(consumer, "t", stages, retryable=(Unreachable, BrokerError), **options), stages
 
 
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
-
-
 def offsets(log: list[tuple[str, list[int]]], stage: str) -> list[int]:
     return [offset for name, some in log if name == stage for offset in some]
 
@@ -363,7 +356,7 @@ def test_a_batch_is_read_while_the_one_before_is_written_and_every_stage_keeps_t
     consumer.script.extend([lambda: None] * 3)
 
     def open_later() -> None:
-        wait_for(lambda: len(offsets(log, "read")) > 2)
+        wait_until(lambda: len(offsets(log, "read")) > 2)
         assert offsets(log, "write") == []
         assert consumer.commits == []
         stages["write"].open.set()
@@ -385,9 +378,9 @@ def test_no_more_is_read_than_a_few_batches_however_long_a_stage_takes(stop: thr
     at: list[int] = []
 
     def open_later() -> None:
-        wait_for(lambda: len(offsets(log, "read")) > 4)
+        wait_until(lambda: len(offsets(log, "read")) > 4)
         polls = consumer.polls
-        wait_for(lambda: consumer.polls > polls + 20)
+        wait_until(lambda: consumer.polls > polls + 20)
         at.append(consumer.positions[P0])
         stages["write"].open.set()
         stop.set()
@@ -421,7 +414,7 @@ def test_a_permanent_error_lets_the_batches_before_it_finish_and_commits_them(
     stages["read"].breaks_at = 4
 
     def open_later() -> None:
-        wait_for(lambda: loop.error is not None)
+        wait_until(lambda: loop.error is not None)
         stages["write"].open.set()
 
     failing = threading.Thread(target=open_later)
