@@ -16,10 +16,12 @@ from collections.abc import Callable, Sequence
 from math import expm1, log1p
 from typing import Literal
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from analysis.errors import ArgumentError
+from analysis.results import MetricResult
 from analysis.validation import check_scalar
 
 PValues = Sequence[float | None]
@@ -61,6 +63,36 @@ def holm(p_values: PValues) -> list[float | None]:
 def benjamini_hochberg(p_values: PValues) -> list[float | None]:
     """Apply Benjamini and Hochberg's step-up correction: the i-th smallest of m p-values times m / i."""
     return adjust(p_values, "benjamini-hochberg")
+
+
+def adjust_reports(reports: Sequence[Sequence[MetricResult]]) -> list[list[MetricResult]]:
+    """Adjust the p-values of all reports for the number of tests.
+
+    Holm's correction over the goals of all treatments; Benjamini-Hochberg over their secondary metrics, and over all
+    segments of all metrics.
+
+    Args:
+        reports: The results of each report, one per treatment.
+
+    Returns:
+        The same results with adjusted p-values.
+    """
+    results = [result for report in reports for result in report]
+    goals = iter(holm([result.p for result in results if result.role == "goal"]))
+    secondary = iter(benjamini_hochberg([result.p for result in results if result.role == "secondary"]))
+    segments = iter(benjamini_hochberg([part.p for result in results for part in result.segments]))
+    by_role = {"goal": goals, "secondary": secondary}
+    return [
+        [
+            msgspec.structs.replace(
+                result,
+                p_adjusted=next(by_role[result.role]) if result.role in by_role else result.p_adjusted,
+                segments=[msgspec.structs.replace(part, p_adjusted=next(segments)) for part in result.segments],
+            )
+            for result in report
+        ]
+        for report in reports
+    ]
 
 
 def _bonferroni(p: _Array) -> _Array:

@@ -7,8 +7,6 @@ result, adjust the p-values for the number of tests, run the checks, and reach a
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-import msgspec
-
 from analysis.aggregates import Aggregates, Needs
 from analysis.bayes import Prior
 from analysis.checks import run_checks
@@ -19,7 +17,7 @@ from analysis.evidence import evidence_of
 from analysis.inference import IntervalMethod
 from analysis.metric_result import metric_result
 from analysis.metrics import Declared, Metric, merged_needs
-from analysis.multiple_testing import benjamini_hochberg, holm
+from analysis.multiple_testing import adjust_reports
 from analysis.novelty import by_age
 from analysis.request import ReportOptions, planned_split, with_goal
 from analysis.results import (
@@ -208,7 +206,7 @@ def compute_reports(
         ArmPair(collected, control, arm, planned_split(collected.aggregates, control, arm, expected_split))
         for arm in treatments
     ]
-    results = adjusted([[metric_result(metric, pair, options) for metric in metrics] for pair in pairs])
+    results = adjust_reports([[metric_result(metric, pair, options) for metric in metrics] for pair in pairs])
     return [_report(pair, metrics, rows, options, title) for pair, rows in zip(pairs, results, strict=True)]
 
 
@@ -221,29 +219,6 @@ def needs_of(metrics: Sequence[Declared], options: ReportOptions) -> Needs:
         if options.resamples and isinstance(metric, Metric):
             needs |= Needs(tables=frozenset({metric.inputs}))
     return needs
-
-
-def adjusted(reports: Sequence[Sequence[MetricResult]]) -> list[list[MetricResult]]:
-    """Adjust the p-values of all reports for the number of tests.
-
-    Holm's correction over the goals of all treatments; Benjamini-Hochberg over their secondary metrics, and over all
-    segments of all metrics.
-    """
-    flat = [result for results in reports for result in results]
-    for role, correct in (("goal", holm), ("secondary", benjamini_hochberg)):
-        indices = [index for index, result in enumerate(flat) if result.role == role]
-        for index, p in zip(indices, correct([flat[index].p for index in indices]), strict=True):
-            flat[index] = msgspec.structs.replace(flat[index], p_adjusted=p)
-    segment_p = iter(benjamini_hochberg([part.p for result in flat for part in result.segments]))
-    flat = [
-        msgspec.structs.replace(
-            result,
-            segments=[msgspec.structs.replace(part, p_adjusted=next(segment_p)) for part in result.segments],
-        )
-        for result in flat
-    ]
-    size = len(reports[0])
-    return [flat[start : start + size] for start in range(0, len(flat), size)]
 
 
 def _treatments(aggregates: Aggregates, control: str, expected_split: Mapping[str, float] | None) -> list[str]:

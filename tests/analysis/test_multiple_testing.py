@@ -3,6 +3,7 @@
 from itertools import pairwise
 from typing import get_args
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -10,7 +11,12 @@ from hypothesis import strategies as st
 from statsmodels.stats.multitest import multipletests
 
 from analysis.errors import ArgumentError
-from analysis.multiple_testing import Correction, adjust, benjamini_hochberg, holm
+from analysis.metrics import Role
+from analysis.multiple_testing import Correction, adjust, adjust_reports, benjamini_hochberg, holm
+from analysis.report import analyze
+from analysis.results import MetricResult, SegmentResult
+from analysis.sources import UserTable
+from tests.analysis.reports import GMV, users
 
 # Benjamini and Hochberg 1995, section 3.2
 BH_1995 = [
@@ -93,3 +99,25 @@ def test_what_is_no_p_value_is_refused() -> None:
         holm([1.2])
     with pytest.raises(ArgumentError, match="no correction 'fdr'"):
         adjust([0.1], "fdr")  # type: ignore[arg-type]
+
+
+def result(base: MetricResult, role: Role, p: float | None, *segments: float | None) -> MetricResult:
+    parts = [
+        SegmentResult(segment="s", n_control=1, n_treatment=1, lift=None, low=None, high=None, p=one, p_adjusted=None)
+        for one in segments
+    ]
+    return msgspec.structs.replace(base, role=role, p=p, p_adjusted=None, segments=parts)
+
+
+def test_goals_secondary_metrics_and_segments_of_all_reports_are_three_families_of_tests() -> None:
+    """Holm over the goals, Benjamini-Hochberg over the others; a guardrail is not adjusted."""
+    base = analyze(UserTable(users()), [GMV], "a", "b").metrics[0]
+    reports = [
+        [result(base, "goal", 0.01, 0.2, 0.001), result(base, "guardrail", 0.03), result(base, "secondary", 0.04)],
+        [result(base, "goal", 0.02, None), result(base, "guardrail", 0.05, 0.5), result(base, "secondary", None)],
+    ]
+    adjusted = adjust_reports(reports)
+    p = [[metric.p_adjusted for metric in metrics] for metrics in adjusted]
+    goals, segments = holm([0.01, 0.02]), benjamini_hochberg([0.2, 0.001, None, 0.5])
+    assert p == [[goals[0], None, 0.04], [goals[1], None, None]]
+    assert [part.p_adjusted for metrics in adjusted for metric in metrics for part in metric.segments] == segments
