@@ -1,4 +1,4 @@
-"""Where in a document msgspec found an invalid value, and what stands there."""
+"""Locate the value of a document that msgspec refused. Messages for users are not here: callers write them."""
 
 import re
 from collections.abc import Mapping, Sequence

@@ -11,7 +11,13 @@ A store implements the abstract methods of `GuardedOnlineStore`. They mean the s
   argument `advance` of `write`). The tag `follows` of a view names the view that it always follows; a store may use it.
 * A `write` is atomic: all of its rows are stored or, on any error, none.
 
-One conformance suite holds every store to this: tests/integration/test_feature_stores.py.
+A new store in `feature_repo/stores/` also needs:
+
+* Feast's method `update`, which creates and drops the tables of views.
+* A class of settings in the same module, named like the store plus `Config`; Feast finds it by this name.
+* A branch in the fixture `settings` of tests/integration/test_feature_stores.py, the conformance suite of all stores.
+
+Users choose a store by its dotted path, `type` in `online_store.yaml`.
 """
 
 from __future__ import annotations

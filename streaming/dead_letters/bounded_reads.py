@@ -57,7 +57,7 @@ def describe_topics(connection: Connection, topics: Sequence[str]) -> dict[str, 
 
 
 def offset_at(consumer: KafkaConsumer, tp: TopicPartition, at: datetime, end: int) -> int:
-    """Return the first offset whose record is not older than `at`; `end` if there is none.
+    """Return the first offset whose record is not older than `at`; `end` if all records are older.
 
     Raises:
         BrokerError: The broker does not answer or denies access.

@@ -11,7 +11,7 @@ import msgspec
 from streaming.dead_letters.letters import Letter, LetterId, source_topic
 
 MAX_CAUSES = 500
-"""Number of causes that are counted one by one for all topics; further ones are counted together."""
+"""Maximum number of separate causes, all topics together; letters of further causes are counted together."""
 
 _OTHER = "(other messages)"
 # The parts that differ between two messages of one cause: quoted text, links and paths, numbers.
@@ -61,5 +61,5 @@ def group_by_cause(letters: Iterable[Letter], max_causes: int = MAX_CAUSES) -> l
 
 
 def message_shape(message: str) -> str:
-    """Return a message without its values: `price.amount: -3 must be ...` and the same with -4 are one cause."""
+    """Return a message without its values, so that `price.amount: -3 must be ...` and the same with -4 are equal."""
     return _VARYING.sub("…", message).replace("-…", "…")

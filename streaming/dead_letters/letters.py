@@ -54,7 +54,7 @@ class LetterId(NamedTuple):
         """Parse an id; inverse of `str`.
 
         Raises:
-            DeadLetterError: The text is not such an id.
+            DeadLetterError: The text is not the id of a dead letter.
         """
         match = _ID.fullmatch(text.strip())
         if not match:
@@ -66,7 +66,7 @@ class LetterId(NamedTuple):
 
 
 class Letter(msgspec.Struct, frozen=True):
-    """A dead letter as stored on its topic. A property is "" or None if no valid header states it.
+    """A dead letter as stored on its topic. A property is "" or None without a valid header.
 
     Attributes:
         id: Place on the dead-letter topic.
@@ -133,7 +133,7 @@ class Letter(msgspec.Struct, frozen=True):
 
     @property
     def cut_from(self) -> int | None:
-        """Size of the original value in bytes, if the letter holds only the beginning of it."""
+        """Size of the original value in bytes, if the letter holds only its beginning."""
         return _parse_number(self._header(TRUNCATED_HEADER))
 
     def _header(self, name: str) -> str:
@@ -141,7 +141,7 @@ class Letter(msgspec.Struct, frozen=True):
 
 
 class LetterFilter(msgspec.Struct, frozen=True, kw_only=True):
-    """Selects letters. All conditions must hold; an empty one accepts every letter.
+    """Selects letters. All conditions must hold; an empty condition accepts every letter.
 
     Attributes:
         stages: Accepted stages.

@@ -1,7 +1,7 @@
 """Read dead letters from a given time on, up to the end that each partition had when the reader was opened.
 
-The reader uses no consumer group, commits nothing and keeps nothing: a topic of millions of letters needs no more
-memory than one of ten.
+The reader uses no consumer group, commits nothing and keeps nothing: a topic with millions of letters needs no more
+memory than a topic with ten.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ class DeadLetterReader:
         """Return one letter.
 
         Raises:
-            DeadLetterError: There is no such letter, or its bytes are damaged.
+            DeadLetterError: The letter does not exist, or its bytes are damaged.
             BrokerError: The broker does not answer or denies access.
         """
         self.check(id)
@@ -124,7 +124,7 @@ class DeadLetterReader:
         raise DeadLetterError(f"{id} cannot be read from the broker's log")
 
     def original(self, letter: Letter) -> bytes | None:
-        """Return the whole value of a letter that was cut, from its source topic; None if it is no longer there.
+        """Return the whole value of a cut letter from its source topic; None if the topic no longer has it.
 
         Raises:
             BrokerError: The broker does not answer or denies access.
@@ -132,7 +132,7 @@ class DeadLetterReader:
         tp, offset = letter.source, letter.source_offset
         if tp is None or offset is None:
             return None
-        consumer = self._connection.consumer()  # a second one: the first may be in the middle of an iteration
+        consumer = self._connection.consumer()  # a second consumer: the first may be in the middle of an iteration
         try:
             if tp.partition not in (consumer.partitions_for_topic(tp.topic) or ()):
                 return None
@@ -177,12 +177,12 @@ def newest_letters(
 ) -> list[Letter]:
     """Return the newest selected letters, newest first, without their values.
 
-    Each partition is read backwards in windows that double, so the last letters of a million come at once.
+    Each partition is read backwards in windows that double, so the last letters of a million are found at once.
 
     Args:
         ranges: First offset and end offset of each partition.
         read: Reads the letters of a partition between two offsets.
-        selects: Whether a letter counts.
+        selects: Whether to return a letter.
         limit: Largest number of letters.
         window: Number of offsets in the first window, at least `limit`.
     """

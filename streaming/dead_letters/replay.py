@@ -45,7 +45,7 @@ class ReplayResult(NamedTuple):
     """The result of a replay or a dry run.
 
     Attributes:
-        replayed: Number of letters that were replayed; in a dry run, that would be.
+        replayed: Number of replayed letters; in a dry run, of letters that would be replayed.
         skipped: Number of skipped letters by reason.
     """
 
@@ -85,7 +85,7 @@ def dry_run(
 def replaying(
     connection: Connection, reader: DeadLetterReader, *, rate: float, replication: int = 1
 ) -> Iterator[Replayer]:
-    """Open a replayer. From then on no earlier replay can record anything; each stops within its batch.
+    """Open a replayer. Earlier replays can record nothing more from then on; each stops within its batch.
 
     Args:
         connection: The brokers.
@@ -99,9 +99,9 @@ def replaying(
     """
     ensure_topics(connection, replication=replication)
     with ExitStack() as stack:
-        # No limit of our own: the original may be large, and its topic decides what it accepts.
+        # No limit of our own: the original may be large, and its topic has its own limit.
         producer = connection.producer(max_request_size=2**30)
-        stack.callback(producer.close, 2)  # a short wait: everything that counts was flushed
+        stack.callback(producer.close, 2)  # a short wait: all important messages were flushed
         log_producer = connection.producer(transactional_id=f"sagelift-{REPLAYED}")
         stack.callback(log_producer.close, 2)
         try:
@@ -253,7 +253,7 @@ class Replayer:
 
 
 class RateLimiter:
-    """Spaces calls evenly, `rate` per second. After a pause there is no burst to catch up.
+    """Spaces calls evenly, `rate` per second. After a pause, calls do not come faster to catch up.
 
     Args:
         rate: Calls per second.

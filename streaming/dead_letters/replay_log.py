@@ -30,12 +30,12 @@ class Replayed(NamedTuple):
 class ReplayLog:
     """The replayed letters, read from `dlq.replayed`. Without that topic it is empty.
 
-    It holds one number in memory for each letter that was replayed and still exists.
+    It keeps one number in memory for each letter that was replayed and still exists.
 
     Args:
         connection: The brokers.
         reader: Knows which letters exist.
-        of_letters_since: Time of the oldest letter that matters; None reads the whole topic.
+        of_letters_since: Time of the oldest letter to know about; None reads the whole topic.
 
     Raises:
         BrokerError: The broker does not answer or denies access.

@@ -20,7 +20,7 @@ class SkipReason(StrEnum):
 
 
 class Message(NamedTuple):
-    """The message to send for a letter: the original, and the headers that its next failure continues from."""
+    """The message to send for a letter: the original, and headers that let its next failure continue the count."""
 
     topic: str
     key: bytes | None
@@ -53,7 +53,7 @@ def plan(
         letters: The letters, in the order to send them.
         original: Returns the whole value of a letter that was cut, such as `DeadLetterReader.original`.
         replayed: The letters that were replayed before.
-        again: Whether to replay those too.
+        again: Whether to replay letters again that were replayed before.
         limit: Largest number of messages; skipped letters do not count.
     """
     remaining = limit

@@ -1,4 +1,4 @@
-"""Write dead letters: the original key, value and headers, plus headers that say what happened.
+"""Write dead letters: the original key, value and headers, plus headers that describe the failure.
 
 The names of our headers are Kafka Connect's (`__connect.errors.*`), so existing tools can read them. They replace the
 headers of an earlier failure of the same message; only the number of attempts and the time of the first failure

@@ -29,7 +29,7 @@ from streaming.kafka.connection import KafkaConsumer
 
 log = logging.getLogger(__name__)
 
-# Errors that the rows cause, and not the state of the database: the same rows will never be written.
+# Errors of the rows, not of the database's state: the database never accepts these rows.
 _ROW_ERRORS = (DataError, IntegrityError, OverflowError, UnicodeEncodeError)
 
 
@@ -50,7 +50,7 @@ class EventStore(Protocol):
 
 
 class _Decoded(NamedTuple):
-    """A record of Kafka and its row; None when the record is a dead letter."""
+    """A Kafka record and its row; the row is None when the record is a dead letter."""
 
     record: Any
     row: EventRow | None
@@ -63,7 +63,7 @@ class EventSink:
     sends a dead letter twice and never loses one, and a slow broker does not keep the database locked.
 
     Args:
-        store: Where rows and offsets go.
+        store: Receives rows and offsets.
         dead_letters: Sends dead letters, and returns when the broker has acknowledged them.
         log_id: Identifies the topic's log (`topic_admin.log_id`).
         codec: Decodes the values of the records (`Connection.codec`).
@@ -72,11 +72,11 @@ class EventSink:
     Attributes:
         counts: Counts of written and duplicate rows, and of dead letters.
         unknown_fields: Counts of fields that the contract does not name.
-        recent: Takes the engagements of each batch (`ProductFeatureStore.add_engagements`) before the transaction that
-            moves the offsets. A crash in between sends them twice, which changes nothing. None: engagements are not
-            used.
-        poison: Stops the sink when too many messages are refused; None: never.
-        observer: Gets the results of each batch.
+        recent: Receives the engagements of each batch (`ProductFeatureStore.add_engagements`) before the transaction
+            that moves the offsets. A crash in between sends them twice, which changes nothing. None ignores
+            engagements.
+        poison: Stops the sink when too many messages are refused; None never stops it.
+        observer: Receives the results of each batch.
     """
 
     def __init__(
@@ -122,7 +122,7 @@ class EventSink:
         return {tp.partition: stored[tp.partition] for tp in partitions if tp not in outside}
 
     def handle(self, records: Records) -> None:
-        """Write the records of one poll, and the offsets that follow them.
+        """Write the records of one poll together with the next offsets.
 
         Args:
             records: Records by partition.
@@ -183,7 +183,7 @@ class EventSink:
             self.observer.dead_letters(Counter(letter.stage for letter in letters))
 
     def _write(self, decoded: Sequence[_Decoded]) -> None:
-        """Write records in one transaction. When the database refuses a row, halve the batch until the row is alone."""
+        """Write records in one transaction. If the database refuses a row, halve the batch until that row is alone."""
         offsets = {(record.topic, record.partition): record.offset + 1 for record, _ in decoded}
         try:
             result = self._store.write_events([row for _, row in decoded if row is not None], offsets, self._log_id)

@@ -10,21 +10,21 @@ from typing import BinaryIO
 from streaming.errors import FeedError
 
 FILE_IN_FOLDER = "products.jsonl"
-"""The feed's file when the user names a folder."""
+"""The file that is read when the user names a folder."""
 
 
 def find_feed_file(path: Path) -> Path:
-    """Return the file of a feed; a folder stands for its `products.jsonl`.
+    """Return the file of a feed: `path` itself, or `products.jsonl` in a folder.
 
     Raises:
         FeedError: The file is missing, empty or not a regular file.
     """
     if path.is_dir():
         if not (path / FILE_IN_FOLDER).is_file():
-            raise FeedError(f"The folder {path} holds no {FILE_IN_FOLDER}; name the feed's file itself.")
+            raise FeedError(f"The folder {path} does not contain {FILE_IN_FOLDER}; name the feed's file itself.")
         path = path / FILE_IN_FOLDER
     if not path.exists():
-        raise FeedError(f"There is no feed at {path}.")
+        raise FeedError(f"{path} does not exist; name the feed's file or its folder.")
     if not path.is_file():
         raise FeedError(f"{path} is not a regular file.")
     if path.stat().st_size == 0:
@@ -47,5 +47,5 @@ def open_feed(path: Path) -> Iterator[BinaryIO]:
 
 
 def cannot_read(path: Path, error: OSError) -> FeedError:
-    """The error for a file that the operating system does not let us read."""
+    """Return the error for a file that the operating system cannot read."""
     return FeedError(f"{path} cannot be read: {error.strerror or error}.")

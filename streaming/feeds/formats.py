@@ -97,5 +97,5 @@ def detect_format(path: Path) -> FeedFormat:
         if format.matches(path, start):
             return format
     if by_suffix:
-        return by_suffix[-1]  # the plain format of this suffix; its reader says what is wrong with the file
+        return by_suffix[-1]  # the plain format of this suffix; its reader reports what is wrong
     raise FeedError(f"{path} has no known format; name one of {', '.join(FORMATS)}.")

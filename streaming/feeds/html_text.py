@@ -1,4 +1,4 @@
-"""The text that a reader sees in a piece of HTML."""
+"""The visible text of a piece of HTML."""
 
 from __future__ import annotations
 

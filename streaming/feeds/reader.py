@@ -52,13 +52,13 @@ class Feed(Iterator[Row]):
 
         Raises:
             StopIteration: The feed has ended.
-            FeedError: The rest of the file cannot be read, or the file holds no products.
+            FeedError: The rest of the file cannot be read, or the file contains no products.
         """
         try:
             row = next(self._rows)
         except StopIteration:
             if not self.accepted + self.refused:
-                raise FeedError(f"{self.path} holds no products.") from None
+                raise FeedError(f"{self.path} contains no products.") from None
             raise
         if isinstance(row, ProductUpdate):
             self.accepted += 1
@@ -71,11 +71,11 @@ def read_feed(path: Path, *, now: datetime, format: str | None = None, currency:
     """Stream a catalogue's products; a bad row becomes a `BadRow` in its place and does not stop the feed.
 
     Args:
-        path: The feed's file, or a folder that holds `products.jsonl` (and usually `images/`).
-        now: Time of the import, with a time zone. It is the version of rows that state none.
+        path: The feed's file, or a folder that contains `products.jsonl` (and usually `images/`).
+        now: Time of the import, with a time zone: the version of rows without a version.
         format: One of `FORMATS`. Without it the file's suffix decides, or its content.
-        currency: ISO 4217 code of prices that state none. Without it such a price is in USD, but a Merchant Center
-            feed must state the currency and such a price is refused.
+        currency: ISO 4217 code of prices without a currency. If None, such a price is in USD; in a Merchant Center
+            feed it is refused.
 
     Raises:
         FeedError: The file is missing, empty or in no known format. Iterating raises it too, when the rest of the

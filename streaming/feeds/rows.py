@@ -1,4 +1,4 @@
-"""What all readers share: turn the raw fields of a row into one product update or one refusal."""
+"""Turn the raw fields of a row into one product update or one refusal; all readers use this."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class BadRow:
         row: Row number as the user's own program shows it: 1 is a table's header, a JSON Lines file's first line, or
             the first product of an XML or Parquet feed.
         product_id: The product's id, None if unknown.
-        field: The field that is wrong, "" if the whole row is.
+        field: The wrong field; "" if the whole row is wrong.
         rule: The rule that the field or row breaks.
     """
 
@@ -83,7 +83,7 @@ def field_of(column: str) -> str | None:
 
 
 class RowBuilder:
-    """Builds the rows of one import and refuses an id that the import already holds.
+    """Builds the rows of one import and refuses an id that an earlier row has.
 
     Rows without a version get `now` in microseconds, the same for the whole import: a later import of the same file
     wins over an earlier one, and a row repeated within one import is refused.
@@ -91,10 +91,10 @@ class RowBuilder:
     Args:
         folder: Folder of the feed; relative image paths start there.
         now: Time of the import, with a time zone.
-        currency: ISO 4217 code of prices that state none; None refuses such prices.
+        currency: ISO 4217 code of prices without a currency; None refuses such prices.
 
     Attributes:
-        unknown_columns: How often each name occurred that the contract does not know.
+        unknown_columns: Names that the contract lacks, with the number of their occurrences.
     """
 
     def __init__(self, folder: Path, *, now: datetime, currency: str | None) -> None:
@@ -222,7 +222,7 @@ class _SeenIds:
         self._database: sqlite3.Connection | None = None
 
     def add(self, product_id: str, row: int) -> int | None:
-        """Remember the id; return the row that already holds it, if any."""
+        """Remember the id; return the number of the earlier row that has it, None without such a row."""
         try:
             if self._database is None:
                 self._database = self._open()

@@ -96,7 +96,7 @@ def read_shopify_csv(path: Path, builder: RowBuilder) -> Iterator[Row]:
 
 @dataclass
 class _Product:
-    """The product that all rows of one handle describe together."""
+    """One product, built from all rows of its handle."""
 
     number: int  # row number of the first row
     first: dict[str, str]  # the first row
@@ -108,7 +108,7 @@ class _Product:
     error: ContractError | None = None  # the first error of a row
 
     def add(self, number: int, row: dict[str, str]) -> None:
-        """Add one row of the product, also its first."""
+        """Add one row of the product, including its first row."""
         for column in ("image", "variant_image"):
             if column in row and len(self.images) < _MAX_IMAGES_READ:
                 self.images.append((_position(row, column), row[column].strip()))

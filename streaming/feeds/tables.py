@@ -1,4 +1,4 @@
-"""Delimited text (CSV, TSV): read record by record, with bounded memory whatever the file holds."""
+"""Delimited text (CSV, TSV): read record by record, with bounded memory for any file."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def _records(file: TextIO, delimiter: str) -> Iterator[tuple[int, Record]]:
             record = error
         except csv.Error as error:
             record = BrokenRecord(
-                f"is not properly quoted ({error}); lines {first} to {lines.count} of the file are lost"
+                f"is not properly quoted ({error}); lines {first} to {lines.count} of the file cannot be used"
             )
         yield number, record
 

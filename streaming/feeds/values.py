@@ -15,7 +15,7 @@ from typing import Any
 
 from streaming.errors import ContractError
 
-# Text fields that sources often hold as whole numbers: SKUs, shoe sizes, Google's category numbers.
+# Text fields that sources often store as whole numbers: SKUs, shoe sizes, Google's category numbers.
 _WHOLE_NUMBERS = frozenset({"id", "size", "google_product_category"})
 _PRICE = re.compile(r"([A-Za-z]{3})?\s*([-+]?[0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]{3})?")
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
@@ -76,7 +76,7 @@ def price(value: object, currency: object, default: str | None) -> dict[str, Any
     Args:
         value: `12.34`, `"12.34"`, `"12.34 USD"`, `"USD 12.34"` or `{"amount": ..., "currency": ...}`.
         currency: The currency that the row states in a separate column.
-        default: ISO 4217 code for a row that states no currency; None refuses such a row.
+        default: ISO 4217 code for a row without a currency; None refuses such a row.
     """
     if isinstance(value, dict):
         currency = value.get("currency")
@@ -162,7 +162,7 @@ def image(field: str, value: object, folder: Path) -> str | None:
     link = text(field, value)
     if link is None:
         return None
-    if link.startswith("//"):  # means "the scheme of the page"; common in exports of shops
+    if link.startswith("//"):  # a link without a scheme, common in exports of shops
         return "https:" + link
     scheme = _SCHEME.match(link)
     if scheme is not None:

@@ -1,9 +1,9 @@
 """Access to Kafka.
 
-`connection.Connection` is the entry point: it makes all clients and holds the codec of all messages.
+`connection.Connection` is the entry point: it makes all clients and has the codec of all messages.
 
     connection       clients with our settings
-    handshake        why a first connection fails, in words
+    handshake        explains why a first connection fails
     codec            messages <-> bytes; JSON
     schema_registry  messages <-> bytes with the schemas of a registry
     topics           names and settings of the topics

@@ -91,7 +91,7 @@ JSON: Final[Codec] = JsonCodec()
 
 
 def _without_unknown_fields(kind: type[msgspec.Struct], value: bytes, unknown: Counter[str] | None) -> bytes:
-    """Drop the fields that the contract does not name. This is slow, and only needed when there are some."""
+    """Drop the fields that the contract does not name. This is slow: call it only if a message has such fields."""
     fields = msgspec.json.decode(value, type=dict[str, msgspec.Raw])
     kept = {name: raw for name, raw in fields.items() if name in kind.__struct_fields__}
     if unknown is not None:

@@ -2,8 +2,8 @@
 
 kafka-python 3.0.12 retries every failure of a first connection until the time is up and then reports "Unable to
 bootstrap". An untrusted certificate, a wrong password (it drops the broker's answer, because the connection ends with
-it) and a listener with another protocol all look like an unreachable broker. This module takes the same steps once, and
-reports each failure.
+it) and a listener with another protocol all look like an unreachable broker. This module performs the same
+steps once, and reports each failure.
 
 Wire format: https://kafka.apache.org/protocol
 """
@@ -36,7 +36,7 @@ def tls_context(settings: Mapping[str, Any]) -> ssl.SSLContext | None:
     """Return a TLS context for the settings (`ssl_...` of kafka-python); None without TLS.
 
     Raises:
-        BrokerError: A file is missing, has another content, or does not match the others.
+        BrokerError: A file is missing, has the wrong content, or does not match the others.
     """
     if not settings.get("security_protocol", "").endswith("SSL"):
         return None
@@ -77,7 +77,7 @@ def check(bootstrap_servers: str, settings: Mapping[str, Any], context: ssl.SSLC
         "" on success, otherwise why no broker could be reached, which may be temporary.
 
     Raises:
-        BrokerError: Brokers were reached and all refused us; the error says why and how to fix it.
+        BrokerError: Brokers were reached, but all refused us; the error gives the reason and the remedy.
     """
     try:
         return _connect_to_first(bootstrap_servers, settings, context)
@@ -122,8 +122,8 @@ def _connect(host: str, port: int, settings: Mapping[str, Any], context: ssl.SSL
             raise
         except OSError as error:  # includes ssl.SSLError; a listener without TLS just closes
             raise _ConnectionEnded(
-                f"{where} does not speak TLS as we do ({_reason(error)}): SAGELIFT_KAFKA__SECURITY_PROTOCOL is "
-                f"{settings['security_protocol']}; check it, and the port"
+                f"{where} does not accept TLS with our settings ({_reason(error)}): "
+                f"SAGELIFT_KAFKA__SECURITY_PROTOCOL is {settings['security_protocol']}; check it, and the port"
             ) from None
         with tls:
             _send_first_requests(_Requests(tls), where, settings)
@@ -131,7 +131,7 @@ def _connect(host: str, port: int, settings: Mapping[str, Any], context: ssl.SSL
 
 def _distrusted(where: str, error: ssl.SSLCertVerificationError) -> BrokerError:
     if error.verify_code in _OTHER_NAME:
-        remedy = "call the broker by a name in its certificate (SAGELIFT_KAFKA__BOOTSTRAP_SERVERS)"
+        remedy = "use a broker name that its certificate contains (SAGELIFT_KAFKA__BOOTSTRAP_SERVERS)"
     else:
         remedy = "name the file of the authority that signed it in SAGELIFT_KAFKA__SSL_CA_FILE"
     return BrokerError(f"the certificate of {where} is not trusted: {error.verify_message.rstrip('.')}; {remedy}")
@@ -142,7 +142,7 @@ def _send_first_requests(requests: _Requests, where: str, settings: Mapping[str,
     protocol = settings.get("security_protocol", "PLAINTEXT")
     try:
         requests.ask(_API_VERSIONS, 0)
-    except ssl.SSLError as error:  # with TLS 1.3 the server judges the client certificate only now
+    except ssl.SSLError as error:  # with TLS 1.3 the server checks the client certificate only now
         raise BrokerError(
             f"{where} does not accept our certificate ({_reason(error)}): set SAGELIFT_KAFKA__SSL_CERT_FILE to one "
             "that it trusts"
@@ -176,7 +176,7 @@ def _authenticate(requests: _Requests, where: str, settings: Mapping[str, Any]) 
     if code == _ILLEGAL_SASL_STATE:
         raise BrokerError(
             f"{where} does not support SASL: SAGELIFT_KAFKA__SECURITY_PROTOCOL is {settings['security_protocol']}; "
-            "set it to what this port speaks (PLAINTEXT or SSL)"
+            "set it to the protocol of this port (PLAINTEXT or SSL)"
         )
     if code == _UNSUPPORTED_SASL_MECHANISM:
         raise BrokerError(

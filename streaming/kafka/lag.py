@@ -1,4 +1,4 @@
-"""How far a consumer group is behind."""
+"""The lag of a consumer group: how many records it has not committed yet."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class LagMeter:
     """
 
     def __init__(self, connection: Connection, group: str, topic: str) -> None:
-        # A consumer of the group that never joins it, but may ask for its offsets.
+        # A consumer with the group's id that never joins the group: it only reads the group's offsets.
         self._consumer = connection.consumer(group)
         self._topic = topic
         try:
@@ -53,7 +53,7 @@ class LagMeter:
         try:
             ends = self._consumer.end_offsets(self._partitions)
             starts = self._consumer.beginning_offsets(self._partitions)
-            # Records that the broker has deleted unread no longer count.
+            # Records that the broker deleted before they were read are not lag.
             return {
                 tp.partition: int(ends[tp] - max(self._consumer.committed(tp) or 0, starts[tp]))
                 for tp in self._partitions

@@ -15,7 +15,7 @@ _HEADERS = [(SCHEMA_HEADER, SCHEMA_VERSION)]
 
 
 class _Publisher:
-    """Sends in the background; `flush`, and leaving the `with` block, wait until the broker has everything."""
+    """Sends in the background. `flush` and the end of the `with` block wait until the broker has everything."""
 
     def __init__(self, connection: Connection, topic: str) -> None:
         self._producer = connection.producer()
@@ -33,7 +33,7 @@ class _Publisher:
             value = self._codec.encode(message)
             raw_key = key.encode("utf-8")
         except UnicodeEncodeError:
-            raise ContractError("", f"{key!r} holds a lone surrogate: it is not valid Unicode") from None
+            raise ContractError("", f"{key!r} contains a lone surrogate: it is not valid Unicode") from None
         if len(value) > MAX_MESSAGE_BYTES:
             raise ContractError(
                 "", f"{key!r} makes a message of {len(value)} bytes, at most {MAX_MESSAGE_BYTES} are allowed"

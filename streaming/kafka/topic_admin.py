@@ -67,7 +67,7 @@ def log_id(connection: Connection, topic: str, *, timeout_s: float = CREATION_S)
 
 
 def tombstones_kept_ms(connection: Connection, topics: Sequence[str]) -> int:
-    """Return how many milliseconds tombstones stay at least on all of these compacted topics.
+    """Return the minimum time that tombstones stay on these compacted topics, in milliseconds.
 
     Raises:
         BrokerError: No broker answers.
@@ -94,7 +94,7 @@ def _create(admin: Any, topic: Topic, replication: int) -> None:
             admin.create_topics([NewTopic(topic.name, topic.partitions, replication, topic_configs=topic.settings)])
         except AuthorizationError as error:
             raise TopicError(
-                f"topic {topic.name} cannot be created: {explained(error)}; or create it by hand"
+                f"topic {topic.name} cannot be created: {explained(error)}; you can also create it by hand"
             ) from None
         except (InvalidReplicationFactorError, PolicyViolationError) as error:
             raise TopicError(

@@ -1,4 +1,4 @@
-"""The topics: their names, and the settings that we create them with."""
+"""The topics: their names, and the settings with which we create them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Topic(msgspec.Struct, frozen=True):
     settings: dict[str, str]
 
 
-# Compaction keeps the last record of each key, so a new reader rebuilds exactly what is live.
+# Compaction keeps the last record of each key, so a new reader gets exactly the live products.
 _COMPACTED = {"cleanup.policy": "compact", "delete.retention.ms": str(TOMBSTONES_KEPT_MS)}
 _DEAD_LETTERS = {
     "cleanup.policy": "delete",

@@ -1,7 +1,7 @@
 """Decide whether a new release may replace the live one.
 
-A release with valid weights may still be bad: trained on too little data, on a feed that was broken that day, or
-collapsed to one direction. Two figures show that without any shopper: its recall on held-out engagements, and how many
+A release with valid weights may still be bad: trained on too little data or on a broken feed, or collapsed to one
+direction. Two figures show this without any shopper: its recall on held-out engagements, and how many
 of their nearest neighbours the products keep. Only an experiment shows how shoppers react to a better model.
 """
 
@@ -24,7 +24,7 @@ RECALL = "mean_recall_at_10"
 
 
 class ReleaseLimits(msgspec.Struct, frozen=True, kw_only=True):
-    """What a release must reach.
+    """The limits for a new release.
 
     Attributes:
         min_recall: Smallest recall, as a share of the live release's. The two recalls come from the engagements of two
@@ -62,7 +62,7 @@ class ReleaseCheck:
     Args:
         repo: The model repository.
         store: The feature store with the vectors of both releases.
-        limits: What a release must reach.
+        limits: The limits for a new release.
     """
 
     def __init__(self, repo: Path, store: CanaryStore, limits: ReleaseLimits | None = None) -> None:
@@ -87,7 +87,7 @@ def compare_releases(repo: Path, store: CanaryStore, live: str, version: str) ->
     """Compare a new release with the live one; the catalogue must be embedded with both.
 
     Raises:
-        ArtifactError: The repository has no such release.
+        ArtifactError: The repository does not have one of the releases.
     """
     live_recall, recall = (release_metadata(find_release(repo, v).path).get(RECALL) for v in (live, version))
     try:
@@ -113,7 +113,7 @@ def objections(comparison: ReleaseComparison, limits: ReleaseLimits) -> Sequence
             f"its Recall@10 is {recall:.3f}, under {limits.min_recall:.0%} of the live release's {live_recall:.3f}"
         )
     if comparison.overlap is not None and comparison.overlap_by_chance is not None:
-        # Of a few products, chance alone keeps many neighbours: never ask for more than half.
+        # With few products, chance alone keeps many neighbours: never require more than half.
         min_overlap = min(0.5, limits.min_overlap * comparison.overlap_by_chance)
         if comparison.overlap < min_overlap:
             reasons.append(

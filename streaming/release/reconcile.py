@@ -1,7 +1,7 @@
 """Compare the whole catalogue with the vectors of one model version, shard by shard.
 
-The comparison reads both sides back from the store: every live product has a vector of its present inputs, or is known
-to be rejected by the model.
+The comparison reads both sides from the store. Every live product must have a vector of its current inputs, unless the
+model rejects the product.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Reconciliation(msgspec.Struct, frozen=True, kw_only=True):
         products: Number of live products.
         embedded: Products with a vector of their present inputs.
         rejected: Products without a vector, because the model rejects them.
-        missing: Products without a vector for no known reason.
+        missing: Products without a vector that the model does not reject.
         stale: Products with a vector of other inputs.
         shards: Number of shards.
         checksum: Checksum of product ids and inputs, without the rejected products, as 8 hex digits.
@@ -97,7 +97,7 @@ def reconcile(
 
     Args:
         context: Store, model and publisher.
-        rejected: Products that earlier passes found rejected: id -> reason.
+        rejected: Products that the model rejected in earlier passes: id -> reason.
         shard_products: Number of products in a shard.
         workers: Other processes that embed and compare; None works in this process.
 

@@ -2,13 +2,13 @@
 
 `release_model` exports the model and calls `make_live`, which goes through these steps:
 
-    1. serve    Triton loads the new version beside the live one; a probe must answer as the export did
+    1. serve    Triton loads the new version beside the live one; its answers to a probe must equal the export's
     2. offers   the filter attributes of all products go to `product.offers`
     3. embed    the whole catalogue is embedded with the new version, beside the old vectors
     4. check    the new release must not be much worse than the live one, or too different
     5. switch   the new release becomes live
-    6. embed    what the consumer embedded with the old version during step 3
-    7. compare  all products with their vectors
+    6. embed    the products that the consumer embedded with the old version during step 3
+    7. compare  all products are compared with their vectors
 
 The old release answers until the switch, and stays served for a rollback. If a step before the switch fails, the new
 release does not become live. Every step can be repeated: `make_live` finishes a release that was interrupted.
@@ -51,15 +51,15 @@ Check = Callable[[str, str], ReleaseComparison]
 
 @dataclass(frozen=True)
 class ReleaseTarget:
-    """Where a release goes.
+    """The services that a release is put into.
 
     Attributes:
         repo: The model repository.
         client: Triton, which serves the repository.
         store: The feature store.
         publish: Publishes vectors.
-        publish_offers: Publishes offers. With it, a reader that follows the new model version finds the filter
-            attributes too, even if the catalogue is older than the topic. None skips that step.
+        publish_offers: Publishes offers. A reader that follows the new model version then has the filter
+            attributes too, even if the catalogue is older than the topic. None skips this step.
         workers: Other processes that embed; None embeds in this process.
     """
 
@@ -80,7 +80,7 @@ class Released(msgspec.Struct, frozen=True):
         counts: Number of products that were embedded (`embedded`), or not (`embedding_unchanged`).
         rejected: Products that the model rejects: id -> reason.
         reconciliation: All live products compared with their vectors.
-        compared: The release beside the one that was live before, if it was checked.
+        compared: The comparison with the previous live release; None without a check.
     """
 
     version: str
@@ -105,7 +105,7 @@ def release_model(
     """Export a model and make it live; return when it is live and the whole catalogue is embedded with it.
 
     Args:
-        target: Where the release goes.
+        target: The services that the release is put into.
         model: The trained model.
         tokenizer: Its tokenizer.
         extra_files: Further files of the release by name.
@@ -134,7 +134,7 @@ def make_live(
     """Put an exported release into service: a new one, an older one, or one that was interrupted.
 
     Args:
-        target: Where the release goes.
+        target: The services that the release is put into.
         version: Version of the release.
         check: Compares the release with the live one after the catalogue is embedded with both, and may refuse it. None
             switches without a check. It is not called if no release is live, or this one already is.
@@ -143,7 +143,7 @@ def make_live(
     Raises:
         ServingError: Triton cannot load the release, or its probe fails. The old release stays live.
         ReleaseError: The check refuses the release. The old release stays live.
-        ArtifactError: There is no such release, or another release is in progress.
+        ArtifactError: The release does not exist, or another release is in progress.
     """
     repo, store, workers = target.repo, target.store, target.workers
     with releasing(repo):

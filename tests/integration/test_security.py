@@ -184,7 +184,7 @@ def test_the_systems_authorities_apply_by_default(kafka_settings: dict[str, Any]
 
 def test_a_broker_whose_certificate_has_another_name_is_refused(kafka_settings: dict[str, Any]) -> None:
     by_number = kafka_settings["bootstrap_servers"].replace("localhost", LOOPBACK)
-    with refused(rf"certificate of {LOOPBACK}:\d+ is not trusted: IP address mismatch.*call the broker by a name"):
+    with refused(rf"certificate of {LOOPBACK}:\d+ is not trusted: IP address mismatch.*use a broker name"):
         connection({**kafka_settings, "bootstrap_servers": by_number}).admin()
     connection({**kafka_settings, "bootstrap_servers": by_number, "ssl_check_hostname": False}).check()
 
@@ -217,7 +217,7 @@ def test_files_that_changed_since_the_settings_were_read_are_named(
         ),
         ("sasl_ssl", "SSL", "requires authentication: .* is SSL; set it to SASL_SSL"),
         ("sasl_plaintext", "PLAINTEXT", "requires authentication: .* is PLAINTEXT; set it to SASL_PLAINTEXT"),
-        ("bootstrap", "SASL_SSL", "does not speak TLS as we do .* is SASL_SSL"),
+        ("bootstrap", "SASL_SSL", "does not accept TLS with our settings .* is SASL_SSL"),
         ("bootstrap", "SASL_PLAINTEXT", "does not support SASL: .* is SASL_PLAINTEXT"),
         ("mutual_tls", "SSL", "does not accept our certificate|may require a certificate"),
     ],

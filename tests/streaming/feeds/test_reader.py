@@ -83,7 +83,7 @@ def test_an_accepted_row_passes_the_contract_when_it_is_encoded(tmp_path: Path, 
 )
 def test_a_file_without_products_is_refused(tmp_path: Path, name: str, content: str) -> None:
     (tmp_path / name).write_text(content)
-    with pytest.raises(FeedError, match=f"{name} holds no products"):
+    with pytest.raises(FeedError, match=f"{name} contains no products"):
         list(read_feed(tmp_path / name, now=NOW))
 
 

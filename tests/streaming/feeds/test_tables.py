@@ -52,7 +52,7 @@ def test_a_quote_that_never_closes_says_which_lines_it_swallowed(read: Read) -> 
     assert isinstance(first, ProductUpdate)
     assert isinstance(bad, BadRow)
     assert bad.row == 3
-    assert "lines 3 to 5 of the file are lost" in bad.rule
+    assert "lines 3 to 5 of the file cannot be used" in bad.rule
 
 
 def test_a_quote_that_never_closes_in_a_large_file_costs_a_bounded_part_of_it(read: Read) -> None:
