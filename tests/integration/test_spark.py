@@ -30,7 +30,7 @@ from streaming.release.catalogue_shards import EmbeddingContext, EmbeddingWorker
 from streaming.release.reconcile import reconcile
 from streaming.release.reembed import reembed
 from tests.feature_repo.builders import NOON, make_embedding, make_product
-from tests.integration.test_feature_stores import POSTGRES, PostgresServer, postgres  # noqa: F401
+from tests.integration.feature_servers import POSTGRES, PostgresServer
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
 

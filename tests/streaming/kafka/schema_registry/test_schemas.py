@@ -17,7 +17,7 @@ from streaming.dead_letters.writer import DeadLetterWriter, FailedRecord
 from streaming.kafka.codec import JSON
 from streaming.kafka.schema_registry.schemas import avro_schema, avro_schemas, json_schemas, write_schemas
 from tests.streaming.builders import NOW, Record, price, update
-from tests.streaming.test_contracts import BAD
+from tests.streaming.invalid_updates import INVALID_UPDATES
 
 DOCS = Path(__file__).parents[4] / "docs" / "reference" / "schemas"
 
@@ -78,7 +78,7 @@ def is_json(value: bytes) -> bool:
 _BEYOND_A_SCHEMA = ("NUL in", "far future", "before the epoch", "nanoseconds")
 _STATABLE = {
     name: value
-    for name, (value, field, _) in BAD.items()
+    for name, (value, field, _) in INVALID_UPDATES.items()
     if value and len(value) < 900_000 and is_json(value)
     if not field.startswith("price") and not any(words in name for words in _BEYOND_A_SCHEMA)
 }
