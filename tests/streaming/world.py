@@ -11,9 +11,9 @@ from streaming.catalogue.pipeline import CatalogPipeline
 from streaming.contracts import ProductUpdate
 from streaming.dead_letters.writer import FailedRecord
 from streaming.kafka.codec import JSON, Codec
-from streaming.vectors.publisher import PublishOffers, PublishVectors
+from streaming.vectors.publisher import OutgoingVector, PublishOffers, PublishVectors
 from tests.streaming.builders import NOW, Record, record
-from tests.streaming.fakes import FakeEmbedder, FakeImages, FakeOffers, FakeStore, FakeTopic
+from tests.streaming.fakes import Crash, FakeEmbedder, FakeImages, FakeOffers, FakeStore, FakeTopic
 
 
 class World:
@@ -75,3 +75,16 @@ def counts(outcome: BatchResult) -> dict[str, int]:
 
 def stages(outcome: BatchResult) -> list[str]:
     return [letter.stage for letter in outcome.dead_letters]
+
+
+def crashing_publisher(world: World, times: int = 1) -> Callable[[Sequence[OutgoingVector]], None]:
+    """A publisher that crashes so many times before it publishes to the topic of this world."""
+    crashes = [True] * times
+
+    def publish(vectors: Sequence[OutgoingVector]) -> None:
+        if crashes:
+            crashes.pop()
+            raise Crash
+        world.topic(vectors)
+
+    return publish

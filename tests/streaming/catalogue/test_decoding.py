@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
+
 from streaming.catalogue.decoding import decode_updates
 from streaming.kafka.codec import JSON
 from tests.streaming.builders import NOW, record, update
+from tests.streaming.world import World, stages
 
 
 def test_updates_are_grouped_by_product_in_the_order_of_their_offsets() -> None:
@@ -23,3 +26,20 @@ def test_bad_records_are_dead_letters_and_unknown_fields_are_counted() -> None:
     assert [letter.record for letter in result.dead_letters] == records[:2]
     assert result.counts == {"refused_decode": 2}
     assert result.unknown_fields == {"gtin": 1}
+
+
+@pytest.mark.parametrize("key", [None, b"", b"p2", b"\xff\xfe", "p\udc80".encode("utf-8", "surrogatepass")])
+def test_a_key_that_is_not_the_product_is_refused(key: bytes | None) -> None:
+    """Another key means another partition: two consumers would handle one product at the same time."""
+    world = World()
+    outcome = world.process(record(update("p1", 1), key=key))
+    assert stages(outcome) == ["decode"]
+    assert "key" in outcome.dead_letters[0].message
+    assert world.store.views["text"] == {}
+
+
+def test_unknown_fields_are_counted() -> None:
+    raw = b'{"id":"p1","version":1,"event_time":"2026-05-01T00:00:00Z","title":"t","gtin":"4"}'
+    outcome = World().process(record(raw, key=b"p1"))
+    assert outcome.dead_letters == []
+    assert outcome.unknown_fields == {"gtin": 1}

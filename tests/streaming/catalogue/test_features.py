@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -14,8 +16,9 @@ from streaming.catalogue.images.product_images import ProductImages
 from streaming.catalogue.settled import SettledProduct, SettledProducts
 from streaming.contracts import ProductUpdate
 from streaming.kafka.codec import JSON
-from tests.streaming.builders import NOW, price, records, update
-from tests.streaming.fakes import FakeImages, FakeStore
+from tests.streaming.builders import NOW, price, record, records, update
+from tests.streaming.fakes import Crash, FakeImages, FakeStore
+from tests.streaming.world import World, crashing_publisher
 
 
 class Stage:
@@ -102,3 +105,63 @@ def test_a_product_on_the_general_path_is_no_longer_settled(stage: Stage) -> Non
     stage.settled.add("1", "v1", {"a": SettledProduct(1, "")})
     stage.write(update("a", 2, "patch", brand="x"))
     assert "a" not in stage.settled
+
+
+def test_missing_images_are_one_dead_letter_and_the_rest_is_applied() -> None:
+    world = World()
+    world.images.broken |= {"bad1", "bad2"}
+    outcome = world.process(
+        update("p1", 1, image_link="bad1", additional_image_link=["good", "bad2"]),
+        update("p1", 2, "patch", price=price("5")),
+    )
+    (letter,) = outcome.dead_letters
+    assert (letter.stage, letter.record.offset) == ("image", 0), "the update that named the images is to blame"
+    assert "bad1" in letter.message
+    assert "bad2" in letter.message
+    product = world.store.read_features(["p1"])["p1"]
+    assert (product.version, product.image_urls, product.amount_minor) == (2, ["bad1", "good", "bad2"], 500)
+    assert product.image_hashes == ["", "hash of good", ""]
+    assert product.image_vectors.shape == (1, 256)
+    assert "p1" in world.topic.compacted()
+
+
+def test_the_dead_letter_of_an_image_survives_a_failure_after_the_features_were_written() -> None:
+    """The batch is retried, and by then the update that named the image is stale."""
+    world = World()
+    world.images.broken.add("bad")
+    world.restart(crashing_publisher(world))
+    batch = update("p1", 1, image_link="bad"), update("p1", 2, "patch", price=price("5"))
+    with pytest.raises(Crash):
+        world.process(*batch)
+    outcome = world.process(*batch)
+    assert [(letter.stage, letter.record.offset) for letter in outcome.dead_letters] == [("image", 0)]
+
+
+def test_a_patch_of_nothing_is_a_dead_letter_and_its_neighbours_are_applied() -> None:
+    world = World()
+    outcome = world.process(
+        update("p1", 1, "patch", brand="x"),
+        update("p2", 1, "delete"),
+        update("p2", 2, "patch", brand="x"),
+        update("p3", 1),
+        update("p3", 2, "patch", brand="x"),
+    )
+    assert [(letter.stage, letter.record.offset) for letter in outcome.dead_letters] == [("merge", 0), ("merge", 2)]
+    assert world.store.read_features(["p3"])["p3"].text["brand"] == "x"
+    assert world.store.read_features(["p2"])["p2"].deleted
+
+
+def test_an_update_that_only_the_store_refuses_is_found_in_its_batch() -> None:
+    world = World()
+    write = world.store.write_features
+
+    def picky(products: Sequence[Any], views: Sequence[str]) -> set[str]:
+        if any(p.id == "p5" for p in products):
+            raise InvalidFeatureError("Product 'p5' is not to my taste.")
+        return write(products, views)
+
+    world.store.write_features = picky  # type: ignore[method-assign]
+    outcome = world.process(*(update(f"p{i}", 1) for i in range(9)), record(b"{", 9))
+    letters = {(letter.stage, letter.record.offset) for letter in outcome.dead_letters}
+    assert letters == {("store", 5), ("decode", 9)}
+    assert sorted(world.topic.compacted()) == [f"p{i}" for i in range(9) if i != 5]

@@ -5,13 +5,16 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
+import numpy as np
+import pytest
+
 from streaming.catalogue.batch import BatchResult, Received
 from streaming.catalogue.images.product_images import ProductImages, refuse_images
 from streaming.catalogue.merging import Product
 from streaming.errors import ImageError
-from tests.streaming.builders import NOW, record, update
-from tests.streaming.fakes import FakeImages
-from tests.streaming.world import World
+from tests.streaming.builders import NOW, price, record, update
+from tests.streaming.fakes import Crash, FakeImages
+from tests.streaming.world import World, crashing_publisher, stages
 
 
 def received(version: int, **fields: Any) -> Received:
@@ -66,3 +69,74 @@ def test_without_such_an_update_missing_images_are_only_counted() -> None:
     result = BatchResult()
     refuse_images({"b": ImageError("b: is no image")}, [received(4, brand="x")], result)
     assert (result.dead_letters, result.counts) == ([], {"images_still_missing": 1})
+
+
+def test_a_missing_image_is_fetched_again_at_the_next_update_of_the_product() -> None:
+    """A server that is unreachable for a short time must not cost the product its picture forever."""
+    world = World()
+    world.images.broken.add("away")
+    world.process(update("p1", 1, image_link="away", additional_image_link=["good"]))
+    world.images.asked.clear()
+    outcome = world.process(update("p1", 2, "patch", price=price("5")))
+    assert outcome.dead_letters == [], "an update that names no image is not to blame for one"
+    assert world.images.asked == ["away"], "present images are not fetched again"
+    world.images.broken.clear()
+    world.process(update("p1", 3, "patch", price=price("6")))
+    product = world.store.read_features(["p1"])["p1"]
+    assert product.image_hashes == ["hash of away", "hash of good"]
+    assert (product.version, product.amount_minor) == (3, 600)
+    assert world.embedder is not None
+    assert world.embedder.embedded == ["p1", "p1"], "with the picture it is embedded again"
+    assert world.topic.log[-1][2] == 3
+
+
+def test_a_replayed_dead_letter_brings_the_image_although_the_product_is_newer() -> None:
+    world = World()
+    world.images.broken.add("away")
+    first = record(update("p1", 1, image_link="away"))
+    world.process(first, update("p1", 2, "patch", price=price("5")))
+    world.images.broken.clear()
+    assert world.process(first).dead_letters == []
+    product = world.store.read_features(["p1"])["p1"]
+    assert (product.version, product.image_hashes, product.amount_minor) == (2, ["hash of away"], 500)
+
+
+def test_the_effect_of_a_replayed_dead_letter_is_published_although_the_first_attempt_failed() -> None:
+    world = World()
+    world.images.broken.add("away")
+    first = record(update("p1", 1, image_link="away"))
+    world.process(first, update("p1", 2, "patch", price=price("5")))
+    world.images.broken.clear()
+    world.restart(crashing_publisher(world))
+    with pytest.raises(Crash):
+        world.process(first)
+    world.process(first)
+    sent = world.topic.log[-1][3]
+    assert sent is not None
+    np.testing.assert_allclose(sent.unpack(), world.store.embeddings["1"]["p1"].vector, atol=1e-3)
+
+
+def test_an_unreachable_image_server_does_not_slow_every_price_update() -> None:
+    world = World(image_retry_after=timedelta(minutes=5))
+    world.images.broken.add("away")
+    world.process(update("p1", 1, image_link="away"))
+    world.process(update("p1", 2, "patch", price=price("5")))
+    assert world.images.asked == ["away"]
+    world.now += timedelta(minutes=6)
+    world.process(update("p1", 3, "patch", price=price("6")))
+    assert world.images.asked == ["away"] * 2
+    assert stages(world.process(update("p1", 4, "patch", image_link="away"))) == ["image"]
+    assert world.images.asked == ["away"] * 3, "an update that names the link fetches it at once"
+
+
+def test_known_images_are_not_fetched_again_unless_the_encoder_changed() -> None:
+    world = World()
+    world.process(update("p1", 1, image_link="a"))
+    world.process(update("p1", 2, "patch", image_link="b", additional_image_link=["a"]))
+    assert world.images.asked == ["a", "b"]
+    world.images.visual_version = "v2"
+    world.process(update("p1", 3, "patch", price=price("5")))
+    assert world.images.asked == ["a", "b", "b", "a"]
+    assert world.store.read_features(["p1"])["p1"].visual_version == "v2"
+    assert world.embedder is not None
+    assert world.embedder.embedded == ["p1", "p1", "p1"]
