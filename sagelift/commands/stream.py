@@ -71,7 +71,7 @@ def schema(
         return
     schemas = avro_schemas() if language == "avro" else json_schemas()
     if contract not in schemas:
-        raise typer.BadParameter(f"{contract!r} has no {language} schema; these have one: {', '.join(schemas)}")
+        raise typer.BadParameter(f"{contract!r} has no schema in {language}; choose one of {', '.join(schemas)}")
     print_json(schemas[contract])
 
 

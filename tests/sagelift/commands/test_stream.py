@@ -37,7 +37,7 @@ def test_the_contracts_are_listed_and_printed() -> None:
 def test_a_contract_that_does_not_exist_is_answered_with_those_that_do() -> None:
     result = run("schema", "dead-letter", "--format", "avro")
     assert result.exit_code == 2
-    assert "has no avro" in result.output
+    assert "has no schema in avro" in result.output
     assert "product-update" in result.output
 
 
