@@ -11,7 +11,7 @@ from streaming.contracts import Event
 from streaming.errors import BrokerError, ContractError
 from streaming.events.conversion import to_row
 from streaming.events.exposures import ExposureSender
-from tests.experiments.builders import wait_until
+from tests.waiting import wait_until
 
 
 class FakePublisher:
