@@ -21,11 +21,12 @@ from feature_repo.definitions import CREATED_TIME, DELETED, EVENT_TIME, VERSION
 from feature_repo.errors import FeatureRepoError, HistoryError, StoreStateError
 from feature_repo.history.parts import PartGoneError, check_columns, readable
 from feature_repo.jobs.engine import Engine
-from feature_repo.jobs.journal import Journal, Plan
+from feature_repo.jobs.journal import Journal
+from feature_repo.jobs.plan import Plan, Window, make_plan
 from feature_repo.jobs.reconciliation import Reconciliation, reconcile
 from feature_repo.jobs.request import Request
 from feature_repo.jobs.seen_parts import SeenParts
-from feature_repo.jobs.shards import ShardJob, WrittenShard
+from feature_repo.jobs.shards import Shard, ShardJob, WrittenShard
 from feature_repo.jobs.summary import Progress, ViewSummary
 from feature_repo.locks import run_lock
 from feature_repo.online_row import payload_columns
@@ -121,7 +122,7 @@ class ViewRun:
         try:
             plan = self._plan(journal, seen)
             for number in plan.shards:
-                self._compare_versions(journal, number)
+                self._compare_versions(plan.shard(number))
         finally:
             journal.close()
         return ViewSummary(
@@ -134,10 +135,10 @@ class ViewRun:
             kept=self._kept,
         )
 
-    def _compare_versions(self, journal: Journal, number: int) -> None:
+    def _compare_versions(self, shard: Shard) -> None:
         """Count the rows of a shard that `run` would write, and those that it would keep."""
         key = self._job.key
-        table = self._job.read(journal.shard(number), (key, VERSION))
+        table = self._job.read(shard, (key, VERSION))
         keys = [encode_key(id, key) for id in table[key].to_pylist()]
         (stored,) = self._online.read(self._config, [(self._view, ())], keys)
         for row_key, version in zip(keys, table[VERSION].to_pylist(), strict=True):
@@ -172,12 +173,9 @@ class ViewRun:
     def _plan(self, journal: Journal, seen: SeenParts) -> Plan:
         parts = self._history.parts()
         self._parts = parts if self._request.full or self._request.windowed else seen.unseen(parts)
-        if not self._parts:
-            return Plan(0, 0, 0, range(0))
+        window = Window(self._job.key, self._request.since_us, self._request.until_us)
         try:
-            return journal.plan(
-                self._parts, self._job.key, self._request.since_us, self._request.until_us, self._request.shard_rows
-            )
+            return make_plan(journal.database, self._parts, window, self._request.shard_rows)
         except duckdb.Error as error:
             self._raise_for_bad_part(error)
             raise HistoryError(f"The history of {self._view.name} cannot be read: {error}.") from error
@@ -216,13 +214,13 @@ class ViewRun:
                 )
             if worker_identity != identity:
                 raise StoreStateError(
-                    "A worker sees another online store than this process: name its host in online_store.yaml as both "
-                    "can reach it."
+                    "A worker sees another online store than this process: write a host name into online_store.yaml by "
+                    "which both reach the same server."
                 )
 
     def _write_shards(self, journal: Journal, plan: Plan) -> None:
         started, before = time.monotonic(), self._written + self._kept
-        for shard in self._engine.map(self._job.write, map(journal.shard, plan.shards)):
+        for shard in self._engine.map(self._job.write, map(plan.shard, plan.shards)):
             journal.record(shard)
             self._count(shard)
             rows = self._written + self._kept - before

@@ -15,6 +15,7 @@ from feature_repo.history.compaction import compact
 from feature_repo.history.parts import MERGED_PARTS, PartGoneError, PartsReader, is_sorted_by_key
 from feature_repo.history.writer import History
 from feature_repo.jobs.journal import Journal
+from feature_repo.jobs.plan import Window, make_plan
 from tests.feature_repo.history.builders import SCHEMA, rows
 
 
@@ -31,12 +32,12 @@ def ids(table: Any) -> list[str]:
 
 
 def shards(history: History, shard_rows: int, merged_parts: int = MERGED_PARTS) -> list[list[str]]:
-    """The ids of each shard that a journal makes of all parts."""
-    journal = Journal(None, "", merged_parts)
+    """The ids of each shard that a plan makes of all parts."""
+    journal = Journal(None, "")
     try:
-        plan = journal.plan(history.parts(), "product_id", None, None, shard_rows)
+        plan = make_plan(journal.database, history.parts(), Window("product_id"), shard_rows, merged_parts)
         reader = PartsReader(64, merged_parts)
-        return [ids(reader.read(journal.shard(number).pieces, SCHEMA)) for number in plan.shards]
+        return [ids(reader.read(plan.shard(number).pieces, SCHEMA)) for number in plan.shards]
     finally:
         journal.close()
 
@@ -66,7 +67,7 @@ def test_parts_that_stay_open_hold_no_more_rows_than_a_few_reads(history: Histor
         assert reader.held <= 20
 
 
-def test_rows_behind_those_read_last_are_found(history: History) -> None:
+def test_rows_after_the_last_read_ones_are_found(history: History) -> None:
     part = history.append(rows(*((f"p{i:04}", 1, "x") for i in range(5000))))
     reader = PartsReader(64)
     for wanted in ([0, 4999], [17, 18, 3000], [16]):
