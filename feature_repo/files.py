@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -76,12 +75,12 @@ def atomic_folder(folder: Path, *, durable: bool = False) -> Iterator[Path]:
 def scratch_folder(parent: Path) -> Iterator[Path]:
     """Yield a new hidden folder in `parent`, which is made if needed; remove it unless the block renames it.
 
-    Every user of the machine can read the folder: a server may run as another user.
+    The umask decides who can read the folder, as for every other file: a server may run as another user.
     """
     parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=".", suffix=PARTIAL, dir=parent))
+    partial = parent / f".{uuid.uuid4().hex[:12]}{PARTIAL}"
+    partial.mkdir()
     try:
-        partial.chmod(0o755)
         yield partial
     finally:
         shutil.rmtree(partial, ignore_errors=True)

@@ -130,7 +130,7 @@ class ShardJob:
         return self._parts.read(shard.pieces, pa.schema([self._schema.field(name) for name in columns]))
 
     def write(self, shard: Shard) -> WrittenShard:
-        """Write the shard's rows, except those of which a newer version is online.
+        """Write the shard's rows, except rows with a newer version online.
 
         Raises:
             PartGoneError: Compaction has merged a part into another one.

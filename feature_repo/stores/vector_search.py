@@ -118,10 +118,12 @@ class VectorSearch:
     def matrix(self, config: RepoConfig, view: FeatureView, field: Field) -> VectorMatrix:
         """Return this process's matrix of a view's vectors; the first search fills it."""
         name = (view.name, config.project, field.name, field.vector_length)
-        with self._making:
-            matrix = self._matrices.get(name)
-            if matrix is None or matrix.inherited:
-                matrix = self._matrices[name] = self._make_matrix(config, view, field)
+        matrix = self._matrices.get(name)
+        if matrix is None or matrix.inherited:
+            with self._making:
+                matrix = self._matrices.get(name)
+                if matrix is None or matrix.inherited:
+                    matrix = self._matrices[name] = self._make_matrix(config, view, field)
         return matrix
 
     def _make_matrix(self, config: RepoConfig, view: FeatureView, field: Field) -> VectorMatrix:

@@ -72,13 +72,18 @@ def test_without_durable_nothing_is_synced(tmp_path: Path, synced: list[str]) ->
     assert synced == []
 
 
-def test_a_folder_appears_whole_and_readable_for_all(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o755), (0o027, 0o750)])
+def test_a_folder_appears_whole_with_the_permissions_of_the_umask(tmp_path: Path, umask: int, mode: int) -> None:
     target = tmp_path / "new" / "model"
-    with atomic_folder(target) as partial:
-        (partial / "weights").write_text("w")
-        assert not target.exists()
+    before = os.umask(umask)
+    try:
+        with atomic_folder(target) as partial:
+            (partial / "weights").write_text("w")
+            assert not target.exists()
+    finally:
+        os.umask(before)
     assert (target / "weights").read_text() == "w"
-    assert target.stat().st_mode & 0o777 == 0o755
+    assert target.stat().st_mode & 0o777 == mode
     assert list(target.parent.iterdir()) == [target]
 
 
@@ -112,7 +117,7 @@ def test_a_durable_folder_is_synced_with_all_it_holds_before_its_name(tmp_path: 
     assert synced[3:] == [tmp_path.name]
 
 
-def test_a_scratch_folder_may_be_renamed_away(tmp_path: Path) -> None:
+def test_a_scratch_folder_may_be_moved(tmp_path: Path) -> None:
     with scratch_folder(tmp_path) as scratch:
         (scratch / "a").write_text("a")
         sync_tree(scratch)

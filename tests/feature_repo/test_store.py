@@ -107,7 +107,7 @@ def test_offers_are_read_and_written_without_the_rest(store: Any) -> None:
         store.write_offers([OfferRow(id="a", version=6, event_time=NOON, amount_minor="7")])
 
 
-def test_a_version_that_a_view_only_followed_to_keeps_older_rows_out_and_is_told_by_every_reader(store: Any) -> None:
+def test_a_followed_version_refuses_older_rows_and_every_reader_returns_it(store: Any) -> None:
     """No row of text or images is rewritten for a new price."""
     store.write_features([make_product("a", 3)])
     store.write_features([make_product("a", 6)], ["offer"])
@@ -235,7 +235,7 @@ def test_history_holds_the_vectors_that_were_written(store: Any) -> None:
     assert vectors == {"a": make_embedding("a").vector.tolist(), "gone": None, "c": make_embedding("c").vector.tolist()}
 
 
-def test_bad_rows_write_nothing_at_all(store: Any) -> None:
+def test_one_bad_row_refuses_the_whole_write(store: Any) -> None:
     before = parts(store)
     with pytest.raises(InvalidFeatureError, match="'bad'"):
         store.write_features([make_product("good"), make_product("bad", amount_minor="12")])
@@ -340,6 +340,20 @@ def test_a_closed_store_says_so(store: Any) -> None:
     store.close()
 
 
+def test_a_store_that_is_being_closed_opens_no_connection_again(store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    disconnect, refused = store.online.disconnect, []
+
+    def use_and_disconnect() -> None:
+        with pytest.raises(StoreStateError, match="closed") as error:
+            store.versions(["a"])
+        refused.append(error.value)
+        disconnect()
+
+    monkeypatch.setattr(store.online, "disconnect", use_and_disconnect)
+    store.close()
+    assert len(refused) == 1
+
+
 _UNUSED_IDS = itertools.count()
 Step = tuple[str, int, tuple[str, ...]]
 STEPS = st.lists(
@@ -354,7 +368,7 @@ STEPS = st.lists(
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=STEPS)
-def test_in_whatever_order_steps_arrive_the_newest_decides(store: Any, steps: list[Step]) -> None:
+def test_the_newest_step_decides_in_any_order_of_arrival(store: Any, steps: list[Step]) -> None:
     """Versions are drawn from few, so that equal, older and newer ones meet; every run has its own product."""
     id = f"p{next(_UNUSED_IDS)}"
     store.write_features([make_product(id, 4)])

@@ -91,7 +91,7 @@ def test_an_empty_index_an_emptied_one_and_no_query() -> None:
     assert [c.ids for c in index.search(queries)] == [["a"], ["a"]]
 
 
-def test_a_query_of_zeros_finds_nothing_wherever_it_stands() -> None:
+def test_a_query_of_zeros_has_no_results_at_any_position() -> None:
     index = filled(clustered(np.random.default_rng(7), 20))
     queries = clustered(np.random.default_rng(8), 3)
     alone = [index.search(q[None], 3)[0].ids for q in queries]
