@@ -103,6 +103,9 @@ class Deletion(msgspec.Struct, kw_only=True, frozen=True, gc=False):
 
 Row = ProductFeatures | OfferRow | ProductEmbedding | Deletion
 
+ALL_VIEWS: Final = ("text", "images", "offer")
+"""Short names of the views of a product's features."""
+
 
 def check_features(rows: Sequence[ProductFeatures], views: Sequence[str]) -> None:
     """Check rows for some of the views text, images, offer.

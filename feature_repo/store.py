@@ -1,19 +1,18 @@
-"""The facade of the feature store: all that the rest of Sagelift reads and writes goes through `ProductFeatureStore`.
+"""The facade of the feature store: the rest of Sagelift reads and writes features only by `ProductFeatureStore`.
 
     store = ProductFeatureStore.open(Path(".sagelift"))
     store.write_features([ProductFeatures(id="a1", version=1, event_time=now, ...)])
     store.read_features(["a1"])
 
 It uses Feast's extension points only: views and services are in Feast's registry, `feature_store.yaml` names the online
-store, and `get_online_features`, `get_historical_features` and `materialize` read what this store writes. To import
-this module imports Feast, which takes seconds: import it inside functions.
+store, and `get_online_features`, `get_historical_features` and `materialize` read the data of this store. This module
+imports Feast, which takes seconds: import it inside functions.
 """
 
 from __future__ import annotations
 
 import random
 import time
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,7 +22,7 @@ import pyarrow as pa
 from feast import FeatureStore, FeatureView, RepoConfig
 from feast.infra.registry.sql import SqlRegistry
 
-from feature_repo import definitions, profile, recent, registry, rows, views
+from feature_repo import definitions, opening, recent, rows, views
 from feature_repo.definitions import (
     FIXED_VIEWS,
     IMAGES_VIEW,
@@ -37,20 +36,19 @@ from feature_repo.errors import InvalidFeatureError, StoreBusyError, StoreStateE
 from feature_repo.history.as_of import find_rows
 from feature_repo.history.compaction import compact
 from feature_repo.history.parts import GROUP_ROWS, PartsReader
-from feature_repo.history.writer import History, history_schema
-from feature_repo.locks import apply_lock, compaction_lock
+from feature_repo.history.writer import History
+from feature_repo.locks import compaction_lock
 from feature_repo.online_row import OnlineRow, payload_columns
 from feature_repo.recent import Engagement, UserRecent
-from feature_repo.rows import Deletion, EmbeddingState, OfferRow, ProductEmbedding, ProductFeatures
+from feature_repo.rows import ALL_VIEWS, Deletion, EmbeddingState, OfferRow, ProductEmbedding, ProductFeatures
 from feature_repo.stores.base import GuardedOnlineStore, ViewColumns, ViewRows
 from feature_repo.times import to_microseconds
 from feature_repo.values import decode_key, decode_string, encode_key
 
-ALL_VIEWS: Final = ("text", "images", "offer")
 _VIEW_NAMES: Final = {"text": TEXT_VIEW, "images": IMAGES_VIEW, "offer": OFFER_VIEW}
 _PAGE_ROWS: Final = 4096
 _PAUSE_S: Final = 0.01
-_TRIES: Final = 20  # how often other writers may change the same shoppers' lists first
+_TRIES: Final = 20  # attempts to write lists of shoppers that other writers change at the same time
 
 _Row = TypeVar("_Row", bound=views.Row)
 
@@ -64,7 +62,7 @@ class ProductFeatureStore:
     """
 
     def __init__(self, home: Path, feast_store: FeatureStore) -> None:
-        """Use `open` instead."""
+        """Use `open` instead; see `feature_repo.opening`."""
         self.home = home
         self.feast = feast_store
         self._views = {name: definitions.view_named(home, name) for name in FIXED_VIEWS}
@@ -80,17 +78,7 @@ class ProductFeatureStore:
             StoreStateError: The folder cannot be used or written, holds another kind of store, or holds a registry of
                 another version that cannot be used.
         """
-        home = profile.write_repository(state_dir)
-        with apply_lock(home):  # Feast itself makes the registry's tables without a lock
-            with registry.readable_registry(home):
-                feast_store = FeatureStore(repo_path=str(home), fs_yaml_file=home / "feature_store.yaml")
-                feast_store.registry  # noqa: B018  # opened here, where `readable_registry` handles its errors
-            store = cls(home, feast_store)
-            if store._must_apply():
-                store._apply()
-        if not set(FIXED_VIEWS) <= set(store.online.tables(store.config, "")):
-            store._make_tables()
-        return store
+        return cls(*opening.open_feast(state_dir))
 
     @property
     def config(self) -> RepoConfig:
@@ -146,7 +134,7 @@ class ProductFeatureStore:
     def write_features(self, products: Sequence[ProductFeatures], views: Sequence[str] = ALL_VIEWS) -> set[str]:
         """Write some views of products: a part of the history each, then online in one transaction.
 
-        A view that is not named keeps its features and follows in version, so that an older update cannot pass later.
+        A view not in `views` keeps its features but gets the new version, so that an older update cannot pass later.
         A product that is new, or back after a deletion, needs all three views. Of rows that share an id, the newest
         version is written, and the last one of equal versions.
 
@@ -244,8 +232,7 @@ class ProductFeatureStore:
         """
         name = definitions.embedding_view_name(model_version)
         if name not in self.online.tables(self.config, name):
-            with apply_lock(self.home):
-                self._apply_embedding(model_version)
+            opening.add_model_version(self.home, self.feast, model_version)
 
     def model_versions(self) -> list[str]:
         """Return the sorted model versions that have a view."""
@@ -304,7 +291,7 @@ class ProductFeatureStore:
     # Shoppers.
 
     def read_recent(self, user_ids: Iterable[str]) -> dict[str, UserRecent]:
-        """Read the recent products of shoppers by id; unknown ones are absent, forgotten ones have no products."""
+        """Read the recent products of shoppers by id; unknown shoppers are absent, forgotten shoppers have none."""
         keys = {encode_key(user_id, USER_KEY): user_id for user_id in user_ids}
         view = self._views[USER_VIEW]
         (stored,) = self.online.read(self.config, [(view, payload_columns(view))], keys)
@@ -314,7 +301,7 @@ class ProductFeatureStore:
         """Add engagements to their shoppers' lists, in any order and any number of times.
 
         A writer writes a changed list under the next version. If another writer was quicker, the store refuses the
-        list, and this method reads and merges it again. So writers lose no engagement of each other.
+        list, and this method reads and merges it again. So no writer loses an engagement of another writer.
 
         Returns:
             The number of lists that changed.
@@ -329,7 +316,7 @@ class ProductFeatureStore:
         for attempt in range(_TRIES):
             if not pending:
                 return changed
-            if attempt:  # a random pause keeps writers from meeting again
+            if attempt:  # a random pause, so that the same writers do not collide again
                 time.sleep(_PAUSE_S * random.uniform(0, min(attempt, 10)))
             stored = self.read_recent(pending)
             lists = [recent.merged(stored.get(user_id), new) for user_id, new in pending.items()]
@@ -343,7 +330,7 @@ class ProductFeatureStore:
         )
 
     def forget_users(self, user_ids: Iterable[str], event_time: datetime) -> int:
-        """Empty these shoppers' lists: no engagement before `event_time` comes back.
+        """Empty these shoppers' lists: engagements before `event_time` are not added again.
 
         The parts of the history keep the old lists until they are removed.
 
@@ -364,8 +351,7 @@ class ProductFeatureStore:
 
     def history(self, view_name: str) -> History:
         """Return the history of a view by its full name."""
-        form = views.format_of(view_name)
-        return History(definitions.history_folder(self.home, view_name), history_schema(form.types, form.key))
+        return opening.history_of(self.home, view_name)
 
     def view_names(self) -> list[str]:
         """Return the names of all views that have a history or a table."""
@@ -395,7 +381,7 @@ class ProductFeatureStore:
     ) -> set[str]:
         """Write rows of different ids to these views, and return the ids that were refused.
 
-        The history comes first: the online store can always be rebuilt from it, and writing twice changes nothing.
+        The history is written first: the online store can always be rebuilt from it, and writing twice changes nothing.
         """
         if not newest:
             return set()
@@ -433,30 +419,6 @@ class ProductFeatureStore:
         while page := self.online.page(self.config, view, columns, after, limit):
             yield page
             after = page[-1].key
-
-    def _must_apply(self) -> bool:
-        needed = [self._views[name] for name in FIXED_VIEWS]
-        return registry.must_apply(self.feast, self.home, definitions.project_tags(self.home), needed)
-
-    def _apply(self) -> None:
-        for name in FIXED_VIEWS:
-            self.history(name).create()
-        with warnings.catch_warnings():
-            # The warning is about writing to such a view; Sagelift only reads it online.
-            warnings.filterwarnings("ignore", "On demand feature view is an experimental feature", RuntimeWarning)
-            objects = definitions.feast_objects(self.home, definitions.model_versions_in_history(self.home))
-            self.feast.apply([*objects])
-
-    def _make_tables(self) -> None:
-        """Make the tables in an online store that is new or was lost; the registry has their views."""
-        models = map(definitions.embedding_view_name, definitions.model_versions_in_history(self.home))
-        self.online.update(self.config, [], [self.view(name) for name in (*FIXED_VIEWS, *models)], [], [], False)
-
-    def _apply_embedding(self, model_version: str) -> None:
-        view = definitions.embedding_view(self.home, model_version)
-        self.history(view.name).create()
-        service = definitions.retrieval_service(self._views[OFFER_VIEW], view)
-        self.feast.apply([definitions.product, view, service])
 
 
 def _newest(products: Sequence[_Row]) -> list[_Row]:

@@ -26,7 +26,7 @@ class ViewFormat(NamedTuple):
 
     Attributes:
         types: The Arrow type of each feature.
-        encode: Converts a live row, of the class that the view holds, to serialized values.
+        encode: Converts a live row of the view's class to serialized values.
         columns: Converts rows, None for deleted ones, to Arrow arrays.
         key: The column of the entity key.
     """
@@ -41,7 +41,7 @@ Row = ProductFeatures | OfferRow | ProductEmbedding | UserRecent | Deletion
 
 
 class EncodedRows(NamedTuple):
-    """Rows of one view, as its online table and its history hold them."""
+    """Rows of one view, in the form of its online table and in the form of its history."""
 
     online: list[OnlineRow]
     history: pa.Table
@@ -52,7 +52,7 @@ def encode(view_name: str, rows: Sequence[Row], schema: pa.Schema, created: date
 
     Args:
         view_name: The full name of the view.
-        rows: Rows of the class that the view holds, or deletions.
+        rows: Rows of the view's class, or deletions.
         schema: The schema of the view's history.
         created: When the rows are written, with its zone.
     """
@@ -158,7 +158,7 @@ def product_embedding(product_id: str, model_version: str, row: OnlineRow) -> Pr
 
 
 def user_recent(user_id: str, row: OnlineRow) -> UserRecent:
-    """Return a shopper's recent products; a tombstone has none, and the time of the deletion."""
+    """Return a shopper's recent products; a tombstone has no products, only the time of the deletion."""
     product_ids, event_times = row.values
     return UserRecent(
         id=user_id,
@@ -171,7 +171,7 @@ def user_recent(user_id: str, row: OnlineRow) -> UserRecent:
 
 
 def format_of(view_name: str) -> ViewFormat:
-    """Return the format of a view by its full name; a name beside the fixed ones is of a model version."""
+    """Return the format of a view by its full name; any name but the fixed ones belongs to a model version."""
     return FIXED_FORMATS.get(view_name, EMBEDDING_FORMAT)
 
 
@@ -185,7 +185,7 @@ def _images_columns(rows: Sequence[ProductFeatures | None]) -> list[pa.Array]:
     vectors = pa.ListArray.from_arrays(
         pa.array(np.arange(len(flat) + 1, dtype=np.int32) * flat.shape[1]), pa.array(flat.reshape(-1))
     )
-    # A null in the offsets makes a null list, so that deleted rows take up no vectors.
+    # A null in the offsets makes a null list, so that deleted rows need no vectors.
     ends = np.cumsum([len(row.image_vectors) if row else 0 for row in rows])
     starts = [int(e) - (len(row.image_vectors) if row else 0) for e, row in zip(ends, rows, strict=True)]
     offsets = [start if row else None for start, row in zip(starts, rows, strict=True)]

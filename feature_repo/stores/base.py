@@ -1,4 +1,4 @@
-"""The interface of a guarded online store: what Feast calls, and the few operations that differ between databases.
+"""The interface of a guarded online store: Feast's methods, and the few operations that differ between databases.
 
 A store implements the abstract methods of `GuardedOnlineStore`. They mean the same in every database:
 
@@ -7,7 +7,7 @@ A store implements the abstract methods of `GuardedOnlineStore`. They mean the s
   nothing, and a correction under the same version passes.
 * A row whose `deleted` feature is true is a tombstone. It keeps its version, so that an older upsert cannot pass. Its
   features are empty, and Feast's readers do not see it.
-* A row can *follow* the other views of its product: its version increases without a rewrite of its features (the
+* A row can *follow* the other views of its product: its version increases, but its features are not rewritten (the
   argument `advance` of `write`). The tag `follows` of a view names the view that it always follows; a store may use it.
 * A `write` is atomic: all of its rows are stored or, on any error, none.
 
@@ -76,7 +76,7 @@ class GuardedOnlineStore(OnlineStore):
                 tombstone or not, and keeps its features.
             equal: Whether a row of an equal version passes.
             repair: Whether to compare only with the version that the stored row was written under, and not with the
-                version that it has followed to.
+                version that it has followed.
 
         Returns:
             For each batch, the keys of the rows that were refused because the store holds a newer version.
@@ -98,7 +98,7 @@ class GuardedOnlineStore(OnlineStore):
             columns: The views, each with the payload columns to read.
             keys: Entity keys; a key without a row is absent from the result.
             own_versions: Whether a row reports the version that it was written under instead of the version that it
-                has followed to.
+                has followed.
 
         Returns:
             For each view, its rows by key.
@@ -120,7 +120,7 @@ class GuardedOnlineStore(OnlineStore):
 
     @abstractmethod
     def identity(self, config: RepoConfig, view: FeatureView) -> str:
-        """Return the random name that a view's table gets once; a table that was lost and made again has another."""
+        """Return the random name of a view's table; a table that was lost and made again has another name."""
 
     @abstractmethod
     def disconnect(self) -> None:
@@ -144,7 +144,7 @@ class GuardedOnlineStore(OnlineStore):
         data: Sequence[tuple[EntityKeyProto, Mapping[str, ValueProto], datetime, datetime | None]],
         progress: Callable[[int], object] | None,
     ) -> None:
-        """Write what `push`, `write_to_online_store` and `feast materialize` send.
+        """Write the rows of `push`, `write_to_online_store` and `feast materialize`.
 
         Raises:
             InvalidFeatureError: A feature or the version is missing, or a vector cannot be searched. Nothing was
@@ -163,7 +163,7 @@ class GuardedOnlineStore(OnlineStore):
         entity_keys: Sequence[EntityKeyProto],
         requested_features: Sequence[str] | None = None,
     ) -> list[tuple[datetime | None, dict[str, ValueProto] | None]]:
-        """Read what `get_online_features` asks for: (None, None) for a product that is unknown or deleted."""
+        """Read features for `get_online_features`; (None, None) for a product that is unknown or deleted."""
         names = list(requested_features or (feature.name for feature in table.features))
         columns = [name for name in payload_columns(table) if name in names]
         keys = [key_of(config, entity_key) for entity_key in entity_keys]
@@ -185,7 +185,7 @@ class GuardedOnlineStore(OnlineStore):
         """Return the `top_k` live rows nearest to `embedding`, with exact distances.
 
         The rows are sorted by id, not by distance: `FeatureStore` 0.67 zips them with the *sorted* entity keys, and
-        rows in any other order come back under wrong ids. Sort by the `distance` that comes with each row.
+        rows in any other order get wrong ids. Sort the result by `distance`.
         """
         if embedding is None or query_string is not None or filters is not None:
             raise InvalidFeatureError("This store searches by vector alone: give `query`, no text and no filters.")
@@ -217,7 +217,7 @@ class GuardedOnlineStore(OnlineStore):
 
 
 def key_of(config: RepoConfig, entity_key: EntityKeyProto) -> bytes:
-    """Serialize an entity key as this repository's version of the format says."""
+    """Serialize an entity key in the format version of this repository."""
     return bytes(serialize_entity_key(entity_key, config.entity_key_serialization_version))
 
 
@@ -253,7 +253,7 @@ def _online_row(
 
 
 def _check_values(view: FeatureView, values: Mapping[str, ValueProto]) -> None:
-    """Refuse what Feast lets pass: a missing version that became 0, a vector of NaN that became zeros."""
+    """Refuse values that Feast accepts: a missing version that became 0, a vector of NaN that became zeros."""
     if missing := {feature.name for feature in view.features} - values.keys():
         raise InvalidFeatureError(
             f"A row for view {view.name} lacks {sorted(missing)}: give every feature, null where unknown."

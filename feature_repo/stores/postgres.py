@@ -1,15 +1,15 @@
 """A PostgreSQL online store for Feast in which the newest version of a product always wins.
 
-Feast's own PostgreSQL store overwrites newer values with late ones, keeps one row per feature, and stays broken after
-one text with a NUL byte until it is restarted. This one keeps one row per product and view. The rules of all guarded
+Feast's own PostgreSQL store overwrites newer values with late ones, keeps one row per feature, and fails after one text
+with a NUL byte until it is restarted. This store keeps one row per product and view. The rules of all guarded
 stores are in `feature_repo.stores.base`. PostgreSQL's part:
 
-* Each view is written by one statement: the rows travel as arrays, in binary. PostgreSQL checks `where` again on the
+* Each view is written by one statement, which gets the rows as binary arrays. PostgreSQL checks `where` again on the
   row that it has locked, so two writers cannot both pass the guard.
 * Rows are written in key order: two writers of the same products wait for each other and do not deadlock. If the server
   still aborts one (a deadlock with other clients, a failover), the transaction is retried.
-* The version that a row has followed to is a column of its own. Large values lie out of line (TOAST), and a new version
-  does not rewrite them.
+* The version that a row has followed to is a column of its own. Large values are stored out of line (TOAST), so a new
+  version does not rewrite them.
 * Values are `bytea`: a NUL byte is a byte like any other.
 * Each thread has one connection, and a child process opens its own. The next call reopens a broken connection.
 
@@ -41,7 +41,7 @@ from feature_repo.errors import InvalidFeatureError, StoreBusyError, StoreStateE
 from feature_repo.online_row import OnlineRow, newest_of_each_key, payload_columns
 from feature_repo.stores.base import PAGE_ROWS, GuardedOnlineStore, ViewColumns, ViewRows, check_filled_in
 
-# The columns that a write sets beside the features, with their types.
+# The columns that a write sets in addition to the features, with their types.
 _WRITTEN: Final[tuple[tuple[str, LiteralString], ...]] = (
     ("entity_key", "bytea"),
     ("event_us", "int8"),
@@ -49,10 +49,10 @@ _WRITTEN: Final[tuple[tuple[str, LiteralString], ...]] = (
     (DELETED, "bool"),
 )
 _OWN_COLUMNS: Final = {"entity_key", "event_us", "followed", "followed_us"}
-_IDENTIFIER_BYTES: Final = 63  # PostgreSQL cuts longer names off, and two views would share a table
-_NEVER: Final = -(2**63)  # below every version: the row has followed none
+_IDENTIFIER_BYTES: Final = 63  # PostgreSQL truncates longer names, and two views would share a table
+_NEVER: Final = -(2**63)  # below every version: the row has not followed any
 _TRIES: Final = 5
-# The server aborted the statement for a reason outside of it: another writer, or a failover.
+# The server aborted the statement because of another writer or a failover.
 _RETRYABLE: Final = (
     errors.DeadlockDetected,
     errors.SerializationFailure,
@@ -291,7 +291,7 @@ class _Table:
         """Return the table of a view.
 
         Raises:
-            InvalidFeatureError: A name is too long for PostgreSQL, or is that of a column of the store itself.
+            InvalidFeatureError: A name is too long for PostgreSQL, or the store has its own column of this name.
         """
         columns = payload_columns(view)
         if clash := _OWN_COLUMNS.intersection(columns):
@@ -414,7 +414,7 @@ def _make(connection: _Connection, table: _Table) -> None:
 
 @contextmanager
 def _translated(config: RepoConfig) -> Iterator[None]:
-    """Raise this package's errors for psycopg's, without the password that some of those quote."""
+    """Convert psycopg's errors to this package's, without the password that some of them contain."""
     schema = config.online_store.db_schema
     try:
         yield

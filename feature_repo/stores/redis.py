@@ -1,17 +1,17 @@
 """A Redis online store for Feast in which the newest version of a product always wins.
 
-Feast's own Redis store drops a write of a second that it has already seen, so that it silently ignores a re-embedding
-under the old event time, and it cannot delete a product. The rules of all guarded stores are in
+Feast's own Redis store ignores a write whose event time is in the same second as the stored one, so it silently drops a
+re-embedding under the old event time. It also cannot delete a product. The rules of all guarded stores are in
 `feature_repo.stores.base`. Redis's part:
 
 * The layout is Feast's: one hash per product, a field per feature (murmur3 of `view:feature`), `_ts:<view>`. So Feast's
   stock readers, in any language, read what this store writes. More fields of the hash keep the version (`_v`), the
   tombstone (`_d`), the event time (`_us`), and the version that the row has followed to with its event time (`_f`,
   `_fus`). A sorted set per view holds the keys, for pages and counts without a scan of the database.
-* The guard is a Lua script. Redis runs it as one step, and all scripts of one `write` in one MULTI/EXEC. It compares
-  versions as texts of 20 digits, because Lua's numbers are exact to 53 bits only.
-* Redis answers before it has written to disk (`appendfsync everysec` is its default), and evicts keys as its policy
-  says: set `maxmemory-policy noeviction`. After a crash, run `sagelift features materialize --full`.
+* The guard is a Lua script. Redis runs it as one step, and all scripts of one `write` in one MULTI/EXEC. The script
+  compares versions as texts of 20 digits, because Lua's numbers are exact to 53 bits only.
+* Redis answers before it has written to disk (`appendfsync everysec` is its default), and its eviction policy may
+  remove keys: set `maxmemory-policy noeviction`. After a crash, run `sagelift features materialize --full`.
 
 Use one server or a failover pair, not Redis Cluster: its scripts cannot touch keys of several slots.
 Needs redis-py (`pip install redis`).
@@ -54,7 +54,7 @@ _SECOND_US: Final = 1_000_000
 #         each), the length of the project's name, the features (their number first), the views to advance (their number
 #         first), and for each row: version, event time, '1' if deleted, Feast's timestamp, a value for each feature.
 #
-# Returns the numbers of the rows that were refused, from 0 on.
+# Returns the numbers of the refused rows, counted from 0.
 _WRITE: Final = """
 local position = 0
 
@@ -144,7 +144,7 @@ class _Pipeline(Protocol):
 
 
 class _Script(Protocol):
-    """A script that Redis runs; with a pipeline as its client, its result is the pipeline's."""
+    """A script that Redis runs; with a pipeline as its client, it returns the pipeline."""
 
     def __call__(self, keys: Sequence[str | bytes], args: Sequence[str | bytes | int], client: _Pipeline) -> object: ...
 
@@ -254,7 +254,7 @@ class GuardedRedisOnlineStore(GuardedOnlineStore):
         """Read rows of several views as of one time; see `GuardedOnlineStore.read`."""
         keys = list(dict.fromkeys(keys))
         views = [(_View(config, view), names) for view, names in columns]
-        # One HMGET per product for all views, so that they are of one time.
+        # One HMGET per product for all views, so that all views are as of one time.
         fields = [field for view, names in views for field in view.fields_to_read(names)]
         with self._redis(config) as redis:
             self._check_registered(redis, config, [view for view, _ in views])

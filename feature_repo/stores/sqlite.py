@@ -10,12 +10,12 @@ view, so that one statement both compares the versions and writes all features:
 The rules of all guarded stores are in `feature_repo.stores.base`. SQLite's part:
 
 * A row has two versions: `version`, under which its features were written, and `followed`, the newest version of its
-  product that it has followed to without a rewrite.
-* A view with the tag `follows` does not even store the second: its rows are as new as the *version row*, the row of the
-  same product in the view that the tag names (for texts and images, the offer). A new price then writes one small row
+  product that it has followed without a rewrite.
+* A view with the tag `follows` does not store `followed`: its rows are as new as the *version row*, the row of the same
+  product in the view that the tag names (for texts and images, the offer). A new price then writes one small row
   and does not touch the large rows with texts and vectors.
-* The database uses WAL, one connection per thread, and no connection of a parent process. A commit is on the disk when
-  it returns: a loss of power does not undo it.
+* The database uses WAL and one connection per thread; a child process opens its own. A commit is on the disk when it
+  returns: a loss of power does not undo it.
 """
 
 from __future__ import annotations
@@ -44,11 +44,11 @@ from feature_repo.stores.base import PAGE_ROWS, GuardedOnlineStore, ViewColumns,
 
 # SQLite's default limit of bound values in one statement (SQLITE_MAX_VARIABLE_NUMBER since 3.32).
 _MAX_VARIABLES: Final = 32_766
-# Rows of one insert: SQLite would parse and plan a longer statement for no gain.
+# Rows of one insert: a longer statement costs more parsing and planning, and is not faster.
 _ROWS_PER_INSERT: Final = 128
-_WRITTEN: Final = ("entity_key", "event_us", VERSION, DELETED)  # columns that a write sets beside the features
+_WRITTEN: Final = ("entity_key", "event_us", VERSION, DELETED)  # columns that a write sets in addition to the features
 _FOLLOWED: Final = ("followed", "followed_us")  # the version that a row has followed to, and its event time
-_NEVER: Final = -(2**62)  # below every version: the row has followed none
+_NEVER: Final = -(2**62)  # below every version: the row has not followed any
 _IDENTITIES: Final = "table_identity"
 
 _Parameter = bytes | int | str | None
@@ -80,7 +80,7 @@ class GuardedSqliteOnlineStore(GuardedOnlineStore):
         self._local = threading.local()
         self._open: weakref.WeakSet[_Connection] = weakref.WeakSet()
         self._tables: dict[tuple[str, tuple[str, ...]], _Table] = {}
-        # A writer that finds the file locked sleeps for up to 0.1 s at a time; threads of this process need not.
+        # Threads of this process wait here: a writer that finds the file locked sleeps for up to 0.1 s at a time.
         self._writing = threading.Lock()
         self._pid = os.getpid()
 
@@ -287,7 +287,7 @@ class _Table:
         """Return the table of a view.
 
         Raises:
-            InvalidFeatureError: A feature has the name of a column that the store uses itself.
+            InvalidFeatureError: The store has its own column with the name of a feature.
         """
         columns = payload_columns(view)
         if clash := {"entity_key", "event_us", *_FOLLOWED}.intersection(columns):
@@ -462,7 +462,7 @@ def _connect(path: Path, busy_timeout_s: float) -> _Connection:
     connection.path = path
     if connection.execute("pragma journal_mode").fetchone() != ("wal",):
         connection.execute("pragma journal_mode = wal")
-    # Every commit is synced: the caller commits its Kafka offsets next, and a lost write would not come again. It costs
+    # Every commit is synced: the caller commits its Kafka offsets next, so a lost write is never repeated. It costs
     # 0.2 to 4 ms per transaction, of one row or of hundreds.
     connection.execute("pragma synchronous = full")
     return connection

@@ -2,7 +2,7 @@
 
 A vector passes through the modules in this order:
 
-* `index`: the public class; it locks, checks and passes on.
+* `index`: the public class; it locks, checks its arguments and calls the other modules.
 * `rows`, `filters`: the products with their vectors, versions and attributes, in columns.
 * `unlinked`: vectors that are not in the graph yet; a search compares with each of them.
 * `graph`: usearch's HNSW graph.

@@ -1,4 +1,4 @@
-"""Filters on attributes that change often: price, category, availability. They lie in columns beside the vectors.
+"""Filters on attributes that change often: price, category, availability. Columns beside the vectors store them.
 
 A change of price is one write into a column; it touches neither the vector nor the graph. A filter becomes one boolean
 per product, so that its selectivity is known exactly before the search begins.
@@ -21,7 +21,7 @@ _CURRENCY = re.compile(r"[A-Z]{3}")
 
 
 class Attributes(msgspec.Struct, frozen=True, kw_only=True):
-    """What a product can be filtered by. An unknown attribute is None or empty, and passes no filter on it."""
+    """The attributes of a product for filters. An unknown attribute is None or empty; it passes no filter on it."""
 
     amount_minor: int | None = None  # the price in minor units (cents) of `currency`
     currency: str | None = None  # ISO 4217
@@ -55,7 +55,9 @@ class Filter(msgspec.Struct, frozen=True, kw_only=True):
         if self.currency is not None and not _CURRENCY.fullmatch(str(self.currency)):
             raise InputError(f"a filter's currency must be an ISO 4217 code such as EUR, not {self.currency!r}")
         if (low is not None or high is not None) and self.currency is None:
-            raise InputError(f"a filter on price ({low} to {high}) needs a currency: amounts of several do not compare")
+            raise InputError(
+                f"a filter on price ({low} to {high}) needs a currency, because amounts of several cannot be compared"
+            )
         if low is not None and high is not None and low > high:
             raise InputError(f"a filter's min_price ({low}) must not exceed its max_price ({high})")
         if not isinstance(self.categories, tuple) or not all(isinstance(path, str) for path in self.categories):
@@ -122,7 +124,7 @@ class AttributeColumns:
             setattr(self, name, getattr(new, name))
 
     def set(self, row: int, version: int, attributes: Attributes) -> bool:
-        """Replace one product's attributes; return false if newer ones are there."""
+        """Replace one product's attributes; return false if the stored ones are newer."""
         if version < self.version[row]:
             return False
         self.version[row] = version
@@ -153,7 +155,7 @@ class AttributeColumns:
     def check(self, where: Filter) -> None:
         """Refuse a filter on a currency or category that no product ever had.
 
-        Before the first product's attributes come, every filter is accepted.
+        Every filter is accepted until the first product's attributes arrive.
 
         Raises:
             InputError: Names the value and the existing ones.

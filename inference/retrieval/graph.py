@@ -19,11 +19,11 @@ class HnswSettings(msgspec.Struct, frozen=True, kw_only=True):
     connectivity: int = 48  # links per node (M); twice as many in the lowest layer
     expansion_add: int = 128  # candidates considered when a node is linked (efConstruction)
     expansion_search: int = 128  # candidates considered by a search (ef)
-    exact_up_to: int = 8_000  # up to so many products, comparing with each is about as fast as walking the graph
+    exact_up_to: int = 8_000  # up to this many products, comparing with each is about as fast as walking the graph
 
 
 class Matches:
-    """What usearch found, in the same shape for one query and for many.
+    """The matches of usearch, in the same shape for one query and for many.
 
     Attributes:
         keys: `[B, k]`; row `i` has `counts[i]` keys, the nearest first.

@@ -43,7 +43,7 @@ class RetrievalIndex:
     """Unit vectors of products under one model version. Threads may read and write it at the same time.
 
     Each product has its catalogue version: an older vector never replaces a newer one, and a removed product stays
-    removed until a newer vector comes. Attributes for filters have their own versions.
+    removed until a newer vector arrives. Attributes for filters have their own versions.
 
     Args:
         model_version: The version of the model that made the vectors; vectors of another version are refused.
@@ -96,7 +96,7 @@ class RetrievalIndex:
             model_version: The version of the model that made the vector; None skips the check.
 
         Returns:
-            Whether it was taken; false if the index holds a newer version.
+            Whether it was taken; false if the index has a newer version.
 
         Raises:
             InputError: If the vector has another shape, NaN, infinity or length zero, or comes from another model.
@@ -116,9 +116,9 @@ class RetrievalIndex:
         threads: int = 0,
         link: bool = True,
     ) -> list[bool]:
-        """Add or replace many products. Searches go on; with one thread they wait for a few products at most.
+        """Add or replace many products. Searches continue; with one thread they wait for a few products at most.
 
-        If a product occurs several times, its highest version counts, and among equal versions the last one.
+        If a product occurs several times, its highest version is taken, and among equal versions the last one.
 
         Args:
             product_ids: `N` products.
@@ -130,7 +130,7 @@ class RetrievalIndex:
                 puts them into the graph.
 
         Returns:
-            For each product, whether it was taken. It is not if the index holds, or this call brings, a newer version.
+            For each product, whether it was taken: whether neither the index nor this call has a newer version.
 
         Raises:
             InputError: As for `upsert`; names the first invalid product. Then no product is added.
@@ -191,11 +191,11 @@ class RetrievalIndex:
         return len(self._unlinked)
 
     def link(self, seconds: float = math.inf, keep: int = 0) -> None:
-        """Link vectors into the graph, those first that have waited longest. Searches wait for a few vectors at most.
+        """Link vectors into the graph, the longest waiting first. Searches wait for a few vectors at most.
 
         Args:
             seconds: Stop after this time.
-            keep: Stop when so many vectors are left.
+            keep: Stop when this many vectors are left.
         """
         end = time.monotonic() + seconds
         while len(self._unlinked) > keep and time.monotonic() < end:
@@ -223,7 +223,7 @@ class RetrievalIndex:
     def set_attributes(self, product_id: str, version: int, attributes: Attributes) -> bool:
         """Replace the attributes that filters read; return false if the index holds a newer version of them.
 
-        They may come before the product's vector, and they are kept while the product is removed.
+        They may arrive before the product's vector, and they are kept while the product is removed.
         """
         with self._changing, self._lock:
             return self._rows.attributes.set(self._rows.row(product_id), version, attributes)
@@ -231,8 +231,8 @@ class RetrievalIndex:
     def forget_removed(self, keep: int) -> int:
         """Forget all but the last `keep` removed products and reuse their rows; return how many were forgotten.
 
-        If an older vector of a forgotten product still comes, it is taken as new. Removed products with attributes are
-        kept: they are in the catalogue, and their vector may come back.
+        If an older vector of a forgotten product arrives later, it is taken as new. Removed products with attributes
+        are kept: they are in the catalogue, and their vector may return.
         """
         with self._changing, self._lock:
             return self._rows.forget_removed(keep)
@@ -246,12 +246,12 @@ class RetrievalIndex:
 
     @contextmanager
     def changes_paused(self) -> Iterator[None]:
-        """Keep other threads from changing the index during the block; their searches go on."""
+        """Prevent changes by other threads during the block; their searches continue."""
         with self._changing:
             yield
 
     def vectors(self, product_ids: Sequence[str]) -> dict[str, Float32Array]:
-        """Return the stored vectors `[dim]` of those of the products that the index holds."""
+        """Return the stored vectors `[dim]` of these products; products that the index does not have are absent."""
         with self._lock:
             rows = {p: row for p in product_ids if (row := self._rows.find(p)) is not None}
             vectors = self._rows.vectors[list(rows.values())].astype(np.float32)
@@ -271,7 +271,7 @@ class RetrievalIndex:
         """Return the `k` nearest products of each query, fewer if fewer products pass the filter.
 
         Args:
-            queries: `[B, dim]` of any length. A zero vector, which says nothing, finds nothing.
+            queries: `[B, dim]` of any length. A zero vector finds nothing.
             k: Number of products, at least 1.
             exact: Whether to compare with every product instead of walking the graph.
             where: Return only products that pass this filter.
@@ -296,8 +296,8 @@ class RetrievalIndex:
     def agreement(self, query: Float32Array, k: int, where: Filter | None = None) -> tuple[int, int]:
         """Count how many of one query's `k` nearest products the approximate search finds.
 
-        Both searches see the same products: changes wait, other searches do not. A product as near as the last of the
-        nearest counts as one of them.
+        Both searches see the same products: changes wait, other searches do not. Products at the same distance as the
+        last of the nearest products count as found.
 
         Args:
             query: `[dim]`.
@@ -341,7 +341,7 @@ class RetrievalIndex:
 
     @property
     def wear(self) -> float:
-        """Number of nodes removed from the graph since it was built, per product held.
+        """Number of nodes removed from the graph since it was built, per product in the index.
 
         A replaced product's node is linked again in place, which costs a little recall (`docs/research/log.md`). The
         node of a removed product stays until another product takes it. Run `compact` if `wear` passes about 2 or the
@@ -352,7 +352,7 @@ class RetrievalIndex:
 
     @property
     def row_count(self) -> int:
-        """Number of rows, also of removed products and free ones; the memory grows with it."""
+        """Number of rows, including free rows and those of removed products; the memory grows with it."""
         with self._lock:
             return len(self._rows)
 
@@ -364,8 +364,8 @@ class RetrievalIndex:
     def compact(self, *, threads: int = 0, on_progress: Callable[[int], None] = lambda linked: None) -> None:
         """Build a new graph from the vectors and replace the old one with it.
 
-        Searches and changes go on; what changes is noted and applied to the new graph. Waits for another running
-        `compact`.
+        Searches and changes continue; changed rows are recorded and applied to the new graph. Waits for another
+        running `compact`.
 
         Args:
             threads: Number of threads; 0 for all cores.
@@ -404,7 +404,7 @@ class RetrievalIndex:
         """
 
         def capture(graph_file: Path) -> Saved:
-            self.link()  # most vectors, before changes have to wait
+            self.link()  # link most vectors first, while changes need not wait
             with self._changing:
                 self.link()
                 self._graph.save(str(graph_file))
@@ -415,7 +415,7 @@ class RetrievalIndex:
 
     @classmethod
     def load(cls, folder: Path, model_version: str, *, dim: int = VECTOR_DIM) -> RetrievalIndex:
-        """Read what `save` wrote; `position` says where to continue.
+        """Read what `save` wrote; `position` is where a reader continues.
 
         Args:
             folder: The folder.
@@ -450,7 +450,7 @@ class RetrievalIndex:
     def _upsert_chunk(
         self, ids: Sequence[str], versions: Sequence[int], units: Float16Array, threads: int, link: bool
     ) -> list[bool]:
-        """Upsert distinct products under one hold of the locks; return which were not older than the held ones."""
+        """Upsert distinct products under one hold of the locks; return which were not older than the stored ones."""
         with self._changing, self._lock:
             table = self._rows
             rows = np.fromiter(map(table.row, ids), np.int64, len(ids))

@@ -22,14 +22,14 @@ V = TypeVar("V", bound=Versioned)
 
 
 class Live(Generic[V]):
-    """Holds the index, or recommender, that answers requests.
+    """The index, or recommender, that answers requests.
 
-    A request reads `current` once and keeps it: it never meets two model versions. The next version is filled beside
-    the current one, then `swap` replaces it at once. Requests that have the old one finish with it, and the caller gets
-    it back for a rollback.
+    A request reads `current` once and keeps it, so it never uses two model versions. The next version is filled beside
+    the current one; then `swap` replaces the current one at once. Running requests finish with the old one, which
+    `swap` returns to the caller for a rollback.
 
     Args:
-        current: What answers first.
+        current: The first index or recommender.
     """
 
     def __init__(self, current: V) -> None:
@@ -38,14 +38,14 @@ class Live(Generic[V]):
 
     @property
     def current(self) -> V:
-        """What answers requests now."""
+        """The index or recommender that answers requests now."""
         return self._current
 
     def swap(self, successor: V, *, smallest_share: float = 0.9) -> V:
-        """Replace the current one and return it.
+        """Replace the current index or recommender and return it.
 
         Args:
-            successor: What answers from now on.
+            successor: The index or recommender that answers from now on.
             smallest_share: Smallest share of the current number of products that the successor must have.
 
         Raises:

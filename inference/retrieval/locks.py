@@ -6,7 +6,7 @@ import threading
 
 
 class FairLock:
-    """A lock that threads get in turn: a thread that releases and wants it again waits for those that wait already.
+    """A lock that threads get in turn: a thread that acquires it again first waits for the threads already waiting.
 
     It is not reentrant. Use it in a `with` statement.
     """

@@ -23,7 +23,8 @@ class RecallEstimate(NamedTuple):
     """Recall@k over the last checked queries, with a 95 % interval.
 
     The interval is Wilson's with each query as one observation. A query's recall lies between 0 and 1, so its variance
-    is at most that of a coin with the same mean, however its k neighbours correlate. The interval is rather too wide.
+    is at most that of a coin with the same mean, however its k neighbours correlate. So the interval is too wide rather
+    than too narrow.
 
     Attributes:
         recall: The estimate; None before the first checked query.
@@ -31,7 +32,7 @@ class RecallEstimate(NamedTuple):
         high: Upper end of the interval; None before the first checked query.
         checked: Number of queries behind the estimate.
         seen: Number of live queries since the start.
-        dropped: Number of queries that were chosen for a check, but there was no time for it.
+        dropped: Number of queries that were chosen for a check and dropped for lack of time.
     """
 
     recall: float | None
@@ -43,24 +44,24 @@ class RecallEstimate(NamedTuple):
 
 
 class MonitorSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """What the monitor may cost, and how many queries its estimate covers."""
+    """Limits of the monitor's cost, and the number of queries that its estimate covers."""
 
     share: float = 0.01  # share of live queries that are checked
-    busy: float = 0.01  # share of one core's time that checks may take, whatever an exact search costs
-    waiting: int = 16  # chosen queries that wait for their check; if there are more, the oldest is dropped
+    busy: float = 0.01  # largest share of one core's time for checks, for any cost of an exact search
+    waiting: int = 16  # largest number of waiting queries; the oldest of more is dropped
     window: int = 1_000  # number of checked queries that the estimate covers
 
 
 class RecallMonitor:
     """Samples live queries and checks them one by one. Threads may share a monitor.
 
-    At its check a query is searched approximately and exactly over the same products: the answer that was given
-    before does not count as wrong because of a product that came later.
+    A check searches approximately and exactly over the same products. So a product that arrived after the live answer
+    does not make that answer wrong.
 
     Args:
-        index: Returns the index that answers now. It is called at each check; if another index answers, the estimate
-            starts from zero.
-        settings: What the monitor may cost; None for the defaults.
+        index: Returns the index that answers now; called at each check. The estimate starts again when it is another
+            index.
+        settings: Limits of the monitor's cost; None for the defaults.
         chance: Returns random numbers from 0 to 1.
         clock: Returns the time in seconds.
     """

@@ -15,12 +15,12 @@ CHUNK = 512  # products linked at a time; the index may change between two chunk
 
 
 class Rebuild:
-    """A new graph over all held rows, and the rows that changed since it was begun.
+    """A new graph over all held rows, and the rows that changed since its start.
 
     Args:
         rows: The products.
         graph: The new, empty graph.
-        changing: The lock that changes of the rows take.
+        changing: The lock that protects changes of the rows.
         threads: Number of threads that link; 0 for all cores.
     """
 
@@ -34,7 +34,7 @@ class Rebuild:
         self._changed.update(rows)
 
     def link(self, rows: Int64Array, on_progress: Callable[[int], None]) -> None:
-        """Link rows chunk by chunk, and then most of those that changed since; the index may change between chunks.
+        """Link rows chunk by chunk, then most rows that changed meanwhile; the index may change between chunks.
 
         Args:
             rows: The rows that were held at the beginning.
@@ -63,7 +63,7 @@ class Rebuild:
             self._link(rows)
 
     def _link(self, rows: Int64Array) -> None:
-        """Add those of the rows that are held now."""
+        """Add the rows that are held now."""
         with self._changing:
             rows = rows[self._rows.held[rows]]
             vectors = self._rows.vectors[rows]

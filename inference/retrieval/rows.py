@@ -25,9 +25,9 @@ class ProductRows:
         ids: The product id of each row; empty for a free row.
         row_of: The row of each product id.
         versions: The catalogue version of each row's vector or removal.
-        held: Whether the product can be found. False if it was removed or only its attributes have come yet.
+        held: Whether the product can be found. False if it was removed, or if only its attributes have arrived.
         vectors: `[rows, dim]`, unit vectors.
-        attributes: What filters read.
+        attributes: Attributes for filters.
         removed: Rows of removed products, in the order of their removal.
         free: Rows without a product.
     """
@@ -46,7 +46,7 @@ class ProductRows:
         return len(self.ids)
 
     def row(self, product_id: str) -> int:
-        """Return the product's row; a new product gets a free or a new one."""
+        """Return the product's row; a new product gets a free row or a new row."""
         row = self.row_of.get(product_id)
         if row is None and self.free:
             row = self.row_of[product_id] = self.free.pop()

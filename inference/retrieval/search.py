@@ -19,7 +19,7 @@ _COMPARISONS_AT_ONCE = 4_000_000  # 16 bytes each while they are sorted
 
 
 class Source(NamedTuple):
-    """What a search reads."""
+    """The data that a search reads."""
 
     rows: ProductRows
     graph: Any
@@ -96,7 +96,7 @@ def search_filtered(
 
 
 def passing_rows(rows: ProductRows, where: Filter | None) -> BoolArray:
-    """Return which rows hold a product that passes the filter."""
+    """Return the rows of the products that pass the filter."""
     held = rows.held[: len(rows)]
     return held if where is None else rows.attributes.matching(where, len(rows)) & held
 
@@ -128,8 +128,8 @@ def compare(products: ProductRows, request: Request, rows: Int64Array, vectors: 
 def _walk(source: Source, request: Request, pool: Int64Array, passing: BoolArray, cost: SearchCost) -> list[Candidates]:
     """Read more neighbours than needed and keep those that pass; read four times as many if they are too few.
 
-    If that costs more than comparing with all passing vectors, compare: at a low selectivity from the start (with
-    100,000 products and k = 10 up to 13 %), otherwise for a query that lies far from everything that passes.
+    If that costs more than comparing with all passing vectors, compare with them instead: from the start at a low
+    selectivity (up to 13 % with 100,000 products and k = 10), otherwise for a query far from all passing products.
     """
     queries, k, threads = request
     graph = source.graph
@@ -156,7 +156,7 @@ def _walk(source: Source, request: Request, pool: Int64Array, passing: BoolArray
 def _merge_unlinked(
     source: Source, queries: Float32Array, k: int, answers: Sequence[Candidates], passing: BoolArray | None = None
 ) -> list[Candidates]:
-    """Merge the graph's answers with the nearest unlinked vectors, of which only passing ones count."""
+    """Merge the graph's answers with the nearest unlinked vectors that pass."""
     if not source.unlinked:
         return list(answers)
     rows, vectors = source.unlinked.gather(source.rows.vectors)

@@ -5,8 +5,8 @@
     <save>-vectors.npy     [rows, dim] float16
     <save>-products.arrow  ids, versions, attributes, row by row (Arrow IPC)
 
-Each save writes files with new names and then replaces the manifest; from then on it counts. The files of the previous
-save stay until the next one, so that a reader of them can finish.
+Each save writes files with new names and then replaces the manifest, which makes the save valid. The files of the
+previous save stay until the next save, so that a reader of them can finish.
 """
 
 from __future__ import annotations

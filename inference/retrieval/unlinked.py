@@ -1,4 +1,4 @@
-"""Vectors that the index holds but that are not in the graph yet."""
+"""Vectors of the index that are not in the graph yet."""
 
 from __future__ import annotations
 

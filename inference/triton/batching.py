@@ -10,7 +10,7 @@ from inference.arrays import Int32Array, Int64Array
 from inference.inputs import MAX_IMAGES
 
 _IMAGE_BUCKETS = np.array([1, 2, 4, 8, 12, MAX_IMAGES])
-_MIN_BUCKET = 32  # one request costs about 0.6 ms whatever its size: below this many products, padding is cheaper
+_MIN_BUCKET = 32  # one request of any size costs about 0.6 ms: below this many products, padding is cheaper
 
 
 def group_by_size(counts: Int32Array, batch: int, tokens: Int32Array | None = None) -> Iterator[Int64Array]:
@@ -19,8 +19,8 @@ def group_by_size(counts: Int32Array, batch: int, tokens: Int32Array | None = No
     Args:
         counts: `[B]`, the number of images of each product.
         batch: Largest number of products in one group.
-        tokens: `[B]`, the number of tokens of each product. If given, products of similar length come together within
-            the same number of images: less padding.
+        tokens: `[B]`, the number of tokens of each product. If given, products of similar length are grouped within
+            the same number of images, which needs less padding.
     """
     order = np.argsort(counts, kind="stable") if tokens is None else np.lexsort((tokens, counts))
     buckets = np.searchsorted(_IMAGE_BUCKETS, counts[order])

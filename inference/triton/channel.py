@@ -1,7 +1,7 @@
 """The gRPC channel to a Triton server: its options and TLS.
 
-gRPC reports every failure to connect as "unavailable" and tries again. This module therefore opens one connection of
-its own first, which tells an untrusted certificate or a port that speaks another protocol from a server that is down.
+gRPC reports every failure to connect as "unavailable" and tries again. So this module first opens a connection of its
+own. This distinguishes an untrusted certificate, or a port with another protocol, from a server that is down.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def open_channel(url: str, tls: Tls | None = None, *, timeout_s: float = TIMEOUT
 
 
 def _context(tls: Tls) -> ssl.SSLContext:
-    """Return a context that trusts what gRPC trusts. Its errors say what is wrong; gRPC's errors go to its log."""
+    """Return a context that trusts the same authorities as gRPC. Its errors explain the failure; gRPC only logs it."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.set_alpn_protocols(["h2"])
     try:

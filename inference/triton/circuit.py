@@ -23,7 +23,7 @@ class CircuitBreaker:
     request is refused at once. Callers learn of the outage without waiting for a time-out, and a restarting server is
     not flooded. Every `pause_s` seconds one request may pass as a probe (half-open). An answer closes the circuit.
 
-    A probe whose caller never reports a result blocks nothing: after the pause the next probe may pass.
+    A probe without a reported result does not block others: after the pause the next probe may pass.
     Threads may share one circuit breaker.
 
     Args:

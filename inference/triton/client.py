@@ -49,17 +49,17 @@ class TritonClient:
         max_elapsed_s: Seconds for which a request is retried before the call raises `Unavailable`.
         batch: Largest number of products in one request, at most 256.
         heal: Replaces the dead process of a model, by the model's name. By default the client unloads and loads it.
-        breaker: Makes calls fail at once while the server answers nothing; for callers that try again themselves.
+        breaker: Makes calls fail at once while the server does not answer; for callers that try again themselves.
             Without it, each call waits for its own time limit.
         tls: How to encrypt the connection; None leaves it unencrypted.
         channel: gRPC channel, for tests.
         clock: Returns the time in seconds, for tests.
-        sleep: Waits for so many seconds, for tests.
+        sleep: Waits for a number of seconds, for tests.
         uniform: Returns a random number from 0 to 1, for tests.
 
     Attributes:
         url: `host:port` of Triton's gRPC interface.
-        dispatcher: Sends the requests; takes requests that are ready-made.
+        dispatcher: Sends the requests, including requests that the caller built.
 
     Raises:
         InputError: If an option is out of range.
@@ -173,7 +173,7 @@ class TritonClient:
             The smallest cosine between an answer and the known answer.
 
         Raises:
-            ServingError: If the answers differ: the server has other weights or garbles its tensors.
+            ServingError: If the answers differ: the server has other weights, or corrupts tensors.
             ArtifactError: If the folder has no readable probe.
         """
         arrays = load_probe(known) if isinstance(known, Path) else known
@@ -190,8 +190,8 @@ class TritonClient:
         worst = float((vectors * expected).sum(1).min())
         if not worst >= least:
             raise ServingError(
-                f"{target} answers its known-answer probe with cosine {worst:.5f}, must be >= {least}: it serves other "
-                "weights, or serves these wrongly"
+                f"{target} answers its known-answer probe with cosine {worst:.5f}, must be >= {least}: it has other "
+                "weights, or computes wrongly with them"
             )
         return worst
 
@@ -239,7 +239,7 @@ class TritonClient:
             raise kind(f"{self.dispatcher.describe(name)} cannot be {verb}ed: {first_line(error)}") from None
 
     def _reload(self, name: str) -> None:
-        self.unload(name)  # loading alone changes nothing: Triton believes that the dead process is alive
+        self.unload(name)  # loading alone has no effect: Triton believes that the dead process is alive
         self.load(name)
 
 

@@ -1,7 +1,7 @@
 """Send the requests of one call: several in flight, each failure handled by its kind, each answer checked.
 
 * A retryable failure is retried with jittered back-off until the time limit.
-* A rejected batch is halved until the bad product stands alone.
+* A rejected batch is halved until only the bad product is left.
 * A dead model process is replaced, then the request is sent again.
 * Every other failure raises an error.
 * While a `CircuitBreaker` is open, nothing is sent.
@@ -32,7 +32,7 @@ _MISSING_GRACE_S = 10.0  # a server that has just restarted has no model loaded 
 
 
 class Job(NamedTuple):
-    """One call: the model it asks, and where the answers go."""
+    """One call: its model, and its answers."""
 
     model: str
     version: str
@@ -47,7 +47,7 @@ class Job(NamedTuple):
 
 @dataclass(frozen=True)
 class Limits:
-    """What one call may spend.
+    """The limits of one call.
 
     Attributes:
         deadline_s: Seconds until one request times out.
@@ -84,7 +84,7 @@ class Dispatcher:
         url: The server's address, for messages.
         infer: gRPC's `ModelInfer`, which takes encoded requests.
         reload: Replaces the process of a model, by its name; raises `ServingError` if that fails.
-        limits: What one call may spend.
+        limits: The limits of one call.
         breaker: Stops requests while the server does not answer; None never stops them.
         timing: Clock, sleep and random numbers.
     """

@@ -74,8 +74,8 @@ def product_chunk(
         images: The batch's image vectors, `[<= 20, 256]` for each product.
         token_ids: `[B, T]` int32.
         field_lengths: `[B, 12]` int32.
-        rejected: Receives the reason, by row, for each product whose vectors float16 cannot hold. The request leaves
-            these products out.
+        rejected: Receives the reason, by row, for each product whose vectors float16 cannot represent. The request
+            omits these products.
     """
     counts = np.array([len(images[row]) for row in rows], np.int32)
     stacked = np.zeros((len(rows), max(1, int(counts.max(initial=0))), VECTOR_DIM), np.float16)
@@ -87,7 +87,7 @@ def product_chunk(
     if magnitudes.max() >= 0x7C00:
         bad = (magnitudes >= 0x7C00).any((1, 2))
         for row in rows[bad]:
-            rejected[int(row)] = "image vectors hold NaN, infinity or numbers above 65504"
+            rejected[int(row)] = "image vectors contain NaN, infinity or numbers above 65504"
         rows, stacked, counts = rows[~bad], stacked[~bad], counts[~bad]
     lengths = field_lengths[rows]
     width = max(1, int(lengths.sum(1, dtype=np.int64).max(initial=0)))  # send no more padding than these rows need

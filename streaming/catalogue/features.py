@@ -9,11 +9,11 @@ from typing import Any
 import msgspec
 
 from feature_repo.errors import InvalidFeatureError
-from feature_repo.rows import Deletion, ProductFeatures
+from feature_repo.rows import ALL_VIEWS, Deletion, ProductFeatures
 from inference.errors import InputError
 from streaming.catalogue.batch import BatchResult, FeatureChanges, Received, Updates, first_arrival, halves
 from streaming.catalogue.images.product_images import ImageVector, ProductImages, refuse_images
-from streaming.catalogue.merging import VIEWS, Product, applicable_updates, changed_views, merge, offer_changed
+from streaming.catalogue.merging import Product, applicable_updates, changed_views, merge, offer_changed
 from streaming.catalogue.offer_updates import write_offer_updates
 from streaming.catalogue.settled import SettledProducts
 from streaming.errors import ContractError, ImageError
@@ -155,7 +155,7 @@ class FeatureWriter:
             images |= {link: image for link, image in fetched.items() if not isinstance(image, ImageError)}
             self._images.put(row, product.links, images)
         errors = {link: image for link, image in fetched.items() if isinstance(image, ImageError)}
-        return _PlannedRow(row, tuple(view for view in VIEWS if view in changed), errors)
+        return _PlannedRow(row, tuple(view for view in ALL_VIEWS if view in changed), errors)
 
     def _delete(self, products: Sequence[Product], result: BatchResult) -> list[Deletion]:
         """Write tombstones; return those that the store accepted."""

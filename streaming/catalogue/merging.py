@@ -15,13 +15,10 @@ from urllib.parse import urlsplit
 import msgspec
 from msgspec import UNSET
 
-from feature_repo.rows import OfferRow, ProductFeatures
+from feature_repo.rows import ALL_VIEWS, OfferRow, ProductFeatures
 from inference.inputs import TEXT_FIELDS
 from streaming.contracts import ATTRIBUTES, MAX_IMAGES, Price, ProductUpdate, image_links
 from streaming.errors import ContractError
-
-VIEWS = ("text", "images", "offer")
-"""The feature views of a product."""
 
 
 class Product(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -161,7 +158,7 @@ def changed_views(before: ProductFeatures | None, after: Product, visual_version
     Images that another visual encoder than `visual_version` encoded count as changed.
     """
     if before is None or before.deleted:
-        return VIEWS
+        return ALL_VIEWS
     old = Product.of(before)
     views = []
     if old.text != after.text:

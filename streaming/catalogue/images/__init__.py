@@ -10,5 +10,5 @@ A link passes through these modules:
     addresses        which addresses a download may connect to
     pixels           bytes of an image -> pixels of one size
 
-`refresh` makes the updates that ask for images that changed behind their links.
+`refresh` makes updates that request images again whose links have not changed.
 """

@@ -1,7 +1,7 @@
-"""Which addresses a download may connect to: no link of a feed leads into the network behind the firewall.
+"""Which addresses a download may connect to: no link of a feed reaches the network behind the firewall.
 
-Each address is checked before the connection, also after a redirect, and the connection goes to that very address. A
-second DNS look-up, in which a name could resolve to something else, never happens.
+Each address is checked before the connection, also after a redirect, and the connection uses exactly that address. No
+second DNS look-up happens, which could return another address.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def resolve_host(host: str, port: int) -> list[str]:
 
 
 class CheckedBackend(httpcore.NetworkBackend):
-    """Opens connections only to permitted addresses, and holds each thread to its deadline.
+    """Opens connections only to permitted addresses, and enforces each thread's deadline.
 
     Args:
         resolve: Resolves host names.
@@ -80,7 +80,7 @@ class CheckedBackend(httpcore.NetworkBackend):
         """Connect to the first permitted address of the host that answers.
 
         Raises:
-            ImageError: The host has no address, or none that is permitted.
+            ImageError: The host has no address, or no permitted address.
         """
         try:
             addresses = self._resolve(host, port)
@@ -96,7 +96,7 @@ class CheckedBackend(httpcore.NetworkBackend):
         failure: httpcore.ConnectError | httpcore.ConnectTimeout | None = None
         for tried, address in enumerate(permitted):
             try:
-                # An equal share of the time for each: an address that swallows packets must not use up that of others.
+                # An equal share of the time for each: an address that drops packets must not use up the others' time.
                 share = self.left(httpcore.ConnectTimeout) / (len(permitted) - tried)
                 stream = self._sockets.connect_tcp(address, port, share, local_address, socket_options)
                 return _DeadlineStream(stream, self)
@@ -107,7 +107,7 @@ class CheckedBackend(httpcore.NetworkBackend):
 
 
 class _DeadlineStream(httpcore.NetworkStream):
-    """A connection whose every wait ends at its thread's deadline, so that a server that drips bytes gains nothing."""
+    """A connection on which each wait ends at its thread's deadline, even if the server sends single bytes."""
 
     def __init__(self, stream: httpcore.NetworkStream, backend: CheckedBackend) -> None:
         self._stream = stream

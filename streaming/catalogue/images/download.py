@@ -14,7 +14,7 @@ from streaming.errors import ImageError
 
 _MAX_REDIRECTS = 3
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
-# Client errors that pass by themselves: time-out, too early, too many requests.
+# Client errors that are temporary: time-out, too early, too many requests.
 _RETRYABLE = frozenset({408, 425, 429})
 
 

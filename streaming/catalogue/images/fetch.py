@@ -1,7 +1,7 @@
 """Product images: fetched from files or http(s) within limits, and decoded to one size.
 
 The links of a feed are not trusted: a link may point into the network behind the firewall, a file may be a
-decompression bomb, a server may drip one byte a second. See the modules beside this one for each protection.
+decompression bomb, a server may drip one byte a second. The other modules of this package protect against each of them.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class ImageFetcher:
         max_pixels: Width times height before scaling; an image with more is refused by its header.
         allow_private: Whether to connect to addresses that are not public (loopback, private, link-local, ...).
         root: Folder or folders below which files are read; None for any file that the process may read.
-        workers: Number of images that `fetch_many` works on at once.
+        workers: Number of images that `fetch_many` fetches at once.
         resolve: Resolves host names; by default the system's resolver.
         is_public: Whether an IP address is public.
     """
@@ -82,7 +82,7 @@ class ImageFetcher:
         self.close()
 
     def close(self) -> None:
-        """Wait for the images at work, then close the connections."""
+        """Wait for running fetches, then close the connections."""
         self._threads.shutdown(cancel_futures=True)
         self._downloader.close()
 

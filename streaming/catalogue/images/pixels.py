@@ -69,5 +69,5 @@ def _upright(image: Image.Image) -> Image.Image:
     image.load()
     try:
         return ImageOps.exif_transpose(image)
-    except Exception:  # broken EXIF data must not cost the picture
+    except Exception:  # broken EXIF data must not make the picture unusable
         return image

@@ -1,7 +1,8 @@
-"""Images that changed behind their links: requests to fetch the images of products again.
+"""Request the images of products again: they have changed, but their links have not.
 
-The consumer does not fetch a link twice, whichever updates name it: otherwise a shop that sends every product every
-hour would fetch all its images every hour. The sender (`ProductUpdate.refresh_images`) or an operator must ask for it.
+The consumer does not fetch a link twice, even if later updates name it again. Otherwise a shop that sends all products
+every hour would fetch all its images every hour. The sender (`ProductUpdate.refresh_images`) or an operator must ask
+for it.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from streaming.feature_store import FeatureReader
 
 
 def read_products(ids: Iterable[str], store: FeatureReader) -> list[ProductFeatures]:
-    """Read the products whose images to refresh.
+    """Read the products whose images must be fetched again.
 
     Args:
         ids: Product ids; repeated ids count once.
@@ -29,7 +30,7 @@ def read_products(ids: Iterable[str], store: FeatureReader) -> list[ProductFeatu
     for product_id in unique_ids:
         product = stored.get(product_id)
         if product is None or product.deleted:
-            raise ContractError("id", f"there is no product {product_id!r}; publish it first")
+            raise ContractError("id", f"product {product_id!r} does not exist; publish it first")
         if not product.image_urls:
             raise ContractError("id", f"product {product_id!r} has no images; publish their links first")
     return [stored[product_id] for product_id in unique_ids]
@@ -38,8 +39,8 @@ def read_products(ids: Iterable[str], store: FeatureReader) -> list[ProductFeatu
 def refresh_updates(products: Iterable[ProductFeatures]) -> Iterator[ProductUpdate]:
     """Yield an update of each product with images that changes nothing and asks to fetch its images again.
 
-    The update has the product's own version, so that the next update of the source passes, whatever its versions count.
-    If a newer update overtakes it, the images are fetched all the same.
+    The update has the product's own version. So the next update of the source passes, for any kind of versions. If a
+    newer update arrives first, the images are still fetched.
     """
     for product in products:
         if product.image_urls:

@@ -66,7 +66,7 @@ class CachedImageVectors:
         self.visual_version = cache.visual_version
 
     def vectors(self, links: Sequence[str]) -> Mapping[str, tuple[str, Float32Array] | ImageError]:
-        """Return (content hash, vector `[256]`) of each link, or the reason why it has none."""
+        """Return (content hash, vector `[256]`) of each link, or the error that explains why it has none."""
         out: dict[str, tuple[str, Float32Array] | ImageError] = {}
         for start in range(0, len(links), self._batch):
             part = links[start : start + self._batch]

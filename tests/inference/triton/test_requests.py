@@ -31,7 +31,7 @@ def test_a_product_that_float16_cannot_hold_is_left_out_with_its_reason() -> Non
     lengths[:, 0] = [2, 1, 1]
     rejected: dict[int, str] = {}
     chunk = product_chunk(np.array([2, 0, 1]), images, ids, lengths, rejected)
-    assert rejected == {0: "image vectors hold NaN, infinity or numbers above 65504"}
+    assert rejected == {0: "image vectors contain NaN, infinity or numbers above 65504"}
     assert chunk.rows.tolist() == [2, 1]
     assert chunk.tensors["images"].shape == (2, 3, 256)
     assert chunk.tensors["image_counts"].tolist() == [[0], [3]]

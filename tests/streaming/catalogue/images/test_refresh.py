@@ -123,7 +123,7 @@ def test_a_deleted_product_stays_deleted(world: World) -> None:
 
 
 def test_products_that_cannot_be_refreshed_are_named(world: World) -> None:
-    with pytest.raises(ContractError, match="no product 'p9'; publish it first"):
+    with pytest.raises(ContractError, match="product 'p9' does not exist; publish it first"):
         read_products(["p1", "p9"], world.store)
     with pytest.raises(ContractError, match="'p2' has no images"):
         read_products(["p2"], world.store)
