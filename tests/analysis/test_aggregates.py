@@ -62,7 +62,7 @@ def test_splitting_into_cells_changes_nothing(values: list[float], cut: int) -> 
     assert split.variance(X) == pytest.approx(np.var(values, ddof=1), abs=1e-9 * scale)
 
 
-def test_a_shift_is_asked_for_where_digits_would_be_lost_and_only_there() -> None:
+def test_a_shift_is_requested_only_where_digits_would_be_lost() -> None:
     rng = np.random.default_rng(3)
     far = Aggregates((cell(list(rng.normal(1e7, 0.1, 1000))),))
     assert far.better_shifts() is not None

@@ -23,7 +23,7 @@ from analysis.query import label
         ({"upper": 1, "lower": 2}, "not below its upper"),
     ],
 )
-def test_a_cap_that_leaves_nothing_or_says_nothing_is_refused(limits: dict[str, Any], message: str) -> None:
+def test_a_cap_without_a_limit_or_without_values_is_refused(limits: dict[str, Any], message: str) -> None:
     with pytest.raises(MetricError, match=message):
         Cap(**limits)
 

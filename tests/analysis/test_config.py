@@ -81,12 +81,12 @@ def test_yaml_declares_what_python_would(tmp_path: Path) -> None:
         ("metrics: [{kind: mean, name: a, column: x}]\nrate: {}", "unknown field 'rate'"),
     ],
 )
-def test_what_nothing_reads_or_cannot_be_is_refused_by_place(text: str, message: str) -> None:
+def test_unread_and_invalid_fields_are_refused_with_their_place(text: str, message: str) -> None:
     with pytest.raises(MetricError, match=message) as caught:
         parse_metrics(text, name="shop.yaml")
     assert str(caught.value).startswith("shop.yaml")
 
 
-def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=r"nowhere\.yaml cannot be read"):
         load_metrics(tmp_path / "nowhere.yaml")

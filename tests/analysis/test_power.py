@@ -149,7 +149,7 @@ def test_days_follow_the_growth_of_the_history() -> None:
     assert days_until(sum(ramped) + 5000, ramped) == 5  # at the present rate after a ramp-up
 
 
-def test_days_when_there_is_nothing_to_wait_for_or_nothing_comes() -> None:
+def test_no_days_are_left_without_missing_units_and_none_are_known_without_a_rate() -> None:
     assert days_until(100, [60, 50]) == 0
     assert days_until(100, [50, *[0] * 7]) is None
     assert days_until(100, []) is None
@@ -170,7 +170,7 @@ def test_what_remains_until_an_interval_is_narrow_enough() -> None:
     assert remaining(effect, width / 2, [10_000, *[0] * 7]).days is None
 
 
-def test_more_units_do_narrow_the_interval_to_what_was_asked() -> None:
+def test_the_remaining_units_narrow_the_interval_to_the_requested_precision() -> None:
     rng = np.random.default_rng(5)
     metric = Mean(name="y", column="y")
 
@@ -208,7 +208,7 @@ def test_plans_that_make_no_sense_are_refused() -> None:
         remaining(unbounded, 0.1, [1])
 
 
-def test_days_beyond_any_plan_are_none_not_a_number_of_forty_digits() -> None:
+def test_a_number_of_days_beyond_any_plan_is_none() -> None:
     """Almost no new users join any more, so the number of units is never reached."""
     assert days_until(100_000, [3_000, 800, 150, 40, 10, 3, 1, 1, 0, 0, 1, 0, 0, 1]) is None
     assert days_until(1e300, [3_000, 800, 150, 40, 10, 3, 1, 1, 0, 0, 1, 0, 0, 1]) is None

@@ -53,6 +53,6 @@ def test_a_sample_is_one_dimensional_finite_and_large_enough() -> None:
         check_sample([1, nan, inf], "y")
 
 
-def test_the_errors_are_what_a_caller_would_catch() -> None:
+def test_the_errors_derive_from_builtin_ones() -> None:
     assert issubclass(ArgumentError, ValueError)
     assert issubclass(ArgumentError, AnalysisError)

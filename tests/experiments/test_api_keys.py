@@ -1,7 +1,6 @@
 """API keys: shown once, kept as a hash, gone when revoked."""
 
 import hashlib
-import hmac
 
 import pytest
 from sqlalchemy import text
@@ -83,7 +82,7 @@ def test_a_revoked_key_is_refused_from_the_next_refresh_on_and_stays_in_the_list
             connection.execute(text(statement))
 
 
-def test_a_database_that_is_away_leaves_the_keys_that_were_good(keys: ApiKeys) -> None:
+def test_an_unreachable_database_leaves_the_loaded_keys_valid(keys: ApiKeys) -> None:
     _, shown = keys.create("a", "read", actor="ada")
     away = False
 

@@ -125,7 +125,9 @@ def test_a_load_in_which_prerequisites_form_a_cycle_is_not_taken(config: Experim
     assert assigner.assign("u", "ranking").config_version == 1
 
 
-def test_a_service_starts_from_the_file_while_the_store_is_away(tmp_path: Path, config: ExperimentConfig) -> None:
+def test_a_service_starts_from_the_file_while_the_store_is_unreachable(
+    tmp_path: Path, config: ExperimentConfig
+) -> None:
     cache, now = tmp_path / "configs.json", [1_000_000_000]
     first = Assigner(lambda: [published(config)], cache=cache, clock=lambda: now[0])
     assert first.refresh()
@@ -149,9 +151,7 @@ def test_a_service_starts_from_the_file_while_the_store_is_away(tmp_path: Path, 
 
 
 @pytest.mark.parametrize("content", ["{", '{"schema": 2}'])
-def test_a_file_that_cannot_be_used_is_told_and_replaced(
-    tmp_path: Path, config: ExperimentConfig, content: str
-) -> None:
+def test_an_unusable_file_is_logged_and_replaced(tmp_path: Path, config: ExperimentConfig, content: str) -> None:
     cache = tmp_path / "configs.json"
     cache.write_text(content)
     opened = threading.Event()
@@ -174,7 +174,7 @@ def test_a_file_that_cannot_be_used_is_told_and_replaced(
         assigner.close()
 
 
-def test_the_first_load_waits_no_longer_than_it_was_told(config: ExperimentConfig) -> None:
+def test_the_first_load_waits_no_longer_than_its_deadline(config: ExperimentConfig) -> None:
     opened = threading.Event()
 
     def load() -> list[PublishedExperiment]:

@@ -30,7 +30,7 @@ def test_a_file_that_is_no_vector_file_is_a_config_error(tmp_path: Path) -> None
             assignment_vectors.load(path)
 
 
-def test_the_file_is_what_the_specification_was_published_with() -> None:
+def test_published_vectors_never_change() -> None:
     """Vectors may be added; one that is there never changes. The first 87 draws are those of the first edition."""
     first = msgspec.json.encode([(d.salt, d.unit, d.gate, d.split) for d in VECTORS.draws[:87]])
     assert len(VECTORS.draws) >= 121

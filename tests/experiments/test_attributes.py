@@ -21,7 +21,7 @@ from experiments.store import ExperimentStore
 GIVEN = {"country": "DE", "age": 30, "new": True, "email": "ann@example.org", "tags": ["a"], "plan": None}
 
 
-def test_only_what_is_named_is_recorded_and_only_what_can_be_kept() -> None:
+def test_only_named_attributes_with_a_storable_value_are_recorded() -> None:
     assert recorded(("country", "age", "new", "gone", "tags", "plan"), GIVEN) == {
         "country": "DE", "age": 30, "new": True,
     }  # fmt: skip
@@ -30,7 +30,7 @@ def test_only_what_is_named_is_recorded_and_only_what_can_be_kept() -> None:
 
 
 @given(st.dictionaries(st.text(max_size=5), st.one_of(st.text(), st.integers(), st.floats(), st.booleans(), st.none())))
-def test_what_is_recorded_is_what_the_sink_takes(attributes: dict[str, Any]) -> None:
+def test_the_sink_accepts_every_recorded_attribute(attributes: dict[str, Any]) -> None:
     names = tuple(name for name in attributes if value_problem(name) is None)[:20]
     kept = recorded(names, attributes)
     row = EventRow(

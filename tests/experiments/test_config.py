@@ -73,12 +73,12 @@ def test_every_broken_rule_is_named_at_once() -> None:
         ExperimentConfig(**{**RANKING_FIELDS, "salt": "", "coverage": 20_000})
 
 
-def test_the_error_is_also_what_a_caller_would_catch() -> None:
+def test_a_config_error_is_a_value_error() -> None:
     assert issubclass(ConfigError, ValueError)
     assert issubclass(ConfigError, ExperimentsError)
 
 
-def test_canonical_json_is_the_same_text_however_the_config_was_made() -> None:
+def test_equal_configs_have_the_same_canonical_json() -> None:
     config = ExperimentConfig(**RANKING_FIELDS, description="größer")
     other = msgspec.convert(dict(reversed(msgspec.to_builtins(config).items())), ExperimentConfig)
     text = other.canonical_json()
@@ -118,7 +118,7 @@ def test_the_same_instant_is_the_same_config_in_any_time_zone() -> None:
         ),
     ],
 )
-def test_an_override_that_could_never_hold_is_refused(override: Override, message: str) -> None:
+def test_an_override_that_could_never_apply_is_refused(override: Override, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         check_override(ExperimentConfig(**RANKING_FIELDS), override, 10)
     check_override(ExperimentConfig(**RANKING_FIELDS), Override("u", "control", 11), 10)

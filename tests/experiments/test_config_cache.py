@@ -20,7 +20,7 @@ def test_configs_survive_the_file(tmp_path: Path, config: ExperimentConfig) -> N
     assert read_configs(tmp_path / "configs.json") == (kept, 17)
 
 
-def test_only_its_owner_reads_the_file_and_nothing_is_left_beside_it(tmp_path: Path, config: ExperimentConfig) -> None:
+def test_only_its_owner_reads_the_file_and_no_temporary_file_stays(tmp_path: Path, config: ExperimentConfig) -> None:
     path = tmp_path / "new" / "configs.json"
     for version in (1, 2):
         save_configs(path, [published(config, version)], 1)

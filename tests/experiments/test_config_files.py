@@ -35,7 +35,7 @@ def test_the_json_schema_in_docs_is_current() -> None:
     assert written == json.loads(json.dumps(config_files.json_schema()))
 
 
-def test_the_schema_takes_what_the_documentation_shows() -> None:
+def test_the_schema_accepts_the_examples_of_the_documentation() -> None:
     text = (REPOSITORY / "docs" / "analysts" / "experiments.md").read_text("utf-8")
     shown = [block for block in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL) if block.startswith("key:")]
     validator = jsonschema_rs.validator_for(config_files.json_schema())
@@ -70,7 +70,7 @@ def test_a_config_written_as_yaml_is_read_as_the_same_config() -> None:
         {"schema": 2},
     ],
 )
-def test_what_the_schema_refuses_is_refused_by_the_rules_too(change: dict[str, Any]) -> None:
+def test_configs_that_the_schema_refuses_break_the_rules_too(change: dict[str, Any]) -> None:
     validator = jsonschema_rs.validator_for(config_files.json_schema())
     assert validator.is_valid(GOOD)
     assert not validator.is_valid(GOOD | change)
@@ -78,7 +78,7 @@ def test_what_the_schema_refuses_is_refused_by_the_rules_too(change: dict[str, A
         from_yaml(yaml.safe_dump(GOOD | change))
 
 
-def test_a_folder_is_read_whole_and_its_faults_are_told_file_by_file(tmp_path: Path) -> None:
+def test_a_whole_folder_is_read_and_its_problems_are_listed_by_file(tmp_path: Path) -> None:
     write(tmp_path, "one")
     write(tmp_path, "two", salt="one-1")
     write(tmp_path, "three", layer={"key": "home", "start": 0, "end": 5_000})

@@ -66,12 +66,12 @@ def test_a_bad_file_is_refused_under_its_name(old: str, new: str, message: str, 
     assert str(caught.value).startswith(str(path))
 
 
-def test_an_alias_that_holds_itself_is_refused_and_not_walked_for_ever() -> None:
+def test_an_alias_that_contains_itself_is_refused() -> None:
     with pytest.raises(ConfigError):
         from_yaml("key: &a [*a]\n")
 
 
-def test_a_file_that_is_not_there_or_not_text_is_a_config_error(tmp_path: Path) -> None:
+def test_a_missing_or_binary_file_is_a_config_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot be read"):
         load_yaml(tmp_path / "none.yaml")
     (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
@@ -87,6 +87,6 @@ def test_a_newer_or_broken_stored_config_is_a_config_error() -> None:
         from_json(text[:-5])
 
 
-def test_what_is_unknown_in_a_newer_schema_is_no_mistake_of_its_author() -> None:
+def test_an_unknown_field_of_a_newer_schema_is_reported_as_a_newer_schema() -> None:
     with pytest.raises(ConfigError, match="schema 2 is not known here"):
         from_json(b'{"schema":2,"key":"ranking","stickiness":"device"}')

@@ -24,7 +24,7 @@ def test_every_implementation_gives_the_draws_of_the_vector_file(implementation:
 
 @pytest.mark.parametrize("implementation", conformance.ASSIGNMENTS)
 @pytest.mark.parametrize("case", VECTORS.cases, ids=lambda case: case.name)
-def test_every_implementation_decides_as_the_vector_file_says(
+def test_every_implementation_gives_the_assignments_of_the_vector_file(
     implementation: str, case: assignment_vectors.Case
 ) -> None:
     found = conformance.ASSIGNMENTS[implementation](case)
@@ -42,7 +42,7 @@ def test_the_reason_why_a_unit_cannot_be_enrolled_is_that_of_the_vector_file() -
         assert (found.value if isinstance(found, Reason) else None) == reason, ascii(unit)[:40]
 
 
-def test_a_column_gives_minus_one_for_whom_cannot_be_enrolled() -> None:
+def test_a_column_has_minus_one_for_units_that_cannot_be_enrolled() -> None:
     for salt in {draw.salt for draw in VECTORS.draws}:
         units = [d.unit for d in VECTORS.draws if d.salt == salt and d.reason] + [n.unit for n in VECTORS.no_draws]
         for hash_version in ("sha256", "gb2"):

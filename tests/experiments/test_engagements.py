@@ -60,7 +60,7 @@ def test_an_order_is_credited_to_the_query_of_the_last_click_before_it(store: Ex
     assert counts(store) == {("click", "tent"): 2, ("click", "bag"): 1, ("checkout", "bag"): 1}
 
 
-def test_until_a_moment_counts_what_had_happened_and_had_arrived(store: ExperimentStore) -> None:
+def test_as_of_a_time_only_events_that_had_arrived_count(store: ExperimentStore) -> None:
     store.write_events([click("1", EVENING), click("2", EVENING + 5, kind="save"), click("3", EVENING + 6)])
     for id, at in (("1", EVENING), ("2", EVENING + 5), ("3", EVENING + 60)):
         arrived(store, id, at)
@@ -70,7 +70,7 @@ def test_until_a_moment_counts_what_had_happened_and_had_arrived(store: Experime
     assert counts(store, EVENING + 60) == {("click", "tent"): 2, ("save", "tent"): 1} == counts(store)
 
 
-def test_until_a_moment_an_order_is_credited_to_a_click_that_was_known_then(store: ExperimentStore) -> None:
+def test_as_of_a_time_an_order_is_credited_to_a_click_that_had_arrived(store: ExperimentStore) -> None:
     store.write_events([click("1", EVENING), click("2", EVENING + 5, query="bag"), order("3", EVENING + 9)])
     for id, at in (("1", EVENING), ("2", EVENING + 60), ("3", EVENING + 9)):
         arrived(store, id, at)

@@ -120,7 +120,7 @@ def test_enrolment_nests_and_never_depends_on_the_weights(low: int, high: int, w
     assert swapped.enrolled == narrow.enrolled
 
 
-def test_experiments_of_one_layer_share_no_unit_and_two_layers_cross(config: ExperimentConfig) -> None:
+def test_experiments_of_one_layer_share_no_unit_and_layers_are_independent(config: ExperimentConfig) -> None:
     first = prepared(config, layer=LayerRange("home", 0, 5_000))
     second = prepared(config, key="other", salt="other-1", layer=LayerRange("home", 5_000, 10_000))
     elsewhere = prepared(config, key="third", salt="third-1", layer=LayerRange("search", 0, 5_000))
@@ -165,7 +165,7 @@ def test_an_odd_unit_gets_control_and_a_reason_and_no_exception(config: Experime
     assert prepared(config).explain(unit)[0] == assignment
 
 
-def test_a_subclass_of_text_is_logged_as_what_was_hashed(config: ExperimentConfig) -> None:
+def test_a_subclass_of_text_is_logged_as_the_text_that_was_hashed(config: ExperimentConfig) -> None:
     for unit in (np.str_("user-1"), NoText("user-1")):
         assignment = prepared(config).assign(unit)
         assert assignment == prepared(config).assign("user-1")
@@ -263,7 +263,7 @@ def test_a_holdout_has_its_size_and_is_independent_of_layers_and_experiments(con
     assert reasons.count(Reason.OUTSIDE_LAYER_RANGE) == pytest.approx(len(UNITS) * 0.8 * 0.5, rel=0.05)
 
 
-def test_a_prerequisite_lets_in_who_is_in_its_arm(config: ExperimentConfig) -> None:
+def test_a_prerequisite_admits_the_units_of_its_arm(config: ExperimentConfig) -> None:
     first = msgspec.structs.replace(config, key="first", salt="first-1", coverage=6_000)
     second = msgspec.structs.replace(config, prerequisites=(Prerequisite("first", ("treatment",)),))
     for state, lets_in in (("running", True), ("paused", True), ("stopped", False)):
@@ -296,7 +296,7 @@ def test_prerequisites_in_a_cycle_are_refused(config: ExperimentConfig) -> None:
         prepare_all([PublishedExperiment(each, 1) for each in circle])
 
 
-def test_targeting_comes_before_the_gate_and_its_reason_is_told(config: ExperimentConfig) -> None:
+def test_targeting_comes_before_the_gate_and_has_its_own_reason(config: ExperimentConfig) -> None:
     experiment = prepared(config, targeting='country == "DE"', coverage=0)
     assert experiment.assign("u", {"country": "DE"}).reason is Reason.OUTSIDE_COVERAGE
     assert experiment.assign("u", {"country": "FR"}).reason is Reason.NOT_TARGETED
@@ -311,7 +311,7 @@ def test_targeting_comes_before_the_gate_and_its_reason_is_told(config: Experime
     st.text(min_size=1, max_size=10),
     st.sampled_from(["sha256", "gb2"]),
 )
-def test_a_ramp_nests_over_time_and_equals_the_coverage_of_the_moment(
+def test_a_ramp_nests_over_time_and_equals_the_coverage_at_each_time(
     steps: list[tuple[int, int]], first: int, times: tuple[int, int], unit: str, hash_version: Any
 ) -> None:
     """Whoever is enrolled stays, in the same arm; and a held ramp is the ramp at that time for ever."""

@@ -85,7 +85,7 @@ def test_each_kind_arrives_in_its_table(live: ExperimentStore) -> None:
 
 
 @pytest.mark.parametrize("kind", ["order", "refund"])
-def test_an_order_that_cost_nothing_is_an_order(live: ExperimentStore, kind: str) -> None:
+def test_an_order_with_amount_0_is_an_order(live: ExperimentStore, kind: str) -> None:
     assert live.write_events([order("o1", kind, amount_minor=0)]).written == 1
     assert [row[6] for row in contents(live)["order_event"]] == [0]
 
@@ -100,14 +100,14 @@ def test_a_replay_is_counted_and_changes_nothing(live: ExperimentStore) -> None:
     assert contents(live) == before
 
 
-def test_the_first_exposure_is_the_earliest_whatever_arrives_first(live: ExperimentStore) -> None:
+def test_the_first_exposure_is_the_earliest_in_any_order_of_arrival(live: ExperimentStore) -> None:
     live.write_events([exposure("late", "u", time=START + 5)])
     live.write_events([exposure("early", "u", time=START - 5), exposure("middle", "u")])
     assert contents(live)["first_exposure"] == [("ranking", "u", "control", START - 5, "{}")]
 
 
 @pytest.mark.parametrize("one_batch", [True, False])
-def test_attributes_are_those_of_the_first_exposure_whatever_arrives_first(
+def test_attributes_are_those_of_the_first_exposure_in_any_order_of_arrival(
     live: ExperimentStore, one_batch: bool
 ) -> None:
     """What a treatment may have changed since is no covariate: not even to fill in what was not told at first."""
@@ -127,7 +127,7 @@ def test_attributes_are_those_of_the_first_exposure_whatever_arrives_first(
 
 
 @pytest.mark.parametrize("one_batch", [True, False])
-def test_a_unit_seen_in_two_arms_is_marked_for_ever(live: ExperimentStore, one_batch: bool) -> None:
+def test_a_unit_in_two_arms_is_marked_forever(live: ExperimentStore, one_batch: bool) -> None:
     rows = [
         exposure("a", "u", time=START + 2),
         exposure("b", "u", "treatment", START + 1),
@@ -174,7 +174,7 @@ def test_a_unit_seen_in_two_arms_is_marked_for_ever(live: ExperimentStore, one_b
         (order("x", currency=None), "currency None"),
     ],
 )
-def test_a_row_that_no_table_can_take_is_returned_and_the_rest_is_written(
+def test_a_row_that_no_table_can_store_is_returned_and_the_rest_is_written(
     live: ExperimentStore, row: EventRow, reason: str
 ) -> None:
     result = live.write_events([click("before"), row, click("after")], {("events", 1): 3})
@@ -188,7 +188,7 @@ def test_a_row_that_no_table_can_take_is_returned_and_the_rest_is_written(
     assert live.offsets("events") == {1: 3}
 
 
-def test_a_version_published_later_is_known_at_once(live: ExperimentStore, config: ExperimentConfig) -> None:
+def test_a_version_that_is_published_later_is_accepted_at_once(live: ExperimentStore, config: ExperimentConfig) -> None:
     """That a version was unknown is not remembered; that its arms are known is."""
     row = exposure("x", "u", config_version=2)
     assert len(live.write_events([row]).rejected) == 1
@@ -203,13 +203,13 @@ def test_rows_and_offsets_are_written_together_or_not_at_all(live: ExperimentSto
     assert contents(live) == before
 
 
-def test_an_offset_never_goes_back(live: ExperimentStore) -> None:
+def test_an_offset_never_decreases(live: ExperimentStore) -> None:
     live.write_events([], {("events", 0): 9, ("events", 1): 2})
     live.write_events([], {("events", 0): 5, ("events", 1): 4})
     assert live.offsets("events") == {0: 9, 1: 4}
 
 
-def test_offsets_of_one_log_are_not_those_of_another_and_can_be_forgotten(live: ExperimentStore) -> None:
+def test_each_log_has_its_own_offsets_which_can_be_forgotten(live: ExperimentStore) -> None:
     """Another cluster, or a topic made anew, begins at its own start."""
     live.write_events([], {("events", 0): 9, ("events", 1): 2}, "old")
     assert live.offsets("events", "new") == {}
@@ -218,7 +218,7 @@ def test_offsets_of_one_log_are_not_those_of_another_and_can_be_forgotten(live: 
     assert (live.offsets("events", "old"), live.offsets("events", "new")) == ({1: 2}, {0: 5})
 
 
-def test_what_would_be_rejected_is_known_beforehand_and_nothing_stays_locked(live: ExperimentStore) -> None:
+def test_rows_that_would_be_rejected_are_listed_without_a_lock(live: ExperimentStore) -> None:
     rows = [click("c1"), exposure("x", "u", "third"), click("", "u")]
     found = live.rejected(rows)
     assert [each.index for each in found] == [1, 2]

@@ -38,7 +38,7 @@ def test_the_id_is_the_one_of_the_specification() -> None:
     assert exposure_id("ranking", 1, "u1", "control", 19_675) == "84e3f7da07fcdab5e128965451d3c9a8"
 
 
-def test_every_part_of_the_id_counts_and_none_runs_into_the_next() -> None:
+def test_every_part_of_the_id_counts_and_is_delimited() -> None:
     ids = {
         exposure_id("ranking", 1, "u1", "control", 19_675),
         exposure_id("rankin", 1, "u1", "control", 19_675),
@@ -196,7 +196,7 @@ def test_a_delivery_that_fails_later_is_made_again_and_only_that_one() -> None:
     assert logger.stats().last_error is not None
 
 
-def test_close_does_not_wait_longer_than_it_was_told_for_an_answer() -> None:
+def test_close_waits_no_longer_than_its_deadline_for_an_answer() -> None:
     threads = Threads()
     logger = ExposureLogger(lambda row: Future())
     for i in range(3):
@@ -222,7 +222,7 @@ def test_a_row_that_is_at_fault_is_counted_and_does_not_stop_the_others() -> Non
 
 
 @pytest.mark.parametrize("fault", ["blocked", "refused"])
-def test_close_keeps_its_deadline_and_says_what_was_left(fault: str) -> None:
+def test_close_keeps_its_deadline_and_returns_the_number_of_unsent_exposures(fault: str) -> None:
     release, threads = threading.Event(), Threads()
 
     def send(row: EventRow) -> None:

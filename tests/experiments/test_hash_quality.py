@@ -219,7 +219,7 @@ def p_values_of_resplits(split: Callable[[str], Column], spent: NDArray[np.float
 
 
 @pytest.mark.parametrize("hash_version", ["sha256", "gb2"])
-def test_a_thousand_experiments_that_change_nothing_find_nothing(hash_version: kernel.HashVersion) -> None:
+def test_a_thousand_experiments_without_an_effect_find_none(hash_version: kernel.HashVersion) -> None:
     """Winsorised at the 99th percentile, as a report caps it: the handful of wholesalers would decide each test."""
     customers, spent = (each[:2_000] for each in spent_by_customer())
     spent = np.minimum(spent, np.quantile(spent, 0.99))

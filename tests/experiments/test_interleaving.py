@@ -56,7 +56,7 @@ def test_equal_rankers_draft_every_position_equally_often() -> None:
 
 
 @pytest.mark.parametrize("overlap", ["same", "shifted", "apart"])
-def test_equal_rankers_win_equally_often_whatever_is_clicked(overlap: str) -> None:
+def test_equal_rankers_win_equally_often_for_any_clicks(overlap: str) -> None:
     """Unbiased: units that click by position alone (which says nothing of the rankers) prefer neither."""
     ranking = list(range(10))
     other = {"same": ranking, "shifted": [*range(1, 10), 0], "apart": list(range(50, 60))}[overlap]

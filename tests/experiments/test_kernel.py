@@ -24,7 +24,7 @@ def test_gate_and_split_are_the_hex_digits_of_the_specification(digest: bytes) -
 
 
 @pytest.mark.parametrize("unit", [1, 1.5, True, b"u", ["u"], object(), np.int64(3), np.array(["", "u"]), float("nan")])
-def test_what_is_not_text_is_not_a_unit(unit: object) -> None:
+def test_a_unit_must_be_text(unit: object) -> None:
     assert kernel.unit_bytes(unit) is Reason.UNIT_NOT_TEXT
     assert kernel.bucket_column("s", [unit]).gate.tolist() == [-1]
 

@@ -14,7 +14,7 @@ WHO = {"actor": "ada", "reason": "test"}
 
 
 @given(st.sets(st.integers(0, 10_000), max_size=12), st.randoms(use_true_random=False))
-def test_what_is_held_and_what_is_free_make_up_the_layer(cuts: set[int], random: object) -> None:
+def test_held_and_free_parts_make_up_the_layer(cuts: set[int], random: object) -> None:
     edges = sorted(cuts)
     parts = [Held(f"e{start}", start, end) for start, end in zip(edges[::2], edges[1::2], strict=False)]
     random.shuffle(parts)  # type: ignore[attr-defined]

@@ -45,7 +45,7 @@ def test_a_file_declares_who_owns_a_metric_and_how_much_it_counts() -> None:
         ([{**GMV, "column": object()}], "has a value that JSON cannot"),
     ],
 )
-def test_a_metric_that_nobody_could_be_asked_about_is_refused(entries: list[Any], message: str) -> None:
+def test_a_metric_without_an_owner_is_refused(entries: list[Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         definitions(entries)
 

@@ -108,7 +108,7 @@ def test_triggers_guard_the_append_only_tables_and_the_life_cycle(connect: Conne
     assert by_kind["view"] == {"first_exposure", "first_exposure_attribute"}
 
 
-def test_the_revision_of_the_program_is_the_newest_that_there_is() -> None:
+def test_the_revision_of_the_program_is_the_newest_migration() -> None:
     names = sorted(path.name for path in (REPOSITORY / "experiments" / "migrations" / "versions").glob("r*.py"))
     assert names[-1].startswith(f"r{tables.REVISION}_")
 
@@ -156,12 +156,12 @@ def test_a_migration_that_fails_changes_nothing(connect: Connect) -> None:
 
 
 @pytest.mark.parametrize("target", ["0009", "nonsense"])
-def test_a_revision_that_is_not_there_is_named(connect: Connect, target: str) -> None:
+def test_an_unknown_revision_is_named(connect: Connect, target: str) -> None:
     with pytest.raises(SchemaError, match=rf"'{target}' is not known here; this program has {NEWEST}"):
         ExperimentStore(connect()).migrate(target)
 
 
-def test_a_database_of_a_newer_program_is_left_alone(connect: Connect) -> None:
+def test_a_database_of_a_newer_program_is_not_changed(connect: Connect) -> None:
     store = ExperimentStore(connect())
     store.create_all()
     with exclusive(store.engine) as connection:

@@ -84,7 +84,7 @@ def test_an_act_that_is_refused_is_no_change(connect: Connect, config: Experimen
         listener.close()
 
 
-def test_a_database_that_was_away_is_heard_again_and_looked_at(tmp_path: Path, config: ExperimentConfig) -> None:
+def test_after_an_outage_the_listener_reconnects_and_reports_a_change(tmp_path: Path, config: ExperimentConfig) -> None:
     """Before it is there every attempt fails; once it is, whatever was missed is looked at."""
     engine = create_engine(f"sqlite:///{tmp_path / 'away' / 'late.db'}")
     heard, failed = Heard(), Heard()
@@ -110,7 +110,7 @@ def test_a_database_that_was_away_is_heard_again_and_looked_at(tmp_path: Path, c
 
 
 @pytest.mark.integration
-def test_a_broken_connection_is_made_anew(postgresql: Connect, config: ExperimentConfig) -> None:
+def test_a_broken_connection_is_opened_again(postgresql: Connect, config: ExperimentConfig) -> None:
     store = ExperimentStore(postgresql())
     store.create_all()
     heard = Heard()

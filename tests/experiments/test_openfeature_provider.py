@@ -62,7 +62,7 @@ def test_what_cannot_be_decided_gives_the_default_and_says_why(
     assert (details.value, details.reason, details.error_code) == ("fallback", Reason.ERROR, code)
 
 
-def test_an_arm_is_text_and_nothing_else(client: OpenFeatureClient) -> None:
+def test_an_arm_must_be_text(client: OpenFeatureClient) -> None:
     context = EvaluationContext("u")
     for details in (
         client.get_boolean_details("ranking", True, context),

@@ -90,9 +90,7 @@ def test_copied_rows_and_their_offsets_are_written_together_or_not_at_all(
     assert len(contents(store.engine)["event"]) == 1
 
 
-def test_two_writers_of_one_experiment_are_told_apart(
-    postgresql: Callable[[], Engine], config: ExperimentConfig
-) -> None:
+def test_one_of_several_concurrent_starts_succeeds(postgresql: Callable[[], Engine], config: ExperimentConfig) -> None:
     """Many at once start the same draft: one does, the others are refused, and the history has one row of it."""
     stores = [ExperimentStore(postgresql()) for _ in range(4)]
     stores[0].create_all()

@@ -56,7 +56,7 @@ def test_who_is_erased_has_no_way_back_to_the_token_and_returns_as_someone_else(
     assert tokens.token("bob") == other
 
 
-def test_another_process_lets_go_of_an_erased_user_when_told(engine: Engine) -> None:
+def test_another_process_returns_the_new_token_once_it_forgets_the_user(engine: Engine) -> None:
     here, there = (Tokens(KEY, SqlNonces(engine)) for _ in range(2))
     before = there.token("ann")
     here.erase("ann", **WHO)
@@ -65,7 +65,7 @@ def test_another_process_lets_go_of_an_erased_user_when_told(engine: Engine) -> 
     assert there.token("ann") == here.token("ann") != before
 
 
-def test_memory_is_bounded_and_the_table_is_asked_once_for_each_user(engine: Engine) -> None:
+def test_memory_is_bounded_and_each_user_costs_one_query(engine: Engine) -> None:
     class Counting(SqlNonces):
         asked = 0
 
@@ -95,7 +95,7 @@ def test_many_at_once_get_one_token(engine: Engine) -> None:
     assert len(found) == 1
 
 
-def test_a_short_key_and_what_is_no_id_are_refused(engine: Engine) -> None:
+def test_a_short_key_and_an_invalid_user_id_are_refused(engine: Engine) -> None:
     with pytest.raises(ConfigError, match="has 5 bytes; give at least 32"):
         Tokens(b"short", SqlNonces(engine))
     for user in ("", "\ud800", "a\0"):
@@ -104,7 +104,7 @@ def test_a_short_key_and_what_is_no_id_are_refused(engine: Engine) -> None:
                 act(Tokens(KEY, SqlNonces(engine)), user)
 
 
-def test_the_audit_log_says_who_erased_and_not_whom(store: ExperimentStore) -> None:
+def test_the_audit_log_names_the_actor_of_an_erasure_and_not_the_user(store: ExperimentStore) -> None:
     """Also when nothing was kept of the user: that someone asked is to be shown too."""
     tokens = Tokens(KEY, SqlNonces(store.engine, clock=lambda: 7))
     unit = tokens.token("ann@example.com")
@@ -120,7 +120,7 @@ def test_the_audit_log_says_who_erased_and_not_whom(store: ExperimentStore) -> N
         assert secret not in repr(store.audit())
 
 
-def test_a_reason_that_holds_the_user_is_refused_and_nothing_is_erased(store: ExperimentStore) -> None:
+def test_a_reason_that_contains_the_user_id_is_refused_and_erases_nothing(store: ExperimentStore) -> None:
     tokens = Tokens(KEY, SqlNonces(store.engine))
     before = tokens.token("42"), tokens.token("ann@example.com")
     for user, reason in (("42", "user 42 asked"), ("ann@example.com", "mail of <Ann@Example.com>")):

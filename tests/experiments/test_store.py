@@ -28,7 +28,7 @@ def execute(store: ExperimentStore, statement: str) -> None:
         connection.execute(text(statement))
 
 
-def test_a_whole_life_is_told_by_its_transitions(store: ExperimentStore, config: ExperimentConfig) -> None:
+def test_the_transitions_record_the_whole_life_cycle(store: ExperimentStore, config: ExperimentConfig) -> None:
     start(store, config)
     for state in ("paused", "running", "stopped"):
         store.transition(config.key, state, **WHO)
@@ -53,7 +53,7 @@ def test_a_whole_life_is_told_by_its_transitions(store: ExperimentStore, config:
         (["publish", "running", "stopped"], "running"),
     ],
 )
-def test_a_step_that_the_life_cycle_does_not_know_is_refused_and_leaves_no_trace(
+def test_a_step_outside_the_life_cycle_is_refused_and_leaves_no_trace(
     store: ExperimentStore, config: ExperimentConfig, path: list[Any], state: ExperimentState
 ) -> None:
     store.create_experiment(config.key, actor="ada")
@@ -230,7 +230,7 @@ def test_the_database_refuses_to_change_or_delete_a_record(
         ("delete from experiment", "FOREIGN KEY"),
     ],
 )
-def test_the_database_refuses_what_must_not_be(
+def test_the_database_refuses_invalid_rows(
     store: ExperimentStore, config: ExperimentConfig, statement: str, rule: str
 ) -> None:
     start(store, config)
@@ -246,7 +246,7 @@ def test_a_stored_config_that_was_tampered_with_is_not_served(store: ExperimentS
         store.load()
 
 
-def test_create_all_twice_keeps_what_is_there(store: ExperimentStore, config: ExperimentConfig) -> None:
+def test_a_second_create_all_keeps_the_rows(store: ExperimentStore, config: ExperimentConfig) -> None:
     start(store, config)
     store.create_all()
     store.check_schema()

@@ -10,7 +10,7 @@ from experiments.times import epoch_us, from_epoch_us, now_us, time_text
 
 
 @given(st.datetimes(timezones=st.timezones()))
-def test_a_time_survives_the_way_there_and_back(at: datetime) -> None:
+def test_a_time_survives_a_round_trip(at: datetime) -> None:
     try:
         utc = at.astimezone(UTC)
     except OverflowError:

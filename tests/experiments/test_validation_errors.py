@@ -28,7 +28,9 @@ GOOD: dict[str, Any] = {
         ({"control": ["x" * 99]}, ("control", "['" + "x" * 78 + "...", "Expected `str`, got `array`")),
     ],
 )
-def test_place_value_and_rule_of_what_msgspec_refuses(change: dict[str, Any], expected: tuple[str, Any, str]) -> None:
+def test_an_error_of_msgspec_has_its_place_value_and_rule(
+    change: dict[str, Any], expected: tuple[str, Any, str]
+) -> None:
     document = GOOD | change
     with pytest.raises(msgspec.ValidationError) as raised:
         msgspec.convert(document, ExperimentConfig)

@@ -87,14 +87,14 @@ def test_model_versions_that_cannot_name_a_view_are_refused(name: str) -> None:
         definitions.embedding_view_name(name)
 
 
-def test_fingerprint_is_the_same_in_another_process_and_tells_homes_apart() -> None:
+def test_the_fingerprint_depends_on_the_home_and_not_on_the_process() -> None:
     code = "from pathlib import Path; from feature_repo.definitions import fingerprint; print(fingerprint(Path('/a')))"
     other = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert other.stdout.strip() == definitions.fingerprint(Path("/a"))
     assert definitions.fingerprint(Path("/a")) != definitions.fingerprint(Path("/b"))
 
 
-def test_project_says_who_applied_it() -> None:
+def test_the_project_records_who_applied_it() -> None:
     (project,) = (o for o in definitions.feast_objects(HOME, ()) if isinstance(o, Project))
     assert project.tags == {
         "definitions": definitions.fingerprint(HOME),

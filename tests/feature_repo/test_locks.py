@@ -18,7 +18,7 @@ def _hold(path: Path, held: Any) -> None:
         signal.pause()
 
 
-def test_a_second_owner_is_refused_and_told_of_the_first(tmp_path: Path) -> None:
+def test_a_second_owner_is_refused_with_the_name_of_the_first(tmp_path: Path) -> None:
     with (
         run_lock(tmp_path / "lock", "counting"),
         pytest.raises(AlreadyRunningError, match=rf"is counting already: pid {os.getpid()} on .+ since 20"),

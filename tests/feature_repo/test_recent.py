@@ -34,14 +34,14 @@ def fold(batches: Sequence[Sequence[Engagement]], limit: int = MAX_RECENT) -> Us
     return row
 
 
-def test_each_product_is_there_once_at_its_last_time_the_most_recent_last() -> None:
+def test_each_product_appears_once_at_its_last_time_sorted_by_time() -> None:
     row = merged(None, engagements(("a", 5), ("b", 3), ("a", 1), ("c", 4)))
     assert row == UserRecent(
         id="u", version=1, event_time=at(T + 5), product_ids=("b", "c", "a"), event_times=(T + 3, T + 4, T + 5)
     )
 
 
-def test_what_changes_nothing_is_no_new_version() -> None:
+def test_an_engagement_that_changes_nothing_makes_no_new_version() -> None:
     row = merged(None, engagements(("a", 5), ("b", 3)))
     assert merged(row, engagements(("b", 3), ("a", 1))) is None
     assert merged(None, []) is None
@@ -153,7 +153,7 @@ def test_a_writer_that_is_always_overtaken_gives_up_and_says_so(
         store.add_engagements(engagements(("a", 1)))
 
 
-def test_a_forgotten_shopper_stays_forgotten_but_for_what_comes_after(store: ProductFeatureStore) -> None:
+def test_only_later_engagements_of_a_forgotten_shopper_are_kept(store: ProductFeatureStore) -> None:
     store.add_engagements(engagements(("a", 1), ("b", 2)))
     assert store.forget_users(["u", "nobody"], at(T + 10)) == 1
     assert store.add_engagements(engagements(("a", 1), ("c", 9))) == 0
@@ -166,7 +166,7 @@ def test_a_forgotten_shopper_stays_forgotten_but_for_what_comes_after(store: Pro
         store.forget_users(["u"], datetime(2026, 1, 1))
 
 
-def test_the_history_keeps_every_list_and_knows_what_counted_then(store: ProductFeatureStore) -> None:
+def test_the_history_keeps_every_list_with_its_time(store: ProductFeatureStore) -> None:
     for pair in (("a", 1), ("b", 2)):
         store.add_engagements(engagements(pair))
     table = store.history(USER_VIEW).read(["user_id", "version", "product_ids", "event_times"]).to_pylist()

@@ -188,7 +188,7 @@ def test_definitions_of_an_older_program_are_replaced(open_store: Callable[[], A
     assert tags(open_store()) == definitions.project_tags(old.home)
 
 
-def test_newer_definitions_without_what_this_program_needs_are_an_error_that_names_it(
+def test_newer_definitions_that_lack_a_needed_feature_are_an_error_that_names_it(
     open_store: Callable[[], Any],
 ) -> None:
     def narrower(home: Path) -> Any:

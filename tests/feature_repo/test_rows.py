@@ -73,7 +73,7 @@ def test_only_named_views_are_checked() -> None:
     check_features([make_product(image_vectors=NAN)], ("text", "offer"))
 
 
-def test_a_deleted_row_needs_nothing_but_its_identity() -> None:
+def test_a_deleted_row_needs_only_its_identity() -> None:
     check_features([ProductFeatures(id="a", version=1, event_time=make_product().event_time, deleted=True)], ALL)
 
 

@@ -59,7 +59,7 @@ def test_the_full_model_has_the_papers_number_of_parameters(layers: int, paramet
     assert sum(p.numel() for p in model.parameters()) == parameters
 
 
-def test_embeddings_are_float32_unit_vectors_whatever_is_missing(model: ItemSage) -> None:
+def test_embeddings_are_float32_unit_vectors_with_any_input_missing(model: ItemSage) -> None:
     out = embed(model, join(PRODUCTS))
     assert out.shape == (4, 256)
     assert out.dtype == torch.float32

@@ -36,7 +36,7 @@ def test_vectors_are_float32_of_unit_length(encoder: VisualEncoder, pixels: Tens
     assert (out @ out.T)[~torch.eye(5, dtype=torch.bool)].max() < 0.999, "different images, different vectors"
 
 
-def test_an_image_has_one_vector_whatever_its_batch(encoder: VisualEncoder, pixels: Tensor) -> None:
+def test_an_image_has_the_same_vector_in_any_batch(encoder: VisualEncoder, pixels: Tensor) -> None:
     together = encode(encoder, pixels)
     for row in (0, 4):
         alone = encode(encoder, pixels[row : row + 1])[0]

@@ -227,7 +227,7 @@ def test_letters_are_listed_newest_first_and_filtered(shop: Shop) -> None:
     assert causes[0]["newest"] == found[1]["id"]
 
 
-def test_a_letter_is_shown_with_its_own_bytes_and_does_nothing_to_the_terminal(shop: Shop) -> None:
+def test_a_letter_is_shown_with_its_bytes_escaped_for_the_terminal(shop: Shop) -> None:
     poison = b'{"id": "\x1b[2J\xff'
     shop.write(
         Record(partition=1, offset=5, key=b"show-\x1b[31m", value=poison, headers=[("traceparent", b"00-1")]),

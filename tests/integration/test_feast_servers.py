@@ -92,7 +92,7 @@ def columns(answer: Any) -> dict[str, list[Any]]:
     return {name: column["values"] for name, column in zip(names, answer["results"], strict=True)}
 
 
-def test_feast_serve_gives_over_http_what_was_written_derived_deleted_and_searched(home: Path) -> None:
+def test_feast_serve_returns_written_derived_deleted_and_searched_features(home: Path) -> None:
     query = make_embedding("p7").vector
     with running(home, "serve") as address:
         features = ["product_embedding_m1:content_hash"]

@@ -111,7 +111,7 @@ def test_feasts_own_push_is_guarded_too(store: ProductFeatureStore) -> None:
         ("product_embedding_m1", {"vector": [[0.0] * 256]}, "not all 0"),
     ],
 )
-def test_what_feasts_push_lets_pass_is_refused_and_leaves_what_was_there(
+def test_rows_that_feasts_push_accepts_are_checked_and_a_refused_one_changes_nothing(
     store: ProductFeatureStore, view: str, changed: dict[str, Any], told: str
 ) -> None:
     store.ensure_model_version("m1")
@@ -130,7 +130,7 @@ def test_what_feasts_push_lets_pass_is_refused_and_leaves_what_was_there(
 
 
 @_IBIS
-def test_point_in_time_join_gives_what_was_known_at_each_time(store: ProductFeatureStore) -> None:
+def test_a_point_in_time_join_has_the_values_of_each_time(store: ProductFeatureStore) -> None:
     store.ensure_model_version("m-2.0")
     for version in (1, 2, 3):
         product = make_product("a", version, event_time=NOON + timedelta(hours=version))
@@ -250,7 +250,7 @@ def test_processes_that_race_for_one_product_leave_the_newest_version_whole(tmp_
         assert len(store.history("product_text").read()) == 120
 
 
-def test_a_writer_killed_at_any_moment_leaves_whole_products_and_whole_parts(tmp_path: Path) -> None:
+def test_a_writer_killed_at_any_time_leaves_whole_products_and_whole_parts(tmp_path: Path) -> None:
     context = multiprocessing.get_context("spawn")
     ready = context.Event()
     process = context.Process(target=_write_for_ever, args=(tmp_path, ready))
@@ -351,7 +351,7 @@ def test_feasts_own_job_and_ours_leave_the_same_values(tmp_path: Path) -> None:
             store.feast.materialize(NOON - timedelta(days=1), NOON + timedelta(days=1))
 
 
-def test_the_commands_tell_a_scheduler_what_became_of_it(
+def test_the_exit_codes_of_the_commands_show_their_result(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("SAGELIFT_STATE_DIR", str(tmp_path))

@@ -142,7 +142,7 @@ def test_an_older_version_never_overwrites_a_newer_one(online: Online) -> None:
     assert online.get("a") == [("v7", 7)]
 
 
-def test_versions_decide_whatever_the_event_times_say(online: Online) -> None:
+def test_versions_decide_and_event_times_do_not(online: Online) -> None:
     online.put("new", 2, time=EARLY)
     online.put("old", 1, time=EARLY + timedelta(days=1))
     assert online.get("a") == [("new", 2)]
@@ -156,7 +156,7 @@ def test_versions_are_compared_to_the_last_of_63_bits(online: Online, low: int, 
     assert online.get("a") == [("high", high)]
 
 
-def test_an_equal_version_is_written_again_unless_it_is_not_wanted(online: Online) -> None:
+def test_an_equal_version_is_written_again_unless_the_caller_refuses_it(online: Online) -> None:
     for text, equal, stale in (("one", True, set()), ("two", True, set()), ("three", False, {"a"})):
         assert online.write((TITLES, [title("a", 1, text)]), equal=equal) == [stale]
     assert online.get("a") == [("two", 1)]
@@ -164,13 +164,13 @@ def test_an_equal_version_is_written_again_unless_it_is_not_wanted(online: Onlin
     assert online.get("a") == [("four", 2)]
 
 
-def test_of_one_batch_the_newest_wins_and_of_equal_versions_the_last(online: Online) -> None:
+def test_the_newest_row_of_a_batch_wins_and_the_last_of_equal_versions(online: Online) -> None:
     rows = [title("a", 1), title("a", 5, "first"), title("b", 2), title("a", 5, "last"), title("a", 3)]
     assert online.write((TITLES, rows)) == [set()]
     assert online.get("a", "b") == [("last", 5), ("x", 2)]
 
 
-def test_refused_keys_are_told_by_batch(online: Online) -> None:
+def test_refused_keys_are_returned_by_batch(online: Online) -> None:
     online.put("newer", 5)
     price = OnlineRow(encode_key("a"), 1, False, 0, [NULL])
     assert online.write((TITLES, [title("a", 4), title("b", 4)]), (PRICES, [price]), (TITLES, [])) == [
@@ -201,7 +201,7 @@ def test_a_deleted_product_is_absent_and_an_older_upsert_cannot_pass(online: Onl
     assert online.get("a") == [("back", 4)]
 
 
-def test_a_view_follows_in_version_and_refuses_what_is_older_without_losing_its_features(online: Online) -> None:
+def test_a_view_follows_in_version_keeps_its_features_and_refuses_older_rows(online: Online) -> None:
     online.write((TITLES, [title("a", 1, "kept")]), (PRICES, [OnlineRow(encode_key("a"), 1, False, 0, [NULL])]))
     price = [OnlineRow(encode_key(id), 5, False, 77, [NULL]) for id in ("a", "unknown")]
     online.write((PRICES, price), advance=[TITLES])
@@ -217,7 +217,7 @@ def test_a_view_follows_in_version_and_refuses_what_is_older_without_losing_its_
     assert online.get("a") == [("new", 9)]
 
 
-def test_a_view_that_always_follows_another_does_so_whichever_of_the_two_is_written(online: Online) -> None:
+def test_a_view_that_always_follows_another_does_so_in_either_order_of_writes(online: Online) -> None:
     def detail(version: int, text: str) -> list[OnlineRow]:
         return [title("a", version, text, event_us=10 * version)]
 
@@ -239,7 +239,7 @@ def test_a_view_that_always_follows_another_does_so_whichever_of_the_two_is_writ
 
 
 @pytest.mark.parametrize("table", [TITLES, DETAILS], ids=lambda view: view.name)
-def test_a_repair_heeds_only_the_versions_that_rows_were_written_under(online: Online, table: FeatureView) -> None:
+def test_a_repair_compares_only_the_versions_that_rows_were_written_under(online: Online, table: FeatureView) -> None:
     online.write((table, [title("a", 3, "damaged")]))
     online.write((PRICES, [OnlineRow(encode_key("a"), 9, False, 0, [NULL])]), advance=[table])
     lost = [title("a", 5, "lost")]
@@ -258,7 +258,7 @@ def test_a_refused_row_advances_nothing(online: Online) -> None:
 # Reading.
 
 
-def test_rows_come_in_the_order_asked_for_with_unknown_and_repeated_ids(online: Online) -> None:
+def test_rows_come_in_the_order_of_the_requested_ids_with_unknown_and_repeated_ones(online: Online) -> None:
     for id in ("b", "a", "c"):
         online.put(id.upper(), 1, id)
     assert online.get("c", "nope", "a", "c") == [("C", 1), None, ("A", 1), ("C", 1)]
@@ -312,7 +312,7 @@ def test_vector_search_is_exact_ordered_by_id_and_finds_no_deleted_product(onlin
 
 
 @pytest.mark.parametrize("text", ["before\0after", "\0", "", "Łódź \U0001f45f", "'; drop table x; --", "{}%s%b"])
-def test_any_text_survives_and_wedges_nothing(online: Online, text: str) -> None:
+def test_any_text_survives_and_the_store_works_on(online: Online, text: str) -> None:
     online.put(text, 1, f"id {text}")
     online.put("next", 1, "b")
     assert online.get(f"id {text}", "b") == [(text, 1), ("next", 1)]
@@ -325,7 +325,7 @@ def test_a_row_without_all_features_is_refused_and_nothing_of_its_batch_is_writt
     assert online.get("a", "b") == [None, None]
 
 
-def test_a_poisoned_batch_leaves_nothing_behind_and_the_store_works_on(online: Online) -> None:
+def test_a_refused_batch_writes_nothing_and_the_store_works_on(online: Online) -> None:
     poison: Any = object()
     for _ in range(3):
         with pytest.raises(Exception, match=r"binding|adapt|Invalid input"):
@@ -347,7 +347,7 @@ def test_several_views_are_written_all_or_none(online: Online) -> None:
 # Views and their tables.
 
 
-def test_views_come_and_go_with_their_rows(online: Online) -> None:
+def test_a_dropped_view_loses_its_rows(online: Online) -> None:
     assert online.store.tables(online.config, "") == ["details", "points", "prices", "timed", "titles"]
     assert online.store.tables(online.config, "ti") == ["timed", "titles"]
     online.write((TITLES, [title("a", 1)]), (PRICES, [OnlineRow(encode_key("a"), 1, False, 0, [NULL])]))
@@ -534,9 +534,7 @@ def test_a_session_that_the_server_ended_is_opened_again(on_postgres: Online, po
     assert on_postgres.get("a") == [("after", 2)]
 
 
-def test_a_row_that_another_keeps_locked_is_waited_for_then_named(
-    on_postgres: Online, postgres: PostgresServer
-) -> None:
+def test_a_writer_waits_for_a_locked_row_and_then_names_it(on_postgres: Online, postgres: PostgresServer) -> None:
     import psycopg
 
     on_postgres.put("x", 1)
@@ -549,7 +547,7 @@ def test_a_row_that_another_keeps_locked_is_waited_for_then_named(
     assert on_postgres.get("a") == [("y", 2)]
 
 
-def test_a_server_that_is_away_says_so_and_is_used_again_when_it_is_back(
+def test_an_unreachable_server_is_an_error_and_is_used_again_after_its_return(
     on_postgres: Online, postgres: PostgresServer
 ) -> None:
     on_postgres.put("x", 1)
@@ -626,7 +624,9 @@ def test_feasts_stock_redis_reader_reads_what_was_written(
         assert not values or values["title"].WhichOneof("val") is None
 
 
-def test_a_redis_that_is_away_says_so_and_is_used_again_when_it_is_back(on_redis: Online, redis: RedisServer) -> None:
+def test_an_unreachable_redis_is_an_error_and_is_used_again_after_its_return(
+    on_redis: Online, redis: RedisServer
+) -> None:
     on_redis.put("x", 1)
     redis.stop()
     try:

@@ -146,7 +146,7 @@ def test_the_consumer_waits_for_an_unreachable_registry(shop: Shop, registry: Re
     assert shop.services.features.read_features(["late"])["late"].text["title"] == "blue coat"
 
 
-def test_an_image_that_changed_behind_its_link_is_embedded_when_asked_for(
+def test_an_image_that_changed_behind_its_link_is_embedded_on_request(
     shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     picture = shop.settings.state / "picture.png"

@@ -200,7 +200,7 @@ def test_an_external_service_that_does_not_answer_is_named(option: str, tmp_path
 
 
 @pytest.mark.parametrize("option", ["kafka_port", "triton_port"])
-def test_a_busy_port_is_named_with_its_owner_and_nothing_is_left_running(option: str, tmp_path: Path) -> None:
+def test_a_busy_port_is_named_with_its_owner_and_no_process_stays(option: str, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as busy:
         port = busy.getsockname()[1]
         with pytest.raises(PortError, match=rf"Port {port}, .*\(process {os.getpid()}\)"):
@@ -218,7 +218,7 @@ def test_ctrl_c_ends_the_supervisor_with_130_and_leaves_nothing(tmp_path: Path) 
     assert read_status(tmp_path) == status.StackStatus()
 
 
-def test_kill_9_of_the_supervisor_leaves_nothing_and_the_next_one_starts(tmp_path: Path) -> None:
+def test_kill_9_of_the_supervisor_leaves_no_process_and_the_next_one_starts(tmp_path: Path) -> None:
     """No process (not even the grandchild that ignores SIGTERM), /dev/shm segment or port stays; messages do."""
     with supervisor(tmp_path) as process:
         left = Left(process, tmp_path)

@@ -63,7 +63,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return {name: str(folder / f"{name}.png") for name in (*COLOURS, "broken")}
 
 
-def test_a_catalogue_becomes_retrievable_follows_its_changes_and_forgets_what_is_deleted(
+def test_a_catalogue_becomes_retrievable_and_follows_changes_and_deletions(
     shop: Shop, pictures: dict[str, str]
 ) -> None:
     index, applied, offers = RetrievalIndex("1"), [], []
@@ -213,7 +213,7 @@ def story(prefix: str, pictures: dict[str, str], products: int) -> list[ProductU
     return out
 
 
-def test_a_consumer_that_was_killed_has_the_result_of_one_that_was_not(shop: Shop, pictures: dict[str, str]) -> None:
+def test_a_killed_consumer_has_the_same_result_as_an_undisturbed_one(shop: Shop, pictures: dict[str, str]) -> None:
     shop.publish(*story("calm-", pictures, 150))
     with consuming(shop):
         shop.caught_up()

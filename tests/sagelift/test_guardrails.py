@@ -66,7 +66,7 @@ def look(store: ExperimentStore, *metrics: Any) -> list[GuardrailResult]:
     return judge(store.engine, published, metrics or (CLICKS, COSTS), planned_units=2_000, window=timedelta(days=14))
 
 
-def test_nobody_exposed_is_nothing_to_judge(store: ExperimentStore) -> None:
+def test_an_experiment_without_exposures_is_not_judged(store: ExperimentStore) -> None:
     assert look(store) == []
 
 
@@ -89,7 +89,7 @@ def test_a_loss_that_is_shown_holds_the_ramp_with_its_evidence(store: Experiment
     assert store.audit("ranking")[0].detail["evidence"] == clicks.evidence
 
 
-def test_more_of_what_should_be_less_is_a_breach_and_more_of_what_should_be_more_is_not(store: ExperimentStore) -> None:
+def test_only_a_change_in_the_bad_direction_is_a_breach(store: ExperimentStore) -> None:
     enrol(store, 500, clicks=(2.0, 3.0), saves=(2.0, 3.0))
     clicks, saves = look(store)
     assert (clicks.verdict, saves.verdict) == ("holds", "breached")
@@ -103,7 +103,7 @@ def test_a_loss_within_the_margin_is_tolerated(store: ExperimentStore) -> None:
     assert [each.verdict for each in look(store, strict, COSTS)] == ["breached", "holds"]
 
 
-def test_few_units_are_too_early_whatever_they_show(store: ExperimentStore) -> None:
+def test_few_units_are_too_early_for_any_result(store: ExperimentStore) -> None:
     enrol(store, 99, clicks=(9.0, 1.0))
     assert {each.verdict for each in look(store)} == {"too early"}
 

@@ -48,7 +48,7 @@ def specs(settings: Settings) -> list[WorkerSpec]:
     return list(worker_specs(LocalStack(settings.state, settings.cache, options), settings))
 
 
-def test_consumers_get_all_settings_whatever_their_source(tmp_path: Path) -> None:
+def test_consumers_get_the_settings_of_every_source(tmp_path: Path) -> None:
     (tmp_path / "sagelift.toml").write_text('log_format = "text"\n[images]\ntimeout_s = 3\n[poison]\nshare = 0.2\n')
     for spec in specs(load_settings(state_dir=tmp_path)):
         assert spec.env["SAGELIFT_IMAGES__TIMEOUT_S"] == "3.0"
@@ -68,7 +68,7 @@ def test_a_consumer_with_poison_or_wrong_settings_is_not_restarted(tmp_path: Pat
     assert [set(spec.final) for spec in specs(load_settings(state_dir=tmp_path))] == [{2, 4}, {2, 4}]
 
 
-def test_an_external_service_is_asked_with_its_security_settings(tmp_path: Path) -> None:
+def test_an_external_service_is_probed_with_its_security_settings(tmp_path: Path) -> None:
     """The stack's own probe speaks plain Kafka; the settings' client says what is really wrong."""
     options = stack_options(load_settings(kafka={"bootstrap_servers": "127.0.0.1:1"}, triton={"url": "127.0.0.1:1"}))
     with pytest.raises(BrokerError, match=r"no Kafka broker answers at 127\.0\.0\.1:1"):

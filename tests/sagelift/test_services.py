@@ -39,7 +39,7 @@ def services(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Services:
     return Services(load_settings(state_dir=tmp_path))
 
 
-def test_a_server_that_was_started_without_the_visual_encoder_is_told_to_serve_it(services: Services) -> None:
+def test_a_server_that_started_without_the_visual_encoder_loads_it(services: Services) -> None:
     triton: Any = FakeTriton()
     services.triton = triton
     services.prepare_visual_encoder()

@@ -220,7 +220,7 @@ def test_a_child_process_gets_the_same_settings_by_its_environment(
     assert theirs.database_url == ours.database_url
 
 
-def test_a_child_process_does_not_take_what_we_left_at_its_default_from_its_surroundings(
+def test_a_child_process_gets_our_defaults_and_not_those_of_its_environment(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """As the demo, which must not write into the database of the shop whose environment it is started in."""

@@ -52,7 +52,7 @@ def as_bytes(products: list[ProductInput]) -> list[tuple[str, dict[str, str], by
     return [(p.id, dict(p.text), p.images.tobytes()) for p in products]
 
 
-def test_now_the_history_gives_what_the_online_store_gives(services: Services) -> None:
+def test_as_of_now_the_history_equals_the_online_store(services: Services) -> None:
     """After new products, changes of one view, stale messages, deletions, and products without images."""
     store = services.features
     ids = [f"p{i:02d}" for i in range(30)]
@@ -91,7 +91,7 @@ def test_engagements_that_came_later_are_not_known(services: Services) -> None:
     assert [(e.query, e.count) for e in read_engagements(services, now())] == [("bag", 1), ("tent", 2)]
 
 
-def test_the_same_time_gives_the_same_training_set_whatever_comes_later(services: Services) -> None:
+def test_the_training_set_of_a_time_does_not_depend_on_later_data(services: Services) -> None:
     store = services.features
     store.write_features([make_product(f"p{i}", 1) for i in range(9)])
     services.experiments.write_events([click(i, f"title {i}", f"p{i}") for i in range(9)])

@@ -24,7 +24,7 @@ from analysis.sources import ExperimentTables, UserTable
 from tests.analysis.render.builders import plain
 
 
-def test_what_was_asked_for_is_said_on_every_face() -> None:
+def test_every_format_shows_the_requested_options() -> None:
     rng = np.random.default_rng(0)
     data = pd.DataFrame({"variant": rng.choice(["a", "b"], 3000), "country": rng.choice(["de", "fr"], 3000)})
     data["x"] = rng.gamma(4, 1, 3000)

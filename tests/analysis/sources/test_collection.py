@@ -58,12 +58,12 @@ def check_one_moment(url: str) -> None:
         writer.dispose()
 
 
-def test_sqlite_shows_a_report_one_moment(tmp_path: Path) -> None:
+def test_a_report_reads_one_snapshot_of_sqlite(tmp_path: Path) -> None:
     check_one_moment(f"sqlite:///{tmp_path / 'u.db'}")
 
 
 @pytest.mark.integration
-def test_postgresql_shows_a_report_one_moment_and_lets_it_write_nothing(postgresql: str) -> None:
+def test_a_report_reads_one_snapshot_of_postgresql_and_cannot_write(postgresql: str) -> None:
     check_one_moment(postgresql)
     engine = create_engine(postgresql)
     try:

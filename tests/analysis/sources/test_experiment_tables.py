@@ -150,7 +150,7 @@ def test_config_versions_are_stated(shop: Any) -> None:
     assert collect(shop, "clicks").facts.config_versions == (2, 3)
 
 
-def test_several_currencies_are_refused_by_name_but_only_where_money_is_asked_for(shop: Any) -> None:
+def test_several_currencies_are_refused_by_name_only_for_metrics_of_money(shop: Any) -> None:
     shop.unit("u", "a", T)
     for number, currency in enumerate(("EUR", "GBP", "USD")):
         shop.order("u", T + number, 100, f"o{number}", currency=currency)

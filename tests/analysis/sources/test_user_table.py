@@ -181,7 +181,7 @@ def test_bad_values_are_refused_by_column(change: dict[str, Any], message: str) 
         UserTable(data, unit="user").collect(merged_needs(METRICS))
 
 
-def test_nan_is_seen_even_where_only_its_sign_is_asked_for() -> None:
+def test_nan_is_detected_even_where_only_the_sign_counts() -> None:
     """NaN > 0 holds in DuckDB: a share of buyers must not count it."""
     data = pa.table({"variant": ["a", "a"], "gmv": [float("nan"), 1.0]})
     with pytest.raises(DataError, match="gmv of arm 'a' holds NaN"):

@@ -14,7 +14,9 @@ from experiments.rest.app import create_app
 from tests.experiments.rest.builders import live
 
 
-def test_assignments_of_several_experiments_and_of_unfit_units(api: Any, config: ExperimentConfig) -> None:
+def test_several_experiments_are_assigned_at_once_and_invalid_units_get_a_reason(
+    api: Any, config: ExperimentConfig
+) -> None:
     live(api, config)
     live(api, msgspec.structs.replace(config, key="two", salt="two-1", targeting="country == 'DE'"))
     both = api("POST", "/v1/assignments", "assign", json={"unit": "u", "attributes": {"country": "DE"}}).json()
@@ -30,7 +32,7 @@ def test_assignments_of_several_experiments_and_of_unfit_units(api: Any, config:
         assert (told["arm"], told["enrolled"], told["reason"]) == ("control", False, reason)
 
 
-def test_an_exposure_is_logged_once_and_only_of_what_is_decided_here(api: Any, config: ExperimentConfig) -> None:
+def test_an_exposure_is_logged_once_and_only_for_the_servers_own_assignment(api: Any, config: ExperimentConfig) -> None:
     live(api, msgspec.structs.replace(config, record=("country",)))
     arm = api("POST", "/v1/assignments/ranking", "assign", json={"unit": "u"}).json()["arm"]
     wrong = "treatment" if arm == "control" else "control"

@@ -34,7 +34,7 @@ def test_threads_share_one_rate() -> None:
 
 
 @pytest.mark.parametrize("limited_api", [Limits(rate=0.5, burst=2)], indirect=True)
-def test_who_asks_too_often_is_told_when_to_come_back(limited_api: Any) -> None:
+def test_a_key_above_its_rate_gets_the_time_to_wait(limited_api: Any) -> None:
     answers = [limited_api("GET", "/v1/experiments", "read") for _ in range(3)]
     assert [answer.status_code for answer in answers] == [200, 200, 429]
     assert answers[2].headers["retry-after"] == "2"
@@ -42,7 +42,7 @@ def test_who_asks_too_often_is_told_when_to_come_back(limited_api: Any) -> None:
 
 
 @pytest.mark.parametrize("limited_api", [Limits(body=100, batch=2)], indirect=True)
-def test_a_request_has_a_largest_size_said_or_unsaid(limited_api: Any) -> None:
+def test_a_request_has_a_maximum_size_with_and_without_a_content_length(limited_api: Any) -> None:
     async def chunks() -> Any:
         for _ in range(50):
             yield b'{"unit": '

@@ -10,7 +10,7 @@ from tests.experiments.builders import HOUR, NOW
 from tests.experiments.rest.builders import REASON, live, published
 
 
-def test_a_whole_life_over_rest(api: Any, config: ExperimentConfig) -> None:
+def test_every_step_of_the_life_cycle_works_over_rest(api: Any, config: ExperimentConfig) -> None:
     """The same acts under the same names; each is in force in this process at once, and in the audit log."""
     narrow = msgspec.structs.replace(config, coverage=10)
 

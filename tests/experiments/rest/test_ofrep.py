@@ -102,7 +102,7 @@ def test_a_context_that_cannot_be_used_has_the_protocols_code(live: Any, content
     assert single.json()["errorDetails"]
 
 
-def test_a_flag_that_is_not_there_is_not_found(live: Any) -> None:
+def test_an_unknown_flag_is_not_found(live: Any) -> None:
     answer = live("POST", f"{PATH}/none", "assign", json=context("u"))
     assert (answer.status_code, answer.json()["errorCode"], answer.json()["key"]) == (404, "FLAG_NOT_FOUND", "none")
 

@@ -57,7 +57,7 @@ def test_a_refused_request_names_value_rule_and_remedy(api: Any, config: Experim
     assert [v.version for v in api.store.versions("ranking")] == [1]
 
 
-def test_a_fault_of_the_server_tells_nothing_of_its_inside(
+def test_an_internal_error_reveals_no_details(
     api: Any, config: ExperimentConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail() -> None:

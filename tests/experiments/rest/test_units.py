@@ -7,7 +7,7 @@ from experiments.rest.app import create_app
 from tests.experiments.rest.builders import REASON, live
 
 
-def test_units_are_tokens_and_who_is_erased_returns_as_another(api: Any, config: ExperimentConfig) -> None:
+def test_units_are_tokens_and_an_erased_user_gets_another_token(api: Any, config: ExperimentConfig) -> None:
     """The token is decided for; no answer and no row of the audit log names the user or the token."""
     live(api, config)
 

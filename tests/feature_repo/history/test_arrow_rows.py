@@ -73,7 +73,7 @@ def test_a_vector_of_another_length_is_refused_by_product(length: int) -> None:
         online_rows(table, VIEWS["product_embedding_m1"])
 
 
-def test_a_checksum_tells_rows_apart_by_key_value_and_null() -> None:
+def test_rows_with_another_key_value_or_null_have_another_checksum() -> None:
     (row, other), _ = both_ways("product_offer", [make_product("a"), make_product("b")])
     values = tuple(row.values)
     variants = [row, other, row._replace(values=(None, *values[1:])), row._replace(values=values[::-1])]

@@ -49,7 +49,7 @@ def test_a_product_is_as_it_was_then_and_a_deleted_one_is_gone(store: Any) -> No
     ]
 
 
-def test_what_has_not_yet_happened_is_not_known_and_what_happens_at_the_moment_is(store: Any) -> None:
+def test_a_snapshot_includes_events_at_its_time_and_none_after_it(store: Any) -> None:
     soon = datetime.now(UTC) + HOUR
     store.write_features([make_product("a", 1)])
     store.write_features([make_product("a", 2, event_time=soon)])
@@ -58,7 +58,7 @@ def test_what_has_not_yet_happened_is_not_known_and_what_happens_at_the_moment_i
     assert titles(store, soon) == {"a": title("a", 2)}
 
 
-def test_what_arrived_later_was_not_known_however_old_its_event(store: Any) -> None:
+def test_rows_that_arrived_later_are_left_out_even_if_their_events_are_older(store: Any) -> None:
     store.write_features([make_product("a", 1)])
     then = datetime.now(UTC)
     store.write_features([make_product("a", 2, event_time=NOON - HOUR), make_product("b", 1, event_time=NOON - HOUR)])
@@ -79,7 +79,7 @@ def test_a_view_that_was_not_written_is_as_it_was_before(store: Any) -> None:
     assert titles(store, datetime.now(UTC)) == {"a": title("a", 1)}
 
 
-def test_more_products_than_a_batch_are_each_there_once_before_and_after_compaction(store: Any) -> None:
+def test_each_product_appears_once_across_batches_before_and_after_compaction(store: Any) -> None:
     for version, ids in enumerate((range(50), range(10, 30), range(20, 60)), 1):
         store.write_features([make_product(f"p{id}", version, images=id % 3) for id in ids])
     at = datetime.now(UTC)

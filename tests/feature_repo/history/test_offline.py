@@ -24,7 +24,7 @@ HOUR = timedelta(hours=1)
 pytestmark = pytest.mark.filterwarnings("ignore:fetch_:DeprecationWarning")
 
 
-def test_a_late_event_is_joined_by_its_own_time_but_was_not_known_before_it_came(store: Any) -> None:
+def test_a_late_event_is_joined_by_its_own_time_only_after_its_arrival(store: Any) -> None:
     store.write_features([make_product("a", 1)])
     then = datetime.now(UTC)
     store.write_features([make_product("a", 2, event_time=NOON + HOUR)])

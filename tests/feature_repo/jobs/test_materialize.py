@@ -69,7 +69,7 @@ def test_a_lost_online_store_is_rebuilt_as_it_was(open_store: Open) -> None:
     assert rebuilt.read_recent(users) == recent
 
 
-def test_of_each_product_the_newest_version_counts_whatever_part_and_time_it_has(store: ProductFeatureStore) -> None:
+def test_the_newest_version_of_each_product_counts_in_any_part_and_at_any_time(store: ProductFeatureStore) -> None:
     offers(store, {"a": 3, "b": 1}, event_time=NOON)
     offers(store, {"a": 2, "b": 5, "c": 1}, event_time=NOON - timedelta(days=1))
     offers(store, {"b": 4}, event_time=NOON + timedelta(days=9))
@@ -78,7 +78,7 @@ def test_of_each_product_the_newest_version_counts_whatever_part_and_time_it_has
     assert online_versions(store, "abc") == {"a": 3, "b": 5, "c": 1}
 
 
-def test_of_one_version_the_row_written_last_counts(store: ProductFeatureStore) -> None:
+def test_the_last_row_of_equal_versions_counts(store: ProductFeatureStore) -> None:
     for currency in ("EUR", "USD", "SEK"):
         offers(store, {"a": 1}, currency=currency)
     run(store)
@@ -106,7 +106,7 @@ def test_a_view_that_has_followed_another_is_equal_not_fresher(store: ProductFea
     assert found.reconciliation.equal == 1
 
 
-def test_what_was_lost_comes_back_though_the_offer_has_moved_on(store: ProductFeatureStore) -> None:
+def test_lost_rows_are_restored_although_the_offer_is_newer(store: ProductFeatureStore) -> None:
     store.write_features([make_product("a", 1)])
     store.write_features([make_product("a", 5)], ["text"])
     for part in store.history("product_text").parts():
@@ -143,7 +143,7 @@ def test_shards_do_not_depend_on_the_size_of_parts_and_row_groups(store: Product
     assert online_versions(store, expected) == expected
 
 
-def test_the_next_run_reads_only_what_is_new(store: ProductFeatureStore) -> None:
+def test_the_next_run_reads_only_new_parts(store: ProductFeatureStore) -> None:
     offers(store, {"a": 1})
     run(store)
     found = run(store)
@@ -163,7 +163,7 @@ def test_compacted_parts_are_new_but_change_nothing(store: ProductFeatureStore) 
     assert (found.parts, found.written, found.kept) == (1, 0, 2)
 
 
-def test_after_the_online_store_was_lost_all_is_new(open_store: Open) -> None:
+def test_after_the_loss_of_the_online_store_all_parts_are_new(open_store: Open) -> None:
     store = open_store()
     offers(store, {"a": 1})
     run(store)
@@ -172,7 +172,7 @@ def test_after_the_online_store_was_lost_all_is_new(open_store: Open) -> None:
     assert (found.written, found.outcome) == (1, "done")
 
 
-def test_a_window_is_of_event_times_both_ends_included_and_no_run_is_marked_as_seen(
+def test_a_window_includes_both_event_times_and_marks_no_part_as_seen(
     store: ProductFeatureStore,
 ) -> None:
     for version in (1, 2, 3, 4):
@@ -190,7 +190,7 @@ def damage(store: ProductFeatureStore, statement: str) -> None:
     connection.close()
 
 
-def test_full_heals_a_value_that_was_damaged_under_its_version(store: ProductFeatureStore) -> None:
+def test_a_full_run_repairs_a_value_that_was_damaged_under_its_version(store: ProductFeatureStore) -> None:
     store.write_features([make_product("a", 1), make_product("b", 1)])
     damage(store, "update sagelift_product_offer set currency = x'' where hex(entity_key) like '%61'")
     assert store.read_offers("a")["a"].currency is None
@@ -264,7 +264,7 @@ def test_a_run_that_ended_early_is_resumed(store: ProductFeatureStore) -> None:
     assert run(store).parts == 0
 
 
-def test_an_unfinished_run_is_forgotten_when_another_is_asked_for_or_the_store_is_lost(open_store: Open) -> None:
+def test_an_unfinished_run_is_discarded_by_another_request_or_the_loss_of_the_store(open_store: Open) -> None:
     store = open_store()
     offers(store, {f"p{i:02}": 1 for i in range(50)})
     with pytest.raises(StopHere):
@@ -276,7 +276,7 @@ def test_an_unfinished_run_is_forgotten_when_another_is_asked_for_or_the_store_i
     assert (found.resumed, found.written, found.outcome) == (0, 50, "done")
 
 
-def test_a_torn_journal_costs_a_start_from_the_beginning_and_no_more(store: ProductFeatureStore) -> None:
+def test_a_damaged_journal_restarts_the_run_from_the_beginning(store: ProductFeatureStore) -> None:
     offers(store, {"a": 1})
     folder = store.home / "materialize" / OFFERS
     folder.mkdir(parents=True)
@@ -368,7 +368,7 @@ def test_a_vector_of_another_length_fails_and_nothing_of_its_shard_is_online(sto
     assert store.read_embeddings("m1", "ab") == {}
 
 
-def test_a_database_that_stays_locked_fails_the_view_and_the_next_run_does_it(open_store: Open) -> None:
+def test_a_database_that_stays_locked_fails_the_view_and_the_next_run_succeeds(open_store: Open) -> None:
     store = open_store()
     offers(store, {"a": 1})
     store.feast.provider.online_store.disconnect()
@@ -403,7 +403,7 @@ def test_a_dry_run_counts_what_would_be_written_and_writes_nothing(store: Produc
     assert run(store).written == 2
 
 
-def test_feasts_registry_knows_the_interval(store: ProductFeatureStore) -> None:
+def test_feasts_registry_has_the_interval(store: ProductFeatureStore) -> None:
     offers(store, {"a": 1})
     offers(store, {"b": 7})
     run(store)
@@ -438,7 +438,7 @@ def test_wrong_requests_are_refused(store: ProductFeatureStore, options: dict[st
         materialize(store, **options)
 
 
-def test_the_summary_says_when_and_how(store: ProductFeatureStore) -> None:
+def test_the_summary_has_its_times_and_its_mode(store: ProductFeatureStore) -> None:
     before = time.time()
     summary = materialize(store, since=NOON)
     assert before <= summary.started.timestamp() <= summary.finished.timestamp() <= time.time()

@@ -70,7 +70,7 @@ def test_every_task_is_done_once_and_as_many_at_a_time_as_there_are_cores() -> N
     assert context.most == 3
 
 
-def test_tasks_are_taken_as_they_are_needed() -> None:
+def test_tasks_are_taken_only_when_needed() -> None:
     """The first shard is done before all shards of a catalogue are made."""
     taken: list[int] = []
 
@@ -96,7 +96,7 @@ def test_errors_of_this_package_come_back_as_they_are() -> None:
         list(engine(FakeContext()).map(fail, range(10)))
 
 
-def test_a_task_that_spark_has_given_up_on_is_an_error_of_one_line() -> None:
+def test_a_task_that_spark_abandoned_is_an_error_of_one_line() -> None:
     from pyspark.errors import PySparkException
 
     class Lost(FakeContext):

@@ -105,7 +105,7 @@ def test_limits_are_passed_only_beyond_them(limits: CanaryLimits, sentences: lis
     assert findings(shifted, limits) == sentences
 
 
-def test_a_store_is_asked_for_live_products_of_both_versions(store: ProductFeatureStore) -> None:
+def test_a_canary_compares_live_products_of_both_versions(store: ProductFeatureStore) -> None:
     for model, version in (("m1", 1), ("m2", 2)):
         store.ensure_model_version(model)
         store.write_embeddings(model, [make_embedding(f"p{n}", version, model) for n in range(20)])

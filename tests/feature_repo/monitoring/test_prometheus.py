@@ -7,7 +7,7 @@ from feature_repo.monitoring.prometheus import to_prometheus
 from tests.feature_repo.monitoring.builders import STATUS
 
 
-def test_prometheus_text_has_each_figure_once_per_view_and_leaves_out_what_is_unknown() -> None:
+def test_prometheus_text_has_each_known_figure_once_per_view() -> None:
     text = to_prometheus([STATUS])
     assert 'sagelift_features_age_s{view="v"} 3600.0\n' in text
     assert 'sagelift_features_empty_rate{view="v",feature="title"} 0.25\n' in text

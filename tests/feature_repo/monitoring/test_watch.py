@@ -83,7 +83,7 @@ def test_lengths_of_vectors_are_measured(store: ProductFeatureStore) -> None:
     assert status(store, "product_text").norms is None
 
 
-def test_a_sample_is_about_as_large_as_asked_for(store: ProductFeatureStore) -> None:
+def test_a_sample_is_about_as_large_as_requested(store: ProductFeatureStore) -> None:
     store.write_features([make_product(f"p{i}", images=0) for i in range(400)])
     found = status(store, "product_offer", sample=100)
     assert found.products == 400

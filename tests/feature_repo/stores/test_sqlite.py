@@ -100,13 +100,13 @@ def test_an_older_version_never_overwrites_a_newer_one(online: Online) -> None:
     assert online.get("a") == [("v7", 7)]
 
 
-def test_versions_decide_whatever_the_event_times_say(online: Online) -> None:
+def test_versions_decide_and_event_times_do_not(online: Online) -> None:
     online.put("new", 2, time=EARLY)
     online.put("old", 1, time=EARLY + timedelta(days=1))
     assert online.get("a") == [("new", 2)]
 
 
-def test_the_newest_of_one_batch_wins_whatever_its_place(online: Online) -> None:
+def test_the_newest_row_of_a_batch_wins_in_any_order(online: Online) -> None:
     rows = [
         (key("a"), {"title": Value(string_val=f"v{v}"), "version": Value(int64_val=v), "deleted": Value()}, EARLY, None)
         for v in (1, 5, 3)
@@ -148,7 +148,7 @@ def test_a_tombstone_keeps_its_version_and_no_features(online: Online) -> None:
     assert (row.version, row.deleted, list(row.values)) == (3, True, [None])
 
 
-def test_rows_come_in_the_order_asked_for_with_unknown_and_repeated_ids(online: Online) -> None:
+def test_rows_come_in_the_order_of_the_requested_ids_with_unknown_and_repeated_ones(online: Online) -> None:
     for id in ("b", "a", "c"):
         online.put(id.upper(), 1, id)
     assert online.get("c", "nope", "a", "c") == [("C", 1), None, ("A", 1), ("C", 1)]
@@ -168,7 +168,7 @@ def test_more_ids_than_one_statement_takes_are_read(online: Online) -> None:
     assert online.get(*(f"p{i}" for i in range(40_000)))[-1] == ("x", 1)
 
 
-def test_a_nul_byte_neither_fails_nor_wedges_the_store(online: Online) -> None:
+def test_a_nul_byte_is_stored_and_the_store_works_on(online: Online) -> None:
     online.put("before\0after", 1)
     online.put("next", 1, "b")
     assert online.get("a", "b") == [("before\0after", 1), ("next", 1)]
@@ -192,7 +192,7 @@ def test_a_failing_batch_leaves_no_transaction_open(online: Online) -> None:
     assert online.get("a") == [("works", 1)]
 
 
-def test_a_lock_held_by_another_is_waited_for_then_named(tmp_path: Path) -> None:
+def test_a_writer_waits_for_the_lock_of_another_and_then_names_it(tmp_path: Path) -> None:
     online = Online(tmp_path, busy_timeout_s=0.1)
     online.make(TITLES)
     other = sqlite3.connect(tmp_path / "online.db", isolation_level=None)
@@ -206,7 +206,7 @@ def test_a_lock_held_by_another_is_waited_for_then_named(tmp_path: Path) -> None
     online.store.disconnect()
 
 
-def test_readers_are_not_held_up_by_a_writer(online: Online, tmp_path: Path) -> None:
+def test_a_writer_does_not_block_readers(online: Online, tmp_path: Path) -> None:
     online.put("x", 1)
     other = sqlite3.connect(tmp_path / "online.db", isolation_level=None)
     other.execute("begin immediate")
@@ -214,12 +214,12 @@ def test_readers_are_not_held_up_by_a_writer(online: Online, tmp_path: Path) -> 
     other.close()
 
 
-def test_a_view_that_was_never_applied_says_so(online: Online) -> None:
+def test_a_view_that_was_never_applied_is_an_error_that_says_so(online: Online) -> None:
     with pytest.raises(StoreStateError, match="feast apply"):
         online.store.online_read(online.config, view("unknown", *GUARD), [key("a")])
 
 
-def test_a_file_that_is_no_database_says_so(tmp_path: Path) -> None:
+def test_a_file_that_is_no_database_is_an_error_that_says_so(tmp_path: Path) -> None:
     (tmp_path / "online.db").write_bytes(b"this is not a database, but it is long enough to be read as one" * 99)
     with pytest.raises(StoreStateError, match="not a database"):
         Online(tmp_path).make(TITLES)
@@ -354,7 +354,7 @@ def test_vector_search_is_exact_and_ordered_by_id_as_feast_zips_it(online: Onlin
 
 
 @pytest.mark.parametrize(("metric", "nearest"), [("L2", "short"), ("cosine", "long"), ("inner_product", "long")])
-def test_vector_search_knows_three_metrics(online: Online, metric: str, nearest: str) -> None:
+def test_vector_search_supports_three_metrics(online: Online, metric: str, nearest: str) -> None:
     points(online, short=(1.0, 0.5), long=(9.0, 0.0))
     assert [id for id, _, _ in search(online, [1.0, 0.0], 1, metric)] == [nearest]
 

@@ -52,7 +52,7 @@ def test_every_row_comes_with_its_own_features_and_its_exact_distance(store: Pro
         assert found["distance"][at] == pytest.approx(distances[id], abs=1e-6)
 
 
-def test_what_this_process_writes_the_next_search_finds(store: ProductFeatureStore) -> None:
+def test_the_next_search_finds_the_writes_of_this_process(store: ProductFeatureStore) -> None:
     store.write_embeddings("m1", [make_embedding(f"p{n}") for n in range(20)])
     late = make_embedding("late", 1)
     assert nearest(store, late.vector) != ["late"]
@@ -63,7 +63,7 @@ def test_what_this_process_writes_the_next_search_finds(store: ProductFeatureSto
     assert nearest(store, moved.vector) == ["late"]
 
 
-def test_what_another_process_deleted_is_not_found_while_the_matrix_still_has_it(
+def test_a_product_that_another_process_deleted_is_not_found_although_the_matrix_has_it(
     store: ProductFeatureStore, open_store: Callable[[], Any]
 ) -> None:
     rows = [make_embedding(f"p{n}") for n in range(100)]
@@ -76,7 +76,7 @@ def test_what_another_process_deleted_is_not_found_while_the_matrix_still_has_it
     assert sorted(nearest(store, query, 5)) == ["p95", "p96", "p97", "p98", "p99"]
 
 
-def test_what_another_process_wrote_is_found_after_the_next_comparison(
+def test_a_product_that_another_process_wrote_is_found_after_the_next_comparison(
     store: ProductFeatureStore, open_store: Callable[[], Any]
 ) -> None:
     store.write_embeddings("m1", [make_embedding(f"p{n}") for n in range(20)])
@@ -87,11 +87,11 @@ def test_what_another_process_wrote_is_found_after_the_next_comparison(
     assert nearest(store, late.vector) == ["late"]
 
 
-def test_an_empty_view_answers_with_nothing(store: ProductFeatureStore) -> None:
+def test_a_search_of_an_empty_view_has_no_results(store: ProductFeatureStore) -> None:
     assert nearest(store, make_embedding().vector, 3) == []
 
 
-def test_more_rows_than_there_are_gives_them_all(store: ProductFeatureStore) -> None:
+def test_a_search_for_more_rows_than_the_view_has_returns_all_rows(store: ProductFeatureStore) -> None:
     store.write_embeddings("m1", [make_embedding(id) for id in "ab"])
     assert sorted(nearest(store, make_embedding().vector, 1000)) == ["a", "b"]
 
@@ -182,7 +182,7 @@ def test_the_nearest_vectors_are_exact_by_every_metric(metric: str, distance: An
     assert names(store.matrix(), vector(99_999), 5, metric) == [f"p{n}" for n in nearest]
 
 
-def test_an_empty_store_and_more_rows_than_there_are_are_no_trouble() -> None:
+def test_a_search_beyond_the_number_of_rows_returns_all_rows() -> None:
     assert names(Rows().matrix(), vector(1), 5) == []
     assert sorted(names(Rows(3).matrix(), vector(1), 50)) == ["p0", "p1", "p2"]
 
@@ -195,7 +195,7 @@ def test_long_vectors_are_compared_like_short_ones() -> None:
     assert names(store.matrix(), vector(1) * np.float32(1e8), 1, "l2") == ["long"]
 
 
-def test_what_changed_in_the_store_is_found_at_its_new_place() -> None:
+def test_a_changed_vector_is_found_at_its_new_position() -> None:
     store = Rows(20)
     matrix = store.matrix()
     assert names(matrix, vector(3), 1) == ["p3"]
@@ -238,7 +238,7 @@ def test_following_takes_a_twentieth_of_the_time_however_often_it_is_searched() 
 
 
 @pytest.mark.parametrize("waits", [True, False])
-def test_what_others_wrote_is_found_a_minute_later_at_the_latest(waits: bool) -> None:
+def test_writes_of_other_processes_are_found_within_a_minute(waits: bool) -> None:
     """A search that comes late waits for the comparison; one that comes sooner does not."""
     store, later = Rows(20), list[Callable[[], None]]()
     matrix = store.matrix(later.append)
@@ -253,7 +253,7 @@ def test_what_others_wrote_is_found_a_minute_later_at_the_latest(waits: bool) ->
     assert names(matrix, vector(500), 1) == ["late"]
 
 
-def test_what_this_process_wrote_is_found_at_once_without_a_comparison() -> None:
+def test_writes_of_this_process_are_found_at_once_without_a_comparison() -> None:
     store = Rows(20)
     matrix = store.matrix()
     matrix.nearest(vector(0), 1)
@@ -322,7 +322,7 @@ def test_threads_search_while_a_real_thread_follows_the_store() -> None:
     assert store.comparisons > 0
 
 
-def test_a_matrix_knows_that_a_fork_copied_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_matrix_detects_that_a_fork_copied_it(monkeypatch: pytest.MonkeyPatch) -> None:
     matrix = Rows(3).matrix()
     assert not matrix.inherited
     monkeypatch.setattr("os.getpid", lambda: -1)

@@ -59,7 +59,7 @@ def test_at_any_selectivity_a_filtered_search_finds_enough_and_nearly_the_neares
     assert recall(found, [e.ids for e in expected]) >= 0.95
 
 
-def test_a_filter_that_leads_away_from_the_query_still_finds_all_it_should(shop: RetrievalIndex) -> None:
+def test_a_filter_far_from_the_query_still_finds_its_products(shop: RetrievalIndex) -> None:
     """All queries lie in one group and all passing products in others, so that the graph's neighbours do not pass."""
     centre = np.random.default_rng(99).normal(size=(GROUPS, DIM))[0].astype(np.float32)
     where = Filter(categories=tuple(f"home > kind {group}" for group in range(20, 40)))

@@ -37,7 +37,7 @@ def watching(index: FakeIndex, chance: float = 0.0, **settings: float) -> Recall
     )
 
 
-def test_before_the_first_check_nothing_is_claimed() -> None:
+def test_before_the_first_check_the_estimate_is_empty() -> None:
     monitor = watching(FakeIndex([]))
     assert monitor.estimate() == (None, None, None, 0, 0, 0)
     assert monitor.check() is None
@@ -63,7 +63,7 @@ def test_a_share_of_the_live_queries_is_checked_with_their_filters() -> None:
     assert all((k, w) == (7, where) for _, k, w in index.asked)
 
 
-def test_a_query_that_says_nothing_is_not_judged_and_a_later_change_of_the_array_does_not_matter() -> None:
+def test_a_zero_query_is_not_judged_and_queries_are_copied() -> None:
     index = FakeIndex([(1, 1)])
     monitor = watching(index)
     queries = np.stack([QUERIES[0], np.zeros(4, np.float32)])
@@ -145,7 +145,7 @@ def test_an_empty_answer_is_no_evidence() -> None:
     assert monitor.estimate() == (None, None, None, 0, 4, 0)
 
 
-def test_the_estimate_starts_anew_when_another_index_answers() -> None:
+def test_the_estimate_starts_again_when_another_index_answers() -> None:
     old, new = FakeIndex([(0, 10)]), FakeIndex([(10, 10)])
     live = [old]
     monitor = RecallMonitor(

@@ -73,7 +73,7 @@ def test_ties_count_against_the_product(packed: PackedProducts) -> None:
     assert evaluate(products, query, pairs).mean_recall == 0.0
 
 
-def test_a_query_that_says_nothing_finds_nothing(packed: PackedProducts) -> None:
+def test_a_zero_query_has_no_results(packed: PackedProducts) -> None:
     pairs = one_pair(packed, Engagement("search", "xyzzy", "lamp-3", "click"))
     result = evaluate(unit(np.random.default_rng(0), 60), np.zeros((1, 256), np.float32), pairs)
     assert (result.mean_recall, result.coverage) == (0.0, 0.0)

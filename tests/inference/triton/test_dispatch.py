@@ -139,7 +139,7 @@ def test_a_row_answered_with_nan_is_rejected_alone() -> None:
     np.testing.assert_array_equal(result.vectors[[0, 2], 0], [1, 3])
 
 
-def test_a_silent_server_is_not_asked_for_a_while_and_then_probed() -> None:
+def test_a_silent_server_gets_no_requests_for_a_while_and_then_a_probe() -> None:
     """Calls fail at once while the circuit is open; the first that finds the server back goes through."""
     clock, down = Clock(), True
 

@@ -52,7 +52,7 @@ def test_without_a_broker_it_says_how_to_get_one(arguments: str, tmp_path: Path)
     assert "no Kafka is configured" in str(done.exception)
 
 
-def test_the_commands_are_there_before_anything_heavy_is_imported() -> None:
+def test_the_commands_exist_before_heavy_imports() -> None:
     heavy = {"torch", "feast", "numpy", "scipy", "kafka", "duckdb", "sqlalchemy", "pandas", "pyarrow", "tritonclient"}
     code = f"import sagelift.commands.dlq, sys; print(sorted({heavy!r} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -38,7 +38,7 @@ def printed(capsys: pytest.CaptureFixture[str]) -> Any:
     return json.loads(capsys.readouterr().out)
 
 
-def test_a_poisoned_text_does_nothing_to_a_terminal() -> None:
+def test_control_characters_do_not_reach_the_terminal() -> None:
     assert dlq_output.printable("Größe 7 – ok") == "Größe 7 – ok"
     assert dlq_output.printable("\x1b]0;owned\x07 \r\u202etxt\x9b2J") == r"\x1b]0;owned\x07 \r\u202etxt\x9b2J"
 

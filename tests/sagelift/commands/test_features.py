@@ -70,7 +70,7 @@ def test_status_compares_two_models_and_a_limit_that_is_passed_is_exit_code_1(tw
     assert 'sagelift_features_canary_products{old="m1",new="m2"} 30' in text.stdout
 
 
-def test_the_set_may_be_given_and_the_page_is_written_whatever_the_exit_code(two_models: Path) -> None:
+def test_the_set_may_be_given_and_the_page_is_written_with_every_exit_code(two_models: Path) -> None:
     ids, page = two_models / "ids.txt", two_models / "pages" / "features.html"
     ids.write_text("".join(f"p{n}\n" for n in range(15)) + "\nunknown\n")
     done = status("--canary", "m1:m2", "--canary-ids", str(ids), "--html", str(page), "--max-empty", "urls=0.5")

@@ -153,7 +153,7 @@ def test_the_file_is_the_configuration_and_options_go_before_it(shop: Installati
     assert TrainedModel.load(newest(shop)).config.seed == 11
 
 
-def test_a_run_as_of_a_moment_is_that_of_what_was_known_then(shop: Installation, trained: Done) -> None:
+def test_training_as_of_the_time_of_an_older_run_gives_its_weights(shop: Installation, trained: Done) -> None:
     """A run without `--as-of` keeps its own moment; asked for that, training gives equal weights later too."""
     small = ("--config", str(shop.state / "small.toml"), "--steps", "3", "--device", "cpu")
     run = Path(trained.out.splitlines()[0].removeprefix("run "))
@@ -314,7 +314,7 @@ def test_a_wrong_configuration_is_refused_by_file_and_field(shop: Installation, 
     assert sorted(shop.runs.glob("*")) == before
 
 
-def test_cuda_is_refused_where_there_is_none(shop: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cuda_is_refused_on_a_machine_without_it(shop: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     done = shop.model("train", "--device", "cuda")
     assert done.code == 3

@@ -74,7 +74,7 @@ def test_a_look_of_a_design_is_in_the_report() -> None:
         (["--window-days", "0"], "--window-days"),
     ],
 )
-def test_wrong_usage_is_exit_code_2_and_names_what_is_right(options: list[str], message: str) -> None:
+def test_wrong_usage_is_exit_code_2_and_names_the_remedy(options: list[str], message: str) -> None:
     refused = run("report", "similar", "--control", "sum", *options)
     assert refused.exit_code == 2
     assert message in message_of(refused)

@@ -85,9 +85,7 @@ def test_a_folder_with_other_files_is_not_touched(tmp_path: Path) -> None:
     assert (tmp_path / "thesis.txt").read_text() == "years of work"
 
 
-def test_a_failure_half_way_leaves_the_older_sample_and_nothing_else(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failure_half_way_leaves_only_the_older_sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = digest(write_sample(tmp_path / "sample", products=2))
 
     def fail(done: int) -> None:

@@ -82,7 +82,7 @@ def test_bars_are_as_tall_as_their_counts() -> None:
     assert tall == [61.0, 122.0]
 
 
-def test_exceeded_limits_are_shown_and_the_canary_only_if_there_is_one() -> None:
+def test_the_page_shows_exceeded_limits_and_a_canary_if_one_was_requested() -> None:
     assert "No limit is exceeded" in page([STATUS], [], None, NOW)
     two = page([STATUS], ["one", "two"], None, NOW)
     assert "2 limits are exceeded" in two

@@ -168,7 +168,7 @@ def test_the_command_asks_over_http_and_its_exit_code_says_whether_all_is_health
     assert "is starting: it does not read yet" in out
 
 
-def test_a_consumer_on_another_machine_is_asked_at_its_url(served: Monitor, tmp_path: Path) -> None:
+def test_the_status_of_a_consumer_on_another_machine_comes_from_its_url(served: Monitor, tmp_path: Path) -> None:
     url = json.loads(next(folder_of(tmp_path).glob("*.json")).read_text())["url"]
     for path in folder_of(tmp_path).glob("*.json"):
         path.unlink()

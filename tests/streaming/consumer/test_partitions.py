@@ -81,7 +81,7 @@ def test_a_damaged_offset_is_skipped_and_committed() -> None:
     assert (consumer.positions[P0], consumer.committed) == (3, {P0: 3})
 
 
-def test_damage_of_a_partition_that_was_taken_away_is_forgotten() -> None:
+def test_damage_of_a_revoked_partition_is_forgotten() -> None:
     consumer, partitions = assigned()
     partitions.note_damaged(consumer.corrupt(P0))
     consumer.revoke(P0)

@@ -170,7 +170,7 @@ def test_a_refused_message_is_found_in_the_log_by_product_place_and_trace(caplog
 
 
 @pytest.mark.parametrize("value", [None, b"", b"\xff\x00", b"[1]", b'{"id": {"a": 1}, "version": "x"}', b'"text"'])
-def test_the_place_of_a_record_is_logged_whatever_its_value_holds(value: bytes | None) -> None:
+def test_the_position_of_a_record_is_logged_for_any_value(value: bytes | None) -> None:
     fields = log_fields(FailedRecord(Record(value=value, offset=9), "decode", "ContractError", ""))
     assert (fields["topic"], fields["partition"], fields["offset"]) == ("catalog.updates", 0, 9)
     assert all(isinstance(value, str | int) for value in fields.values())

@@ -237,7 +237,7 @@ def test_offsets_do_not_move_unless_engagements_are_written() -> None:
     assert (database.rows, database.written_offsets) == ({}, {})
 
 
-def test_a_batch_without_engagements_passes_none_on() -> None:
+def test_a_batch_without_engagements_forwards_none() -> None:
     events, _, _ = sink()
     events.recent = lambda _: pytest.fail("called")
     events.handle(poll([b"{"]))

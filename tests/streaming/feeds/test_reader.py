@@ -106,7 +106,9 @@ def test_a_file_without_products_is_refused(tmp_path: Path, name: str, content: 
         ("a.dat", b"\n\n", "has no known format"),
     ],
 )
-def test_a_file_that_is_not_what_it_claims_is_refused(tmp_path: Path, name: str, content: bytes, reason: str) -> None:
+def test_a_file_of_another_format_than_its_name_is_refused(
+    tmp_path: Path, name: str, content: bytes, reason: str
+) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(FeedError, match=reason):
         list(read_feed(tmp_path / name, now=NOW))

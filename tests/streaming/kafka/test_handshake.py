@@ -153,7 +153,7 @@ def test_a_broker_that_hangs_up_during_authentication_is_an_error() -> None:
         check(address, SCRAM, None)
 
 
-def test_tls_is_never_older_than_1_2_and_checks_names_unless_told_not_to() -> None:
+def test_tls_is_at_least_1_2_and_checks_names_by_default() -> None:
     context = tls_context({"security_protocol": "SSL"})
     assert context is not None
     assert context.minimum_version == ssl.TLSVersion.TLSv1_2

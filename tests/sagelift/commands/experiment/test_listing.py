@@ -9,7 +9,7 @@ import yaml
 from tests.sagelift.commands.experiment.commands import WHO, output, run, write
 
 
-def test_a_draft_is_listed_and_what_was_ramped_is_shown_as_its_file_should_be(state: Path) -> None:
+def test_a_draft_is_listed_and_a_ramped_experiment_is_shown_with_its_coverage(state: Path) -> None:
     file = write(state / "e.yaml")
     run("publish", file, *WHO)
     assert [(row["state"], row["version"], row["arms"]) for row in output("list")] == [("draft", None, [])]

@@ -9,7 +9,7 @@ from pathlib import Path
 from tests.sagelift.commands.experiment.commands import WHO, output, run, write
 
 
-def test_a_tick_runs_what_is_due_and_says_what_could_not_be_done(state: Path) -> None:
+def test_a_tick_runs_due_commands_and_reports_failures(state: Path) -> None:
     run("publish", write(state / "e.yaml"), *WHO)
     run("start", "ranking", *WHO)
     soon = time.time() + 3  # the commands below take their time on a busy machine
@@ -31,7 +31,7 @@ def test_a_tick_runs_what_is_due_and_says_what_could_not_be_done(state: Path) ->
         assert refused.exit_code == 2
 
 
-def test_guard_judges_what_runs(state: Path) -> None:
+def test_guard_judges_running_experiments(state: Path) -> None:
     run("publish", write(state / "e.yaml", metrics=[{"key": "clicks_per_user", "role": "guardrail"}]), *WHO)
     run("start", "ranking", *WHO)
     assert output("guard", "ranking") == []  # nobody was exposed yet

@@ -25,7 +25,7 @@ def test_a_file_is_read_by_path_and_by_file_link_with_the_hash_of_its_bytes(
     assert (by_path.pixels == by_link.pixels).all()
 
 
-def test_only_files_below_the_roots_are_read_whatever_links_say(tmp_path: Path) -> None:
+def test_only_files_below_the_roots_are_read_through_any_link(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "out.jpg").write_bytes(PICTURE)
     (tmp_path / "in" / "in.jpg").write_bytes(PICTURE)
