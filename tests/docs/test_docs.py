@@ -57,6 +57,16 @@ def test_relative_links_lead_to_files(page: Path) -> None:
             assert (page.parent / file).exists(), f"{page}: {target} leads nowhere"
 
 
+@pytest.mark.parametrize("page", pages(), ids=lambda page: str(page.relative_to(REPOSITORY)))
+def test_modules_that_a_page_names_by_their_path_exist(page: Path) -> None:
+    """A path starts at the root or at a folder with a module that is named before. A pattern need not match a file."""
+    folders = [REPOSITORY]
+    for path in re.findall(r"`([\w.-]+(?:/[\w.-]+)+\.py)`", page.read_text("utf-8")):
+        file = next((folder / path for folder in folders if (folder / path).is_file()), None)
+        assert file is not None, f"{page}: there is no module {path}"
+        folders += [folder for folder in file.parents if folder.is_relative_to(REPOSITORY) and folder not in folders]
+
+
 def test_generated_pages_are_current() -> None:
     done = subprocess.run([sys.executable, DOCS / "generate.py", "--check"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
