@@ -5,12 +5,14 @@ Data passes through the modules in this order:
     metrics, columns      a metric declares which aggregates it needs (`aggregates`)
     sources, query        a source answers with those aggregates, from one query; no row of a user leaves it
     inference, ...        statistics turn aggregates into effects, intervals and p-values
-    report, results       `analyze` puts them together: metric results, checks, and a verdict
+    report, results       `analyze` puts them together: `metric_result` for each metric (`comparison` of two arms,
+                          `optional_results`, `breakdowns`), `checks`, and a `verdict` from the `evidence`
     render                terminal, Markdown, JSON and HTML show the same report
 
 Statistics: `adjustment` (CUPED), `quantiles`, `equivalence`, `heterogeneity` (segments), `novelty` (time since
 exposure), `multiple_testing`, `sequential` (interim analyses), `bayes`, `resampling`. Before an experiment: `power` and
 `plan`; to check a method on your own units: `simulation`. For ranking by interleaving: `interleaving`.
+`request` holds and checks the options of a report; `config` reads metrics and rates from YAML.
 
 The names below are imported when they are first used, so that importing the package is fast.
 """

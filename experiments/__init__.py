@@ -12,9 +12,11 @@ In the order in which data passes:
                             `assignment_vectors` and `conformance` (that all of them agree)
     in a service            `assigner` (configs in memory), `refresh`, `config_cache`, `notifications` (polling, push),
                             `rest` (HTTP), `openfeature_provider`, `api_keys` and `roles`
-    what is logged          `exposures` -> `event_rows` -> `event_writer` (a batch in one transaction), `engagements`
+    what is logged          `exposures` (`recent_units` skips repetitions) -> `event_rows` -> `event_writer` (a batch
+                            in one transaction), `engagements`
     beside A/B tests        `interleaving` (two rankings in one list)
     privacy                 `privacy` (tokens in place of unit ids, and their erasure)
+    used by all             `errors`, `validation_errors`, `text_rules`, `times`, `json_schemas`
 
 docs/reference/assignment-spec.md numbers the rules of assignment. The names below are the public API; they are imported
 on first use, so that a command that needs one of them does not load SQLAlchemy or NumPy for the others.

@@ -9,7 +9,7 @@ Modules:
     experiment_query   the aggregate query over these tables
     experiment_tables  the source that runs it: ExperimentTables
     user_rows          what the sources with one row per user share, up to the open session
-    user_query         the aggregate query over these rows, and its checks
+    user_query         the aggregate query over these rows, and its checks; `user_columns` says which column is what
     tails              tail counts that follow from a Parquet file's statistics
     user_table, sql_table, spark_frame    the sources with one row per user: UserTable, SqlTable, SparkFrame
 """

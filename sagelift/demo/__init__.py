@@ -9,5 +9,6 @@ Stages in order:
 5. `experiment`: the same shoppers visit a shop with two recommenders, one for each arm.
 6. `report`: analyze the experiment.
 
-`demo` runs the stages; `world` holds the shoppers between them; `waiting` waits for the consumers.
+`demo` runs the stages; `world` keeps the shoppers between the stages; `waiting` waits for the consumers;
+`config` holds the sizes of a demo, `results` what it reports; `outlines` are the shapes that `drawings` draws.
 """
