@@ -13,7 +13,8 @@ from experiments.config_cache import read_configs
 from experiments.event_rows import EventRow
 from experiments.exposures import ExposureLogger
 from experiments.store import ExperimentStore
-from tests.experiments.builders import Threads, published, wait_until
+from tests.experiments.builders import Threads, published
+from tests.waiting import wait_until
 
 
 def test_a_published_experiment_is_served_from_the_store(store: ExperimentStore, config: ExperimentConfig) -> None:

@@ -12,7 +12,8 @@ from experiments.assignment import Reason
 from experiments.config import ExperimentConfig
 from experiments.notifications import ChangeListener
 from experiments.store import ExperimentStore
-from tests.experiments.builders import Threads, wait_until
+from tests.experiments.builders import Threads
+from tests.waiting import wait_until
 
 Connect = Callable[[], Engine]
 DEADLINE_S = 30.0
