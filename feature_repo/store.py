@@ -36,7 +36,7 @@ from feature_repo.errors import InvalidFeatureError, StoreBusyError, StoreStateE
 from feature_repo.history.as_of import find_rows
 from feature_repo.history.compaction import compact
 from feature_repo.history.parts import GROUP_ROWS, PartsReader
-from feature_repo.history.writer import History
+from feature_repo.history.writer import History, history_of
 from feature_repo.locks import compaction_lock
 from feature_repo.online_row import OnlineRow, payload_columns
 from feature_repo.recent import Engagement, UserRecent
@@ -351,7 +351,7 @@ class ProductFeatureStore:
 
     def history(self, view_name: str) -> History:
         """Return the history of a view by its full name."""
-        return opening.history_of(self.home, view_name)
+        return history_of(self.home, view_name)
 
     def view_names(self) -> list[str]:
         """Return the names of all views that have a history or a table."""

@@ -21,10 +21,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from feature_repo.definitions import CREATED_TIME, DELETED, EVENT_TIME, VERSION
+from feature_repo.definitions import CREATED_TIME, DELETED, EVENT_TIME, VERSION, history_folder
 from feature_repo.errors import HistoryError
 from feature_repo.files import atomic_file
 from feature_repo.history.parts import GROUP_ROWS, KEY_ORDER, as_schema, check_columns, readable
+from feature_repo.views import format_of
 
 _TIME: Final = pa.timestamp("us", tz="UTC")
 
@@ -46,6 +47,12 @@ def history_schema(features: Mapping[str, pa.DataType], key: str = "product_id")
             (DELETED, pa.bool_()),
         ]
     )
+
+
+def history_of(home: Path, view_name: str) -> History:
+    """Return the history of a view of the store in `home`, by the view's full name."""
+    form = format_of(view_name)
+    return History(history_folder(home, view_name), history_schema(form.types, form.key))
 
 
 class History:

@@ -121,7 +121,7 @@ def test_a_followed_version_refuses_older_rows_and_every_reader_returns_it(store
 
 
 def test_a_view_follows_another_also_while_the_product_has_no_offer_yet(store: Any) -> None:
-    """As when a store is filled anew, view after view, while updates stream in."""
+    """As when a store is filled again, view by view, while updates arrive."""
     store.write_features([make_product("a", 5)], ["text", "images"])
     store.write_features([make_product("a", 10)], ["images"])
     assert store.write_features([make_product("a", 7)], ["text"]) == {"a"}
@@ -304,33 +304,6 @@ def test_scanning_embeddings_gives_every_live_one_once(store: Any) -> None:
     found = [row for page in store.scan_embeddings("m1", batch=2) for row in page]
     assert sorted(row.id for row in found) == ["p0", "p1", "p2", "p4", "p5", "p6"]
     assert all(same(row, make_embedding(row.id)) for row in found)
-
-
-def test_opening_again_finds_everything_and_applies_nothing(
-    open_store: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    first = open_store()
-    first.ensure_model_version("m1")
-    first.write_features([make_product("a")])
-    first.close()
-    monkeypatch.setattr("feast.FeatureStore.apply", lambda *_: pytest.fail("applied again"))
-    second = open_store()
-    assert same(second.read_features("a")["a"], make_product("a"))
-    assert second.model_versions() == ["m1"]
-
-
-@pytest.mark.parametrize("lost", ["registry.db", "online.db"])
-def test_opening_after_a_loss_makes_tables_and_registry_again(open_store: Callable[[], Any], lost: str) -> None:
-    first = open_store()
-    first.ensure_model_version("m1")
-    first.close()
-    for path in first.home.glob(f"{lost}*"):
-        path.unlink()
-    second = open_store()
-    second.write_features([make_product("a")])
-    second.write_embeddings("m1", [make_embedding("a")])
-    names = {view.name for view in second.feast.list_feature_views()}
-    assert names == {*FIXED_VIEWS, "product_embedding_m1"}
 
 
 def test_a_closed_store_says_so(store: Any) -> None:
