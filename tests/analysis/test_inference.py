@@ -125,19 +125,19 @@ clear_arm = st.builds(  # clearly above 0
 @settings(max_examples=300, deadline=None)
 @given(arm, arm)
 def test_swapping_the_labels_turns_the_difference_around(c: ArmEstimate, t: ArmEstimate) -> None:
-    there, back = welch(c, t), welch(t, c)
-    assert (back.value, back.low, back.high) == (-there.value, -there.high, -there.low)
-    assert (back.p, back.df) == pytest.approx((there.p, there.df), rel=1e-12)
+    forward, back = welch(c, t), welch(t, c)
+    assert (back.value, back.low, back.high) == (-forward.value, -forward.high, -forward.low)
+    assert (back.p, back.df) == pytest.approx((forward.p, forward.df), rel=1e-12)
 
 
 @settings(max_examples=300, deadline=None)
 @given(clear_arm, clear_arm)
 def test_swapping_the_labels_turns_fiellers_ratio_upside_down(c: ArmEstimate, t: ArmEstimate) -> None:
     """1 + lift becomes 1 / (1 + lift), at both ends: no interval by the delta method can do that."""
-    there, back = lift_interval(c, t), lift_interval(t, c)
-    assert there.shape == back.shape == "bounded"
-    assert 1 + back.low == pytest.approx(1 / (1 + there.high), rel=1e-6)
-    assert 1 + back.high == pytest.approx(1 / (1 + there.low), rel=1e-6)
+    forward, back = lift_interval(c, t), lift_interval(t, c)
+    assert forward.shape == back.shape == "bounded"
+    assert 1 + back.low == pytest.approx(1 / (1 + forward.high), rel=1e-6)
+    assert 1 + back.high == pytest.approx(1 / (1 + forward.low), rel=1e-6)
 
 
 @settings(max_examples=200, deadline=None)

@@ -1,4 +1,4 @@
-"""A plan equals the formulas applied to the history, whatever its arms."""
+"""A plan equals the formulas applied to the history, for any arms."""
 
 import io
 from datetime import date, timedelta

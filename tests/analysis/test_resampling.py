@@ -210,9 +210,9 @@ def test_mann_whitney_is_scipys(seed: int) -> None:
 def test_swapping_the_arms_turns_superiority_around() -> None:
     rng = np.random.default_rng(14)
     c, t = gmv(rng, 100, 0.5), gmv(rng, 150, 0.5)
-    there, back = mann_whitney(c, t), mann_whitney(t, c)
-    assert there.superiority + back.superiority == pytest.approx(1)
-    assert there.p == back.p
+    forward, back = mann_whitney(c, t), mann_whitney(t, c)
+    assert forward.superiority + back.superiority == pytest.approx(1)
+    assert forward.p == back.p
 
 
 def test_ranks_of_equal_values_are_no_evidence() -> None:

@@ -41,9 +41,9 @@ def test_a_constant_column_does_not_vary_at_all() -> None:
 
 def test_the_order_of_the_rows_changes_no_mean() -> None:
     values = np.random.default_rng(2).lognormal(0, 3, 1000)
-    there, back = (sample_moments(MEAN.needs, {"y": v}) for v in (values, values[::-1]))
-    assert there.means == back.means
-    assert there.variance(Y) == pytest.approx(back.variance(Y), rel=1e-14)
+    forward, back = (sample_moments(MEAN.needs, {"y": v}) for v in (values, values[::-1]))
+    assert forward.means == back.means
+    assert forward.variance(Y) == pytest.approx(back.variance(Y), rel=1e-14)
 
 
 def test_clustered_units_are_least_squares_with_clustered_errors() -> None:

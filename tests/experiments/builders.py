@@ -1,4 +1,4 @@
-"""What several tests of experiments build: actors, times, configs that differ in some fields, live experiments."""
+"""Actors, times, configs and live experiments that several tests of experiments use."""
 
 import threading
 from datetime import UTC, datetime, timedelta, timezone
@@ -52,13 +52,13 @@ def ramp_step(hours: int, coverage: int) -> RampStep:
 
 
 class Threads:
-    """The threads that were started since it was made."""
+    """The threads that started after this object was made."""
 
     def __init__(self) -> None:
         self._before = set(threading.enumerate())
 
     def have_ended(self) -> bool:
-        """Whether none of them runs."""
+        """Whether all of them have ended."""
         return not set(threading.enumerate()) - self._before
 
 

@@ -1,4 +1,4 @@
-"""A store on a SQLite file of its own, a PostgreSQL server of our own, and a config to begin with."""
+"""A store on its own SQLite file, a PostgreSQL server for tests, and a valid config."""
 
 import asyncio
 import os
@@ -46,7 +46,7 @@ def config() -> ExperimentConfig:
 
 @pytest.fixture(scope="session")
 def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A SQLite file with the tables and no row: to copy costs less than to migrate."""
+    """A SQLite file with the tables and no rows: a copy is cheaper than a migration."""
     path = tmp_path_factory.mktemp("empty") / "experiments.db"
     engine = create_engine(f"sqlite:///{path}")
     ExperimentStore(engine).create_all()
@@ -72,7 +72,7 @@ def store(tmp_path: Path, empty_database: Path, clock: Clock) -> Iterator[Experi
 
 @pytest.fixture(scope="session")
 def postgresql_server() -> Iterator[Path]:
-    """A server of its own on a Unix socket in the folder that is given; no port. User `pg`, database `postgres`."""
+    """The folder of a server that listens on a Unix socket there and on no port. User `pg`, database `postgres`."""
     if not all(map(shutil.which, ("initdb", "pg_ctl", "psql"))):
         pytest.skip("PostgreSQL's programs are not installed")
     # Not below pytest's folder: a socket's path is short, and the server (which refuses to be root) must reach it.
@@ -104,7 +104,7 @@ def postgresql_server() -> Iterator[Path]:
 
 @pytest.fixture
 def postgresql(postgresql_server: Path) -> Iterator[Callable[[], Engine]]:
-    """Makes engines of a database that is empty at first."""
+    """Makes engines of a database that is empty when the test begins."""
     engines: list[Engine] = []
 
     def connect() -> Engine:
@@ -157,13 +157,13 @@ def api(store: ExperimentStore) -> Iterator[Api]:
 
 @pytest.fixture
 def limited_api(store: ExperimentStore, request: pytest.FixtureRequest) -> Api:
-    """With the limits that are the parameter."""
+    """The application with the limits of the test's parameter."""
     return Api(store, request.param)
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.integration)])
 def connect(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[[], Engine]]:
-    """Makes engines of one database, SQLite's or PostgreSQL's, that is empty at first."""
+    """Makes engines of one SQLite or PostgreSQL database that is empty when the test begins."""
     if request.param == "postgresql":
         yield request.getfixturevalue("postgresql")
         return

@@ -1,4 +1,4 @@
-"""API keys: shown once, kept as a hash, gone when revoked."""
+"""API keys are shown once, stored as a hash, and invalid once revoked."""
 
 import hashlib
 

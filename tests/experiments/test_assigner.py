@@ -1,4 +1,4 @@
-"""The assigner: assignments from memory, the last good configs kept, stale state visible."""
+"""The assigner works from memory, keeps the last good configs, and shows that they are stale."""
 
 import threading
 from pathlib import Path
@@ -80,7 +80,7 @@ def test_an_exposure_is_logged_where_it_is_used_and_only_there(config: Experimen
 
 
 def test_what_the_assigner_logs_the_store_accepts(store: ExperimentStore, config: ExperimentConfig) -> None:
-    """From assignment to `first_exposure`, without a broker between."""
+    """From the assignment to `first_exposure`, without a broker in between."""
     store.create_experiment("ranking", actor="ada")
     store.publish(config, actor="ada")
     store.transition("ranking", "running", actor="ada", reason="test")

@@ -31,7 +31,7 @@ def test_a_file_that_is_no_vector_file_is_a_config_error(tmp_path: Path) -> None
 
 
 def test_published_vectors_never_change() -> None:
-    """Vectors may be added; one that is there never changes. The first 87 draws are those of the first edition."""
+    """Vectors may be added but never changed. The first 87 draws are those of the first edition."""
     first = msgspec.json.encode([(d.salt, d.unit, d.gate, d.split) for d in VECTORS.draws[:87]])
     assert len(VECTORS.draws) >= 121
     assert all(draw.hash_version == "sha256" for draw in VECTORS.draws[:87])

@@ -1,4 +1,4 @@
-"""What is recorded of a unit: the attributes that the config names, where they can be kept, and of the enrolled."""
+"""Recorded attributes: only those that the config names, with storable values, and only of enrolled units."""
 
 import hashlib
 from collections.abc import Iterator, Mapping
@@ -49,8 +49,8 @@ def test_a_text_is_kept_up_to_its_longest() -> None:
 
 def test_a_assignment_carries_them_when_the_unit_is_enrolled_and_else_nothing(config: ExperimentConfig) -> None:
     config = msgspec.structs.replace(config, record=("country", "age"))
-    told = prepare(PublishedExperiment(config, 1)).assign("u", GIVEN)
-    assert (told.enrolled, told.attributes) == (True, {"country": "DE", "age": 30})
+    assignment = prepare(PublishedExperiment(config, 1)).assign("u", GIVEN)
+    assert (assignment.enrolled, assignment.attributes) == (True, {"country": "DE", "age": 30})
     for state, reason in (("paused", Reason.PAUSED), ("stopped", Reason.STOPPED)):
         other = prepare(PublishedExperiment(config, 1, state)).assign("u", GIVEN)  # type: ignore[arg-type]
         assert (other.reason, other.attributes) == (reason, None)
@@ -80,7 +80,7 @@ def test_a_mapping_that_fails_costs_the_attributes_and_not_the_decision(config: 
 def test_from_the_assignment_to_the_table_of_first_exposures(
     store: ExperimentStore, config: ExperimentConfig, phase: int
 ) -> None:
-    """What a unit was at its first exposure stays, whatever it has become; a new phase begins anew."""
+    """The attributes of the first exposure stay when the unit changes; a new phase records them again."""
     config = msgspec.structs.replace(config, record=("plan",))
     store.publish(config, actor="ada", create=True)
     store.start(config.key, actor="ada", reason="test")
@@ -104,7 +104,7 @@ def test_from_the_assignment_to_the_table_of_first_exposures(
 
 
 def test_what_is_recorded_may_change_while_it_runs(store: ExperimentStore, config: ExperimentConfig) -> None:
-    """A safe edit: it moves no unit."""
+    """The edit is safe because it moves no unit."""
     store.publish(config, actor="ada", create=True)
     store.start(config.key, actor="ada", reason="test")
     assert store.publish(msgspec.structs.replace(config, record=("plan",)), actor="ada") == 2

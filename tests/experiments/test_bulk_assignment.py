@@ -1,4 +1,4 @@
-"""A column is assigned as each of its units alone, whatever it is made of."""
+"""A column of any type gives the same assignments as its units one by one."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What experiments may not be beside one another: circles of prerequisites, holdouts that differ."""
+"""Experiments that cannot be served together: cycles of prerequisites, and different holdouts."""
 
 import pytest
 from hypothesis import given
@@ -60,7 +60,7 @@ def test_a_selective_holdout_binds_nobody_else_and_an_older_version_of_itself_is
 
 @given(st.dictionaries(st.sampled_from("abcde"), st.sets(st.sampled_from("abcde"), max_size=3), min_size=1))
 def test_what_passes_one_by_one_can_be_served_together(needs: dict[str, set[str]]) -> None:
-    """The check at publishing lets nothing through that a service would refuse to load."""
+    """A service can load every set of configs that the checks at publishing accept."""
     accepted: dict[str, ExperimentConfig] = {}
     for key, others in [*needs.items(), *needs.items()]:
         try:

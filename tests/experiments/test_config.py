@@ -1,4 +1,4 @@
-"""A config that breaks a rule is refused with the value, the rule and the remedy; one that exists is valid."""
+"""A config that breaks a rule is refused with the value, the rule and the remedy: every config object is valid."""
 
 import hashlib
 import json

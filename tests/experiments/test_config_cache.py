@@ -1,4 +1,4 @@
-"""The file of the last good configs: complete, private, and refused when it is damaged."""
+"""The file of the last good configs is complete, private, and refused when it is damaged."""
 
 import json
 from pathlib import Path

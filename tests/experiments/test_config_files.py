@@ -1,4 +1,4 @@
-"""Experiments as files: the JSON Schema is current and agrees with the rules; what is wrong between files is found."""
+"""Experiments as files: the JSON Schema agrees with the rules, and conflicts between files are found."""
 
 import json
 import re
@@ -91,13 +91,13 @@ def test_a_whole_folder_is_read_and_its_problems_are_listed_by_file(tmp_path: Pa
     configs, faults = config_files.read(config_files.experiment_files([tmp_path]))
     assert {config.key for config in configs.values()} == {"one", "two", "three", "four", "five", "six"}
     found = {(Path(fault.file).stem, fault.message) for fault in faults}
-    told = {name: [message for stem, message in found if stem == name] for name, _ in found}
-    assert set(told) == {"two", "three", "four", "five", "six", "seven", "eight"}
-    assert "salt 'one-1' is also that of" in told["two"][0]
-    assert "'four' has [4999, 9000)" in told["three"][0]
-    assert "five -> six -> five" in told["five"][0]
-    assert "coverage -1" in told["seven"][0]
-    assert "not YAML" in told["eight"][0]
+    messages = {name: [message for stem, message in found if stem == name] for name, _ in found}
+    assert set(messages) == {"two", "three", "four", "five", "six", "seven", "eight"}
+    assert "salt 'one-1' is also that of" in messages["two"][0]
+    assert "'four' has [4999, 9000)" in messages["three"][0]
+    assert "five -> six -> five" in messages["five"][0]
+    assert "coverage -1" in messages["seven"][0]
+    assert "not YAML" in messages["eight"][0]
 
 
 def test_a_folder_without_experiments_is_named(tmp_path: Path) -> None:

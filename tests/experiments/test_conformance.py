@@ -1,4 +1,4 @@
-"""One vector file, every implementation: the specification's words, scalar, column, SQL, evaluator, bulk."""
+"""Every implementation (scalar, column, SQL, evaluator, bulk) agrees with one vector file."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The training log: what counts for which query, and what of it was known at a moment."""
+"""The training log: which engagements count for which query, and which had arrived at a given time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The evaluator: buckets to arms, ramps, layers, states, and never an exception."""
+"""The evaluator maps buckets to arms, handles ramps, layers and states, and never raises."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -278,7 +278,7 @@ def test_a_prerequisite_admits_the_units_of_its_arm(config: ExperimentConfig) ->
 
 
 def test_a_forced_arm_of_a_prerequisite_lets_no_one_in(config: ExperimentConfig) -> None:
-    """A tester must not enter the analysis of the experiment behind."""
+    """A tester must not enter the analysis of the experiment that depends on the prerequisite."""
     first = msgspec.structs.replace(config, key="first", salt="first-1")
     second = msgspec.structs.replace(config, prerequisites=(Prerequisite("first", ("treatment", "control")),))
     forced = PublishedExperiment(first, 1, "running", (Override("tester", "treatment", NOW_US),))
@@ -314,7 +314,7 @@ def test_targeting_comes_before_the_gate_and_has_its_own_reason(config: Experime
 def test_a_ramp_nests_over_time_and_equals_the_coverage_at_each_time(
     steps: list[tuple[int, int]], first: int, times: tuple[int, int], unit: str, hash_version: Any
 ) -> None:
-    """Whoever is enrolled stays, in the same arm; and a held ramp is the ramp at that time for ever."""
+    """Enrolled units stay in the same arm; a held ramp keeps its coverage of that time forever."""
     coverages = sorted([first, *(coverage for _, coverage in steps)])
     ramp = tuple(
         RampStep(NOW + timedelta(seconds=seconds), coverage)
@@ -338,7 +338,7 @@ def test_a_ramp_nests_over_time_and_equals_the_coverage_at_each_time(
     st.lists(st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=8), min_size=1, max_size=50),
 )
 def test_gb2_puts_every_unit_where_growthbook_puts_it(cuts: list[int], coverage: int, units: list[str]) -> None:
-    """Over the SDK itself: weights and coverage of any kind, floats and all (A4)."""
+    """Compared with the SDK itself, with any weights and coverage, floats included (A4)."""
     growthbook = pytest.importorskip("growthbook")
     weights = [end - start for start, end in zip([0, *sorted(cuts)], [*sorted(cuts), 10_000], strict=True)]
     arms = tuple(Arm(f"arm-{i}", weight) for i, weight in enumerate(weights))
@@ -377,7 +377,7 @@ def test_all_experiments_of_a_unit_are_decided_as_each_alone(config: ExperimentC
     experiments = [prepared(config, key=f"e{i}", salt=f"e{i}", coverage=i * 500) for i in range(20)]
 
     class Shouting(str):
-        """Says otherwise of itself than what is hashed."""
+        """A text whose `__str__` differs from the hashed text."""
 
         def encode(self, *_: Any) -> bytes:
             return b"LOUD"

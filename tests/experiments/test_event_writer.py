@@ -1,4 +1,4 @@
-"""The sink's transaction: any order, any repetition, the same tables; one bad row never costs its batch."""
+"""Any order and repetition of events leads to the same tables, and one bad row never costs its batch."""
 
 import shutil
 import threading
@@ -110,7 +110,7 @@ def test_the_first_exposure_is_the_earliest_in_any_order_of_arrival(live: Experi
 def test_attributes_are_those_of_the_first_exposure_in_any_order_of_arrival(
     live: ExperimentStore, one_batch: bool
 ) -> None:
-    """What a treatment may have changed since is no covariate: not even to fill in what was not told at first."""
+    """Later attributes are no covariates, not even for a missing one: the treatment may have changed them."""
     rows = [
         exposure("late", "u", time=START + 5, attributes={"plan": "pro"}),
         exposure("early", "u", time=START - 5, attributes={"plan": "free", "country": "DE"}),
@@ -189,7 +189,7 @@ def test_a_row_that_no_table_can_store_is_returned_and_the_rest_is_written(
 
 
 def test_a_version_that_is_published_later_is_accepted_at_once(live: ExperimentStore, config: ExperimentConfig) -> None:
-    """That a version was unknown is not remembered; that its arms are known is."""
+    """Known versions are cached; unknown ones are looked up again."""
     row = exposure("x", "u", config_version=2)
     assert len(live.write_events([row]).rejected) == 1
     live.publish(msgspec.structs.replace(config, description="second"), actor="ada")
@@ -210,7 +210,7 @@ def test_an_offset_never_decreases(live: ExperimentStore) -> None:
 
 
 def test_each_log_has_its_own_offsets_which_can_be_forgotten(live: ExperimentStore) -> None:
-    """Another cluster, or a topic made anew, begins at its own start."""
+    """Another cluster, or a topic that was created again, begins at its own start."""
     live.write_events([], {("events", 0): 9, ("events", 1): 2}, "old")
     assert live.offsets("events", "new") == {}
     live.write_events([], {("events", 0): 5}, "new")
@@ -233,13 +233,13 @@ UNITS, ARMS = [f"u{i}" for i in range(4)], ["control", "treatment"]
 
 
 def row_of(seed: tuple[int, int, int, int]) -> EventRow:
-    """A row whose content follows from its id, as that of a deterministic event does."""
+    """A row whose content depends only on its id, as in a deterministic event."""
     kind, unit, arm, time = seed
     name = "-".join(map(str, seed))
     if kind == 0:
         # Other attributes at the same instant, or none: still one answer.
-        told = [None, {"arm": ARMS[arm]}, {"time": time}][(arm + time) % 3]
-        return exposure(name, UNITS[unit], ARMS[arm], START + time, attributes=told)
+        attributes = [None, {"arm": ARMS[arm]}, {"time": time}][(arm + time) % 3]
+        return exposure(name, UNITS[unit], ARMS[arm], START + time, attributes=attributes)
     if kind == 1:
         return click(name, UNITS[unit], event_time=START + time)
     return order(name, ["order", "refund"][arm], event_time=START + time)

@@ -1,4 +1,4 @@
-"""The exposure logger: once per unit and window, never in the caller's way, whole units dropped and counted."""
+"""The exposure logger logs once per unit and window, never blocks the caller, and drops whole units."""
 
 import re
 import threading
@@ -20,7 +20,7 @@ def assignment(unit: str, arm: str = "control", experiment: str = "ranking", ver
 
 
 class Gate:
-    """A `send` that blocks until it is opened, and remembers what came through."""
+    """A `send` that blocks until it is opened, and keeps the rows that it sent."""
 
     def __init__(self) -> None:
         self.opened = threading.Event()
@@ -76,7 +76,7 @@ def test_an_exposure_is_sent_once_per_unit_experiment_version_arm_and_window() -
 
 
 def test_two_loggers_give_one_exposure_the_same_id() -> None:
-    """A restart, or two replicas: the store keeps it once."""
+    """After a restart or with two replicas, the store keeps the exposure once."""
     ids = []
     for delay in (0, 1_000_000):
         sent: list[EventRow] = []

@@ -74,7 +74,7 @@ MUTANTS: dict[str, Callable[[str], Column]] = {
 
 
 def assert_uniform_p_values(p_values: list[float]) -> None:
-    """60 p-values of true null hypotheses: not too many small ones, and not too good to be true either."""
+    """Check 60 p-values of true null hypotheses: neither too many small ones nor too few."""
     p = np.array(p_values)
     for bound, allowed in ((0.001, 3), (0.01, 6), (0.05, 12)):
         assert np.sum(p < bound) <= allowed, f"{np.sum(p < bound)} of {len(p)} p-values below {bound}"
@@ -176,7 +176,7 @@ def failed_checks(draws: Draws, enough: int, checks: dict[str, Callable[[Draws],
 
 @pytest.mark.parametrize("mutant", MUTANTS)
 def test_a_known_bad_hash_is_refused(mutant: str) -> None:
-    """The suite turns red for each, and not by one lucky check."""
+    """Each bad hash fails several checks."""
     draws = of_one_number(MUTANTS[mutant])
     for checks in (CHECKS, ONE_DRAW_CHECKS):
         failed = failed_checks(draws, 2, checks)
@@ -191,7 +191,7 @@ def test_one_draw_for_both_gate_and_split_is_refused(kernel_draws: Draws) -> Non
 
 @cache
 def spent_by_customer() -> tuple[list[str], NDArray[np.float64]]:
-    """Real revenue of each customer of a year where the data is at hand, else as skewed a sample."""
+    """Real revenue per customer and year if the data is available, else an equally skewed sample."""
     path = Path(__file__).parents[3] / "shared" / "data" / "online_retail.csv.gz"
     if not path.exists():
         spent = np.random.default_rng(1).lognormal(6.5, 1.3, 4_000)
@@ -207,7 +207,7 @@ def spent_by_customer() -> tuple[list[str], NDArray[np.float64]]:
 
 
 def p_values_of_resplits(split: Callable[[str], Column], spent: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Welch's test of spending between the halves of each of 1,000 experiments that change nothing."""
+    """Welch's test of spending between the halves of each of 1,000 experiments without an effect."""
     p_values = []
     for i in range(1_000):
         treated = split(f"aa-{i:04d}") < 5_000

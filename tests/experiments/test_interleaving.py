@@ -1,4 +1,4 @@
-"""Team draft: fair to both rankers, the same list again, credit where it is due."""
+"""Team draft interleaving is fair to both rankers, repeatable, and credits the right ranker."""
 
 import numpy as np
 import pytest

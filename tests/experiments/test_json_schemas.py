@@ -1,4 +1,4 @@
-"""Descriptions of JSON Schemas come from docstrings, each where an editor shows it."""
+"""Descriptions of JSON Schemas come from docstrings."""
 
 import msgspec
 

@@ -1,4 +1,4 @@
-"""Layers are made before they are named; what is held and what is free is told."""
+"""A layer must exist before a config names it; its held and free parts are listed."""
 
 import msgspec
 import pytest
@@ -26,7 +26,7 @@ def test_held_and_free_parts_make_up_the_layer(cuts: set[int], random: object) -
 
 
 def test_a_misspelt_layer_is_no_new_one(store: ExperimentStore, config: ExperimentConfig) -> None:
-    """It would have no neighbours, and two experiments that must not meet would meet."""
+    """A misspelled layer would have no neighbours, and two exclusive experiments would overlap."""
     store.create_layer("product-page", **WHO)
     wrong = msgspec.structs.replace(config, layer=LayerRange("produkt-page", 0, 5_000))
     with pytest.raises(

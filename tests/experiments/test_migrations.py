@@ -35,7 +35,7 @@ def contents(engine: Engine, names: set[str]) -> dict[str, list[tuple[Any, ...]]
 
 
 def rules(engine: Engine) -> set[tuple[str, ...]]:
-    """What the database has beside tables: triggers, views, functions."""
+    """The triggers, views and functions of the database."""
     query = "select type, name, sql from sqlite_master where type in ('trigger', 'view')"
     if engine.dialect.name == "postgresql":
         query = (
@@ -130,7 +130,7 @@ def test_a_database_of_an_older_revision_is_refused(connect: Connect) -> None:
 
 
 def test_recorded_attributes_read_alike_in_sql(connect: Connect, config: ExperimentConfig) -> None:
-    """One row for each attribute of the first exposure of the current phase; text, whatever the value was."""
+    """There is one row per attribute of the first exposure of the current phase, and every value is text."""
     store = ExperimentStore(connect(), clock=lambda: 1)
     store.create_all()
     start_live(store, config)
@@ -142,7 +142,7 @@ def test_recorded_attributes_read_alike_in_sql(connect: Connect, config: Experim
 
 
 def test_a_migration_that_fails_changes_nothing(connect: Connect) -> None:
-    """Another program's view has the name of one of ours: the tables that came before it are not left behind."""
+    """Another program's view has the name of one of ours; the tables that were made before it are rolled back."""
     store = ExperimentStore(connect())
     with writing(store.engine) as connection:
         connection.execute(text("create view first_exposure as select 1 as one"))
@@ -174,7 +174,7 @@ def test_a_database_of_a_newer_program_is_not_changed(connect: Connect) -> None:
 
 
 def test_the_database_itself_forbids_what_the_life_cycle_forbids(connect: Connect, config: ExperimentConfig) -> None:
-    """Whoever writes past this program is refused by triggers and constraints, on both databases."""
+    """Triggers and constraints of both databases refuse writes by other programs."""
     store = ExperimentStore(connect())
     store.create_all()
     store.create_layer("home", **WHO)
@@ -232,7 +232,7 @@ def test_the_database_itself_forbids_what_the_life_cycle_forbids(connect: Connec
 
 
 def test_an_installed_wheel_has_its_migrations(tmp_path: Path) -> None:
-    """Built, unpacked elsewhere and run from there: the scripts are found inside the package."""
+    """The wheel is built, unpacked elsewhere and run from there."""
     built = subprocess.run(
         [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)],
         cwd=REPOSITORY,

@@ -1,4 +1,4 @@
-"""Push: what one process publishes another serves at once, without waiting for its next poll."""
+"""A config that one process publishes is served by another at once, without waiting for its next poll."""
 
 import threading
 from collections.abc import Callable
@@ -20,7 +20,7 @@ DEADLINE_S = 30.0
 
 
 class Heard:
-    """Counts calls, and waits for the next."""
+    """Counts its calls, and waits for the next one."""
 
     def __init__(self) -> None:
         self.count, self._condition = 0, threading.Condition()
@@ -36,7 +36,7 @@ class Heard:
 
 
 def test_an_act_of_another_process_is_served_without_a_poll(connect: Connect, config: ExperimentConfig) -> None:
-    """The assigner would poll in an hour; the listener has it ask now."""
+    """The assigner polls once an hour; the listener makes it load now."""
     ours, theirs = ExperimentStore(connect()), ExperimentStore(connect())
     ours.create_all()
     assigner = Assigner(ours.load, interval_s=3_600.0)
@@ -86,7 +86,7 @@ def test_an_act_that_is_refused_is_no_change(connect: Connect, config: Experimen
 
 
 def test_after_an_outage_the_listener_reconnects_and_reports_a_change(tmp_path: Path, config: ExperimentConfig) -> None:
-    """Before it is there every attempt fails; once it is, whatever was missed is looked at."""
+    """While the database is missing every attempt fails; afterwards the listener reports one change."""
     engine = create_engine(f"sqlite:///{tmp_path / 'away' / 'late.db'}")
     heard, failed = Heard(), Heard()
     connect = engine.connect

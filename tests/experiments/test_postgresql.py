@@ -30,8 +30,8 @@ def test_postgresql_gives_the_draws_of_the_vector_file(postgresql: Callable[[], 
 def row(kind: str, number: int, unit: str, **changes: Any) -> EventRow:
     fields: dict[str, Any] = {"event_id": f"{kind}{number}", "kind": kind, "unit_id": unit, "event_time": number}
     if kind == "exposure":
-        told = {"é": "\t\\N", "n": number, "Z": True} if number % 3 else None
-        fields |= {"experiment": "ranking", "config_version": 1, "arm": "control", "attributes": told}
+        attributes = {"é": "\t\\N", "n": number, "Z": True} if number % 3 else None
+        fields |= {"experiment": "ranking", "config_version": 1, "arm": "control", "attributes": attributes}
     elif kind == "order":
         fields |= {"order_id": f"o{number}", "amount_minor": number, "currency": "EUR"}
     else:
@@ -66,8 +66,8 @@ def test_rows_that_are_copied_are_those_that_sqlite_inserts_one_by_one(
         store.create_all()
         store.publish(config, actor="ada", create=True)
         store.start("ranking", actor="ada", reason="test")
-        told = [store.write_events(b, {("events", 0): n + 1}) for n, b in enumerate((*batches, *batches))]
-        results.append([(r.written, r.duplicate, len(r.rejected)) for r in told])
+        written = [store.write_events(b, {("events", 0): n + 1}) for n, b in enumerate((*batches, *batches))]
+        results.append([(r.written, r.duplicate, len(r.rejected)) for r in written])
         stored.append(contents(engine))
     engines[0].dispose()
     assert results[0] == results[1]
@@ -91,7 +91,7 @@ def test_copied_rows_and_their_offsets_are_written_together_or_not_at_all(
 
 
 def test_one_of_several_concurrent_starts_succeeds(postgresql: Callable[[], Engine], config: ExperimentConfig) -> None:
-    """Many at once start the same draft: one does, the others are refused, and the history has one row of it."""
+    """Several stores start one draft at once: one succeeds, the others are refused, and the history has one row."""
     stores = [ExperimentStore(postgresql()) for _ in range(4)]
     stores[0].create_all()
     stores[0].publish(config, actor="ada", create=True)

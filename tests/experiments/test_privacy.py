@@ -1,4 +1,4 @@
-"""Tokens: stable, keyed, not reversible, and gone when erased."""
+"""Tokens are stable, keyed and irreversible, and an erased user gets another one."""
 
 import threading
 from collections.abc import Callable
@@ -57,12 +57,12 @@ def test_who_is_erased_has_no_way_back_to_the_token_and_returns_as_someone_else(
 
 
 def test_another_process_returns_the_new_token_once_it_forgets_the_user(engine: Engine) -> None:
-    here, there = (Tokens(KEY, SqlNonces(engine)) for _ in range(2))
-    before = there.token("ann")
-    here.erase("ann", **WHO)
-    assert there.token("ann") == before, "from its memory"
-    there.forget("ann")
-    assert there.token("ann") == here.token("ann") != before
+    this_process, other_process = (Tokens(KEY, SqlNonces(engine)) for _ in range(2))
+    before = other_process.token("ann")
+    this_process.erase("ann", **WHO)
+    assert other_process.token("ann") == before, "from its memory"
+    other_process.forget("ann")
+    assert other_process.token("ann") == this_process.token("ann") != before
 
 
 def test_memory_is_bounded_and_each_user_costs_one_query(engine: Engine) -> None:
@@ -105,7 +105,7 @@ def test_a_short_key_and_an_invalid_user_id_are_refused(engine: Engine) -> None:
 
 
 def test_the_audit_log_names_the_actor_of_an_erasure_and_not_the_user(store: ExperimentStore) -> None:
-    """Also when nothing was kept of the user: that someone asked is to be shown too."""
+    """The request is audited even if nothing was stored about the user."""
     tokens = Tokens(KEY, SqlNonces(store.engine, clock=lambda: 7))
     unit = tokens.token("ann@example.com")
     with store.engine.connect() as connection:
@@ -148,7 +148,7 @@ def test_erasure_without_its_audit_entry_does_not_happen(store: ExperimentStore)
 
 
 def test_what_is_erased_is_no_longer_in_the_file(store: ExperimentStore, tmp_path: Path) -> None:
-    """SQLite would leave it in the page until something else is written there."""
+    """By default, SQLite leaves deleted bytes in the page until they are overwritten."""
     tokens = Tokens(KEY, SqlNonces(store.engine))
     tokens.token("ann")
     with store.engine.connect() as connection:
@@ -181,19 +181,19 @@ def test_a_token_that_is_erased_while_it_is_made_does_not_stay_in_memory(engine:
 
 
 def test_other_processes_let_go_as_soon_as_they_hear_of_a_change(engine: Engine) -> None:
-    here, there = (Tokens(KEY, SqlNonces(engine)) for _ in range(2))
+    this_process, other_process = (Tokens(KEY, SqlNonces(engine)) for _ in range(2))
     heard = threading.Semaphore(0)
 
     def changed() -> None:
-        there.forget()
+        other_process.forget()
         heard.release()
 
     listener = ChangeListener(engine, changed, poll_s=0.01)
     try:
         assert heard.acquire(timeout=10), "as it begins to listen"
-        before = there.token("ann")
-        here.erase("ann", **WHO)
+        before = other_process.token("ann")
+        this_process.erase("ann", **WHO)
         assert heard.acquire(timeout=10)
-        assert there.token("ann") == here.token("ann") != before
+        assert other_process.token("ann") == this_process.token("ann") != before
     finally:
         listener.close()

@@ -1,4 +1,4 @@
-"""The public API of the package: every name is there, and importing the package loads no heavy library."""
+"""Every public name exists, and importing the package loads no heavy library."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""The memory of recent units is bounded, and keeps groups apart."""
+"""The memory of recent units is bounded and separate for each group."""
 
 from experiments.recent_units import RecentUnits
 

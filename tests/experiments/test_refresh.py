@@ -1,4 +1,4 @@
-"""The background refresh: at once, on demand, and never a lost wake-up."""
+"""The background refresh runs at once and on demand, and loses no wake-up."""
 
 import threading
 
@@ -7,7 +7,7 @@ from tests.waiting import wait_until
 
 
 def test_a_change_during_a_refresh_causes_another_refresh() -> None:
-    """A wake while a load runs is not lost."""
+    """A wake-up during a load is not lost."""
     entered, opened, loads = threading.Event(), threading.Event(), []
 
     def refresh() -> bool:

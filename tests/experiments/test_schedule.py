@@ -1,4 +1,4 @@
-"""Scheduled commands: which are due, that each runs once, and what becomes of those that cannot run."""
+"""Scheduled commands run once when they are due; those that cannot run are recorded as failed."""
 
 import threading
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Conditions: CEL, judged without an exception, refused when they could never say yes or no."""
+"""Conditions in CEL never raise, and are refused if they cannot evaluate to true or false."""
 
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
@@ -75,7 +75,7 @@ def nested(depth: int) -> Any:
 
 @pytest.mark.parametrize("condition", [ADULT, "size(attributes) > 0"])
 def test_attributes_of_any_kind_raise_nothing(condition: str) -> None:
-    """Among them a value that holds itself, which the library's own conversion would follow until the stack ends."""
+    """One of them contains itself, so that the library's own conversion would recurse without end."""
     itself: list[Any] = []
     itself.append(itself)
     for attributes in (Hostile(), [1], 7, "text", {"country": itself}, {"country": nested(40)}, {1: 2}):

@@ -1,4 +1,4 @@
-"""Text that PostgreSQL or UTF-8 refuses is found before it gets there."""
+"""Text that PostgreSQL or UTF-8 refuses is found before it is written."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Microseconds since the epoch: exact both ways, and readable."""
+"""Microseconds since the epoch convert exactly in both directions."""
 
 from datetime import UTC, datetime, timedelta, timezone
 

@@ -1,4 +1,4 @@
-"""A refusal names where, what stood there, and the rule."""
+"""An error names the place, the value and the rule."""
 
 from typing import Any
 

@@ -19,7 +19,7 @@ def event_time(version: int) -> datetime:
 
 
 def make_product(id: str = "a1", version: int = 1, images: int = 2, **changes: Any) -> ProductFeatures:
-    """A product whose every value depends on its id and version, so that a mix-up shows."""
+    """A product whose values all depend on its id and version, so that a mix-up is visible."""
     rng = np.random.default_rng(crc32(f"{id!a}{version}".encode()))
     fields: dict[str, Any] = {
         "id": id,

@@ -9,7 +9,7 @@ import pytest
 
 @pytest.fixture
 def open_store(tmp_path: Path) -> Iterator[Callable[[], Any]]:
-    """Opens the store below the test's folder, as often as asked, and closes all in the end."""
+    """Opens the store below the test's folder at each call, and closes all stores at the end."""
     from feature_repo.store import ProductFeatureStore
 
     opened: list[Any] = []

@@ -1,4 +1,4 @@
-"""What a shopper engaged with lately, whatever the order of the events, their number, and who writes them."""
+"""A shopper's recent products, for any order and number of events and any number of writers."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ EVENTS = st.lists(st.tuples(st.sampled_from("abcdefgh"), st.integers(0, 30)), mi
 def test_order_repetition_and_batches_do_not_matter(
     pairs: list[tuple[str, int]], random: Any, cut: int, limit: int
 ) -> None:
-    """Even of what was pushed out, the list is the newest of all events."""
+    """The list has the newest of all events, including those that it dropped before."""
     events = engagements(*pairs)
     again = [*events, *events[:cut]]
     random.shuffle(again)

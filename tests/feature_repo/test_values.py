@@ -1,4 +1,4 @@
-"""The byte path against Feast's own serialiser and converters."""
+"""The fast path over bytes equals Feast's own serializer and converters."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_entity_keys_equal_feasts(product_id: str) -> None:
 
 
 def test_a_vector_read_back_lies_aligned_as_compiled_readers_need_it() -> None:
-    """An index in C refuses a view into the middle of the serialised bytes."""
+    """A search index in C refuses a view into the middle of the serialized bytes."""
     assert values.decode_vector(values.encode_vector(np.ones(256, np.float32))).flags.aligned
     assert values.decode_vectors(values.encode_vectors(np.ones((3, 256), np.float32))).flags.aligned
 

@@ -133,15 +133,15 @@ def test_all_three_surfaces_are_filtered() -> None:
 
 
 def test_the_observer_gets_every_query() -> None:
-    told: list[tuple[int, int, Filter | None]] = []
+    searches: list[tuple[int, int, Filter | None]] = []
     shop = Recommender(
-        stocked(), search, VECTORS, observe=lambda queries, k, where: told.append((len(queries), k, where))
+        stocked(), search, VECTORS, observe=lambda queries, k, where: searches.append((len(queries), k, where))
     )
     here = Filter(in_stock=True)
     shop.for_image(["lamp-0", "tent-7"], k=4)
     shop.for_search(["boot"], k=3, where=here)
     shop.for_user([["lamp-0", "boot-0"], ["tent-1"]], k=5)
-    assert told == [(2, 5, None), (1, 3, here), (3, 7, None)]
+    assert searches == [(2, 5, None), (1, 3, here), (3, 7, None)]
 
 
 def test_a_recommender_is_switched_as_a_whole() -> None:

@@ -83,7 +83,7 @@ class Shop:
         DeadLetterWriter(self.producer, "g").send_all(letters)
 
     def read(self, topic: str, prefix: bytes = b"") -> list[Any]:
-        """All records of a topic whose keys begin so."""
+        """All records of a topic whose keys have this prefix."""
         consumer: KafkaConsumer = self.kafka.consumer()
         found: list[Any] = []
         try:
@@ -357,7 +357,7 @@ def test_a_replay_that_is_killed_is_continued_with_few_messages_sent_twice(shop:
 
 
 def test_a_replay_stops_when_another_one_starts(shop: Shop) -> None:
-    """Two by mistake at once: the later one goes on, and at most a batch is doubled."""
+    """Of two concurrent replays the later one continues, and at most one batch is sent twice."""
     written(shop, "two-", 40)
 
     def keys(letters: Sequence[Any]) -> Counter[str]:

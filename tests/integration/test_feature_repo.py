@@ -1,4 +1,4 @@
-"""The feature store as Feast's users meet it: its own readers, writers, jobs and command line, and many processes."""
+"""The feature store through Feast's own readers, writers, jobs and command line, and from many processes."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def test_feasts_own_push_is_guarded_too(store: ProductFeatureStore) -> None:
 
 
 @pytest.mark.parametrize(
-    ("view", "changed", "told"),
+    ("view", "changed", "message"),
     [
         ("product_offer", {"version": [None]}, "product_offer has no version"),
         ("product_offer", {"version": [-1]}, "product_offer has no version"),
@@ -112,7 +112,7 @@ def test_feasts_own_push_is_guarded_too(store: ProductFeatureStore) -> None:
     ],
 )
 def test_rows_that_feasts_push_accepts_are_checked_and_a_refused_one_changes_nothing(
-    store: ProductFeatureStore, view: str, changed: dict[str, Any], told: str
+    store: ProductFeatureStore, view: str, changed: dict[str, Any], message: str
 ) -> None:
     store.ensure_model_version("m1")
     store.write_features([make_product("a", 1)])
@@ -123,7 +123,7 @@ def test_rows_that_feasts_push_accepts_are_checked_and_a_refused_one_changes_not
         "product_embedding_m1": {"vector": [[1.0] * 256], "content_hash": ["x"], "model_version": ["m1"]},
     }
     frame = pd.DataFrame(common | {"version": [9]} | rows[view] | changed)
-    with pytest.raises(InvalidFeatureError, match=told):
+    with pytest.raises(InvalidFeatureError, match=message):
         store.feast.write_to_online_store(view, df=frame)
     assert same(store.read_features("a")["a"], make_product("a", 1))
     assert same(store.read_embeddings("m1", "a")["a"], make_embedding("a", 1))
@@ -233,7 +233,7 @@ def _write_for_ever(state_dir: Path, ready: Any) -> None:
 
 
 def test_processes_that_race_for_one_product_leave_the_newest_version_whole(tmp_path: Path) -> None:
-    """Both open the store for the first time at once, too."""
+    """Both also open the store for the first time at once."""
     versions = list(range(1, 61))
     random.Random(3).shuffle(versions)
     context = multiprocessing.get_context("spawn")
@@ -274,8 +274,8 @@ def test_a_writer_killed_at_any_time_leaves_whole_products_and_whole_parts(tmp_p
         assert store.write_features([make_product("p0", version + 10)]) == set()
 
 
-def _materialize_until_told(state_dir: Path, shards: int, reached: Any) -> None:
-    """Materialise, and after so many shards wait for one's end, still at it."""
+def _materialize_until_stopped(state_dir: Path, shards: int, reached: Any) -> None:
+    """Materialize, and after so many shards wait to be killed in the middle of the run."""
     with ProductFeatureStore.open(state_dir) as store:
 
         def tell(progress: Progress) -> None:
@@ -293,7 +293,7 @@ def _lose_online(store: ProductFeatureStore) -> None:
 
 
 def test_a_materialisation_killed_in_the_middle_bars_nobody_and_is_gone_on_with(tmp_path: Path) -> None:
-    """While it lives a second run is refused; after kill -9 the next goes on, and writes no shard again but one."""
+    """While it runs a second run is refused; after kill -9 the next run resumes and repeats one shard at most."""
     ids = [f"p{i:03}" for i in range(500)]
     with ProductFeatureStore.open(tmp_path) as store:
         store.write_features([make_product(id, images=0) for id in ids])
@@ -301,7 +301,7 @@ def test_a_materialisation_killed_in_the_middle_bars_nobody_and_is_gone_on_with(
         _lose_online(store)
     context = multiprocessing.get_context("spawn")
     reached = context.Event()
-    owner = context.Process(target=_materialize_until_told, args=(tmp_path, 4, reached))
+    owner = context.Process(target=_materialize_until_stopped, args=(tmp_path, 4, reached))
     owner.start()
     assert reached.wait(240)
     with ProductFeatureStore.open(tmp_path) as store:
@@ -328,7 +328,7 @@ def test_a_materialisation_killed_in_the_middle_bars_nobody_and_is_gone_on_with(
 
 @_IBIS
 def test_feasts_own_job_and_ours_leave_the_same_values(tmp_path: Path) -> None:
-    """Each into its own online store, from one history; and each after the other changes nothing."""
+    """Each job fills its own online store from one history; a second job on the same store changes nothing."""
     with ProductFeatureStore.open(tmp_path) as store:
         store.ensure_model_version("m1")
         for version in (1, 2):
@@ -360,9 +360,9 @@ def test_the_exit_codes_of_the_commands_show_their_result(
     run = CliRunner().invoke
 
     done = run(app, ["features", "materialize", "--full", "--json"])
-    told = json.loads(done.stdout)
-    assert (done.exit_code, told["exit_code"], told["mode"]) == (0, 0, "full")
-    written = {view["view"]: view["written"] for view in told["views"]}
+    summary = json.loads(done.stdout)
+    assert (done.exit_code, summary["exit_code"], summary["mode"]) == (0, 0, "full")
+    written = {view["view"]: view["written"] for view in summary["views"]}
     assert written.items() >= dict.fromkeys(("product_text", "product_images", "product_offer"), 2).items()
     assert "2 products in 2 parts: 2 to write" in run(app, ["features", "materialize", "--dry-run", "--full"]).stdout
 

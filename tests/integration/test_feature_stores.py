@@ -1,6 +1,6 @@
 """One conformance suite for the guarded online stores, on real servers: SQLite, PostgreSQL, Redis.
 
-What only one of them can do wrong is at the end, and for SQLite in tests/feature_repo/stores/test_sqlite.py.
+Tests of one store alone are at the end; those of SQLite are in tests/feature_repo/stores/test_sqlite.py.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ POINTS = view(
 
 
 class Online:
-    """A store of its own project, as Feast calls it."""
+    """A store with its own project, called as Feast calls it."""
 
     def __init__(self, settings: dict[str, Any], folder: Path) -> None:
         self.config = RepoConfig(
@@ -562,7 +562,7 @@ def test_an_unreachable_server_is_an_error_and_is_used_again_after_its_return(
 
 
 def test_names_that_postgresql_would_cut_off_are_refused(on_postgres: Online) -> None:
-    """Cut off, two model versions would share a table."""
+    """With names cut off, two model versions would share a table."""
     with pytest.raises(InvalidFeatureError, match="longer than the 63 bytes"):
         on_postgres.make(view("product_embedding_" + "x" * 60, *GUARD))
 

@@ -38,7 +38,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 
 
 class Catalogue:
-    """Writes what the catalogue consumer writes: the store first, then both topics. It has its own model version."""
+    """Writes as the catalogue consumer does: first the store, then both topics. It has its own model version."""
 
     def __init__(self, connection: Connection, store: ProductFeatureStore | None = None) -> None:
         self.connection, self.store = connection, store

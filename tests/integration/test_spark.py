@@ -1,4 +1,4 @@
-"""The jobs over the whole catalogue on a real Spark: the same rows as without it, and the same care."""
+"""The jobs over the whole catalogue on a real Spark have the same results and checks as without it."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def online_rows(store: ProductFeatureStore) -> dict[str, dict[bytes, OnlineRow]]
 
 
 def told(summary: Summary) -> list[dict[str, Any]]:
-    """What a summary says, without times."""
+    """The parts of a summary that do not depend on time."""
     views: list[dict[str, Any]] = msgspec.to_builtins(summary.views)
     return [{k: v for k, v in view.items() if k not in ("seconds", "rows_per_s")} for view in views]
 
@@ -108,7 +108,7 @@ def test_a_session_that_runs_already_is_used_and_left(engine: SparkEngine) -> No
 
 
 def test_spark_and_this_process_leave_the_same_rows(open_store: Open, engine: SparkEngine) -> None:
-    """Row for row, and the same counts and checksums; over several versions, a deletion, and parts of any size."""
+    """All rows, counts and checksums are equal, with several versions, a deletion, and parts of any size."""
     store = open_store()
     store.ensure_model_version("m1")
     ids = [f"p{i:02}" for i in range(60)]
@@ -203,7 +203,7 @@ def installation(state: Path, kafka: KafkaBroker, triton: TritonServer, models: 
 def test_a_catalogue_embedded_by_executors_is_the_one_embedded_here(
     engine: SparkEngine, kafka: KafkaBroker, triton: TritonServer, model_repository: Path, tmp_path: Path
 ) -> None:
-    """By the real Triton and Kafka: the same vectors, and a reconciliation without a difference."""
+    """With the real Triton and Kafka, the vectors are the same and the reconciliation finds no difference."""
     from inference.triton.embedder import ItemEmbedder
     from streaming.kafka.topic_admin import ensure_topics
 
@@ -220,13 +220,13 @@ def test_a_catalogue_embedded_by_executors_is_the_one_embedded_here(
         progress: list[int] = []
         counts, rejected = reembed(context, shard_products=16, workers=workers, on_progress=progress.append)
         assert (counts["embedded"], rejected, progress[-1], len(progress)) == (70, {}, 70, 5)
-        there = {id: row.vector for id, row in store.read_embeddings("1", ids).items()}
+        remote_vectors = {id: row.vector for id, row in store.read_embeddings("1", ids).items()}
         found, _ = reconcile(context, rejected, shard_products=16, workers=workers)
         assert (found.ok, found.products, found.embedded, found.shards) == (True, 70, 70, 5)
         assert reconcile(context, rejected, shard_products=16) == (found, rejected)
         answer = embedder.embed_products(_inputs(store, ids))
         for id, vector in zip(ids, answer.vectors, strict=True):
-            assert vector @ there[id] > 0.999
+            assert vector @ remote_vectors[id] > 0.999
 
 
 def _inputs(store: ProductFeatureStore, ids: list[str]) -> list[Any]:

@@ -278,7 +278,7 @@ def test_without_network_the_first_start_names_the_cause(tmp_path: Path, monkeyp
 
 
 class Left:
-    """What a running supervisor holds, to check later that nothing of it is left."""
+    """The processes, segments and ports of a running supervisor, to check later that none is left."""
 
     def __init__(self, supervisor: "subprocess.Popen[str]", state_dir: Path) -> None:
         seen = read_status(state_dir)

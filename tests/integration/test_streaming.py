@@ -370,7 +370,7 @@ def test_events_count_once_although_they_are_sent_twice_and_the_sink_is_killed(s
 
 
 def test_the_sink_resumes_at_the_offsets_of_the_database_not_of_kafka(shop: Shop) -> None:
-    """A database restored from a backup is filled again, whatever offsets the group has committed."""
+    """A database that was restored from a backup is filled again, even if the group has committed later offsets."""
     shop.caught_up(EVENTS_GROUP, EVENTS)
     rows = count(shop, "event")
     with shop.services.database.begin() as connection:

@@ -76,7 +76,7 @@ def test_a_wrong_secret_is_not_repeated_in_the_error(monkeypatch: pytest.MonkeyP
 
 
 def test_a_broker_that_others_reach_cannot_name_files_outside_the_folders_of_images(tmp_path: Path) -> None:
-    """Else whoever writes to the topic chooses what the consumer opens."""
+    """Otherwise any writer of the topic could choose the files that the consumer opens."""
     state = tmp_path / "state"
     external = load_settings(state_dir=state, kafka={"bootstrap_servers": "kafka:9092"})
     assert external.image_folders == [state]
@@ -131,7 +131,7 @@ REGISTRY = {"url": "https://a.example,https://b.example", "username": "ada", "pa
         (
             "kafka",
             {**SASL, "ssl_ca_file": "sagelift.toml"},
-            "ssl_ca_file is sagelift.toml, which holds no PEM certificate",
+            "ssl_ca_file is sagelift.toml, which contains no PEM certificate",
         ),
         ("kafka", {**SASL, "ssl_key_file": "a.key"}, "ssl_key_file is set without ssl_cert_file"),
         ("kafka", {**SASL, "ssl_key_password": "hunter2"}, "ssl_key_password is set without ssl_cert_file"),
@@ -157,7 +157,7 @@ REGISTRY = {"url": "https://a.example,https://b.example", "username": "ada", "pa
             "contain no user; set username and password instead",
         ),
         ("schema_registry", {**REGISTRY, "username": ""}, "password is set without username"),
-        ("schema_registry", {**REGISTRY, "ca_file": "sagelift.toml"}, "ca_file is sagelift.toml, which holds no"),
+        ("schema_registry", {**REGISTRY, "ca_file": "sagelift.toml"}, "ca_file is sagelift.toml, which contains no"),
         (
             "schema_registry",
             {**REGISTRY, "format": "protobuf"},

@@ -59,8 +59,8 @@ class FakeStore:
             if any(product.version < self.views[v][product.id].version for v in VIEWS if product.id in self.views[v]):
                 stale.add(product.id)
                 continue
-            known = self.views["text"].get(product.id)
-            assert set(views) == set(VIEWS) or (known and not known.deleted), "a new product needs all views"
+            stored = self.views["text"].get(product.id)
+            assert set(views) == set(VIEWS) or (stored and not stored.deleted), "a new product needs all views"
             for view in VIEWS:
                 if view in views:
                     self.views[view][product.id] = product

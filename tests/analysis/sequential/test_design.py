@@ -34,8 +34,10 @@ def effect(z: float, n: int = 2000) -> Effect:
 @pytest.mark.parametrize("spending", ["obrien-fleming", "pocock", "power=3", "hsd=-4"])
 def test_a_look_has_the_boundary_of_the_spending_design_at_its_share_of_the_units(spending: str) -> None:
     look = Design(10_000, (2500, 4000), spending).look(7000, 0.05)
-    wanted = SpendingDesign(1.0, 0.05, spending_named(spending)).looks([0.25, 0.4, 0.7])[-1]
-    assert (look.share, look.spent, look.critical) == pytest.approx((0.7, wanted.spent, wanted.critical), rel=1e-9)
+    reference = SpendingDesign(1.0, 0.05, spending_named(spending)).looks([0.25, 0.4, 0.7])[-1]
+    assert (look.share, look.spent, look.critical) == pytest.approx(
+        (0.7, reference.spent, reference.critical), rel=1e-9
+    )
 
 
 def test_the_last_look_spends_all_alpha_and_so_does_one_that_overruns() -> None:

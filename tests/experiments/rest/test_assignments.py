@@ -28,8 +28,8 @@ def test_several_experiments_are_assigned_at_once_and_invalid_units_get_a_reason
         ("none", None, "unknown_experiment"),
     ]
     for unit, reason in ((None, "unit_missing"), ("", "unit_missing"), (7, "unit_not_text"), (True, "unit_not_text")):
-        told = api("POST", "/v1/assignments/ranking", "assign", json={"unit": unit}).json()
-        assert (told["arm"], told["enrolled"], told["reason"]) == ("control", False, reason)
+        body = api("POST", "/v1/assignments/ranking", "assign", json={"unit": unit}).json()
+        assert (body["arm"], body["enrolled"], body["reason"]) == ("control", False, reason)
 
 
 def test_an_exposure_is_logged_once_and_only_for_the_servers_own_assignment(api: Any, config: ExperimentConfig) -> None:
@@ -73,7 +73,7 @@ def test_no_assignment_waits_for_the_database(api: Any, config: ExperimentConfig
 
 
 def test_assignments_over_rest_are_those_of_the_vector_file(api: Any) -> None:
-    """As scalar, column and SQL are: the same experiments, units and attributes give the same arms and reasons."""
+    """The same experiments, units and attributes give the same arms and reasons as the other implementations."""
 
     def decide(case: assignment_vectors.Case) -> list[tuple[str | None, str]]:
         assigner = Assigner(lambda: case.published, clock=lambda: case.at)

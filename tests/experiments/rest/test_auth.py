@@ -35,7 +35,7 @@ ENDPOINTS = [
 
 
 def test_every_endpoint_needs_its_right_and_accepts_no_other(api: Any, config: ExperimentConfig) -> None:
-    """Each endpoint that there is but health, with each role and without a key."""
+    """Every documented endpoint except health, with each role and without a key."""
     live(api, config)
     documented = {
         (method.upper(), path.replace("{key}", "ranking").replace("{number}", "1"))

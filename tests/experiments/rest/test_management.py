@@ -11,7 +11,7 @@ from tests.experiments.rest.builders import REASON, live, published
 
 
 def test_every_step_of_the_life_cycle_works_over_rest(api: Any, config: ExperimentConfig) -> None:
-    """The same acts under the same names; each is in force in this process at once, and in the audit log."""
+    """The actions have the names of the store's methods; each takes effect in this process at once and is audited."""
     narrow = msgspec.structs.replace(config, coverage=10)
 
     def act(name: str, **sent: Any) -> Any:
@@ -36,12 +36,12 @@ def test_every_step_of_the_life_cycle_works_over_rest(api: Any, config: Experime
     assert api("POST", "/v1/assignments/ranking", "assign", json={"unit": "u"}).json()["reason"] == "stopped"
     assert act("decide", outcome="ship")["outcome"] == "ship"
     assert act("archive")["state"] == "archived"
-    told = api("GET", "/v1/experiments/ranking", "read").json()
-    assert told["summary"] | {"since": 0} == {
+    body = api("GET", "/v1/experiments/ranking", "read").json()
+    assert body["summary"] | {"since": 0} == {
         "key": "ranking", "state": "archived", "version": 3, "phase": 2, "since": 0,
     }  # fmt: skip
-    assert len(told["history"]) == 10
-    assert api("GET", "/v1/experiments", "read").json()["experiments"] == [told["summary"]]
+    assert len(body["history"]) == 10
+    assert api("GET", "/v1/experiments", "read").json()["experiments"] == [body["summary"]]
     versions = api("GET", "/v1/experiments/ranking/versions", "read").json()["versions"]
     assert [(v["version"], v["phase"], v["config"]["coverage"]) for v in versions] == [
         (1, 1, 10), (2, 1, 10_000), (3, 2, 10_000),
@@ -61,8 +61,8 @@ def test_a_schedule_and_forced_arms_over_rest(api: Any, config: ExperimentConfig
     assert gone.json()["result"] == "cancelled"
     forced = {**REASON, "unit": "tester", "arm": "treatment", "expires_at": "2999-01-01T00:00:00Z"}
     assert api("POST", "/v1/experiments/ranking/override", "edit", json=forced).status_code == 200
-    told = api("POST", "/v1/assignments/ranking", "assign", json={"unit": "tester"}).json()
-    assert (told["arm"], told["enrolled"], told["reason"]) == ("treatment", False, "override")
+    body = api("POST", "/v1/assignments/ranking", "assign", json={"unit": "tester"}).json()
+    assert (body["arm"], body["enrolled"], body["reason"]) == ("treatment", False, "override")
     for path in ("/v1/experiments/ranking", "/v1/audit"):
         assert "tester" not in api("GET", path, "admin").text
     cleared = api("POST", "/v1/experiments/ranking/clear-override", "edit", json={**REASON, "unit": "tester"})

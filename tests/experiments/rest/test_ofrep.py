@@ -40,15 +40,15 @@ def test_one_flag_is_the_arm_that_the_assigner_gives(live: Any) -> None:
 def test_attributes_of_the_context_are_targeted_and_the_reason_is_openfeatures(live: Any) -> None:
     reasons = {}
     for country in ("DE", "FR"):
-        told = live("POST", f"{PATH}/two", "assign", json=context("u", country=country)).json()
-        reasons[country] = (told["reason"], told["metadata"]["reason"])
+        flag = live("POST", f"{PATH}/two", "assign", json=context("u", country=country)).json()
+        reasons[country] = (flag["reason"], flag["metadata"]["reason"])
     assert reasons == {"DE": ("SPLIT", "assigned"), "FR": ("DEFAULT", "not_targeted")}
     live.store.force_arm("ranking", Override("t", "treatment", 2**62), actor="ada", reason="test")
     live.store.stop("two", actor="ada", reason="test")
     live.assigner.refresh()
-    told = {f["key"]: f for f in live("POST", PATH, "assign", json=context("t")).json()["flags"]}
-    assert (told["ranking"]["reason"], told["ranking"]["value"]) == ("TARGETING_MATCH", "treatment")
-    assert (told["two"]["reason"], told["two"]["value"]) == ("DISABLED", "control")
+    flags = {f["key"]: f for f in live("POST", PATH, "assign", json=context("t")).json()["flags"]}
+    assert (flags["ranking"]["reason"], flags["ranking"]["value"]) == ("TARGETING_MATCH", "treatment")
+    assert (flags["two"]["reason"], flags["two"]["value"]) == ("DISABLED", "control")
 
 
 def test_all_flags_are_those_of_the_single_answers(live: Any) -> None:
@@ -60,7 +60,7 @@ def test_all_flags_are_those_of_the_single_answers(live: Any) -> None:
 
 
 def test_nothing_is_sent_again_until_something_changed(live: Any) -> None:
-    """The ETag is that of the answer: of this context and these versions."""
+    """The ETag depends on the context and on the versions of the configs."""
     first = live("POST", PATH, "assign", json=context("u"))
     etag = first.headers["etag"]
     for header in (etag, f'W/{etag}, "other"', "*"):

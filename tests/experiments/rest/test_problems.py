@@ -44,12 +44,12 @@ def test_a_refused_request_names_value_rule_and_remedy(api: Any, config: Experim
         answer = api(method, path, "admin", json=sent)
         assert answer.status_code == status, (path, answer.text)
         assert answer.headers["content-type"] == "application/problem+json"
-        told = answer.json()
-        assert said in told["detail"], (path, told)
-        assert told["status"] == status
-        assert told["type"].startswith("/problems/")
-        assert told["rule"]
-        assert told["remedy"]
+        problem = answer.json()
+        assert said in problem["detail"], (path, problem)
+        assert problem["status"] == status
+        assert problem["type"].startswith("/problems/")
+        assert problem["rule"]
+        assert problem["remedy"]
     not_json = api("POST", publish, "edit", content=b"\xff{")
     assert (not_json.status_code, not_json.json()["title"]) == (400, "Not JSON")
     nothing = api("POST", "/v1/experiments/ranking/stop", "edit")

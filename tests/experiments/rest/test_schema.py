@@ -1,4 +1,4 @@
-"""Whatever is sent to the interface, it answers as its OpenAPI document says, and never with an error of its own."""
+"""Every answer to generated requests matches the OpenAPI document, and none is a server error."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ CHECKS = [not_a_server_error, content_type_conformance, response_schema_conforma
 @pytest.mark.filterwarnings("ignore")  # of the tool's own HTTP client
 @pytest.mark.parametrize("role", ["admin"])
 def test_no_request_makes_a_server_error(api: Any, config: ExperimentConfig, role: str) -> None:
-    """Against every operation, with a key that may do all; an experiment that exists is among the targets."""
+    """Every operation is called with an admin key, also for an existing experiment."""
     api.store.publish(config, actor="ada", create=True)
     api.store.start(config.key, actor="ada", reason="test")
     api.assigner.refresh()

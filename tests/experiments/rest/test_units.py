@@ -8,7 +8,7 @@ from tests.experiments.rest.builders import REASON, live
 
 
 def test_units_are_tokens_and_an_erased_user_gets_another_token(api: Any, config: ExperimentConfig) -> None:
-    """The token is decided for; no answer and no row of the audit log names the user or the token."""
+    """A token can be assigned; no answer and no row of the audit log names the user or the token."""
     live(api, config)
 
     def units(*users: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""History columns become the very bytes that the store writes online for the same products."""
+"""History columns become the same bytes that the store writes online for these products."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Feast's point-in-time joins on the history: by what had happened, and on request by what was known."""
+"""Feast's point-in-time joins on the history use event times and, on request, arrival times too."""
 
 from __future__ import annotations
 

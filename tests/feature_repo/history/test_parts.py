@@ -1,4 +1,4 @@
-"""Rows of parts by their numbers, whatever the order of the parts' rows."""
+"""Rows of parts are read by their numbers, for parts in any order."""
 
 from __future__ import annotations
 

@@ -15,13 +15,13 @@ _opened = count()
 
 
 def open_numbered(name: str) -> str:
-    """A resource that tells how often one was opened."""
+    """A resource that counts how often one was opened."""
     return f"{name} {next(_opened)}"
 
 
 @pytest.fixture(autouse=True)
 def no_worker() -> Iterator[None]:
-    """The process of the tests stands for a worker, and keeps no resource."""
+    """The tests' process stands for a worker and keeps no resource."""
     yield
     forget_opened()
 

@@ -1,4 +1,4 @@
-"""Materializing: whatever state the online store is in, a run leaves the newest of both sides there, and says so."""
+"""From any state of the online store, a run leaves the newest rows of both sides there and reports the difference."""
 
 from __future__ import annotations
 
@@ -221,7 +221,7 @@ def test_an_online_row_that_the_history_does_not_have_is_a_finding(store: Produc
 def test_rows_that_do_not_arrive_are_reported_as_missing(
     store: ProductFeatureStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The reconciliation reads back; it does not believe the writer."""
+    """The reconciliation reads the rows back and does not trust the writer."""
     online = store.feast.provider.online_store
     write = online.write
     monkeypatch.setattr(
@@ -328,7 +328,7 @@ def test_a_half_written_part_is_named_and_fails_its_view_only(store: ProductFeat
 
 
 def test_a_part_with_damaged_pages_fails_by_name(store: ProductFeatureStore) -> None:
-    """Its footer is whole; what DuckDB says of it names no file."""
+    """Its footer is intact, and DuckDB's error names no file."""
     for id in "ab":
         offers(store, {id: 1})
     part = store.history(OFFERS).parts()[-1]

@@ -24,7 +24,7 @@ from tests.feature_repo.jobs.builders import offers, online_versions, run
 
 @pytest.fixture(autouse=True)
 def no_worker(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The process of the tests stands for a worker: it keeps its garbage collector, and no store."""
+    """The tests' process stands for a worker: it keeps its garbage collector and no store."""
     monkeypatch.setattr(gc, "freeze", lambda: None)
     yield
     forget_opened()
@@ -52,8 +52,8 @@ class FakeContext:
             self.under_way += 1
             self.most = max(self.most, self.under_way)
         self.meet.wait(30)
-        there, given = pickle.loads(pickle.dumps((function, task)))
-        result = pickle.loads(pickle.dumps(there(given)))
+        copied_function, given = pickle.loads(pickle.dumps((function, task)))
+        result = pickle.loads(pickle.dumps(copied_function(given)))
         with self._counting:
             self.under_way -= 1
         return result

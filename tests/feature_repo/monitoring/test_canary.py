@@ -1,4 +1,4 @@
-"""What the canary set says of two model versions that are alike, turned, or strangers."""
+"""The canary set compares model versions that are equal, rotated, or unrelated."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def vectors(seed: int, number: int = 300) -> dict[str, NDArray[np.float32]]:
 
 
 def turned(rows: dict[str, Any]) -> dict[str, Any]:
-    """All by one rotation: another space, the same neighbours."""
+    """All vectors have the same rotation: the space is another, the neighbours are the same."""
     rotation = np.linalg.qr(np.random.default_rng(9).normal(size=(DIM, DIM)))[0].astype(np.float32)
     return {id: row @ rotation for id, row in rows.items()}
 
@@ -60,14 +60,14 @@ def test_unrelated_models_share_neighbours_by_chance_only() -> None:
 def test_a_product_that_moved_is_named_with_its_neighbours_before_and_after() -> None:
     before, after = vectors(1), vectors(1)
     after["p7"] = -after["p7"]
-    told = {moved.product: moved for moved in found(before, after).moved}
-    assert told["p7"].overlap < 0.5
+    moved_products = {moved.product: moved for moved in found(before, after).moved}
+    assert moved_products["p7"].overlap < 0.5
     cosine = {
         id: float(row @ before["p7"] / np.linalg.norm(row) / np.linalg.norm(before["p7"])) for id, row in before.items()
     }
     ranked = sorted((id for id in before if id != "p7"), key=lambda id: -cosine[id])
-    assert told["p7"].before == ranked[:10]
-    assert told["p7"].after == ranked[::-1][:10]
+    assert moved_products["p7"].before == ranked[:10]
+    assert moved_products["p7"].after == ranked[::-1][:10]
 
 
 def test_models_of_different_lengths_are_compared_by_neighbours_alone() -> None:

@@ -1,4 +1,4 @@
-"""What `features status` says of a feed that is late, thin, or wrong."""
+"""`features status` reports a feed that is late, incomplete, or wrong."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_an_empty_store_has_no_ages_and_passes_every_limit(store: ProductFeature
 
 
 def test_ages_are_of_event_times_of_the_newest_version(store: ProductFeatureStore) -> None:
-    """10 products, changed 1 to 10 minutes ago; older versions and a late old event count for nothing."""
+    """10 products, changed 1 to 10 minutes ago; older versions and a late old event do not count."""
     store.write_features([make_product(f"p{i}", 1, event_time=NOW - timedelta(days=9)) for i in range(1, 11)])
     store.write_features([make_product(f"p{i}", 3, event_time=NOW - timedelta(minutes=i)) for i in range(1, 11)])
     store.write_features([make_product("p1", 2, event_time=NOW)])

@@ -1,4 +1,4 @@
-"""What Feast calls on every guarded store, over a store in memory that shows what reaches it."""
+"""The methods of every guarded store that Feast calls, over a store in memory."""
 
 from __future__ import annotations
 

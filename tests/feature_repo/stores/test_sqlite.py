@@ -1,4 +1,4 @@
-"""The guarded store beneath Feast's public interface, with the faults of the stock store as claims."""
+"""The guarded store through Feast's public interface does not have the faults of Feast's own store."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def online(tmp_path: Path) -> Any:
 
 
 def test_a_commit_outlives_a_loss_of_power(online: Online) -> None:
-    """The caller commits its Kafka offsets next: what was lost would not come again."""
+    """The caller commits its Kafka offsets next, so a lost row would never be written again."""
     assert online.store.connection(online.config).execute("pragma synchronous").fetchone() == (2,), "full"
 
 

@@ -1,4 +1,4 @@
-"""The graph's answers have one shape, whatever the number of queries."""
+"""The graph's answers have one shape for any number of queries."""
 
 from __future__ import annotations
 

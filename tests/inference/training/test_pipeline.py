@@ -90,11 +90,11 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others() -> None:
 
 
 def test_progress_is_reported_step_by_step() -> None:
-    told: list[tuple[str, int, int]] = []
-    train(catalogue(), engagements(), FEW_STEPS, lambda *progress: told.append(progress))
-    assert [t for t in told if t[0] == "search encoder"] == [("search encoder", n, 2) for n in (1, 2)]
-    assert [t for t in told if t[0] == "ItemSage"] == [("ItemSage", n, 3) for n in (1, 2, 3)]
-    assert all(a[1] < b[1] or a[0] != b[0] for a, b in pairwise(told))
+    progress: list[tuple[str, int, int]] = []
+    train(catalogue(), engagements(), FEW_STEPS, lambda *step: progress.append(step))
+    assert [t for t in progress if t[0] == "search encoder"] == [("search encoder", n, 2) for n in (1, 2)]
+    assert [t for t in progress if t[0] == "ItemSage"] == [("ItemSage", n, 3) for n in (1, 2, 3)]
+    assert all(a[1] < b[1] or a[0] != b[0] for a, b in pairwise(progress))
 
 
 def test_products_without_images_or_without_text_train_along() -> None:

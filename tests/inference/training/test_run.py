@@ -101,13 +101,13 @@ def free_port() -> str:
 
 def test_a_run_on_disk_gives_the_weights_of_training_in_memory(tmp_path: Path) -> None:
     run = prepared(tmp_path, BRIEF)
-    told: list[tuple[str, int, int]] = []
-    trained = continue_run(run, lambda *progress: told.append(progress))
+    progress: list[tuple[str, int, int]] = []
+    trained = continue_run(run, lambda *step: progress.append(step))
     in_memory = train(catalogue(), engagements(), BRIEF)
     for name, value in in_memory.encoder.state_dict().items():
         assert torch.equal(value, trained.encoder.state_dict()[name]), name
     assert trained.result.itemsage == in_memory.result.itemsage
-    assert told[-1] == ("ItemSage", 3, 3)
+    assert progress[-1] == ("ItemSage", 3, 3)
     assert sorted(p.name for p in run.iterdir()) == [
         "config.json", "data", "environment.json", "loss.svg", "metrics.json", "model.json", "model.safetensors",
         "search.json", "search.safetensors", "tokenizer.json",

@@ -154,7 +154,7 @@ def test_the_file_is_the_configuration_and_options_go_before_it(shop: Installati
 
 
 def test_training_as_of_the_time_of_an_older_run_gives_its_weights(shop: Installation, trained: Done) -> None:
-    """A run without `--as-of` keeps its own moment; asked for that, training gives equal weights later too."""
+    """A run without `--as-of` records its time; a later training as of that time gives equal weights."""
     small = ("--config", str(shop.state / "small.toml"), "--steps", "3", "--device", "cpu")
     run = Path(trained.out.splitlines()[0].removeprefix("run "))
     first, moment = TrainedModel.load(run), data_as_of(run)
@@ -186,8 +186,8 @@ def test_an_unfinished_run_is_named_and_can_be_finished(shop: Installation, trai
     assert prepared["command"][-3:] == ["-m", "inference.training", str(run)]
     assert not run.exists()
     how = f"sagelift model train --resume {run.name}"
-    told = shop.model("train", *small, "--steps", "1")
-    assert f"was interrupted; to resume it: {how}\n" in told.err
+    trained_again = shop.model("train", *small, "--steps", "1")
+    assert f"was interrupted; to resume it: {how}\n" in trained_again.err
     assert how in shop.model("evaluate", run.name).err
     done = shop.model("train", "--resume", str(run) + ".partial")
     assert (done.code, done.out.splitlines()[0]) == (0, f"run {run}"), done.err

@@ -1,4 +1,4 @@
-"""Reading a range of a partition: it ends where it should, whatever the broker returns."""
+"""A read of a range of a partition ends at its end for any answers of the broker."""
 
 from __future__ import annotations
 

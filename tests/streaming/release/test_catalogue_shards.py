@@ -45,13 +45,13 @@ def open_context(version: str) -> EmbeddingContext:
 
 def test_other_processes_embed_the_same_and_open_their_context_once() -> None:
     forget_opened()
-    here, remote = catalogue(), catalogue()
+    local, remote = catalogue(), catalogue()
     WORLD.append(remote)
-    for world, workers in ((here, None), (remote, EmbeddingWorkers(AnotherProcess(), open_context))):
+    for world, workers in ((local, None), (remote, EmbeddingWorkers(AnotherProcess(), open_context))):
         context = EmbeddingContext(world.store, FakeEmbedder("2"), world.topic)
         counts, rejected = reembed(context, shard_products=3, workers=workers)
         assert (counts["embedded"], rejected) == (10, {})
         reconciliation, _ = reconcile(context, rejected, workers=workers)
         assert reconciliation.embedded == 10
-    assert remote.topic.compacted("2") == here.topic.compacted("2")
+    assert remote.topic.compacted("2") == local.topic.compacted("2")
     assert OPENED == ["2"]

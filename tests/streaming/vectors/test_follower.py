@@ -1,4 +1,4 @@
-"""An index follows its topics, whatever records they hold, and resumes where it was saved."""
+"""An index follows its topics with any records, and resumes where it was saved."""
 
 from __future__ import annotations
 

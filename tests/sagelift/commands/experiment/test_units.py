@@ -63,9 +63,9 @@ def test_a_wrong_key_is_refused_and_not_repeated(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("SAGELIFT_EXPERIMENTS__TOKEN_KEY", wrong)
     with pytest.raises(
         SettingsError, match=r"experiments\.token_key: it must be an even number of hexadecimal digits"
-    ) as told:
+    ) as caught:
         load_settings()
-    assert wrong not in str(told.value)
+    assert wrong not in str(caught.value)
 
 
 def test_the_key_is_never_shown_and_reaches_a_child_process() -> None:

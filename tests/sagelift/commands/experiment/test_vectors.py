@@ -20,10 +20,10 @@ def run(*arguments: str) -> Result:
 def test_every_implementation_at_hand_agrees_with_the_vectors() -> None:
     done = run("vectors", "--check", "--json")
     assert done.exit_code == 0, done.output
-    told = {row["implementation"]: row for row in json.loads(done.stdout)}
-    assert {"scalar", "column", "SQLite", "DuckDB", "evaluator", "bulk", "PostgreSQL"} <= set(told)
-    assert all(row["checked"] > 0 or row["absent"] for row in told.values())
-    assert told["PostgreSQL"]["absent"] == "no PostgreSQL database was named"
+    by_implementation = {row["implementation"]: row for row in json.loads(done.stdout)}
+    assert {"scalar", "column", "SQLite", "DuckDB", "evaluator", "bulk", "PostgreSQL"} <= set(by_implementation)
+    assert all(row["checked"] > 0 or row["absent"] for row in by_implementation.values())
+    assert by_implementation["PostgreSQL"]["absent"] == "no PostgreSQL database was named"
 
 
 def test_a_disagreement_is_named_and_the_exit_code_is_1(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
