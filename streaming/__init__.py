@@ -9,6 +9,6 @@
     dead_letters  messages that cannot be used: writing, reading, replaying
     release       a new model: embed the catalogue, compare, switch
 
-`contracts` defines all messages, `errors` all errors, `feature_store` what streaming needs of the feature store;
+`contracts` defines all messages, `errors` all errors, `feature_store` the interface of the feature store;
 `currency` has the decimal places of currencies, `tracing` the `traceparent` of messages.
 """

@@ -81,8 +81,8 @@ class ProductUpdate(
 
     `version` grows with each change of a product: a sequence number of the source, or the event time in microseconds.
     `upsert` states the whole product, `patch` only what changed (an omitted field keeps its value), `delete` removes
-    the product. An attribute that is null or "" is empty. `refresh_images` says that the images behind the product's
-    links have changed; without it, the consumer does not fetch a link twice.
+    the product. An attribute that is null or "" is empty. `refresh_images` states that the images have changed although
+    their links have not; without it, the consumer does not fetch a link twice.
     """
 
     id: ProductId
@@ -146,7 +146,7 @@ class ProductVector(Struct, frozen=True, kw_only=True, gc=False):
         except ValueError:
             raise ContractError("vector", "must be base64") from None
         if len(raw) != 2 * VECTOR_DIM:
-            raise ContractError("vector", f"must hold {VECTOR_DIM} float16, holds {len(raw)} bytes")
+            raise ContractError("vector", f"must be {VECTOR_DIM} float16, has {len(raw)} bytes")
         return np.frombuffer(raw, "<f2").astype(np.float32)
 
 
@@ -215,7 +215,7 @@ MESSAGES: tuple[type[Message], ...] = (ProductUpdate, ProductVector, ProductOffe
 class DeadLetterHeaders(Struct, rename=lambda name: ERROR_HEADERS + name.replace("_", ".")):
     """Headers of a record on `<topic>.dlq`, as UTF-8 text; its key, value and other headers are the original's.
 
-    They say where the failed record is, which consumer group failed, at which stage, why, how often and when.
+    They give the failed record's place, the consumer group, the stage, the error, the number of attempts and the times.
     """
 
     topic: str
@@ -280,7 +280,7 @@ def _check_texts(update: ProductUpdate) -> None:
         name = next(
             name for name, value in zip(_NAMES_OF_TEXTS, values, strict=True) if value and "\x00" in "".join(value)
         )
-        raise ContractError(name, "holds a NUL character; remove it at the source")
+        raise ContractError(name, "contains a NUL character; remove it at the source")
 
 
 def _check_time(at: datetime, now: datetime) -> None:

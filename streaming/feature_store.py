@@ -1,4 +1,4 @@
-"""The feature store as streaming uses it: the parts of `feature_repo.store.ProductFeatureStore` that each module needs.
+"""The interface of the feature store: the parts of `feature_repo.store.ProductFeatureStore` that each module needs.
 
 Writes refuse rows that are older than the stored ones and return their product ids. Ids that were never written are
 absent from the results of reads; deleted products are present, with `deleted=True`.
@@ -43,7 +43,7 @@ class EmbeddingStore(Protocol):
 
 
 class CatalogStore(FeatureReader, EmbeddingStore, Protocol):
-    """What the catalogue consumer needs."""
+    """The store of the catalogue consumer."""
 
     def write_features(self, products: Sequence[ProductFeatures], views: Sequence[str]) -> set[str]:
         """Write the named views of products; return the ids that were refused as stale."""
@@ -62,7 +62,7 @@ class CatalogStore(FeatureReader, EmbeddingStore, Protocol):
 
 
 class IndexSource(Protocol):
-    """What a retrieval index is rebuilt from."""
+    """The store from which a retrieval index is rebuilt."""
 
     def scan_embeddings(self, model_version: str, batch: int = 4096) -> Iterator[list[ProductEmbedding]]:
         """Yield all live embeddings of a model version in lists of at most `batch`."""
@@ -72,7 +72,7 @@ class IndexSource(Protocol):
 
 
 class ReembeddingStore(EmbeddingStore, Protocol):
-    """What embedding a whole catalogue needs."""
+    """The store for embedding a whole catalogue."""
 
     def product_ids(self) -> Iterable[str]:
         """Return the ids of all live products."""
@@ -82,14 +82,14 @@ class ReembeddingStore(EmbeddingStore, Protocol):
 
 
 class ReleaseStore(ReembeddingStore, FeatureScanner, Protocol):
-    """What a release needs: one view of embeddings for each model version."""
+    """The store of a release: one view of embeddings for each model version."""
 
     def ensure_model_version(self, model_version: str) -> None:
         """Create the view of a model version if it is missing."""
 
 
 class CanaryStore(Protocol):
-    """What comparing the vectors of two model versions needs."""
+    """The store for comparing the vectors of two model versions."""
 
     def product_ids(self) -> Iterable[str]:
         """Return the ids of all live products."""

@@ -2,16 +2,16 @@
 
 A search has two steps. `VectorMatrix` compares the query with every vector of the view in memory and names candidates;
 100,000 vectors of 256 dimensions take about 9 ms. `VectorSearch` then reads the candidates' rows from the store and
-computes the distances from the vectors in those rows. So vector, features and tombstone of a result are always of the
-same version, whatever the matrix has missed.
+computes the distances from the vectors in those rows. So vector, features and tombstone of a result always have the
+same version, even if the matrix has missed a change.
 
 The matrix follows the store:
 
-* A search sees all that this process wrote before it.
+* A search sees all earlier writes of this process.
 * A background thread compares versions with the store and so finds what other processes wrote. It takes at most a
   twentieth of the time. A search that comes `MAX_AGE_S` or more after the last comparison waits for the next one. (A
   vector that another process corrected under its old version is searched for at its old place.)
-* A process that searches holds about 1.1 kB per row of 256 dimensions.
+* A process that searches needs about 1.1 kB of memory per row of 256 dimensions.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 
 MAX_AGE_S: Final = 60.0
 _SHARE_OF_TIME: Final = 0.05  # that following the store may take while it is searched
-_PAUSE_S: Final = 1.0  # between two comparisons with the store, however quick they are
+_PAUSE_S: Final = 1.0  # shortest time between two comparisons with the store
 _EXTRA: Final = 16  # candidates beyond `top_k`: other processes may have deleted or moved some
 _READ_KEYS: Final = 4096
 _BLOCK_ROWS: Final = 8192  # rows whose difference to the query is in memory at a time
@@ -198,7 +198,7 @@ class VectorMatrix:
         versions: Returns key and version of every live row of the store.
         vectors: Returns the live rows of these keys; None stands for all keys.
         clock: Monotonic clock in seconds.
-        background: Runs a function while searches go on.
+        background: Runs a function while searches continue.
     """
 
     def __init__(
@@ -262,7 +262,7 @@ class VectorMatrix:
             return [self._keys[place] for place in self._nearest_places(query, count, metric)]
 
     def follow(self) -> None:
-        """Compare with the store and take over what is new, changed or gone. Searches wait for the last step only."""
+        """Compare with the store; add, replace or remove vectors. Searches wait for the last step only."""
         try:
             started = self._clock()
             with self._lock:
@@ -271,7 +271,7 @@ class VectorMatrix:
             changed = [key for key, version in stored.items() if before.get(key, (0, -1))[1] != version]
             rows = list(self._read_vectors(changed)) if changed else []
             with self._lock:
-                # A row that this process wrote in the meantime is newer than what was read above.
+                # A row that this process wrote in the meantime is newer than the row read above.
                 self._put(row for row in rows if self._version(row[0]) == before.get(row[0], (0, -1))[1])
                 for key, (_, version) in before.items():
                     if key not in stored and self._version(key) == version:
@@ -283,7 +283,7 @@ class VectorMatrix:
     def _follow_in_background(self) -> None:
         try:
             self.follow()
-        except Exception as error:  # searches go on; the next comparison is soon, and a late search sees its error
+        except Exception as error:  # searches continue; the next comparison is soon, and a late search gets its error
             log.warning("vector search continues with its last known vectors: %s", error)
 
     def _fill(self) -> None:

@@ -5,7 +5,7 @@ The modules, from the outside to the inside:
     watchdog     ends a process whose poll does not return
     loop         polls Kafka, gathers batches, hands them to the stages and commits them
     stages       the batches, and one thread for each stage with its retries
-    partitions   which offsets may be committed, given back or skipped, for each assigned partition
+    partitions   the offsets to commit, to read again or to skip, for each assigned partition
     poison       stops the consumer when most messages cannot be used
-    observer     what a consumer reports of its work, for metrics and health
+    observer     reports of a consumer's work, for metrics and health
 """

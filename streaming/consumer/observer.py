@@ -1,4 +1,4 @@
-"""What a consumer reports while it works, for metrics and health; no decision depends on it.
+"""Reports of a running consumer, for metrics and health. The consumer's work does not depend on them.
 
 The loop and the pipeline call an observer from several threads, once for a batch and not for a record. An observer must
 be quick and must not raise.
@@ -11,7 +11,7 @@ from typing import Final, Protocol
 
 
 class Observer(Protocol):
-    """Hears of a consumer's progress."""
+    """Receives reports of a consumer's progress."""
 
     def stage_done(self, stage: str, records: int, seconds: float) -> None:
         """Report that a stage has finished a batch of `records`; `seconds` include failed attempts and pauses."""
@@ -23,7 +23,7 @@ class Observer(Protocol):
         """Report that a batch passed all stages and will be committed, with `in_flight` other batches behind it."""
 
     def counted(self, counts: Mapping[str, int]) -> None:
-        """Report what became of a batch's updates, by reason (embedded, stale, features_text, refused_decode, ...)."""
+        """Report the results of a batch's updates, by kind (embedded, stale, features_text, refused_decode, ...)."""
 
     def dead_letters(self, by_stage: Mapping[str, int]) -> None:
         """Report records that the broker accepted as dead letters, by the stage that refused them."""

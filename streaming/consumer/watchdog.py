@@ -1,4 +1,4 @@
-"""A watchdog for polls that do not return: kafka-python can spin, and then only a new process helps."""
+"""A watchdog for polls that do not return: kafka-python can spin forever, and only a new process helps."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from streaming.consumer.loop import ConsumerLoop
 log = logging.getLogger(__name__)
 
 STUCK_S = 120.0
-"""How long a poll may take, in seconds: far longer than the loop itself ever waits."""
+"""How long a poll may take, in seconds: far longer than any wait of the loop."""
 
 
 def watch(loop: ConsumerLoop, stop: threading.Event, *, limit_s: float = STUCK_S, end: Callable[[], None]) -> None:

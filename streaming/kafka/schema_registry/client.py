@@ -124,7 +124,7 @@ class SchemaRegistry:
             return schema
         schema = self._request_schema(schema_id)
         with self._lock:
-            if len(self._cache) >= _CACHE_SIZE:  # filled by ids of bad messages; the ids in use come again
+            if len(self._cache) >= _CACHE_SIZE:  # bad messages filled it with ids; the ids in use are read again
                 self._cache.clear()
             self._cache[schema_id] = schema, self._clock()
         return schema
@@ -132,7 +132,7 @@ class SchemaRegistry:
     def register(self, subject: str, kind: SchemaType, schema: Mapping[str, Any]) -> int:
         """Return the id of a schema under a subject; register the schema if it is new.
 
-        The schema is looked up first, so that a user who may only read can use what another user has registered.
+        The schema is looked up first, so that a user with only read rights can use another user's schema.
 
         Args:
             subject: The subject.

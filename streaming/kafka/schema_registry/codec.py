@@ -1,8 +1,8 @@
 """Messages in Confluent's wire format: a zero byte, the schema id in four big-endian bytes, then JSON or Avro.
 
 https://docs.confluent.io/platform/current/schema-registry/fundamentals/serdes-develop/index.html#wire-format.
-The first byte tells framed messages from bare JSON, because no JSON text begins with a zero byte. So a topic may hold
-both: messages from before the registry was configured, and later ones. Both end in the same decoder.
+The first byte distinguishes framed messages from bare JSON, because no JSON text begins with a zero byte. So a topic
+may contain both: messages from before the registry was configured, and later ones. The same decoder reads both.
 """
 
 from __future__ import annotations

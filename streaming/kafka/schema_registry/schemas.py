@@ -1,7 +1,7 @@
 """The contracts as JSON Schema and Avro for other programs, both derived from the types that decode the messages.
 
-`docs/reference/schemas/` holds the schemas (`sagelift stream schema --write docs/reference/schemas`), and so does the
-schema registry when one is configured (`streaming.kafka.schema_registry.codec`). Only the consumers check what types
+The schemas are in `docs/reference/schemas/` (`sagelift stream schema --write docs/reference/schemas`) and, when one is
+configured, in a schema registry (`streaming.kafka.schema_registry.codec`). Only the consumers check what types
 cannot express, such as event times in the future and the decimals of a currency.
 """
 
@@ -90,9 +90,9 @@ def avro_schemas() -> dict[str, dict[str, Any]]:
 def avro_schema(contract: type[msgspec.Struct]) -> dict[str, Any]:
     """Return the Avro schema of one contract: a record whose optional fields default to null.
 
-    Fields with few possible texts are strings, not enums. So a text that an older reader does not know makes it refuse
-    one message with a reason; an unknown enum symbol would make the whole schema fail to resolve. An amount is decimal
-    text, as in JSON.
+    Fields with few possible texts are strings, not enums. So an older reader refuses only the
+    message with an unknown text, with a reason; an unknown enum symbol would make the whole schema fail to resolve. An
+    amount is decimal text, as in JSON.
     """
     record: dict[str, Any] = _avro(inspect.type_info(contract))
     record["namespace"] = _NAMESPACE
