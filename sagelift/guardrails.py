@@ -1,6 +1,6 @@
 """Guardrails of running experiments: a sequential test that is valid at any look, and the reaction to a breach.
 
-Joins `experiments` (what is guarded, the life cycle) with `analysis` (the statistics), which do not import each other.
+Joins `experiments` (guardrails, life cycle) with `analysis` (statistics); these packages do not import each other.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class GuardrailResult:
 
     @property
     def evidence(self) -> dict[str, Any]:
-        """The result as the history of the experiment keeps it."""
+        """Return the result in the form that the history of the experiment stores."""
         return asdict(self)
 
     def __str__(self) -> str:

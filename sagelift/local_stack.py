@@ -1,4 +1,4 @@
-"""The local stack as the settings describe it: which servers it starts, and the consumers that run beside them."""
+"""The local stack as the settings describe it: its servers and its consumers."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def worker_specs(stack: LocalStack, settings: Settings) -> Sequence[WorkerSpec]:
     first_port = settings.metrics.port
     specs = []
     for number, name in enumerate(WORKERS):
-        # Each consumer needs a port of its own.
+        # Each consumer needs its own port.
         port = {"SAGELIFT_METRICS__PORT": str(first_port + number)} if first_port else {}
         command = [sys.executable, "-m", "sagelift", "stream", name]
         specs.append(WorkerSpec(name, command, environment | port, final=(POISONED, WRONG_SETTINGS)))

@@ -37,7 +37,7 @@ class Stage:
         self._last = clock()
 
     def update(self, done: int, total: int | None = None, note: str = "") -> None:
-        """Show how far the stage is.
+        """Show the progress of the stage.
 
         Args:
             done: Number of finished items.

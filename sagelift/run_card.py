@@ -1,4 +1,4 @@
-"""The card of a training run: what its folder records, as Markdown for people who use the model later."""
+"""The card of a training run: the contents of its folder, as Markdown for users of the model."""
 
 from __future__ import annotations
 

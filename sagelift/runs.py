@@ -24,7 +24,7 @@ def latest_run(services: Services) -> Path:
     folder = runs_folder(services)
     runs = _finished(folder)
     if not runs:
-        raise ArtifactError(f"there is no training run in {folder}; train one with `sagelift model train`")
+        raise ArtifactError(f"{folder} has no training run; train one with `sagelift model train`")
     return runs[-1]
 
 
@@ -39,7 +39,7 @@ def find_run(services: Services, name: str | None) -> Path:
         The folder of the run.
 
     Raises:
-        ArtifactError: There is no such run, or it is not finished. The message names the finished runs.
+        ArtifactError: The run does not exist or is not finished. The message names the finished runs.
     """
     if name is None:
         return latest_run(services)
@@ -65,7 +65,7 @@ def find_unfinished(services: Services, name: str) -> Path:
         The folder that the finished run has or will have.
 
     Raises:
-        ArtifactError: There is no such run. The message names the unfinished runs.
+        ArtifactError: The run does not exist. The message names the unfinished runs.
     """
     run = _folder_of(services, name)
     if run.is_dir() or work_folder(run).is_dir():
@@ -75,7 +75,7 @@ def find_unfinished(services: Services, name: str) -> Path:
 
 
 def data_as_of(run: Path) -> str | None:
-    """The time up to which a run's training set knows the installation's data, in ISO 8601.
+    """Return the time of the data in a run's training set, in ISO 8601.
 
     Args:
         run: Folder of the run.
@@ -91,7 +91,7 @@ def data_as_of(run: Path) -> str | None:
 
 
 def _folder_of(services: Services, name: str) -> Path:
-    """The folder that the finished run has or will have. It need not exist."""
+    """Return the folder of the finished run, which need not exist yet."""
     name = name.rstrip("/").removesuffix(".partial")
     local = Path(name).absolute()
     return local if local.is_dir() or work_folder(local).is_dir() else runs_folder(services) / name

@@ -29,7 +29,7 @@ _PRICE_CENTS = 3_000
 def sample_users(users: int, seed: int) -> pa.Table:
     """Generate users of an experiment with two arms.
 
-    A user's orders before and after the exposure share the user's activity, so that the amount before is a good
+    A user's orders before and after the exposure depend on the user's activity, so the amount before is a good
     covariate. The treatment raises the mean number of orders by `LIFT`.
 
     Args:

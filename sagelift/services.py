@@ -1,6 +1,6 @@
-"""From settings to clients and stores: the only place that knows which package gets which address.
+"""Make clients and stores from the settings: the only place that passes addresses to the packages.
 
-An address that the settings leave empty is that of the local stack, read from its state folder. Each part is opened
+For an empty address, the address of the local stack is read from its state folder. Each part is opened
 at its first use, and all are closed together.
 """
 
@@ -38,11 +38,11 @@ EVENTS_GROUP = "sagelift-events"
 
 
 class Services:
-    """The clients and stores of one installation, in the order in which they build on each other. A context manager.
+    """The clients and stores of one installation, each after those that it needs. A context manager.
 
     Attributes:
         settings: Settings of the installation.
-        breaker: Circuit breaker of the Triton client, for a caller that tries again by itself. Set it before the
+        breaker: Circuit breaker of the Triton client, for a caller that retries itself. Set it before the
             first use of `triton`.
     """
 
@@ -130,9 +130,9 @@ class Services:
         return Tls(tls.tls_ca_file, tls.tls_cert_file, tls.tls_key_file, tls.tls_server_name)
 
     def prepare_visual_encoder(self) -> None:
-        """Make Triton serve this program's visual encoder, and check its answers. Quick when it already does.
+        """Make Triton serve this program's visual encoder, and check its answers. Quick if it is served already.
 
-        The local stack loads all models of its repository at its start; another server loads only what it is told to.
+        The local stack loads all models of its repository at its start; another server loads only requested models.
 
         Raises:
             ArtifactError: The model repository cannot be written.

@@ -74,9 +74,7 @@ class _Section(BaseModel):
                 if name == ca:
                     context.load_verify_locations(path)
             except ssl.SSLError:
-                raise ValueError(
-                    f"{name} is {path}, which holds no PEM certificate; name a file that holds one"
-                ) from None
+                raise ValueError(f"{name} is {path}, which contains no PEM certificate; name a file with one") from None
             except OSError as error:
                 raise ValueError(
                     f"{name} is {path}, which cannot be read ({error.strerror}); correct the path"
@@ -121,7 +119,7 @@ class KafkaSettings(_Section):
         None, description="With SSL: PEM file of the authorities that may sign the brokers. Empty: the system's."
     )
     ssl_cert_file: _OptionalPath = Field(
-        None, description="With SSL: PEM file of our own certificate and its chain, for brokers that ask for one."
+        None, description="With SSL: PEM file of our own certificate and its chain, for brokers that require one."
     )
     ssl_key_file: _OptionalPath = Field(
         None, description="With SSL: PEM file of the certificate's key. Empty: the key is in the certificate's file."
@@ -165,7 +163,7 @@ class KafkaSettings(_Section):
 
     @property
     def client(self) -> dict[str, Any]:
-        """The security settings under the names of kafka-python. It holds secrets in clear text: never print it."""
+        """The security settings under kafka-python's names. They contain secrets in clear text: never print them."""
         if self.security_protocol == "PLAINTEXT":
             return {}
         settings = {
@@ -237,7 +235,7 @@ class TritonSettings(_Section):
         None, description="With TLS: PEM file of the authorities that may sign the server. Empty: gRPC's own list."
     )
     tls_cert_file: _OptionalPath = Field(
-        None, description="With TLS: PEM file of our own certificate, for a server that asks for one."
+        None, description="With TLS: PEM file of our own certificate, for a server that requires one."
     )
     tls_key_file: _OptionalPath = Field(
         None, description="With TLS: PEM file of the certificate's key, without a password."
@@ -296,9 +294,9 @@ class ImageSettings(_Section):
     allow_private: bool = Field(False, description="Whether images may come from private and loopback addresses.")
     folders: Annotated[list[Path], NoDecode] = Field(
         [],
-        description="Folders below which image files may be read, besides the state folder: a list, in the variable "
-        "separated by `:`. Empty: only the state folder, or any folder when the broker is the local stack's, which "
-        "only this machine reaches.",
+        description="Folders, in addition to the state folder, below which image files may be read: a list; in the "
+        "variable, `:` separates them. Empty: only the state folder; with the local stack's broker, which only this "
+        "machine reaches, any folder.",
     )
 
     @field_validator("folders", mode="before")
@@ -330,7 +328,7 @@ class MetricsSettings(_Section):
 
 
 ENVIRONMENT_PREFIX = "SAGELIFT_"
-"""Start of every environment variable that holds a setting."""
+"""Prefix of the settings' environment variables."""
 
 
 class Settings(BaseSettings):
@@ -340,7 +338,7 @@ class Settings(BaseSettings):
         env_prefix=ENVIRONMENT_PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True, hide_input_in_errors=True
     )
 
-    state_dir: Path = Field(Path(".sagelift"), description="Folder of everything that a local installation keeps.")
+    state_dir: Path = Field(Path(".sagelift"), description="Folder with all data of a local installation.")
     cache_dir: Path = Field(
         Path("~/.cache/sagelift"),
         description="Folder of downloaded components (Apache Kafka, Triton), shared by all installations.",
@@ -365,14 +363,14 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Order the sources: arguments, environment variables, the file."""
+        """Return the sources in their order: arguments, environment variables, the file."""
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, settings_file())
 
     def environment(self) -> dict[str, str]:
         """Every setting as environment variables for a child process, with absolute paths.
 
         Settings at their defaults are included, so that the child does not take them from its own environment or from
-        a file. It holds secrets in clear text: never print it.
+        a file. The result contains secrets in clear text: never print it.
         """
         return dict(_variables(self, ENVIRONMENT_PREFIX))
 
@@ -396,8 +394,8 @@ class Settings(BaseSettings):
     def image_folders(self) -> list[Path]:
         """Absolute paths of the folders below which image files may be read.
 
-        A producer of `catalog.updates` names the files that the consumer opens. On a broker that others reach, these
-        folders must therefore hold only images.
+        A producer of `catalog.updates` names the files that the consumer opens. So if others can reach the broker,
+        these folders must contain only images.
         """
         named = [folder.expanduser().resolve() for folder in self.images.folders]
         anywhere = not named and not self.kafka.bootstrap_servers
@@ -405,7 +403,7 @@ class Settings(BaseSettings):
 
     @property
     def database_url(self) -> str:
-        """SQLAlchemy URL of the experiment database. It may hold a password."""
+        """SQLAlchemy URL of the experiment database. It may contain a password."""
         return self.experiments.database_url.get_secret_value() or f"sqlite:///{self.state / 'experiments.db'}"
 
 
@@ -439,7 +437,7 @@ def load_settings(**overrides: Any) -> Settings:
 
 
 def _problem(error: Mapping[str, Any]) -> str:
-    """The setting and what is wrong with it, and its value where that cannot be a secret."""
+    """Return the setting with its error, and with its value unless that may be a secret."""
     field: Any = Settings
     for part in error["loc"]:
         fields = field.model_fields if isinstance(field, type) and issubclass(field, BaseModel) else {}

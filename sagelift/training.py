@@ -19,7 +19,7 @@ from sagelift.services import Services
 
 
 def read_products(services: Services, as_of: datetime) -> list[ProductInput]:
-    """Read the products that were live at a time, as they were known then.
+    """Read the products that were live at a time, as known at that time.
 
     They come from the history, whose rows never change: the same time always gives the same products.
 
@@ -71,7 +71,7 @@ def prepare_training(services: Services, config: TrainConfig, as_of: datetime | 
     Args:
         services: Parts of the installation.
         config: Configuration of the run.
-        as_of: Train on what was known at this time, with a time zone; None for now. The run keeps it in
+        as_of: Train on the data that was known at this time, with a time zone; None for now. The run stores it in
             `data/about.json`.
 
     Returns:

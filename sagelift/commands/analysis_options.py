@@ -49,7 +49,7 @@ class TableOptions:
     file_table: Annotated[str | None, typer.Option("--table", help="Name of the table in a DuckDB file.")] = None
 
     def source(self, **columns: Any) -> UserRows:
-        """The source of the table's rows.
+        """Return the source of the table's rows.
 
         Args:
             columns: Names of columns and settings, as `analysis.sources.user_rows.UserRows` takes them.
@@ -81,10 +81,10 @@ class TableOptions:
 class ArmOptions:
     """The arms to compare."""
 
-    control: Annotated[str, typer.Option(help="Control arm, as the data names it.")]
+    control: Annotated[str, typer.Option(help="Control arm, as named in the data.")]
     treatment: Annotated[
         list[str] | None,
-        typer.Option(help="Treatment arm; repeatable. Default: every arm but the control, one report each."),
+        typer.Option(help="Treatment arm; repeatable. Default: all arms except the control, one report each."),
     ] = None
     split: Annotated[
         str | None, typer.Option(help="Planned split of the units: 0=0.9,1=0.1. Default: equal shares.")
@@ -104,7 +104,7 @@ class StatisticsOptions:
     alpha: Alpha = 0.05
     interval: Interval = "fieller"
     precision: Annotated[
-        str, typer.Option(help="Half-width of the lift's interval for which the report says how long it takes.")
+        str, typer.Option(help="Half-width of the lift's interval to reach. The report says how long that takes.")
     ] = "2%"
     equivalence: Annotated[
         str | None,
@@ -161,7 +161,7 @@ class MonitoringOptions:
         str | None, typer.Option(help="Number of units of both arms at each earlier look of the design: 8000,17000.")
     ] = None
     last_look: Annotated[
-        bool, typer.Option("--last-look", help="No look follows, whatever the result: spend all of alpha.")
+        bool, typer.Option("--last-look", help="This is the last look, for any result: spend all of alpha.")
     ] = False
 
     def arguments(self) -> dict[str, Any]:

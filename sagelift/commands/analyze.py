@@ -1,4 +1,4 @@
-"""`sagelift analyze` and `sagelift simulate`: compare arms in a table of users, and try the method on it.
+"""`sagelift analyze` and `sagelift simulate`: compare arms in a table of users, and test the method on it.
 
 Both read a table with one row per user and need no other part of the system.
 """
@@ -32,7 +32,7 @@ from sagelift.commands.option_groups import expand_options
 
 @dataclass(frozen=True)
 class ColumnOptions:
-    """What the columns of the table mean."""
+    """The meaning of the table's columns."""
 
     panel: ClassVar[str] = "Data"
 
@@ -43,7 +43,7 @@ class ColumnOptions:
     day: Annotated[str | None, typer.Option(help="Column with the day of first exposure (UTC). Default: none.")] = None
     segment: Annotated[str | None, typer.Option(help="Column to compare segments by. Default: none.")] = None
     covariate_until: Annotated[
-        str | None, typer.Option(help="Column with the end of the period that the covariates cover. Default: none.")
+        str | None, typer.Option(help="Column with the end of the covariates' period. Default: none.")
     ] = None
     currency: Annotated[str | None, typer.Option(help="Currency of the money columns, such as EUR.")] = None
     currency_column: Annotated[str | None, typer.Option(help="Column with the currency of each row.")] = None
@@ -125,7 +125,7 @@ def simulate(
     interval: Interval = "fieller",
     seed: Seed = 0,
 ) -> None:
-    """Try the method on your own users: false positives, coverage, power, bias.
+    """Test the method on your own users: false positives, coverage, power, bias.
 
     Users are assigned to two arms at random again and again, without and with a planted lift. Arms in the data are
     ignored: use a period without experiments, or only the control (--where variant=0). Exit code 1 when p

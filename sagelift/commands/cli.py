@@ -76,7 +76,7 @@ def main() -> NoReturn:
     """Run the command. An expected failure is one sentence on stderr, never a traceback."""
     try:
         app()  # exits, also after wrong usage, `typer.Exit` and Ctrl-C
-    except BrokenPipeError:  # the reader of our output has gone
+    except BrokenPipeError:  # the reader of our output has closed the pipe
         sys.stderr.close()
         sys.exit(0)
     except Exception as error:

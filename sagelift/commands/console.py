@@ -1,4 +1,4 @@
-"""What all commands share: data on stdout, messages for people on stderr."""
+"""Output of all commands: data on stdout, messages for people on stderr."""
 
 from __future__ import annotations
 

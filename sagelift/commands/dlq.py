@@ -36,7 +36,7 @@ _AsJsonLines = Annotated[bool, typer.Option("--json", help="Print one JSON objec
 
 @dataclass(frozen=True)
 class LetterFilters:
-    """Which letters are meant. No filter means all of them."""
+    """Filters that select letters. Without a filter, all letters are selected."""
 
     panel: ClassVar[str] = "Filters"
 
@@ -140,7 +140,7 @@ def show(
 ) -> None:
     """Show one dead letter: why it failed, where it came from, all headers, the message.
 
-    Exit code 1 with --raw when only the beginning of the message is left.
+    Exit code 1 with --raw when only the beginning of the message still exists.
     """
     from streaming.dead_letters.replay_log import find_replayed
 
@@ -166,7 +166,7 @@ def replay(
     filters: LetterFilters,
     options: ReplayOptions,
     ids: Annotated[
-        list[str] | None, typer.Argument(metavar="ID", help="Dead letters to replay. Or select them with filters.")
+        list[str] | None, typer.Argument(metavar="ID", help="Ids of letters to replay. Or use filters, or --all.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
@@ -239,7 +239,7 @@ class SkipReport:
 
 
 def _failed(result: ReplayResult) -> int:
-    """Number of letters that could not be replayed. Letters of an earlier replay do not count."""
+    """Number of letters that could not be replayed, without those of an earlier replay."""
     from streaming.dead_letters.replay_plan import SkipReason
 
     return sum(count for reason, count in result.skipped.items() if reason != SkipReason.ALREADY_REPLAYED)

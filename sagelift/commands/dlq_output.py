@@ -131,7 +131,7 @@ def print_letter(letter: Letter, value: bytes | None, cut: bool, replayed: Repla
 
 
 def print_raw(letter: Letter, value: bytes | None, cut: bool) -> None:
-    """Write the message's bytes to stdout, and say on stderr what they are when they are not the whole message."""
+    """Write the message's bytes to stdout; if they are not the whole message, say so on stderr."""
     sys.stdout.buffer.write(value or b"")
     sys.stdout.buffer.flush()
     if value is None:
@@ -152,7 +152,7 @@ def print_result(result: ReplayResult, dry_run: bool, as_json: bool) -> None:
 
 
 def printable(text: str) -> str:
-    """Escape what a terminal would obey, so that a hostile message is shown and not executed."""
+    """Escape control characters, so that the terminal shows a hostile message and does not execute it."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
@@ -174,7 +174,7 @@ def _facts(letter: Letter) -> dict[str, str]:
 
 
 def _print_columns(lines: Sequence[Sequence[str]]) -> None:
-    """Print aligned columns. A terminal cuts the last column at its right edge; a pipe gets all of it."""
+    """Print aligned columns. On a terminal the last column is cut at the right edge; in a pipe it is complete."""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     edge = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     for line in lines:

@@ -1,4 +1,4 @@
-"""What works on jobs over the whole catalogue: this process, or Spark."""
+"""The engine of jobs over the whole catalogue: this process, or Spark."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def spark_engine(options: EngineOptions) -> Iterator[SparkEngine | None]:
 
 @contextmanager
 def embedding_workers(services: Services, options: EngineOptions) -> Iterator[EmbeddingWorkers | None]:
-    """Open what embeds a release's catalogue outside this process; None for this process.
+    """Open the workers that embed a release's catalogue outside this process; None for this process.
 
     Raises:
         StoreStateError: The executors cannot reach the online store.
@@ -72,7 +72,7 @@ def embedding_workers(services: Services, options: EngineOptions) -> Iterator[Em
 
 
 def open_context(settings: Settings, version: str) -> EmbeddingContext:
-    """Open what an executor embeds with: the store, Triton and Kafka of the same settings."""
+    """Open an executor's store, Triton and Kafka from the same settings."""
     from inference.triton.embedder import ItemEmbedder
     from sagelift.services import Services
     from streaming.release.catalogue_shards import EmbeddingContext

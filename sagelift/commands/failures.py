@@ -1,4 +1,4 @@
-"""What a failed command tells the user, and its exit code.
+"""The message and the exit code of a failed command.
 
 0 success, 1 a finding (bad rows, a failed check), 2 wrong usage or settings, 3 the command could not do its work,
 4 a consumer stopped because most messages cannot be used, 130 interrupted.

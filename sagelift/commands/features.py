@@ -25,7 +25,7 @@ app = typer.Typer(help="Feature store: materialize the history, show the status,
 
 @dataclass(frozen=True)
 class LimitOptions:
-    """Limits of `sagelift features status`. A limit that is exceeded gives exit code 1."""
+    """Limits of `sagelift features status`. Exit code 1 if a limit is exceeded."""
 
     panel: ClassVar[str] = "Limits"
 
@@ -68,7 +68,7 @@ class CanaryOptions:
     ] = None
 
     def versions(self) -> tuple[str, str] | None:
-        """The two model versions, or None without a comparison.
+        """Return the two model versions, or None without a comparison.
 
         Raises:
             typer.BadParameter: `canary` is not OLD:NEW, or an option needs it.

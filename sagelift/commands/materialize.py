@@ -1,4 +1,4 @@
-"""`sagelift features materialize`: bring the history into the online store."""
+"""`sagelift features materialize`: copy the history into the online store."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class MaterializeOptions:
 
 @expand_options
 def materialize(options: MaterializeOptions, engine: EngineOptions, as_json: AsJson = False) -> None:
-    """Bring the history into the online store: what no earlier run wrote, a time window, or all of it.
+    """Copy the history into the online store: rows that no earlier run wrote, a time window, or all rows.
 
     A run that was killed resumes when the same command runs again. Exit code 0: done, and both sides are equal;
     1: they differ; 3: a view failed; 4: another run holds the lock of a view.

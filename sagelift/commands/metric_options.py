@@ -24,7 +24,7 @@ QuantileOption = Annotated[
 
 @dataclass(frozen=True)
 class RoleOptions:
-    """What metrics are for: guardrails, directions, money."""
+    """Roles, directions and units of metrics: guardrails, lower is better, money."""
 
     panel: ClassVar[str] = "Metrics"
 

@@ -26,7 +26,7 @@ _Run = Annotated[str | None, typer.Argument(help="Name or folder of a run. Defau
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """What a new run trains on, and how."""
+    """Data and configuration of a new run."""
 
     config: Annotated[
         Path | None,
@@ -38,14 +38,14 @@ class TrainOptions:
     seed: Annotated[int | None, typer.Option(min=0, help="Random seed. Default: the configuration's.")] = None
     as_of: Annotated[
         str | None,
-        typer.Option(help="Train on what was known at this time, such as 2026-03-01T12:00:00Z. Default: now."),
+        typer.Option(help="Train on the data that was known at this time, such as 2026-03-01T12:00:00Z. Default: now."),
     ] = None
     prepare_only: Annotated[
         bool, typer.Option("--prepare-only", help="Write the training set and print how to train on several GPUs.")
     ] = False
 
     def configuration(self) -> TrainConfig:
-        """The configuration of the file with the options in place of its values."""
+        """Return the configuration of the file, with its values replaced by the options."""
         import msgspec
 
         from inference.training.config import TrainConfig
@@ -118,7 +118,7 @@ def config(
 def evaluate(
     run: _Run = None,
     k: Annotated[
-        int, typer.Option("--k", min=1, help="Number of best products among which a pair's product must be.")
+        int, typer.Option("--k", min=1, help="Number of best products that must contain a pair's product.")
     ] = 10,
     as_json: AsJson = False,
 ) -> None:
@@ -142,7 +142,7 @@ def evaluate(
 def export(
     run: _Run = None,
     to: Annotated[
-        Path | None, typer.Option(help="Triton model repository, created if missing. Default: that of the settings.")
+        Path | None, typer.Option(help="Triton model repository, created if missing. Default: from the settings.")
     ] = None,
     visual_encoder: Annotated[
         bool, typer.Option("--visual-encoder/--no-visual-encoder", help="Also write the image encoder if missing.")

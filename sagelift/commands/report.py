@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ExperimentDataOptions:
-    """What is read from the experiment database."""
+    """The data that is read from the experiment database."""
 
     panel: ClassVar[str] = "Data"
 

@@ -95,7 +95,7 @@ def register() -> None:
 @app.command()
 def status(
     once: Annotated[
-        bool, typer.Option("--once", help="Print the status once and exit. Always so when the output is piped.")
+        bool, typer.Option("--once", help="Print the status once and exit. Always the case when the output is piped.")
     ] = False,
     every: Annotated[
         float, typer.Option(min=0.2, help="Seconds between two updates. Rates are measured over this time.")
@@ -107,7 +107,7 @@ def status(
 ) -> None:
     """Show the consumers: state, lag, rates, freshness, retries, dead letters.
 
-    Updates until Ctrl-C on a terminal. The state folder says which consumers run on this machine. Exit code 1 when a
+    Updates until Ctrl-C on a terminal. The state folder lists the consumers of this machine. Exit code 1 when a
     consumer is not healthy.
     """
     live = not once and not as_json and sys.stdout.isatty()
@@ -147,8 +147,8 @@ def statuses(
         settings: Settings of the installation.
         urls: Addresses of consumers that the state folder does not know.
         every_s: Seconds between two statuses.
-        at_once: Whether the first status comes at once, without rates. Otherwise it comes after `every_s`, because
-            rates need two readings; if no consumer is known, there are no rates to wait for.
+        at_once: Whether to yield the first status at once, without rates. Otherwise it is yielded after `every_s`,
+            because rates need two readings; without a known consumer it is yielded at once.
         sleep: Waits for some seconds.
     """
     from sagelift.observability.scrape import fetch

@@ -1,4 +1,4 @@
-"""Times and durations on the command line: one parser for what users write, one format for what commands print."""
+"""Times and durations on the command line: one parser for input, one format for output."""
 
 from __future__ import annotations
 

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 class Demo:
     """One run of the demo in its own state folder (`<state>/demo`), which it empties first.
 
-    It always starts its own broker, Triton and database, even if the settings name others: simulated products, orders
-    and models must not enter a real installation.
+    It always starts its own broker, Triton and database, even if the settings contain others: simulated products,
+    orders and models must not enter a real installation.
 
     Args:
         settings: Settings; the demo uses their state and cache folders.
@@ -47,7 +47,7 @@ class Demo:
         self.stages = Stages()
 
     def run(self) -> tuple[DemoResult, Report]:
-        """Run all stages. In every case nothing is left running.
+        """Run all stages. All components are stopped at the end, also after an error.
 
         Raises:
             AlreadyRunningError: Another demo runs in the state folder.

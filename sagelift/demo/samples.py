@@ -212,7 +212,7 @@ def write_sample(
 
     Raises:
         ValueError: `products` is not between 1 and 1,000,000.
-        FileExistsError: The folder holds other files than a sample.
+        FileExistsError: The folder contains files that do not belong to a sample.
     """
     if not 1 <= products <= 1_000_000:
         raise ValueError(f"products must be between 1 and 1,000,000, is {products}")

@@ -66,7 +66,7 @@ def wait_for(condition: Callable[[], bool], what: str, timeout_s: float, pause_s
 
     Args:
         condition: The condition.
-        what: What is waited for, for the error message.
+        what: Name of the expected event, for the error message.
         timeout_s: Deadline in seconds.
         pause_s: Seconds between two polls.
 

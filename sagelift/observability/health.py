@@ -6,7 +6,7 @@ from enum import StrEnum
 from typing import NamedTuple
 
 STUCK_S = 60.0
-"""A loop polls about once a second. If no poll returns for this long, the loop hangs."""
+"""A loop polls about once a second. If no poll returns within this time, the loop hangs."""
 
 
 class HealthState(StrEnum):
@@ -23,7 +23,7 @@ class HealthState(StrEnum):
 
 
 class Signs(NamedTuple):
-    """What a consumer's process knows about its loop.
+    """The signs of a consumer's loop.
 
     Attributes:
         partitions: Partitions that it reads; None before it has joined its group.
@@ -46,7 +46,7 @@ class Health(NamedTuple):
     Attributes:
         state: Its state.
         reason: Why it is in this state; empty if it runs.
-        alive: Whether the loop makes progress, so that a restart would not help.
+        alive: Whether the loop makes progress. If it does not, a restart may help.
         ready: Whether the consumer does its work or can take over at once.
     """
 
@@ -57,7 +57,7 @@ class Health(NamedTuple):
 
 
 def assess(signs: Signs) -> Health:
-    """Return the health: of several signs the worst decides."""
+    """Return the health; the worst sign decides."""
     if signs.ended is not None:
         return Health(*signs.ended, alive=True, ready=False)
     if signs.poll_age_s is not None and signs.poll_age_s > STUCK_S:

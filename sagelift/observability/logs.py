@@ -12,7 +12,7 @@ import msgspec
 LogFormat = Literal["auto", "text", "json"]
 
 _TEXT = "%(asctime)s %(levelname)s %(name)s %(message)s"
-# Attributes of every record; all others came in as `extra`.
+# Attributes of every record; all others were passed as `extra`.
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}
 
 

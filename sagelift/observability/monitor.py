@@ -74,7 +74,7 @@ class Monitor:
         return self.ended
 
     def facts(self) -> dict[str, Any]:
-        """Return what the HTTP answers hold besides the health."""
+        """Return the fields of the HTTP answers other than the health."""
         return {"consumer": self.consumer, "partitions": sorted(self._partitions())}
 
     @contextmanager

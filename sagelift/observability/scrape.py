@@ -1,4 +1,4 @@
-"""Read what a consumer serves over HTTP: `/readyz` as JSON, and `/metrics` in Prometheus' text format."""
+"""Read the HTTP answers of a consumer: `/readyz` as JSON, and `/metrics` in Prometheus' text format."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def fetch(url: str) -> tuple[dict[str, Any], str]:
         The answer of `/readyz`, and the text of `/metrics`.
 
     Raises:
-        OSError: It does not answer.
-        ValueError: The answer is not that of a consumer.
+        OSError: The consumer does not answer.
+        ValueError: Another program answers.
     """
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # no proxy: the consumer is near
 

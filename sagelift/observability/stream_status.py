@@ -46,8 +46,8 @@ class Observation(msgspec.Struct, frozen=True, kw_only=True):
 class WorkerRow(msgspec.Struct, frozen=True, kw_only=True):
     """One consumer in the status. Durations are in seconds.
 
-    Rates cover the time between two observations. Percentiles cover it too if something happened in it, else all the
-    time since the start of the consumer.
+    Rates cover the time between two observations. Percentiles cover the same time; if nothing happened in it, they
+    cover the time since the consumer's start.
 
     Attributes:
         name: Name of the consumer.

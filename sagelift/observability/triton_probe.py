@@ -1,7 +1,7 @@
 """The stack's probe of Triton: inferences with known answers.
 
 Triton reports ready even if a model's process is frozen or corrupts its tensors. Only an inference with a known answer
-finds that. The probe runs in the background, so the supervisor never waits for it, and with a long timeout: a server
+detects this. The probe runs in the background, so the supervisor never waits for it, and with a long timeout: a server
 that encodes a catalogue is slow, not dead.
 """
 
@@ -85,7 +85,7 @@ def answers_correctly(address: str, repository: Path, patience_s: float = 30.0) 
 def _recovers(ask: Callable[[], object], dead: list[str], patience_s: float) -> bool:
     """Return whether all processes of a model answer again within the patience, after one of them did not.
 
-    Triton uses any free instance, so one good answer proves nothing about the other instances.
+    Triton uses any free instance, so one good answer does not test the other instances.
     """
     end = time.monotonic() + patience_s
     good = 0

@@ -1,4 +1,4 @@
-"""The cache folder of downloaded servers: verified files, one download at a time, and errors that say what to do.
+"""The cache folder of downloaded servers: verified files, one download at a time, and errors that name the remedy.
 
 A file counts as verified while its size and modification time equal those in the folder's stamp (`.verified.json`).
 Any other file is hashed again, so a check of an unchanged folder takes milliseconds.
@@ -78,7 +78,7 @@ def file_sha256(path: Path) -> str:
 
 @contextmanager
 def cache_lock(cache: Path, name: str, say: Say) -> Iterator[None]:
-    """Let only one process at a time download `name`. The kernel frees the lock when its holder ends.
+    """Let only one process at a time download `name`. The kernel frees the lock when the process ends.
 
     Raises:
         DownloadError: The cache folder cannot be written.
@@ -105,7 +105,7 @@ def require_space(folder: Path, needed: int) -> None:
     """Check that the disk of `folder` has `needed` bytes free.
 
     Raises:
-        DownloadError: It has less.
+        DownloadError: The disk has less.
     """
     if shutil.disk_usage(folder).free < needed:
         raise _disk_full(folder, needed)
@@ -141,7 +141,7 @@ def some(names: list[str]) -> str:
 
 
 def without_addresses(text: str) -> str:
-    """Replace every URL in the text, because it may hold credentials."""
+    """Replace every URL in the text, because it may contain credentials."""
     return re.sub(r"\w+://[^\s'\"`,)}]+", "the registry", text)
 
 

@@ -1,6 +1,6 @@
-"""Run one server so that nothing of it outlives its parent. `sagelift.stack.process` starts this file by path.
+"""Run one server so that none of its processes outlives its parent. `sagelift.stack.process` starts this file by path.
 
-    python -I -S guardian.py NAME       # NAME shows in `ps` what it guards
+    python -I -S guardian.py NAME       # `ps` shows NAME, the guarded server
 
 It reads its order as one line of JSON from stdin: {"command", "env", "stop_timeout", "shm_prefixes", "parent"}.
 
@@ -13,7 +13,7 @@ fires when the *thread* that forked ends, and it can only kill, not clean /dev/s
 * Starts the server in its own session, in a process group of its own, with PR_SET_PDEATHSIG: if the guardian is killed
   with SIGKILL, the server dies too.
 * At the end of the pipe, at SIGTERM, or when the server ends: sends SIGTERM to the server, waits for the deadline,
-  kills the group and all that is left, and removes the /dev/shm segments with the given prefixes.
+  kills the group and all other children, and removes the /dev/shm segments with the given prefixes.
 
 It answers on stdout with one line of JSON, {"pid": ...} or {"error": ...}, and exits with the server's exit code (128 +
 number of a signal). It uses the standard library only and runs with -I -S: it starts in a few milliseconds and no
@@ -36,7 +36,7 @@ from pathlib import Path
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _PARENT_CHECK_S = 1.0  # between checks of the parent's pid; every other event wakes us at once
-_SWEEP_S = 10.0  # a process that survives SIGKILL for this long hangs in the kernel: give up
+_SWEEP_S = 10.0  # a process that survives SIGKILL for this time hangs in the kernel: give up
 
 
 def main() -> int:

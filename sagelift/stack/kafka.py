@@ -36,7 +36,7 @@ class KafkaBroker(ManagedServer):
     Acknowledged messages survive a `kill`: they are on disk or in the page cache.
 
     Args:
-        folder: Folder of the data. A broker that starts on an old folder has its topics, messages and offsets.
+        folder: Folder of the data. A broker in an old folder has that folder's topics, messages and offsets.
         cache: Cache folder with Kafka's jars (`kafka_jars.fetch_kafka`).
         port: Port of the broker. None picks a free port at the first start and keeps it for restarts.
         heap_mb: Size of Java's heap (256 MB: about 220 MB resident, plus the page cache).
@@ -98,8 +98,8 @@ class KafkaBroker(ManagedServer):
     def healthy(self, timeout: float = 3.0) -> bool:
         """Return whether the broker answers a metadata request within `timeout` seconds.
 
-        A start also requires that the broker lists itself as live. A running broker need not: on a busy machine its
-        controller may fence it for a short time, and a restart would not help.
+        A start also requires that the broker lists itself as live. For a running broker this is not required: on a busy
+        machine its controller may fence it for a short time, and a restart would not help.
         """
         return self.port is not None and _live_brokers(LOOPBACK, self.port, timeout) is not None
 
@@ -147,7 +147,7 @@ class KafkaBroker(ManagedServer):
         """Format a partial folder and rename it, so that a later start never finds a half-formatted one."""
         aside = self.folder / "data.partial"
         shutil.rmtree(aside, ignore_errors=True)
-        shutil.rmtree(data, ignore_errors=True)  # without meta.properties no broker ever used it
+        shutil.rmtree(data, ignore_errors=True)  # a folder without meta.properties was never used by a broker
         settings = self.folder / "format.properties"
         write_properties(settings, self.settings(port, controller_port, aside))
         command = [*java, "kafka.tools.StorageTool", "format"]
@@ -226,7 +226,7 @@ _METADATA = struct.pack(">hhih8siB", 3, 4, 1, 8, b"sagelift", 0, 0)
 def _live_brokers(host: str, port: int, timeout: float) -> int | None:
     """Return the number of live brokers that the broker at host:port lists; None if it does not answer.
 
-    An open port alone proves nothing: KRaft opens it before the broker may serve. Until then ("fenced") its list of
+    An open port is not enough: KRaft opens it before the broker may serve. Until then ("fenced") its list of
     brokers is empty.
     """
     try:

@@ -2,7 +2,7 @@
 
     <cache>/kafka-4.3.1/*.jar
 
-A jar arrives in a folder of its own and gets its name in the cache only after its hash was checked.
+A jar is downloaded into its own folder and moved to its name in the cache only after its hash was checked.
 """
 
 import concurrent.futures

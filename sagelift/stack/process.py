@@ -92,7 +92,7 @@ class ManagedProcess:
             raise
 
     def stop(self) -> None:
-        """Send SIGTERM, wait `stop_timeout` seconds, then kill all that is left. Does nothing if it does not run."""
+        """Send SIGTERM, wait `stop_timeout` seconds, then kill all that remain. No effect without a running child."""
         guardian = self._guardian
         if guardian is None:
             return
@@ -172,7 +172,7 @@ class ManagedProcess:
                 raise StartCancelled(f"{self.name} was stopped while it was starting")
             if time.monotonic() > deadline:
                 raise StartError(f"{self.name} was not ready within {self._start_timeout:.0f} s: {self._reason()}")
-        if not self.alive:  # something else answered the probe
+        if not self.alive:  # another program answered the probe
             raise StartError(self._died_message())
 
     def _died_message(self) -> str:

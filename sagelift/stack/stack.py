@@ -38,12 +38,12 @@ from sagelift.stack.worker import Worker, WorkerSpec
 
 __all__ = ["LocalStack", "StackOptions", "WorkerSpec"]
 
-_STATE_NEEDS = 200 * MEGABYTE  # with less, Kafka soon cannot write and ends
+_STATE_NEEDS = 200 * MEGABYTE  # with less space, Kafka soon cannot write and ends
 
 
 @dataclass(frozen=True)
 class StackOptions:
-    """What to start, and how. A service with an address here is external: it is probed once and not started.
+    """The services to start, and their options. A service with an address is external: it is probed, not started.
 
     Attributes:
         kafka_bootstrap: Address (host:port) of an external Kafka.
@@ -55,7 +55,7 @@ class StackOptions:
         kafka_answers: Probe of an external Kafka. It may raise a ConnectionError that describes the problem.
         triton_answers: Probe of an external Triton. It may raise a RuntimeError that describes the problem.
         triton_probe: Called once a second with the address of the local Triton; must return within seconds. An
-            inference finds a model that hangs.
+            inference detects a model that hangs.
         restart_policy: When to restart a component and when to give up.
     """
 
@@ -77,7 +77,7 @@ class LocalStack:
     Args:
         state_dir: State folder.
         cache_dir: Cache folder of the downloaded servers.
-        options: What to start, and how.
+        options: The services to start, and their options.
         say: Called with one line at a time, from several threads.
 
     Attributes:

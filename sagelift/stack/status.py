@@ -51,7 +51,7 @@ class StackStatus:
     """The state of a stack.
 
     Attributes:
-        running: Whether a supervisor runs now. All other fields are as it wrote them last.
+        running: Whether a supervisor runs now. All other fields are from its last write.
         pid: Process id of the supervisor.
         written_at: Unix time of the last write.
         kafka_bootstrap: host:port of Kafka.
@@ -93,7 +93,7 @@ def read_status(state_dir: Path) -> StackStatus:
 
 
 def read_record(state_dir: Path) -> StackStatus:
-    """Return what the last supervisor wrote; an empty status if there is no readable record."""
+    """Return the record of the last supervisor; an empty status without a readable record."""
     try:
         return msgspec.json.decode(_status_file(state_dir).read_bytes(), type=StackStatus)
     except (FileNotFoundError, NotADirectoryError, msgspec.DecodeError):
@@ -106,7 +106,7 @@ def write_status(state_dir: Path, status: StackStatus) -> None:
 
 
 def remove_status(state_dir: Path) -> None:
-    """Remove the record, if there is one."""
+    """Remove the record, if it exists."""
     with contextlib.suppress(FileNotFoundError):
         _status_file(state_dir).unlink()
 
@@ -118,7 +118,7 @@ def stop(state_dir: Path, timeout: float = 60.0) -> bool:
         Whether a stack was running.
 
     Raises:
-        StackError: It did not end within `timeout` seconds, or belongs to another user.
+        StackError: The stack did not end within `timeout` seconds, or belongs to another user.
     """
     lock = SupervisorLock(state_dir)
     pid = lock.holder()
@@ -167,7 +167,7 @@ def wait_for_remains(state_dir: Path, say: Say) -> None:
 
 
 class SupervisorLock:
-    """`<state>/stack.lock` with the pid and start time of its supervisor; the kernel frees it when that one ends."""
+    """`<state>/stack.lock` with pid and start time of its supervisor; the kernel frees it when the supervisor ends."""
 
     def __init__(self, state_dir: Path) -> None:
         self._path = state_dir / "stack.lock"
@@ -220,7 +220,7 @@ class SupervisorLock:
                 pid, started = self._recorded()
             else:
                 return None
-        # The pid may be that of an earlier supervisor, and another process may have it now.
+        # The pid may be an earlier supervisor's, and another process may have it now.
         actual = _start_time(pid)
         return pid if actual is not None and abs(actual - started) < _START_TIME_TOLERANCE_S else None
 

@@ -13,7 +13,7 @@ from sagelift.stack.status import ComponentStatus
 
 CHECK_EVERY_S = 0.2  # whether the process runs: cheap
 PROBE_EVERY_S = 1.0  # whether it answers
-_PROBES_MISSED = 3  # in a row; a single one may be a pause of the machine or the exchange of a model
+_PROBES_MISSED = 3  # in a row; a single failure may be a pause of the machine or the exchange of a model
 
 
 class Server(Protocol):
@@ -138,7 +138,7 @@ class Supervised:
         self._thread.start()
 
     def cancel(self) -> None:
-        """Abort a start in another thread, and end the watching."""
+        """Abort a start in another thread, and stop watching."""
         self._stopping.set()
 
     def stop(self) -> None:
@@ -165,7 +165,7 @@ class Supervised:
                 if self.server.address != self.status.address:  # a worker knows its address only once it runs
                     self._update()
                 if missed >= _PROBES_MISSED and self.server.alive:
-                    reason = "does not answer as it should"
+                    reason = "does not answer correctly"
             if reason is not None:
                 if not self._recover(reason, failures):
                     return
@@ -202,7 +202,7 @@ class Supervised:
                 complaint = self.server.revive(self._stopping)
             except StartCancelled:
                 return False
-            except Exception as error:  # a watching thread that ends silently would be worse
+            except Exception as error:  # otherwise the watching thread would end silently
                 reason = f"could not be restarted: {error}"
                 continue
             self._update(state="ready", restarts=self.status.restarts + 1, last_error=complaint or reason)

@@ -38,8 +38,8 @@ class TritonServer(ManagedServer):
         repository: Model repository; it may be empty.
         grpc_port: Port for gRPC. None picks a free port at the first start and keeps it for restarts.
         metrics_port: Port for Prometheus metrics, likewise.
-        extra_probe: Called with the address by `healthy`. Only a real inference with a known answer finds a stub that
-            hangs.
+        extra_probe: Called with the address by `healthy`. Only a real inference with a known answer detects a stub
+            that hangs.
         arguments: More arguments of tritonserver.
         credentials: gRPC credentials for calls to the server, if `arguments` enable TLS.
 
@@ -71,7 +71,7 @@ class TritonServer(ManagedServer):
         self._extra_probe = extra_probe
         self._arguments = arguments
         self._credentials = credentials
-        # The same for every server of this folder: the next one removes the segments of a killed one.
+        # The same for every server of this folder: the next server removes the segments of a killed server.
         self.shm_prefix = f"sagelift_{hashlib.sha256(str(self.folder).encode()).hexdigest()[:10]}_"
         self.model_errors: dict[str, ModelError] = {}
 
@@ -136,7 +136,7 @@ class TritonServer(ManagedServer):
         """Return whether the server is live and all Python processes of its models run.
 
         Triton does not restart a dead stub, and it still reports the model as ready while every request fails. The
-        server's *ready* state is no criterion: it turns false if a new version fails to load while the old one serves.
+        server's *ready* state is not used: it becomes false if a new version fails to load while the old one serves.
         """
         if self.grpc_port is None or not probe(self.grpc, timeout, self._credentials) or self._has_dead_stub():
             return False
@@ -207,7 +207,7 @@ class TritonServer(ManagedServer):
             server = psutil.Process(self.pid)
             return any(child.status() == psutil.STATUS_ZOMBIE for child in server.children())
         except psutil.Error:
-            return False  # the server itself ended: another check finds that
+            return False  # the server itself ended: another check detects that
 
     def _link_backends(self, home: Path) -> Path:
         """Make the backend folder of tritonserver from links into the wheel, with the stub for this Python version."""

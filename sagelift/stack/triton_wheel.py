@@ -104,7 +104,7 @@ def fetch_triton(cache: Path, say: Say, *, install: Install = uv_install) -> Non
         shutil.rmtree(replaced, ignore_errors=True)
         try:
             _install_verified(aside, install, say)
-            if home.exists():  # a running server may use the damaged one: it stays until the new one is complete
+            if home.exists():  # a running server may use the damaged copy: it stays until the new copy is complete
                 home.rename(replaced)
             aside.rename(home)
         finally:
@@ -116,7 +116,7 @@ def fetch_triton(cache: Path, say: Say, *, install: Install = uv_install) -> Non
 def _install_verified(target: Path, install: Install, say: Say) -> None:
     install(target, True)
     if bad := unverified(target, _wheel_record(target)):
-        # uv checks what it downloads, but trusts what it unpacked into its own cache before.
+        # uv checks its downloads, but trusts the files that it unpacked into its own cache earlier.
         say(f"uv's copy of Triton is damaged ({some(bad)}); downloading it once more")
         shutil.rmtree(target)
         install(target, False)

@@ -3,7 +3,7 @@
     <state>/workers/catalog-4711.json
 
 A consumer that ends normally removes its file. After an error the file stays, with the reason. After SIGKILL it stays
-unchanged, and its process is gone. The next consumer of the same name removes the files of ended ones.
+unchanged, and its process has ended. The next consumer of the same name removes the files of ended ones.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def folder_of(state: Path) -> Path:
 
 
 def read_record(folder: Path, name: str, pid: int) -> WorkerRecord | None:
-    """Return the record of one consumer; None if it has none."""
+    """Return the record of one consumer; None without a record."""
     return _read(folder / f"{name}-{pid}.json")
 
 

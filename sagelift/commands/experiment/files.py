@@ -22,7 +22,7 @@ _Paths = Annotated[list[Path], typer.Argument(help="YAML files, or folders of th
 
 @dataclass(frozen=True)
 class FileDifference:
-    """How a file differs from what is published.
+    """The differences between a file and the published experiment.
 
     Attributes:
         key: Key of the experiment.
@@ -38,7 +38,7 @@ class FileDifference:
 
 
 def validate(paths: _Paths, as_json: AsJson = False) -> None:
-    """Check experiment files, each alone and all together.
+    """Check each experiment file, and all of them together.
 
     Exit code 1 when a file has a fault.
     """
@@ -55,9 +55,9 @@ def validate(paths: _Paths, as_json: AsJson = False) -> None:
 
 
 def diff(paths: _Paths, as_json: AsJson = False) -> None:
-    """Show how files differ from what is published, and which command takes the change.
+    """Show how files differ from the published experiments, and which command publishes the change.
 
-    Exit code 1 when they do.
+    Exit code 1 when a file differs.
     """
     from experiments.config_files import experiment_files
     from experiments.config_parsing import load_yaml

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def submit(key: Key, actor: Actor, reason: Reason) -> None:
-    """Ask for a review of what was published."""
+    """Request a review of the published version."""
     with experiment_store() as store:
         _print_state(key, store.submit(key, actor=actor, reason=reason))
 

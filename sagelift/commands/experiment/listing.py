@@ -1,4 +1,4 @@
-"""`sagelift experiment list | show | history | audit`: what experiments exist and what happened to them."""
+"""`sagelift experiment list | show | history | audit`: list experiments and their past changes."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def show(
 ) -> None:
     """Print a published config as YAML.
 
-    Useful to bring the file that the team reviews up to date, for instance after a ramp.
+    Use it to update the file that the team reviews, for instance after a ramp.
     """
     from experiments.config_files import to_yaml
 

@@ -1,4 +1,4 @@
-"""What the commands below `sagelift experiment` share: the store, who makes a change and why, arguments."""
+"""Shared by the commands below `sagelift experiment`: the store, the author and reason of a change, arguments."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TIME_FORMS = "2026-05-04T12:30Z, or 2026-05-04T14:30+02:00"
 
 @contextmanager
 def experiment_store() -> Iterator[ExperimentStore]:
-    """Open the store of the experiment database that the settings name."""
+    """Open the store of the experiment database in the settings."""
     from sagelift.services import Services
 
     with Services(current_settings()) as services:

@@ -1,4 +1,4 @@
-"""`sagelift experiment schedule | cancel | guard | tick`: what happens later and what a scheduler runs."""
+"""`sagelift experiment schedule | cancel | guard | tick`: scheduled commands, and commands for a scheduler."""
 
 from __future__ import annotations
 

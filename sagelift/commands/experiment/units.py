@@ -42,10 +42,10 @@ def erase(
     actor: Actor,
     reason: Annotated[str, typer.Option(help="Why, such as the number of the request. Never the user.")],
 ) -> None:
-    """Delete the link from users to their unit ids. Logged events stay, but nobody can tell whose they are."""
+    """Delete the link from users to their unit ids. Logged events stay, but no longer lead to a user."""
     with _tokens() as tokens:
         ids = _user_ids(users)
-        for user in ids:  # before the first erasure: one refused id means that nothing is erased
+        for user in ids:  # check all ids before the first erasure: after a refused id, nothing is erased
             tokens.check(user, reason)
         erased = [tokens.erase(user, actor=actor, reason=reason) for user in ids]
     typer.echo(f"{sum(erased)} of {len(erased)} users erased")
@@ -62,7 +62,7 @@ def _tokens() -> Iterator[Tokens]:
         tokens = services.unit_tokens()
         if tokens is None:
             raise SettingsError(
-                "experiments.token_key is empty, but unit tokens are made from it; set SAGELIFT_EXPERIMENTS__TOKEN_KEY "
+                "experiments.token_key is empty, but unit tokens need it; set SAGELIFT_EXPERIMENTS__TOKEN_KEY "
                 "to at least 64 hexadecimal digits (`openssl rand -hex 32`), the same in every service"
             )
         yield tokens

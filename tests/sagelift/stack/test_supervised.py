@@ -101,7 +101,7 @@ def test_a_server_that_does_not_answer_is_killed_before_its_restart() -> None:
     wait_until(lambda: watched.status.restarts == 1)
     watched.stop()
     assert server.kills == 1
-    assert watched.status.last_error == "does not answer as it should"
+    assert watched.status.last_error == "does not answer correctly"
 
 
 def test_a_failed_restart_is_retried() -> None:
