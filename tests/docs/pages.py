@@ -36,12 +36,12 @@ def pages() -> list[Path]:
 
 def blocks(page: Path, *languages: str) -> list[str]:
     """The fenced blocks of a page in these languages, in order, without their indentation."""
-    found = []
+    result = []
     for match in _FENCE.finditer(page.read_text("utf-8")):
         if match["language"] in languages:
             indent = len(match["indent"])
-            found.append("\n".join(line[indent:] for line in match["text"].splitlines()) + "\n")
-    return found
+            result.append("\n".join(line[indent:] for line in match["text"].splitlines()) + "\n")
+    return result
 
 
 def command_lines() -> Iterator[CommandLine]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -45,9 +45,13 @@ def stack() -> Iterator[ExitStack]:
 @pytest.mark.filterwarnings("ignore:fetch_:DeprecationWarning")
 @pytest.mark.parametrize("page", _pages_with_examples())
 def test_the_examples_of_a_page_run(
-    page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stack: ExitStack
+    page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stack: ExitStack, request: pytest.FixtureRequest
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    if page == "jobs/materialisation.md":
+        # A process can have one Spark session: the example uses the one that all tests share.
+        shared = request.getfixturevalue("spark")
+        monkeypatch.setattr("feature_repo.jobs.spark.spark_session", lambda _: nullcontext(shared))
     prepare = PREPARED.get(page, lambda *_: {})
     names: Names = {"folder": tmp_path, **prepare(tmp_path, monkeypatch, stack)}
     after = names.pop("after_first_block", None)
@@ -170,7 +174,6 @@ def _jobs(folder: Path, monkeypatch: pytest.MonkeyPatch, stack: ExitStack) -> Na
         module = ModuleType(name)
         vars(module).update(content)
         monkeypatch.setitem(sys.modules, name, module)
-    pytest.importorskip("pyspark", reason="pyspark is not installed")
     store = stack.enter_context(ProductFeatureStore.open(folder / ".sagelift"))
     store.write_features([make_product("sku-1", 7)])
     return {"store": store}
