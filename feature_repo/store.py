@@ -22,7 +22,7 @@ import pyarrow as pa
 from feast import FeatureStore, FeatureView, RepoConfig
 from feast.infra.registry.sql import SqlRegistry
 
-from feature_repo import definitions, opening, recent, rows, views
+from feature_repo import definitions, opening, recent, rows
 from feature_repo.definitions import (
     FIXED_VIEWS,
     IMAGES_VIEW,
@@ -44,13 +44,14 @@ from feature_repo.rows import ALL_VIEWS, Deletion, EmbeddingState, OfferRow, Pro
 from feature_repo.stores.base import GuardedOnlineStore, ViewColumns, ViewRows
 from feature_repo.times import to_microseconds
 from feature_repo.values import decode_key, decode_string, encode_key
+from feature_repo.views import Row, encode, product_embedding, product_features, product_offer, user_recent
 
 _VIEW_NAMES: Final = {"text": TEXT_VIEW, "images": IMAGES_VIEW, "offer": OFFER_VIEW}
 _PAGE_ROWS: Final = 4096
 _PAUSE_S: Final = 0.01
 _TRIES: Final = 20  # attempts to write lists of shoppers that other writers change at the same time
 
-_Row = TypeVar("_Row", bound=views.Row)
+_Row = TypeVar("_Row", bound=Row)
 
 
 class ProductFeatureStore:
@@ -126,7 +127,7 @@ class ProductFeatureStore:
         keys = [encode_key(product_id) for product_id in ids]
         by_view = self.online.read(self.config, self._product_columns(), keys)
         products = {
-            product_id: views.product_features(product_id, *(rows.get(key) for rows in by_view))
+            product_id: product_features(product_id, *(stored.get(key) for stored in by_view))
             for product_id, key in zip(ids, keys, strict=True)
         }
         return {product_id: product for product_id, product in products.items() if product is not None}
@@ -167,7 +168,7 @@ class ProductFeatureStore:
         keys = {encode_key(product_id): product_id for product_id in ids}
         view = self._views[OFFER_VIEW]
         (stored,) = self.online.read(self.config, [(view, payload_columns(view))], keys)
-        return {keys[key]: views.product_offer(keys[key], row) for key, row in stored.items()}
+        return {keys[key]: product_offer(keys[key], row) for key, row in stored.items()}
 
     def write_offers(self, offers: Sequence[OfferRow]) -> set[str]:
         """Write the offer view alone; otherwise like `write_features`."""
@@ -248,7 +249,7 @@ class ProductFeatureStore:
         view = self._embedding_view(model_version)
         keys = {encode_key(product_id): product_id for product_id in ids}
         (stored,) = self.online.read(self.config, [(view, payload_columns(view))], keys)
-        return {keys[key]: views.product_embedding(keys[key], model_version, row) for key, row in stored.items()}
+        return {keys[key]: product_embedding(keys[key], model_version, row) for key, row in stored.items()}
 
     def embedding_states(self, model_version: str, ids: Iterable[str]) -> dict[str, EmbeddingState]:
         """Read versions and content hashes of embeddings by id, without vectors; unknown ids are absent.
@@ -286,7 +287,7 @@ class ProductFeatureStore:
         """
         view = self._embedding_view(model_version)
         for page in self._pages(view, payload_columns(view), batch):
-            yield [views.product_embedding(decode_key(row.key), model_version, row) for row in page]
+            yield [product_embedding(decode_key(row.key), model_version, row) for row in page]
 
     # Shoppers.
 
@@ -295,7 +296,7 @@ class ProductFeatureStore:
         keys = {encode_key(user_id, USER_KEY): user_id for user_id in user_ids}
         view = self._views[USER_VIEW]
         (stored,) = self.online.read(self.config, [(view, payload_columns(view))], keys)
-        return {keys[key]: views.user_recent(keys[key], row) for key, row in stored.items()}
+        return {keys[key]: user_recent(keys[key], row) for key, row in stored.items()}
 
     def add_engagements(self, engagements: Iterable[Engagement]) -> int:
         """Add engagements to their shoppers' lists, in any order and any number of times.
@@ -377,7 +378,7 @@ class ProductFeatureStore:
         return [(self._views[name], payload_columns(self._views[name])) for name in PRODUCT_VIEWS]
 
     def _write(
-        self, names: Sequence[str], newest: Sequence[views.Row], advance: Sequence[str] = (), *, equal: bool = True
+        self, names: Sequence[str], newest: Sequence[Row], advance: Sequence[str] = (), *, equal: bool = True
     ) -> set[str]:
         """Write rows of different ids to these views, and return the ids that were refused.
 
@@ -387,7 +388,7 @@ class ProductFeatureStore:
             return set()
         online, created = self.online, datetime.now(UTC)
         histories = {name: self.history(name) for name in names}
-        encoded = {name: views.encode(name, newest, history.schema, created) for name, history in histories.items()}
+        encoded = {name: encode(name, newest, history.schema, created) for name, history in histories.items()}
         for name, history in histories.items():
             history.append(encoded[name].history)
         batches: list[ViewRows] = [(self.view(name), form.online) for name, form in encoded.items()]
