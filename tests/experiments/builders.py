@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 from hypothesis import strategies as st
+from sqlalchemy import Engine, text
 
 from experiments.config import (
     Arm,
@@ -49,6 +50,19 @@ def start_live(store: ExperimentStore, config: ExperimentConfig) -> None:
 def ramp_step(hours: int, coverage: int) -> RampStep:
     """A ramp step some hours after (or before) `NOW`."""
     return RampStep(datetime.fromtimestamp((NOW + hours * HOUR) / 1e6, UTC), coverage)
+
+
+def database_rules(engine: Engine) -> set[tuple[str, ...]]:
+    """The triggers, views and functions of the database."""
+    query = "select type, name, sql from sqlite_master where type in ('trigger', 'view')"
+    if engine.dialect.name == "postgresql":
+        query = (
+            "select 'trigger', tgname, tgrelid::regclass::text from pg_trigger where not tgisinternal union all "
+            "select 'function', proname, prosrc from pg_proc where pronamespace = 'public'::regnamespace union all "
+            "select 'view', viewname, definition from pg_views where schemaname = 'public'"
+        )
+    with engine.connect() as connection:
+        return {tuple(row) for row in connection.execute(text(query))}
 
 
 class Threads:

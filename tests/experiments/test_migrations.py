@@ -9,20 +9,23 @@ from typing import Any
 
 import msgspec
 import pytest
-from sqlalchemy import Engine, create_engine, inspect, text
+from sqlalchemy import Engine, inspect, text
 from sqlalchemy.exc import DatabaseError
 
-from experiments import database_schema, tables
+from experiments import tables
 from experiments.config import ExperimentConfig, LayerRange
-from experiments.engine import exclusive, writing
-from experiments.errors import SchemaError
+from experiments.engine import writing
 from experiments.event_rows import EventRow
 from experiments.metrics import definitions
 from experiments.store import ExperimentStore
-from tests.experiments.builders import WHO, start_live
+from tests.experiments.builders import WHO, database_rules, start_live
 
 REPOSITORY = Path(__file__).parents[2]
+
+
 Connect = Callable[[], Engine]
+
+
 NEWEST = tables.REVISION
 
 
@@ -34,34 +37,26 @@ def contents(engine: Engine, names: set[str]) -> dict[str, list[tuple[Any, ...]]
         }
 
 
-def rules(engine: Engine) -> set[tuple[str, ...]]:
-    """The triggers, views and functions of the database."""
-    query = "select type, name, sql from sqlite_master where type in ('trigger', 'view')"
-    if engine.dialect.name == "postgresql":
-        query = (
-            "select 'trigger', tgname, tgrelid::regclass::text from pg_trigger where not tgisinternal union all "
-            "select 'function', proname, prosrc from pg_proc where pronamespace = 'public'::regnamespace union all "
-            "select 'view', viewname, definition from pg_views where schemaname = 'public'"
-        )
-    with engine.connect() as connection:
-        return {tuple(row) for row in connection.execute(text(query))}
-
-
 def structure(engine: Engine) -> dict[str, Any]:
     """Columns, keys, indexes and checks of every table but the one that holds the revision."""
-    found = inspect(engine)
-    names = sorted(set(found.get_table_names()) - {tables.REVISION_TABLE})
+    inspected = inspect(engine)
+    names = sorted(set(inspected.get_table_names()) - {tables.REVISION_TABLE})
     return {
         name: {
-            "columns": [{**column, "type": str(column["type"])} for column in found.get_columns(name)],
-            "primary key": found.get_pk_constraint(name),
-            "foreign keys": sorted(found.get_foreign_keys(name), key=repr),
-            "indexes": sorted(found.get_indexes(name), key=repr),
-            "checks": sorted(found.get_check_constraints(name), key=repr),
-            "options": found.get_table_options(name),
+            "columns": [{**column, "type": str(column["type"])} for column in inspected.get_columns(name)],
+            "primary key": inspected.get_pk_constraint(name),
+            "foreign keys": sorted(inspected.get_foreign_keys(name), key=repr),
+            "indexes": sorted(inspected.get_indexes(name), key=repr),
+            "checks": sorted(inspected.get_check_constraints(name), key=repr),
+            "options": inspected.get_table_options(name),
         }
         for name in names
     }
+
+
+def exposed(unit: str, **attributes: Any) -> EventRow:
+    fields = {"experiment": "ranking", "arm": "control", "config_version": 1, "event_time": 1}
+    return EventRow(event_id=f"e{unit}", kind="exposure", unit_id=unit, attributes=attributes or None, **fields)  # type: ignore[arg-type]
 
 
 def test_the_newest_revision_equals_the_tables_and_going_down_empties_the_database(connect: Connect) -> None:
@@ -73,23 +68,23 @@ def test_the_newest_revision_equals_the_tables_and_going_down_empties_the_databa
     store = ExperimentStore(connect())
     assert store.migrate() == (None, NEWEST)
     assert structure(store.engine) == stated
-    guards = rules(store.engine)
+    guards = database_rules(store.engine)
     store.check_schema()
 
     assert store.migrate("base") == (NEWEST, None)
-    assert rules(store.engine) == set()
+    assert database_rules(store.engine) == set()
     assert inspect(connect()).get_table_names() == []
 
     assert store.migrate() == (None, NEWEST)
     assert structure(store.engine) == stated
-    assert rules(store.engine) == guards
+    assert database_rules(store.engine) == guards
 
 
 def test_triggers_guard_the_append_only_tables_and_the_life_cycle(connect: Connect) -> None:
     store = ExperimentStore(connect())
     store.create_all()
     by_kind: dict[str, set[str]] = {"trigger": set(), "view": set(), "function": set()}
-    for kind, name, _ in rules(store.engine):
+    for kind, name, _ in database_rules(store.engine):
         by_kind[kind].add(name)
     for table in tables.RECORDS:
         assert any(name.startswith(f"{table.name}_no_") for name in by_kind["trigger"]), table.name
@@ -108,27 +103,6 @@ def test_triggers_guard_the_append_only_tables_and_the_life_cycle(connect: Conne
     assert by_kind["view"] == {"first_exposure", "first_exposure_attribute"}
 
 
-def test_the_revision_of_the_program_is_the_newest_migration() -> None:
-    names = sorted(path.name for path in (REPOSITORY / "experiments" / "migrations" / "versions").glob("r*.py"))
-    assert names[-1].startswith(f"r{tables.REVISION}_")
-
-
-def exposed(unit: str, **attributes: Any) -> EventRow:
-    fields = {"experiment": "ranking", "arm": "control", "config_version": 1, "event_time": 1}
-    return EventRow(event_id=f"e{unit}", kind="exposure", unit_id=unit, attributes=attributes or None, **fields)  # type: ignore[arg-type]
-
-
-def test_a_database_of_an_older_revision_is_refused(connect: Connect) -> None:
-    store = ExperimentStore(connect())
-    store.create_all()
-    with writing(store.engine) as connection:
-        connection.execute(text(f"update {tables.REVISION_TABLE} set version_num = '0000'"))
-    behind = f"revision 0000, this program needs {NEWEST}: run `sagelift experiment migrate`"
-    for act in (store.check_schema, store.create_all):
-        with pytest.raises(SchemaError, match=behind):
-            act()
-
-
 def test_recorded_attributes_read_alike_in_sql(connect: Connect, config: ExperimentConfig) -> None:
     """There is one row per attribute of the first exposure of the current phase, and every value is text."""
     store = ExperimentStore(connect(), clock=lambda: 1)
@@ -136,41 +110,9 @@ def test_recorded_attributes_read_alike_in_sql(connect: Connect, config: Experim
     start_live(store, config)
     given = {"country": "DE", "age": 30, "score": 1.5, "new": True, "old": False, "odd": 'a"b\\é', "number": "30"}
     store.write_events([exposed("u1", **given), exposed("u2")])
-    found = contents(store.engine, {"first_exposure_attribute"})["first_exposure_attribute"]
+    result = contents(store.engine, {"first_exposure_attribute"})["first_exposure_attribute"]
     words = given | {"age": "30", "score": "1.5", "new": "true", "old": "false"}
-    assert found == sorted((("ranking", "u1", name, value) for name, value in words.items()), key=repr)
-
-
-def test_a_migration_that_fails_changes_nothing(connect: Connect) -> None:
-    """Another program's view has the name of one of ours; the tables that were made before it are rolled back."""
-    store = ExperimentStore(connect())
-    with writing(store.engine) as connection:
-        connection.execute(text("create view first_exposure as select 1 as one"))
-    before = rules(store.engine), inspect(store.engine).get_table_names()
-    with pytest.raises(DatabaseError, match="first_exposure"):
-        store.migrate()
-    assert (rules(store.engine), inspect(store.engine).get_table_names()) == before
-    with writing(store.engine) as connection:
-        connection.execute(text("drop view first_exposure"))
-    assert store.migrate() == (None, NEWEST)
-
-
-@pytest.mark.parametrize("target", ["0009", "nonsense"])
-def test_an_unknown_revision_is_named(connect: Connect, target: str) -> None:
-    with pytest.raises(SchemaError, match=rf"'{target}' is not known here; this program has {NEWEST}"):
-        ExperimentStore(connect()).migrate(target)
-
-
-def test_a_database_of_a_newer_program_is_not_changed(connect: Connect) -> None:
-    store = ExperimentStore(connect())
-    store.create_all()
-    with exclusive(store.engine) as connection:
-        connection.execute(text(f"update {tables.REVISION_TABLE} set version_num = '0099'"))
-    for act in (store.create_all, store.check_schema):
-        with pytest.raises(SchemaError, match="upgrade this program"):
-            act()
-    with pytest.raises(SchemaError, match="'0099' is not known here"):
-        store.migrate()
+    assert result == sorted((("ranking", "u1", name, value) for name, value in words.items()), key=repr)
 
 
 def test_the_database_itself_forbids_what_the_life_cycle_forbids(connect: Connect, config: ExperimentConfig) -> None:
@@ -260,20 +202,3 @@ def test_an_installed_wheel_has_its_migrations(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "('0001', None) (None, '0001')"
-
-
-def test_checking_a_current_database_imports_no_alembic(tmp_path: Path) -> None:
-    """Every command opens the store."""
-    engine = create_engine(f"sqlite:///{tmp_path / 'fast.db'}")
-    ExperimentStore(engine).create_all()
-    engine.dispose()
-    code = (
-        "import sys\nfrom sqlalchemy import create_engine\nfrom experiments.store import ExperimentStore\n"
-        f"ExperimentStore(create_engine('sqlite:///{tmp_path / 'fast.db'}')).create_all()\n"
-        "print('alembic' in sys.modules)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "False"
-    with engine.connect() as connection:
-        assert database_schema.revision(connection) == tables.REVISION
-    engine.dispose()
