@@ -23,7 +23,7 @@ def users(seed: int = 0, n: int = 2000, lift: float = 0.0) -> pd.DataFrame:
 
 def numbers(report: Report) -> list[float]:
     """Return every number of the metrics as a flat list."""
-    found: list[float] = []
+    results: list[float] = []
 
     def walk(value: Any) -> None:
         if isinstance(value, dict):
@@ -33,10 +33,10 @@ def numbers(report: Report) -> list[float]:
             for item in value:
                 walk(item)
         elif isinstance(value, float):
-            found.append(value)
+            results.append(value)
 
     walk(json.loads(to_json(report))["metrics"])
-    return found
+    return results
 
 
 def with_days(n: int = 4000, days: int = 10, lift: float = 0.0, seed: int = 5) -> pd.DataFrame:

@@ -187,10 +187,10 @@ def test_post_stratification_takes_out_the_chance_in_the_mix() -> None:
     plain, stratified, p = [], [], []
     for seed in range(1000):
         arms = strata(seed, n=200)
-        found = compare(GMV, *post_stratify(by_stratum(GMV, arms)))
-        assert isinstance(found, Effect)
-        stratified.append(found.difference.value)
-        p.append(found.difference.p)
+        comparison = compare(GMV, *post_stratify(by_stratum(GMV, arms)))
+        assert isinstance(comparison, Effect)
+        stratified.append(comparison.difference.value)
+        p.append(comparison.difference.p)
         plain.append(effect(GMV, *arms).difference.value)
     assert np.std(stratified) < 0.9 * np.std(plain)
     assert abs(np.mean(stratified)) < 4 * np.std(stratified) / 1000**0.5
@@ -200,12 +200,12 @@ def test_post_stratification_takes_out_the_chance_in_the_mix() -> None:
 def test_ratios_and_covariates_go_through_post_stratification_too() -> None:
     metric = Ratio(name="ctr", numerator="clicks", denominator="views", covariate="views_pre")
     arms = tuple(dict(visitors(seed, 500), stratum=np.arange(500) % 2.0) for seed in (3, 4))
-    found = compare(metric, *post_stratify(by_stratum(metric, arms)))  # type: ignore[arg-type]
-    assert isinstance(found, Effect)
+    comparison = compare(metric, *post_stratify(by_stratum(metric, arms)))  # type: ignore[arg-type]
+    assert isinstance(comparison, Effect)
     plain = effect(metric, *arms)  # the strata are of one size in both arms, so that nothing is weighed
-    assert found.control.raw == pytest.approx(plain.control.raw, rel=1e-12)
-    assert found.difference.value == pytest.approx(plain.difference.value, rel=0.05)
-    assert found.theta is not None
+    assert comparison.control.raw == pytest.approx(plain.control.raw, rel=1e-12)
+    assert comparison.difference.value == pytest.approx(plain.difference.value, rel=0.05)
+    assert comparison.theta is not None
 
 
 def test_the_order_of_strata_changes_nothing_and_tails_are_kept() -> None:

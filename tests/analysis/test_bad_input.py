@@ -153,9 +153,9 @@ CHECKS: dict[str, tuple[Callable[[], Report], str, str, str]] = {
 def test_bad_input_is_a_check_that_names_it_and_no_number_is_nan(name: str) -> None:
     attempt, check, status, sentence = CHECKS[name]
     made = attempt()
-    found = made.check(check)
-    assert found.status == status
-    assert sentence in found.sentence
+    result = made.check(check)
+    assert result.status == status
+    assert sentence in result.sentence
     assert (made.verdict.conclusion == "cannot trust") == any(c.status == "fail" for c in made.checks)
     assert all(isfinite(number) for number in numbers(msgspec.to_builtins(made)))
     for row in made.metrics:

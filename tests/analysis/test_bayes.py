@@ -81,8 +81,8 @@ def test_credible_intervals_cover_effects_drawn_from_the_prior() -> None:
     prior, hits = Prior(0.02, 0.05), []
     for lift in rng.normal(prior.mean, prior.sd, 2000):
         control, treatment = rng.normal(10.0, 0.2), rng.normal(10.0 * (1 + lift), 0.2)
-        found = the_posterior(an_effect(treatment, control), prior)
-        hits.append(found.low <= lift <= found.high)
+        result = the_posterior(an_effect(treatment, control), prior)
+        hits.append(result.low <= lift <= result.high)
     assert np.mean(hits) == pytest.approx(0.95, abs=0.02)
 
 

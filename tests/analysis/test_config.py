@@ -40,9 +40,9 @@ rates: {base: EUR, as_of: 2026-06-01, source: ECB, rates: {USD: 0.92}}
 def test_yaml_declares_what_python_would(tmp_path: Path) -> None:
     path = tmp_path / "metrics.yaml"
     path.write_text(GOOD, encoding="utf-8")
-    found = load_metrics(path)
+    declared = load_metrics(path)
     where = (Filter("surface", "=", "home"), Filter("product_id", "in", ("p1", "p2")))
-    assert found.metrics == (
+    assert declared.metrics == (
         Mean(name="gmv_per_user", column="gmv_net", unit="money", role="goal", owner="pricing",
              covariate="gmv_net_pre", covariates=("clicks_pre/impressions_pre",),
              cap=Cap(upper_quantile=0.99, nonzero=True)),
@@ -53,7 +53,7 @@ def test_yaml_declares_what_python_would(tmp_path: Path) -> None:
         Retention(name="second_week", window=Window(timedelta(days=7), timedelta(days=14))),
         Quantile(name="big", column="gmv_net", q=0.9),
     )  # fmt: skip
-    assert found.rates == Rates("EUR", {"USD": 0.92}, date(2026, 6, 1), "ECB")
+    assert declared.rates == Rates("EUR", {"USD": 0.92}, date(2026, 6, 1), "ECB")
 
 
 @pytest.mark.parametrize(

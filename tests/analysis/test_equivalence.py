@@ -54,11 +54,11 @@ def test_a_margin_on_the_lift_is_a_test_of_a_linear_combination() -> None:
 def test_the_interval_is_on_the_good_side_of_the_margin_exactly_when_the_test_rejects(
     c: ArmEstimate, t: ArmEstimate, margin: float, alpha: float, direction: str
 ) -> None:
-    found = non_inferiority(effect(c, t), margin, alpha=alpha, direction=direction)  # type: ignore[arg-type]
-    assume(found.bounds.shape == "bounded")
-    assume(abs(found.test.p - alpha) > 1e-6)
-    good = found.bounds.low > -margin if direction == "increase" else found.bounds.high < margin
-    assert good == found.holds
+    test = non_inferiority(effect(c, t), margin, alpha=alpha, direction=direction)  # type: ignore[arg-type]
+    assume(test.bounds.shape == "bounded")
+    assume(abs(test.test.p - alpha) > 1e-6)
+    good = test.bounds.low > -margin if direction == "increase" else test.bounds.high < margin
+    assert good == test.holds
 
 
 @settings(max_examples=300, deadline=None)
@@ -66,10 +66,10 @@ def test_the_interval_is_on_the_good_side_of_the_margin_exactly_when_the_test_re
 def test_equivalence_holds_exactly_when_the_interval_lies_between_the_margins(
     c: ArmEstimate, t: ArmEstimate, low: float, high: float
 ) -> None:
-    found = equivalence(effect(c, t), -low, high)
-    assume(found.bounds.shape == "bounded")
-    assume(min(abs(found.above.p - 0.05), abs(found.below.p - 0.05)) > 1e-6)
-    assert found.holds == (-low < found.bounds.low and found.bounds.high < high)
+    result = equivalence(effect(c, t), -low, high)
+    assume(result.bounds.shape == "bounded")
+    assume(min(abs(result.above.p - 0.05), abs(result.below.p - 0.05)) > 1e-6)
+    assert result.holds == (-low < result.bounds.low and result.bounds.high < high)
 
 
 def test_a_loss_of_just_the_margin_passes_as_often_as_alpha_says() -> None:
@@ -89,11 +89,11 @@ def test_a_small_test_shows_no_harmlessness() -> None:
 
 
 def test_margins_that_make_no_sense_are_refused() -> None:
-    found = effect(ArmEstimate(50, 10.0, 10.0, 1.0, 1.0, 1.0), ArmEstimate(50, 9.9, 9.9, 1.0, 1.0, 1.0))
+    result = effect(ArmEstimate(50, 10.0, 10.0, 1.0, 1.0, 1.0), ArmEstimate(50, 9.9, 9.9, 1.0, 1.0, 1.0))
     with pytest.raises(ArgumentError, match="margin is 0"):
-        non_inferiority(found, 0)
+        non_inferiority(result, 0)
     with pytest.raises(ArgumentError, match=r"low is 0\.1"):
-        equivalence(found, 0.1, 0.2)
+        equivalence(result, 0.1, 0.2)
     below = effect(ArmEstimate(50, -1.0, -1.0, 1.0, 1.0, 1.0), ArmEstimate(50, 9.9, 9.9, 1.0, 1.0, 1.0))
     with pytest.raises(ArgumentError, match="scale='difference'"):
         non_inferiority(below, 0.1)

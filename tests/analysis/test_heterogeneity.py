@@ -42,17 +42,17 @@ def test_the_interaction_test_is_the_wald_test_of_least_squares_with_hc2() -> No
 
 
 def test_the_p_values_are_corrected_for_the_number_of_segments() -> None:
-    found = by_segment(MEAN, segments(np.random.default_rng(2), {"a": 0.1, "b": 0.0, "c": 0.2, "d": 0.05}))
-    plain = [s.effect.difference.p for s in found.segments if isinstance(s.effect, Effect)]
-    assert [s.p_adjusted for s in found.segments] == pytest.approx(list(multipletests(plain, method="holm")[1]))
+    result = by_segment(MEAN, segments(np.random.default_rng(2), {"a": 0.1, "b": 0.0, "c": 0.2, "d": 0.05}))
+    plain = [s.effect.difference.p for s in result.segments if isinstance(s.effect, Effect)]
+    assert [s.p_adjusted for s in result.segments] == pytest.approx(list(multipletests(plain, method="holm")[1]))
 
 
 def test_one_lift_for_all_is_no_interaction_and_two_are() -> None:
     rng = np.random.default_rng(3)
     p = [
-        found.p
+        result.p
         for _ in range(500)
-        if (found := by_segment(MEAN, segments(rng, {"a": 0.2, "b": 0.2, "c": 0.2})).interaction)
+        if (result := by_segment(MEAN, segments(rng, {"a": 0.2, "b": 0.2, "c": 0.2})).interaction)
     ]
     assert np.mean(np.array(p) <= 0.05) == pytest.approx(0.05, abs=0.03)
     apart = by_segment(MEAN, segments(rng, {"a": 0.0, "b": 0.6})).interaction
@@ -65,9 +65,9 @@ def test_segments_without_effect_yield_few_false_ones() -> None:
     rng = np.random.default_rng(4)
     shining = corrected = 0
     for _ in range(200):
-        found = by_segment(MEAN, segments(rng, dict.fromkeys("abcdefghij", 0.0), n=60)).segments
-        shining += any(s.effect.difference.p < 0.05 for s in found if isinstance(s.effect, Effect))
-        corrected += any(s.p_adjusted is not None and s.p_adjusted < 0.05 for s in found)
+        result = by_segment(MEAN, segments(rng, dict.fromkeys("abcdefghij", 0.0), n=60)).segments
+        shining += any(s.effect.difference.p < 0.05 for s in result if isinstance(s.effect, Effect))
+        corrected += any(s.p_adjusted is not None and s.p_adjusted < 0.05 for s in result)
     assert shining / 200 > 0.3
     assert corrected / 200 < 0.1
 

@@ -163,9 +163,9 @@ def test_a_published_pair_of_click_counts() -> None:
         moments_of([Cell("a", None, None, n, {column: float(k)}, {(column, column): float(k)})], {})
         for k, n in ((17_489, 145_274), (17_264, 145_310))
     ]
-    found = effect(metric, *arms).difference
-    assert found.value / found.standard_error == pytest.approx(-1.310924, abs=2e-6)
-    assert found.p == pytest.approx(0.189883, abs=3e-6)
+    result = effect(metric, *arms).difference
+    assert result.value / result.standard_error == pytest.approx(-1.310924, abs=2e-6)
+    assert result.p == pytest.approx(0.189883, abs=3e-6)
 
 
 def test_an_interval_over_a_control_near_zero_is_unbounded_and_says_so() -> None:

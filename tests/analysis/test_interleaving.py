@@ -30,12 +30,12 @@ def test_by_unit_it_is_the_one_sample_t_test_of_the_scores(rows: list[tuple[int,
     scores = np.array([each.score for each in wins_of(rows)])
     expected = stats.ttest_1samp(scores, 0.0)
     bounds = expected.confidence_interval(0.9)
-    found = preference(wins_of(rows), alpha=0.1)
-    assert found.score == pytest.approx(scores.mean(), abs=1e-12)
-    assert found.p == pytest.approx(expected.pvalue, abs=1e-9)
-    assert (found.low, found.high) == pytest.approx((max(-1, bounds.low), min(1, bounds.high)), abs=1e-9)
-    assert found.share == pytest.approx((1 + scores.mean()) / 2)
-    assert found.sign_p == pytest.approx(
+    result = preference(wins_of(rows), alpha=0.1)
+    assert result.score == pytest.approx(scores.mean(), abs=1e-12)
+    assert result.p == pytest.approx(expected.pvalue, abs=1e-9)
+    assert (result.low, result.high) == pytest.approx((max(-1, bounds.low), min(1, bounds.high)), abs=1e-9)
+    assert result.share == pytest.approx((1 + scores.mean()) / 2)
+    assert result.sign_p == pytest.approx(
         stats.binomtest(int((scores > 0).sum()), max(1, int((scores != 0).sum()))).pvalue if any(scores) else 1.0
     )
 
@@ -48,21 +48,21 @@ def test_by_list_it_is_least_squares_with_errors_clustered_by_unit(rows: list[tu
         groups += [i] * (a + b + ties)
     model = sm.OLS(np.array(outcomes), np.ones(len(outcomes)))
     fitted = model.fit(cov_type="cluster", cov_kwds={"groups": np.array(groups)})
-    found = preference(wins_of(rows), weight="list")
-    assert found.score == pytest.approx(fitted.params[0], abs=1e-9)
-    assert found.standard_error == pytest.approx(fitted.bse[0], abs=1e-9)
-    assert (found.units, found.lists) == (len(rows), len(outcomes))
+    result = preference(wins_of(rows), weight="list")
+    assert result.score == pytest.approx(fitted.params[0], abs=1e-9)
+    assert result.standard_error == pytest.approx(fitted.bse[0], abs=1e-9)
+    assert (result.units, result.lists) == (len(rows), len(outcomes))
 
 
 @given(st.lists(counts, min_size=2, max_size=20), st.sampled_from(["unit", "list"]))
 def test_exchanging_the_rankers_turns_the_sign(rows: list[tuple[int, int, int]], weight: str) -> None:
-    found = preference(wins_of(rows), weight=weight, planned_units=100)  # type: ignore[arg-type]
+    result = preference(wins_of(rows), weight=weight, planned_units=100)  # type: ignore[arg-type]
     other = preference(wins_of([(b, a, ties) for a, b, ties in rows]), weight=weight, planned_units=100)  # type: ignore[arg-type]
-    assert other.score == pytest.approx(-found.score, abs=1e-12)
-    assert (other.low, other.high) == pytest.approx((-found.high, -found.low), abs=1e-9)
-    assert (other.p, other.sign_p) == pytest.approx((found.p, found.sign_p), abs=1e-9)
-    assert (other.a_units, other.b_units) == (found.b_units, found.a_units)
-    assert -1 <= found.low <= found.score <= found.high <= 1
+    assert other.score == pytest.approx(-result.score, abs=1e-12)
+    assert (other.low, other.high) == pytest.approx((-result.high, -result.low), abs=1e-9)
+    assert (other.p, other.sign_p) == pytest.approx((result.p, result.sign_p), abs=1e-9)
+    assert (other.a_units, other.b_units) == (result.b_units, result.a_units)
+    assert -1 <= result.low <= result.score <= result.high <= 1
 
 
 def drawn(rng: np.random.Generator, units: int, tilt: float) -> list[UnitWins]:
@@ -77,10 +77,10 @@ def drawn(rng: np.random.Generator, units: int, tilt: float) -> list[UnitWins]:
 def test_without_a_preference_the_test_errs_as_often_as_it_says_and_counting_lists_far_more(weight: str) -> None:
     """2,000 comparisons: within four standard deviations of 5 %, where a binomial test of lists is wrong in 40 %."""
     rng = np.random.default_rng(11)
-    found = [drawn(rng, 60, 0.0) for _ in range(2_000)]
-    wrong = sum(preference(wins, weight=weight).p < 0.05 for wins in found)  # type: ignore[arg-type]
+    result = [drawn(rng, 60, 0.0) for _ in range(2_000)]
+    wrong = sum(preference(wins, weight=weight).p < 0.05 for wins in result)  # type: ignore[arg-type]
     assert abs(wrong / 2_000 - 0.05) < 4 * sqrt(0.05 * 0.95 / 2_000)
-    naive = [stats.binomtest(sum(w.b for w in wins), sum(w.lists for w in wins)).pvalue for wins in found[:300]]
+    naive = [stats.binomtest(sum(w.b for w in wins), sum(w.lists for w in wins)).pvalue for wins in result[:300]]
     assert np.mean(np.array(naive) < 0.05) > 0.3
 
 
@@ -88,8 +88,8 @@ def test_the_interval_covers_the_true_score_as_often_as_it_says() -> None:
     rng = np.random.default_rng(5)
     taste = np.clip(rng.beta(0.5, 0.5, 1_000_000) + 0.1, 0, 1)
     true = float(2 * taste.mean() - 1)
-    found = [preference(drawn(rng, 80, 0.1)) for _ in range(2_000)]
-    covered = np.mean([each.low <= true <= each.high for each in found])
+    result = [preference(drawn(rng, 80, 0.1)) for _ in range(2_000)]
+    covered = np.mean([each.low <= true <= each.high for each in result])
     assert abs(covered - 0.95) < 4 * sqrt(0.05 * 0.95 / 2_000)
 
 
@@ -128,8 +128,8 @@ def test_the_units_that_are_needed_give_the_power_that_is_asked() -> None:
     rng = np.random.default_rng(8)
     scores = np.array([each.score for each in drawn(rng, 100_000, 0.05)])
     needed = units_needed(float(scores.mean()), float(scores.std()), power=0.9)
-    found = np.mean([preference(drawn(rng, needed, 0.05)).p < 0.05 for _ in range(400)])
-    assert abs(found - 0.9) < 4 * sqrt(0.9 * 0.1 / 400) + 0.01
+    mean = np.mean([preference(drawn(rng, needed, 0.05)).p < 0.05 for _ in range(400)])
+    assert abs(mean - 0.9) < 4 * sqrt(0.9 * 0.1 / 400) + 0.01
     assert units_needed(-0.1, 0.5) == units_needed(0.1, 0.5)
 
 

@@ -35,10 +35,10 @@ def misses(
     """Shares of experiments whose interval lies wholly above and wholly below the true lift."""
     above = below = 0
     for c, t in zip(control, treatment, strict=True):
-        found = lift_interval(c, t, method=method)
-        if not found.contains(truth):
-            above += found.low > truth
-            below += found.low <= truth
+        interval = lift_interval(c, t, method=method)
+        if not interval.contains(truth):
+            above += interval.low > truth
+            below += interval.low <= truth
     return above / len(control), below / len(control)
 
 

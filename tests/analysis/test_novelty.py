@@ -23,9 +23,9 @@ CTR = Ratio(name="ctr", numerator="clicks", denominator="impressions")
 
 
 def of(metric: Any, ages: tuple[Window, ...] | None = None) -> MetricByAge:
-    found = by_age(metric, ages or age_windows(WEEK, timedelta(days=3)))
-    assert found is not None
-    return found
+    result = by_age(metric, ages or age_windows(WEEK, timedelta(days=3)))
+    assert result is not None
+    return result
 
 
 def test_the_intervals_tile_the_window_and_the_last_may_be_shorter() -> None:

@@ -54,8 +54,8 @@ def test_mean_and_deviation_keep_ten_digits(name: str, moments: Callable[[list[f
     their doubles have a deviation 3e-10 and 6e-9 beside the certified one, and no computation can do better."""
     text, mean, deviation = NIST[name]
     values = [float(value) for value in text]
-    found = moments(values)
-    assert found.means[Y] == pytest.approx(mean, rel=1e-10)
-    assert (found.means[Y], sqrt(found.variance(Y))) == pytest.approx(exact_moments(values), rel=1e-10)
+    arms = moments(values)
+    assert arms.means[Y] == pytest.approx(mean, rel=1e-10)
+    assert (arms.means[Y], sqrt(arms.variance(Y))) == pytest.approx(exact_moments(values), rel=1e-10)
     representable = {"NumAcc3": 4e-10, "NumAcc4": 6e-9}.get(name, 1e-10)
-    assert sqrt(found.variance(Y)) == pytest.approx(deviation, rel=representable)
+    assert sqrt(arms.variance(Y)) == pytest.approx(deviation, rel=representable)

@@ -50,18 +50,18 @@ def test_resampling_is_of_the_metrics_values_with_caps_filters_and_signs() -> No
         "ctr": [arm[["clicks", "views"]].where(arm.country == "de", 0).to_numpy(float) for arm in arms],
     }
     for name, (control, treatment) in columns.items():
-        found = report.metric(name).resampled
-        assert found is not None
+        result = report.metric(name).resampled
+        assert result is not None
         rng = np.random.default_rng(5)
         options: Any = {"statistic": ratio} if name == "ctr" else {}
         theirs = bootstrap(control, treatment, rng, resamples=400, **options)
-        assert (found.low, found.high) == pytest.approx((theirs.low, theirs.high))
+        assert (result.low, result.high) == pytest.approx((theirs.low, theirs.high))
         kind: Any = "ratio" if name == "ctr" else "mean"
-        assert found.p == permutation_test(control, treatment, rng, kind=kind, resamples=400).p
+        assert result.p == permutation_test(control, treatment, rng, kind=kind, resamples=400).p
         if name != "ctr":
             ranks = stats.mannwhitneyu(treatment, control)
-            assert found.superiority == pytest.approx(ranks.statistic / (len(control) * len(treatment)))
-            assert found.superiority_p == pytest.approx(ranks.pvalue)
+            assert result.superiority == pytest.approx(ranks.statistic / (len(control) * len(treatment)))
+            assert result.superiority_p == pytest.approx(ranks.pvalue)
     assert report.metric("ctr").resampled.superiority is None  # type: ignore[union-attr]
     assert report.metric("q").resampled is None
     assert asked(UserTable(data), CAPPED).metric("capped").resampled is None
@@ -85,11 +85,11 @@ def test_resampling_is_the_same_from_a_database_and_in_any_order_of_rows_and_met
     engine.dispose()
     source = ExperimentTables(filled_shop.engine, "ranking")
     metric = Mean(name="clicks", column="clicks")
-    found = analyze(source, [metric], "control", "treatment", resamples=2000).metric("clicks")
-    assert found.resampled is not None
-    assert found.low is not None
-    assert found.resampled.low == pytest.approx(found.low, abs=0.03)
-    assert found.resampled.p == pytest.approx(found.p, abs=0.05)
+    result = analyze(source, [metric], "control", "treatment", resamples=2000).metric("clicks")
+    assert result.resampled is not None
+    assert result.low is not None
+    assert result.resampled.low == pytest.approx(result.low, abs=0.03)
+    assert result.resampled.p == pytest.approx(result.p, abs=0.05)
 
 
 def test_equivalence_holds_exactly_when_the_reports_interval_lies_within_the_margin() -> None:

@@ -52,8 +52,8 @@ def test_size_power_and_detectable_lift_are_one_relation(
     arms = size.units * (1 - share), size.units * share
     if size.units > 2 / min(share, 1 - share):
         assert power(baseline, lift, *arms, alpha=alpha) == pytest.approx(wanted, rel=1e-6)
-        found = minimum_detectable_lift(baseline, *arms, alpha=alpha, power_wanted=wanted)
-        assert found == pytest.approx(lift, rel=1e-5)
+        result = minimum_detectable_lift(baseline, *arms, alpha=alpha, power_wanted=wanted)
+        assert result == pytest.approx(lift, rel=1e-5)
     assert size.control + size.treatment >= size.units
 
 
@@ -69,9 +69,9 @@ def test_power_of_heavy_tailed_values_is_that_of_a_simulation() -> None:
         sums.append([np.add.reduceat(v, starts) / n for v in (values, values**2)])
     (mc, qc), (mt, qt) = sums
     vc, vt = qc - mc**2, qt - mt**2
-    found = np.mean(np.abs(mt - mc) / np.sqrt((vc + vt) / n) > 1.96)
+    mean = np.mean(np.abs(mt - mc) / np.sqrt((vc + vt) / n) > 1.96)
     baseline = Baseline(float(mc.mean()), float((vc.mean() + vt.mean()) / 2))
-    assert power(baseline, lift, n, n) == pytest.approx(found, abs=0.035)
+    assert power(baseline, lift, n, n) == pytest.approx(mean, abs=0.035)
 
 
 def test_power_of_a_proportion_is_exact_up_to_its_approximation() -> None:
@@ -91,17 +91,19 @@ def test_a_baseline_comes_from_history_for_means_ratios_and_proportions() -> Non
     views = rng.integers(1, 20, 5000).astype(float)
     columns = {"clicks": rng.binomial(views.astype(int), 0.1).astype(float), "views": views, "orders": views - 15}
     mean = Mean(name="c", column="clicks")
-    found = Baseline.of(mean, sample_moments(mean.needs, columns))
-    assert (found.value, found.variance) == pytest.approx((columns["clicks"].mean(), columns["clicks"].var(ddof=1)))
+    baseline = Baseline.of(mean, sample_moments(mean.needs, columns))
+    assert (baseline.value, baseline.variance) == pytest.approx(
+        (columns["clicks"].mean(), columns["clicks"].var(ddof=1))
+    )
     ratio = Ratio(name="r", numerator="clicks", denominator="views")
-    found = Baseline.of(ratio, sample_moments(ratio.needs, columns))
-    residual = columns["clicks"] - found.value * views
-    assert found.variance == pytest.approx(residual.var(ddof=1) / views.mean() ** 2, rel=1e-9)
+    baseline = Baseline.of(ratio, sample_moments(ratio.needs, columns))
+    residual = columns["clicks"] - baseline.value * views
+    assert baseline.variance == pytest.approx(residual.var(ddof=1) / views.mean() ** 2, rel=1e-9)
     share = Proportion(name="p", column="orders")
-    found = Baseline.of(share, sample_moments(share.needs, columns))
+    baseline = Baseline.of(share, sample_moments(share.needs, columns))
     expected = Baseline.proportion(float((columns["orders"] > 0).mean()))
-    assert found.share
-    assert (found.value, found.variance) == pytest.approx((expected.value, expected.variance), rel=1e-3)
+    assert baseline.share
+    assert (baseline.value, baseline.variance) == pytest.approx((expected.value, expected.variance), rel=1e-3)
 
 
 def test_cuped_needs_fewer_units_by_the_squared_correlation() -> None:
@@ -132,10 +134,10 @@ def test_longer_experiments_see_smaller_lifts() -> None:
     rng = np.random.default_rng(4)
     metric = Mean(name="y", column="y")
     history = {d: sample_moments(metric.needs, {"y": rng.lognormal(0, 1, 1000 * d)}) for d in (14, 7, 28)}
-    found = durations(metric, history, traffic=0.5)
-    assert [row.days for row in found] == [7, 14, 28]
-    assert [row.units for row in found] == [3500, 7000, 14_000]
-    lifts = [row.mde for row in found if row.mde is not None]
+    result = durations(metric, history, traffic=0.5)
+    assert [row.days for row in result] == [7, 14, 28]
+    assert [row.units for row in result] == [3500, 7000, 14_000]
+    lifts = [row.mde for row in result if row.mde is not None]
     assert lifts == sorted(lifts, reverse=True)
     assert lifts[0] / lifts[-1] == pytest.approx(2.0, rel=0.2)
 
@@ -176,9 +178,9 @@ def test_the_remaining_units_narrow_the_interval_to_the_requested_precision() ->
 
     def effect(n: int) -> Effect:
         arms = [sample_moments(metric.needs, {"y": rng.lognormal(0, 1, n)}) for _ in range(2)]
-        found = compare(metric, *arms)
-        assert isinstance(found, Effect)
-        return found
+        comparison = compare(metric, *arms)
+        assert isinstance(comparison, Effect)
+        return comparison
 
     needed = remaining(effect(5000), 0.02, [1000] * 10)
     later = effect((10_000 + needed.units) // 2).interval

@@ -48,16 +48,16 @@ def test_a_tail_of_exactly_half_alpha_is_enough() -> None:
 def test_the_interval_covers_as_it_says() -> None:
     rng = np.random.default_rng(1)
     truth = float(np.exp(stats.norm.ppf(0.9)))
-    found = [quantile_interval(rng.lognormal(0, 1, 200), 0.9) for _ in range(4000)]
-    hits = np.mean([(f.low or -np.inf) <= truth <= (f.high or np.inf) for f in found])
-    assert hits == pytest.approx(found[0].coverage, abs=0.012)
-    assert found[0].coverage >= 0.95
+    result = [quantile_interval(rng.lognormal(0, 1, 200), 0.9) for _ in range(4000)]
+    hits = np.mean([(f.low or -np.inf) <= truth <= (f.high or np.inf) for f in result])
+    assert hits == pytest.approx(result[0].coverage, abs=0.012)
+    assert result[0].coverage >= 0.95
 
 
 def test_few_units_leave_a_side_open() -> None:
-    found = quantile_interval([3.0, 1.0, 2.0], 0.9)
-    assert (found.value, found.low, found.high) == (3.0, 1.0, None)
-    assert found.coverage == pytest.approx(1 - 0.1**3)
+    interval = quantile_interval([3.0, 1.0, 2.0], 0.9)
+    assert (interval.value, interval.low, interval.high) == (3.0, 1.0, None)
+    assert interval.coverage == pytest.approx(1 - 0.1**3)
 
 
 def test_the_standard_errors_of_a_quantile_are_those_over_many_samples() -> None:

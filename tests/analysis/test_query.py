@@ -69,10 +69,10 @@ def test_the_statements_compile_for_a_warehouse_where_its_dialect_is_installed(
     name: str, module: str, dialect: str, shop: Any
 ) -> None:
     """The statements are only compiled: there is no such warehouse to run them. Spark runs them in another test."""
-    found = pytest.importorskip(
+    result = pytest.importorskip(
         module, reason=f"the SQLAlchemy dialect of {name} is not installed", exc_type=ImportError
     )
-    made = getattr(found, dialect)()
+    made = getattr(result, dialect)()
     days = Window(timedelta(days=3), timedelta(days=7))
     metrics = [
         *shop_metrics(),

@@ -144,12 +144,12 @@ def test_nist_univariate_sets_keep_ten_digits() -> None:
     for name, (values, mean, sd) in certified.items():
         y = np.array(values, dtype=float)
         needs = Mean(name="y", column="y").needs
-        found = UserTable(pd.DataFrame({"variant": "a", "y": y})).collect(needs).aggregates.moments("a")
-        assert found.means[Column("y")] == pytest.approx(mean, rel=1e-15), name
+        result = UserTable(pd.DataFrame({"variant": "a", "y": y})).collect(needs).aggregates.moments("a")
+        assert result.means[Column("y")] == pytest.approx(mean, rel=1e-15), name
         # Doubles hold 0.1 beside 1e7 to 1e-8 only: the certified value to what the data can carry, and to 1e-10 the
         # exact value of the numbers as they are stored.
         stored = [Fraction(value) for value in y]
         centre = sum(stored) / len(stored)
         exact = float(sum((value - centre) ** 2 for value in stored) / (len(stored) - 1)) ** 0.5
-        assert found.variance(Column("y")) ** 0.5 == pytest.approx(exact, rel=1e-10), name
+        assert result.variance(Column("y")) ** 0.5 == pytest.approx(exact, rel=1e-10), name
         assert exact == pytest.approx(sd, rel=1e-8)

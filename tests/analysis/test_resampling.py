@@ -72,11 +72,11 @@ def test_the_acceleration_is_that_of_leaving_out_unit_by_unit() -> None:
 def test_the_bootstrap_of_a_ratio_agrees_with_the_delta_method_in_large_samples() -> None:
     rng = np.random.default_rng(5)
     c, t = clicks(rng, 20_000), clicks(rng, 20_000)
-    found = bootstrap(c, t, generator(), statistic=ratio, scale="difference", resamples=4000)
+    result = bootstrap(c, t, generator(), statistic=ratio, scale="difference", resamples=4000)
     variance = sum(
         np.var(x[:, 0] - x[:, 0].sum() / x[:, 1].sum() * x[:, 1], ddof=1) / len(x) / x[:, 1].mean() ** 2 for x in (c, t)
     )
-    assert found.standard_error == pytest.approx(variance**0.5, rel=0.05)
+    assert result.standard_error == pytest.approx(variance**0.5, rel=0.05)
 
 
 @pytest.mark.parametrize("columns", ["amounts", "counts"])
@@ -104,17 +104,17 @@ def test_the_bootstrap_covers_the_lift_of_heavy_tailed_values() -> None:
     rng = np.random.default_rng(8)
     missed = 0
     for _ in range(400):
-        found = bootstrap(gmv(rng, 4000, 0.1), gmv(rng, 4000, 0.1), rng, resamples=400)
-        missed += not found.low <= 0 <= found.high
+        result = bootstrap(gmv(rng, 4000, 0.1), gmv(rng, 4000, 0.1), rng, resamples=400)
+        missed += not result.low <= 0 <= result.high
     assert 0.02 <= missed / 400 <= 0.09
 
 
 def test_resamples_without_a_value_are_left_out_and_counted() -> None:
     c, t = np.zeros(30), np.ones(30)
     c[:2] = 5.0
-    found = bootstrap(c, t, generator(), resamples=2000, method="percentile")
-    assert found.undefined == pytest.approx(2000 * (28 / 30) ** 30, rel=0.2)
-    assert np.isfinite([found.low, found.high, found.standard_error]).all()
+    result = bootstrap(c, t, generator(), resamples=2000, method="percentile")
+    assert result.undefined == pytest.approx(2000 * (28 / 30) ** 30, rel=0.2)
+    assert np.isfinite([result.low, result.high, result.standard_error]).all()
 
 
 def test_what_cannot_be_resampled_is_refused() -> None:
@@ -156,10 +156,10 @@ def test_a_large_permutation_test_agrees_with_welch(columns: str) -> None:
     else:
         c, t = rng.normal(1e8, 1.0, 3000), rng.normal(1e8 + 0.05, 1.0, 4000)
     welch = stats.ttest_ind(t, c, equal_var=False)
-    found = permutation_test(c, t, generator(), resamples=20_000)
-    assert not found.exact
-    assert found.statistic == pytest.approx(welch.statistic, rel=2e-3)
-    assert found.p == pytest.approx(welch.pvalue, abs=0.015)
+    result = permutation_test(c, t, generator(), resamples=20_000)
+    assert not result.exact
+    assert result.statistic == pytest.approx(welch.statistic, rel=2e-3)
+    assert result.p == pytest.approx(welch.pvalue, abs=0.015)
 
 
 def test_the_permutation_test_keeps_its_level_at_an_unequal_split_with_unequal_variances() -> None:
@@ -173,10 +173,10 @@ def test_the_permutation_test_of_a_ratio_agrees_with_the_delta_method() -> None:
     rng = np.random.default_rng(12)
     c, t = clicks(rng, 3000), clicks(rng, 3000)
     t[:, 0] = rng.binomial(t[:, 1].astype(int), 0.215)
-    found = permutation_test(c, t, generator(), kind="ratio", resamples=10_000)
-    assert found.p == pytest.approx(2 * stats.norm.sf(abs(found.statistic)), abs=0.02)
+    result = permutation_test(c, t, generator(), kind="ratio", resamples=10_000)
+    assert result.p == pytest.approx(2 * stats.norm.sf(abs(result.statistic)), abs=0.02)
     values = [x[:, 0].sum() / x[:, 1].sum() for x in (c, t)]
-    assert np.sign(found.statistic) == np.sign(values[1] - values[0])
+    assert np.sign(result.statistic) == np.sign(values[1] - values[0])
 
 
 def test_a_permutation_p_is_never_zero_and_equal_arms_are_no_evidence() -> None:

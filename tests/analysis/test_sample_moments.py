@@ -83,9 +83,9 @@ def test_a_binomial_over_impressions_errs_where_the_ratio_over_users_does_not() 
             sample_moments(metric.needs, {"clicks": c.astype(float), "views": v.astype(float)})
             for c, v in zip(clicks, views, strict=True)
         ]
-        found = compare(metric, *arms)
-        assert isinstance(found, Effect)
-        ours.append(found.difference.p <= 0.05)
+        comparison = compare(metric, *arms)
+        assert isinstance(comparison, Effect)
+        ours.append(comparison.difference.p <= 0.05)
         (p, q), (n, m) = clicks.sum(axis=1) / views.sum(axis=1), views.sum(axis=1)
         naive.append(abs(q - p) / sqrt(p * (1 - p) / n + q * (1 - q) / m) > 1.96)
     assert np.mean(naive) > 0.2

@@ -26,9 +26,9 @@ def ring(keys: ApiKeys) -> KeyRing:
 
 def test_a_key_is_found_by_its_text_and_the_database_has_only_its_hash(store: ExperimentStore, keys: ApiKeys) -> None:
     made = {role: keys.create(f"key of {role}", role, actor="ada") for role in RIGHTS}
-    found = ring(keys)
+    key_ring = ring(keys)
     for role, (key, shown) in made.items():
-        assert found.find(shown) == key
+        assert key_ring.find(shown) == key
         assert (key.role, key.created_by) == (role, "ada")
         secret = shown.split("_", 2)[2]
         assert key.sha256 == hashlib.sha256(secret.encode()).hexdigest()
@@ -40,12 +40,12 @@ def test_a_key_is_found_by_its_text_and_the_database_has_only_its_hash(store: Ex
 
 def test_only_the_whole_text_will_do(keys: ApiKeys) -> None:
     (key, shown), (other, _) = keys.create("a", "read", actor="ada"), keys.create("b", "admin", actor="ada")
-    found = ring(keys)
+    key_ring = ring(keys)
     prefix, id, secret = shown.split("_", 2)
     flipped = secret[:-2] + ("AA" if secret[-2:] != "AA" else "BB")
     for wrong in ("", shown[:-1], shown + "A", f"{prefix}_{other.id}_{secret}", f"{prefix}_{id}_{flipped}", key.sha256):
-        assert found.find(wrong) is None
-    assert found.find(shown) == key
+        assert key_ring.find(wrong) is None
+    assert key_ring.find(shown) == key
 
 
 def test_an_unknown_id_takes_the_same_comparison_as_a_wrong_secret(keys: ApiKeys) -> None:
@@ -67,11 +67,11 @@ def test_a_revoked_key_is_refused_from_the_next_refresh_on_and_stays_in_the_list
     store: ExperimentStore, keys: ApiKeys
 ) -> None:
     key, shown = keys.create("a", "read", actor="ada", reason="new service")
-    found = ring(keys)
+    key_ring = ring(keys)
     keys.revoke(key.id, actor="bob", reason="lost")
-    assert found.find(shown) is not None
-    found.refresh()
-    assert found.find(shown) is None
+    assert key_ring.find(shown) is not None
+    key_ring.refresh()
+    assert key_ring.find(shown) is None
     assert [each.revoked_at for each in keys.all()] == [1_700_000_000_000_000]
     with pytest.raises(UnknownKeyError, match="no API key"):
         keys.revoke(key.id, actor="bob")
@@ -91,12 +91,12 @@ def test_an_unreachable_database_leaves_the_loaded_keys_valid(keys: ApiKeys) -> 
             raise OSError("away")
         return list(keys.all())
 
-    found = KeyRing(load)  # type: ignore[arg-type]
-    found.refresh()
+    result = KeyRing(load)  # type: ignore[arg-type]
+    result.refresh()
     away = True
     with pytest.raises(OSError, match="away"):
-        found.refresh()
-    assert found.find(shown) is not None
+        result.refresh()
+    assert result.find(shown) is not None
 
 
 @pytest.mark.parametrize(("name", "role"), [("", "read"), ("a" * 65, "read"), ("a\n", "read"), ("a", "root")])

@@ -97,9 +97,9 @@ def test_from_the_assignment_to_the_table_of_first_exposures(
         rows = [msgspec.structs.replace(row, event_id=f"{number}") for row in rows]  # as in another day's window
         assert store.write_events(rows).written == 1
     with store.engine.connect() as connection:
-        found = connection.exec_driver_sql("select unit_id, name, value from first_exposure_attribute").all()
+        result = connection.exec_driver_sql("select unit_id, name, value from first_exposure_attribute").all()
         raw = connection.exec_driver_sql("select attributes from exposure order by event_id").scalars().all()
-    assert found == [("u", "plan", "free" if phase == 1 else "gold")]
+    assert result == [("u", "plan", "free" if phase == 1 else "gold")]
     assert raw == ['{"plan":"free"}', '{"plan":"pro"}', '{"plan":"gold"}']
 
 

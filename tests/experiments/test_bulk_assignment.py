@@ -66,9 +66,9 @@ def test_a_column_is_enrolled_as_each_unit_alone(
 def test_every_rule_holds_in_a_column(everything: PreparedExperiment) -> None:
     units = UNITS + ODD
     attributes = [{"age": i % 40} if i % 7 else None for i in range(len(units))]
-    found = assign_column(everything, units, attributes).tolist()
-    assert found == expected(everything, units, attributes)
-    assert set(found) == {-1, 0, 1, 2}
+    result = assign_column(everything, units, attributes).tolist()
+    assert result == expected(everything, units, attributes)
+    assert set(result) == {-1, 0, 1, 2}
     assert assign_column(everything, UNITS).tolist() == [-1] * len(UNITS), "without attributes nobody is targeted"
 
 

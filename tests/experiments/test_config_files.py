@@ -90,8 +90,8 @@ def test_a_whole_folder_is_read_and_its_problems_are_listed_by_file(tmp_path: Pa
     (tmp_path / "README.md").write_text("not an experiment", encoding="utf-8")
     configs, faults = config_files.read(config_files.experiment_files([tmp_path]))
     assert {config.key for config in configs.values()} == {"one", "two", "three", "four", "five", "six"}
-    found = {(Path(fault.file).stem, fault.message) for fault in faults}
-    messages = {name: [message for stem, message in found if stem == name] for name, _ in found}
+    result = {(Path(fault.file).stem, fault.message) for fault in faults}
+    messages = {name: [message for stem, message in result if stem == name] for name, _ in result}
     assert set(messages) == {"two", "three", "four", "five", "six", "seven", "eight"}
     assert "salt 'one-1' is also that of" in messages["two"][0]
     assert "'four' has [4999, 9000)" in messages["three"][0]

@@ -15,11 +15,11 @@ def test_every_implementation_gives_the_draws_of_the_vector_file(implementation:
     if implementation == "GrowthBook's SDK":
         pytest.importorskip("growthbook")
         draws = [draw for draw in VECTORS.draws if draw.hash_version == "gb2"]
-        found = conformance.by_growthbook(draws)
+        result = conformance.by_growthbook(draws)
     else:
         draws = list(VECTORS.draws)
-        found = conformance.DRAWS[implementation](draws)
-    assert found == [(draw.gate, draw.split) for draw in draws]
+        result = conformance.DRAWS[implementation](draws)
+    assert result == [(draw.gate, draw.split) for draw in draws]
 
 
 @pytest.mark.parametrize("implementation", conformance.ASSIGNMENTS)
@@ -27,8 +27,8 @@ def test_every_implementation_gives_the_draws_of_the_vector_file(implementation:
 def test_every_implementation_gives_the_assignments_of_the_vector_file(
     implementation: str, case: assignment_vectors.Case
 ) -> None:
-    found = conformance.ASSIGNMENTS[implementation](case)
-    assert found == [(expected.arm, expected.reason) for expected in case.assignments]
+    result = conformance.ASSIGNMENTS[implementation](case)
+    assert result == [(expected.arm, expected.reason) for expected in case.assignments]
 
 
 def test_spark_gives_the_draws_of_the_vector_file(spark: Any) -> None:
@@ -38,8 +38,8 @@ def test_spark_gives_the_draws_of_the_vector_file(spark: Any) -> None:
 
 def test_the_reason_why_a_unit_cannot_be_enrolled_is_that_of_the_vector_file() -> None:
     for unit, reason in [(d.unit, d.reason) for d in VECTORS.draws] + [(n.unit, n.reason) for n in VECTORS.no_draws]:
-        found = kernel.unit_bytes(unit)
-        assert (found.value if isinstance(found, Reason) else None) == reason, ascii(unit)[:40]
+        result = kernel.unit_bytes(unit)
+        assert (result.value if isinstance(result, Reason) else None) == reason, ascii(unit)[:40]
 
 
 def test_a_column_has_minus_one_for_units_that_cannot_be_enrolled() -> None:

@@ -48,9 +48,9 @@ def arrived(store: ExperimentStore, id: str, at: int) -> None:
 
 
 def counts(store: ExperimentStore, until_us: int | None = None) -> dict[tuple[str, str], int]:
-    found = engagement_counts(store.engine, until_us)
-    assert all(isinstance(each, EngagementCount) for each in found)
-    return {(each.action, each.query): each.count for each in found}
+    result = engagement_counts(store.engine, until_us)
+    assert all(isinstance(each, EngagementCount) for each in result)
+    return {(each.action, each.query): each.count for each in result}
 
 
 def test_an_order_is_credited_to_the_query_of_the_last_click_before_it(store: ExperimentStore) -> None:

@@ -369,8 +369,8 @@ def test_gb2_agrees_with_growthbook_in_every_single_bucket(weights: tuple[int, .
         ranges = core.getBucketRanges(len(arms), coverage / 10_000, [weight / 10_000 for weight in weights])
         expected = [core.chooseVariation(n / 10_000, ranges) for n in range(10_000)]
         arm_of = np.searchsorted(ours.arm_ends, np.arange(10_000), side="right")
-        found = [int(arm) if n < ours.gates()[arm] else -1 for n, arm in enumerate(arm_of)]
-        assert found == expected
+        result = [int(arm) if n < ours.gates()[arm] else -1 for n, arm in enumerate(arm_of)]
+        assert result == expected
 
 
 def test_all_experiments_of_a_unit_are_decided_as_each_alone(config: ExperimentConfig) -> None:

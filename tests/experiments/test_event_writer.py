@@ -69,12 +69,12 @@ def test_each_kind_arrives_in_its_table(live: ExperimentStore) -> None:
     ]
     result = live.write_events(rows, {("events", 0): 9})
     assert (result.written, result.duplicate, result.rejected) == (9, 0, ())
-    found = contents(live)
-    assert found["exposure"] == [("e1", "ranking", 1, "control", "u", START, START, '{"age":30,"country":"DE"}')]
-    assert found["first_exposure"] == [("ranking", "u", "control", START, '{"age":30,"country":"DE"}')]
-    assert ("c1", "click", "u", START, "p1", "search", "red shoes", START) in found["event"]
-    assert [row[1] for row in found["event"]] == ["add_to_cart", "click", "impression", "save"]
-    assert found["order_event"] == [
+    tables = contents(live)
+    assert tables["exposure"] == [("e1", "ranking", 1, "control", "u", START, START, '{"age":30,"country":"DE"}')]
+    assert tables["first_exposure"] == [("ranking", "u", "control", START, '{"age":30,"country":"DE"}')]
+    assert ("c1", "click", "u", START, "p1", "search", "red shoes", START) in tables["event"]
+    assert [row[1] for row in tables["event"]] == ["add_to_cart", "click", "impression", "save"]
+    assert tables["order_event"] == [
         ("o1", "placed", "o1", "u", START, "p1", 1_999, "EUR", START),
         ("r1", "refunded", "o1", "u", START, None, -500, "EUR", START),
         ("x1", "cancelled", "o1", "u", START, None, -200, "EUR", START),
@@ -182,9 +182,9 @@ def test_a_row_that_no_table_can_store_is_returned_and_the_rest_is_written(
     assert (rejected.index, rejected.row) == (1, row)
     assert reason in rejected.reason
     assert (result.written, result.duplicate) == (2, 0)
-    found = contents(live)
-    assert [row[0] for row in found["event"]] == ["after", "before"]
-    assert found["exposure"] == found["first_exposure"] == found["order_event"] == []
+    tables = contents(live)
+    assert [row[0] for row in tables["event"]] == ["after", "before"]
+    assert tables["exposure"] == tables["first_exposure"] == tables["order_event"] == []
     assert live.offsets("events") == {1: 3}
 
 
@@ -220,13 +220,13 @@ def test_each_log_has_its_own_offsets_which_can_be_forgotten(live: ExperimentSto
 
 def test_rows_that_would_be_rejected_are_listed_without_a_lock(live: ExperimentStore) -> None:
     rows = [click("c1"), exposure("x", "u", "third"), click("", "u")]
-    found = live.rejected(rows)
-    assert [each.index for each in found] == [1, 2]
+    rejected = live.rejected(rows)
+    assert [each.index for each in rejected] == [1, 2]
     with live.engine.connect() as other:
         other.exec_driver_sql("rollback")
         other.exec_driver_sql("pragma busy_timeout = 0")
         other.exec_driver_sql("begin immediate")  # raises when another connection holds the write lock
-    assert live.write_events(rows).rejected == found
+    assert live.write_events(rows).rejected == rejected
 
 
 UNITS, ARMS = [f"u{i}" for i in range(4)], ["control", "treatment"]

@@ -49,7 +49,7 @@ def test_every_part_of_the_id_counts_and_is_delimited() -> None:
         exposure_id("ranking", 1, "5\x1fu1", "control", 1_967),
     }
     assert len(ids) == 7
-    assert all(re.fullmatch("[0-9a-f]{32}", found) for found in ids)
+    assert all(re.fullmatch("[0-9a-f]{32}", result) for result in ids)
 
 
 def test_an_exposure_is_sent_once_per_unit_experiment_version_arm_and_window() -> None:

@@ -82,10 +82,10 @@ def test_a_better_ranker_is_preferred() -> None:
     for i in range(300):
         blend = draft(a, b, 5, unit=f"user-{i}")
         lists.append((f"user-{i}", *blend.clicks(item for item in blend.items if rng.random() < item / 20)))
-    found = preference(unit_wins(lists))
-    assert found.score > 0.2
-    assert found.low > 0
-    assert found.p < 1e-4
+    result = preference(unit_wins(lists))
+    assert result.score > 0.2
+    assert result.low > 0
+    assert result.p < 1e-4
 
 
 def test_a_click_is_credited_to_the_ranker_that_drafted_the_product() -> None:

@@ -91,8 +91,8 @@ def test_memory_is_bounded_and_each_user_costs_one_query(engine: Engine) -> None
 def test_many_at_once_get_one_token(engine: Engine) -> None:
     services = [Tokens(KEY, SqlNonces(engine)) for _ in range(8)]
     with ThreadPoolExecutor(8) as pool:
-        found = set(pool.map(lambda tokens: tokens.token("ann"), services))
-    assert len(found) == 1
+        members = set(pool.map(lambda tokens: tokens.token("ann"), services))
+    assert len(members) == 1
 
 
 def test_a_short_key_and_an_invalid_user_id_are_refused(engine: Engine) -> None:
@@ -114,7 +114,7 @@ def test_the_audit_log_names_the_actor_of_an_erasure_and_not_the_user(store: Exp
     tokens.erase("ann@example.com", **WHO)
     entries = store.audit("unit_token")
     assert [(e.at, e.actor, e.action, e.reason, e.detail["found"]) for e in entries] == [
-        (7, "ada", "erase", "request 4711", found) for found in (False, True)
+        (7, "ada", "erase", "request 4711", result) for result in (False, True)
     ]
     for secret in ("ann", unit, row.lookup, row.nonce):
         assert secret not in repr(store.audit())
@@ -168,9 +168,9 @@ def test_a_token_that_is_erased_while_it_is_made_does_not_stay_in_memory(engine:
         then: Callable[[], object] = staticmethod(lambda: None)
 
         def get_or_add(self, lookup: str, nonce: str) -> str:
-            found = super().get_or_add(lookup, nonce)
+            result = super().get_or_add(lookup, nonce)
             self.then()
-            return found
+            return result
 
     nonces = Slow(engine)
     tokens = Tokens(KEY, nonces)

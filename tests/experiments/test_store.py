@@ -272,8 +272,8 @@ def test_a_database_without_tables_is_named(tmp_path: Path) -> None:
 
 def test_sqlite_runs_with_the_settings_of_a_database_in_use(store: ExperimentStore) -> None:
     with store.engine.connect() as connection:
-        found = {
+        result = {
             name: connection.execute(text(f"pragma {name}")).scalar()
             for name in ("journal_mode", "synchronous", "foreign_keys")
         }
-    assert found == {"journal_mode": "wal", "synchronous": 1, "foreign_keys": 1}
+    assert result == {"journal_mode": "wal", "synchronous": 1, "foreign_keys": 1}

@@ -120,5 +120,5 @@ def test_whoever_changes_a_definition_raises_the_version() -> None:
     ],
 )
 def test_derived_features(availability: Any, amount: Any, hashes: Any, derived: tuple[Any, ...]) -> None:
-    found = derive_offer({"availability": [availability], "amount_minor": [amount], "hashes": [hashes]})
-    assert (found["in_stock"], found["log_amount"], found["image_count"]) == tuple([value] for value in derived)
+    result = derive_offer({"availability": [availability], "amount_minor": [amount], "hashes": [hashes]})
+    assert (result["in_stock"], result["log_amount"], result["image_count"]) == tuple([value] for value in derived)

@@ -106,9 +106,9 @@ def test_bad_engagements_are_named_before_anything_is_written(
 def test_lists_are_read_as_they_were_written_and_by_another_store_too(open_store: Callable[[], Any]) -> None:
     store = open_store()
     assert store.add_engagements([*engagements(("a", 1), ("b", 2)), *engagements(("b", 7), user="ü")]) == 2
-    found = open_store().read_recent(["u", "ü", "nobody"])
-    assert {id: row.product_ids for id, row in found.items()} == {"u": ("a", "b"), "ü": ("b",)}
-    assert found["ü"].event_time == at(T + 7)
+    result = open_store().read_recent(["u", "ü", "nobody"])
+    assert {id: row.product_ids for id, row in result.items()} == {"u": ("a", "b"), "ü": ("b",)}
+    assert result["ü"].event_time == at(T + 7)
 
 
 def test_the_same_batch_again_writes_nothing(store: ProductFeatureStore) -> None:

@@ -94,8 +94,8 @@ def test_a_new_feature_is_rolled_out_while_the_old_program_reads_and_writes(open
     old.write_features([make_product(id, 1) for id in "abc"])
 
     def read() -> None:
-        found = old.read_features("abc")
-        assert {id: product.currency for id, product in found.items()} == dict.fromkeys("abc", "EUR")
+        products = old.read_features("abc")
+        assert {id: product.currency for id, product in products.items()} == dict.fromkeys("abc", "EUR")
         assert set(online(old, "product_offer:amount_minor", "ab")) <= {100, 200, 300}
 
     reader = Reader(read)
@@ -130,8 +130,8 @@ def test_a_new_feature_is_rolled_out_while_the_old_program_reads_and_writes(open
             {"product_id": ["a", "b"], "event_timestamp": [pd.Timestamp(NOON + timedelta(days=1))] * 2}
         )
         joined = new.feast.get_historical_features(labels, ["product_offer:condition", "product_offer:version"]).to_df()
-        found = {row.product_id: (row.condition, row.version) for row in joined.itertuples()}
-        assert found == {"a": ("new", 2), "b": ("new", 3)}
+        products = {row.product_id: (row.condition, row.version) for row in joined.itertuples()}
+        assert products == {"a": ("new", 2), "b": ("new", 3)}
     assert len(old.history(OFFER_VIEW).read()) == 7
     assert materialize(old, full=True).exit_code == 0
     assert online(old, "product_offer:condition", "abc") == ["new"] * 3
@@ -159,8 +159,8 @@ def test_a_new_model_is_filled_while_the_old_one_is_read(open_store: Callable[[]
     store.write_embeddings("m1", list(before.values()))
 
     def read() -> None:
-        found = store.read_embeddings("m1", "abc")
-        assert all(same(found[id], before[id]) for id in "abc")
+        embeddings = store.read_embeddings("m1", "abc")
+        assert all(same(embeddings[id], before[id]) for id in "abc")
         assert online(store, "product_embedding_m1:content_hash", "a") == [before["a"].content_hash]
 
     reader = Reader(read)
@@ -169,8 +169,8 @@ def test_a_new_model_is_filled_while_the_old_one_is_read(open_store: Callable[[]
         for id in "abc":
             other.write_embeddings("m2", [make_embedding(id, 7, "m2")])
         service = store.feast.get_feature_service("retrieval_m2", allow_cache=False)
-        found = store.feast.get_online_features(service, [{"product_id": id} for id in "abc"]).to_dict()
-        assert found["model_version"] == ["m2"] * 3
+        embeddings = store.feast.get_online_features(service, [{"product_id": id} for id in "abc"]).to_dict()
+        assert embeddings["model_version"] == ["m2"] * 3
         assert store.model_versions() == ["m1", "m2"]
     finally:
         reader.close()

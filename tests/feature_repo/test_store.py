@@ -35,11 +35,11 @@ def test_what_was_written_is_read_bit_for_bit(store: Any) -> None:
         make_product("nul", 1, text={**make_product().text, "title": "a\0b", "brand": ""}),
     ]
     assert store.write_features(products) == set()
-    found = store.read_features([*(product.id for product in products), "unknown"])
-    assert set(found) == {product.id for product in products}
+    result = store.read_features([*(product.id for product in products), "unknown"])
+    assert set(result) == {product.id for product in products}
     for product in products:
-        assert same(found[product.id], product)
-    assert found["a1"].image_vectors.dtype == np.float32
+        assert same(result[product.id], product)
+    assert result["a1"].image_vectors.dtype == np.float32
 
 
 def test_compaction_merges_the_history_of_every_view_and_changes_nothing_read(store: Any) -> None:
@@ -72,29 +72,29 @@ def test_of_rows_with_one_id_the_newest_is_written_and_of_equal_versions_the_las
 def test_an_offer_alone_leaves_text_and_images_and_moves_the_product_on(store: Any) -> None:
     store.write_features([make_product("a", 1)])
     store.write_features([make_product("a", 3)], views=["offer"])
-    found = store.read_features("a")["a"]
-    assert (found.version, found.event_time) == (3, NOON + timedelta(microseconds=3))
-    assert found.amount_minor == 300
-    assert found.text == make_product("a", 1).text
-    assert np.array_equal(found.image_vectors, make_product("a", 1).image_vectors)
+    result = store.read_features("a")["a"]
+    assert (result.version, result.event_time) == (3, NOON + timedelta(microseconds=3))
+    assert result.amount_minor == 300
+    assert result.text == make_product("a", 1).text
+    assert np.array_equal(result.image_vectors, make_product("a", 1).image_vectors)
 
 
 def test_an_older_full_update_cannot_pass_a_newer_offer_in_any_view(store: Any) -> None:
     store.write_features([make_product("a", 1)])
     store.write_features([make_product("a", 3)], views=["offer"])
     assert store.write_features([make_product("a", 2)]) == {"a"}
-    found = store.read_features("a")["a"]
-    assert (found.text["title"], found.amount_minor) == ("title of a at 1", 300)
+    result = store.read_features("a")["a"]
+    assert (result.text["title"], result.amount_minor) == ("title of a at 1", 300)
 
 
 def test_offers_are_read_and_written_without_the_rest(store: Any) -> None:
     store.write_features([make_product("a", 3), make_product("b", 3)])
     store.delete([deletion("b", 4)])
-    found = store.read_offers(["a", "b", "unknown"])
+    offers = store.read_offers(["a", "b", "unknown"])
     whole = store.read_features(["a"])["a"]
-    assert set(found) == {"a", "b"}
-    assert (found["a"].version, found["a"].event_time, found["a"].amount_minor) == (3, whole.event_time, 300)
-    assert (found["b"].version, found["b"].deleted, found["b"].amount_minor) == (4, True, None)
+    assert set(offers) == {"a", "b"}
+    assert (offers["a"].version, offers["a"].event_time, offers["a"].amount_minor) == (3, whole.event_time, 300)
+    assert (offers["b"].version, offers["b"].deleted, offers["b"].amount_minor) == (4, True, None)
     newer = OfferRow(id="a", version=5, event_time=NOON + timedelta(seconds=1), amount_minor=7, currency="EUR")
     older = OfferRow(id="a", version=4, event_time=NOON, amount_minor=9, currency="EUR")
     assert store.write_offers([newer]) == set()
@@ -134,16 +134,16 @@ def test_what_an_embedding_is_of_is_read_without_its_vector(store: Any) -> None:
     embedding = make_embedding("a", 3)
     store.write_embeddings("m1", [embedding, make_embedding("b", 3)])
     store.delete([deletion("b", 4)])
-    found = store.embedding_states("m1", ["a", "b", "unknown"])
-    assert found == {"a": (3, embedding.content_hash, False), "b": (4, "", True)}
+    states = store.embedding_states("m1", ["a", "b", "unknown"])
+    assert states == {"a": (3, embedding.content_hash, False), "b": (4, "", True)}
 
 
 def test_an_offer_alone_does_not_bring_a_deleted_product_back_but_a_whole_one_does(store: Any) -> None:
     store.write_features([make_product("a", 1)])
     store.delete([deletion("a", 2)])
     store.write_features([make_product("a", 4)], views=["offer"])
-    found = store.read_features("a")["a"]
-    assert (found.version, found.deleted) == (4, True)
+    result = store.read_features("a")["a"]
+    assert (result.version, result.deleted) == (4, True)
     assert store.write_features([make_product("a", 3)]) == {"a"}
     assert store.read_features("a")["a"].deleted
     store.write_features([make_product("a", 4)])
@@ -164,8 +164,8 @@ def test_a_deleted_product_is_a_tombstone_in_every_view_and_model_version(store:
         store.write_embeddings(model_version, [make_embedding("a", 1, model_version)])
     store.write_features([make_product("a", 1)])
     assert store.delete([deletion("a", 2)]) == set()
-    found = store.read_features("a")["a"]
-    assert same(found, ProductFeatures(id="a", version=2, event_time=NOON, deleted=True))
+    result = store.read_features("a")["a"]
+    assert same(result, ProductFeatures(id="a", version=2, event_time=NOON, deleted=True))
     for model_version in ("m1", "m2"):
         assert store.read_embeddings(model_version, "a")["a"].deleted
         assert store.write_embeddings(model_version, [make_embedding("a", 1, model_version)]) == {"a"}
@@ -292,18 +292,18 @@ def test_scans_give_every_live_product_once(store: Any) -> None:
     assert sorted(store.product_ids()) == sorted(expected)
     pages = list(store.scan_features(batch=5))
     assert max(map(len, pages)) == 5
-    found = [product for page in pages for product in page]
-    assert len(found) == 22
-    assert all(same(product, expected[product.id]) for product in found)
+    result = [product for page in pages for product in page]
+    assert len(result) == 22
+    assert all(same(product, expected[product.id]) for product in result)
 
 
 def test_scanning_embeddings_gives_every_live_one_once(store: Any) -> None:
     store.ensure_model_version("m1")
     store.write_embeddings("m1", [make_embedding(f"p{i}") for i in range(7)])
     store.delete([deletion("p3")])
-    found = [row for page in store.scan_embeddings("m1", batch=2) for row in page]
-    assert sorted(row.id for row in found) == ["p0", "p1", "p2", "p4", "p5", "p6"]
-    assert all(same(row, make_embedding(row.id)) for row in found)
+    result = [row for page in store.scan_embeddings("m1", batch=2) for row in page]
+    assert sorted(row.id for row in result) == ["p0", "p1", "p2", "p4", "p5", "p6"]
+    assert all(same(row, make_embedding(row.id)) for row in result)
 
 
 def test_a_closed_store_says_so(store: Any) -> None:
@@ -355,7 +355,7 @@ def test_the_newest_step_decides_in_any_order_of_arrival(store: Any, steps: list
         if version >= newest:
             # A product that is gone comes back whole or not at all.
             newest, dead = version, kind == "delete" or (dead and views != VIEWS)
-        found = store.read_features([id])[id]
-        assert (found.version, found.deleted) == (newest, dead)
+        result = store.read_features([id])[id]
+        assert (result.version, result.deleted) == (newest, dead)
         if kind == "write" and not stale and not dead:
-            assert found.amount_minor == make_product(id, version).amount_minor
+            assert result.amount_minor == make_product(id, version).amount_minor

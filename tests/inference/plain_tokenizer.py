@@ -15,12 +15,12 @@ CJK = [(0x3040, 0x30FF), (0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xAC00, 0xD7AF), (
 def plain_words(text: str) -> list[str]:
     """NFKC, casefold; letters, numbers and combining marks make words; a CJK character is a word."""
     text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
-    found: list[str] = []
+    results: list[str] = []
     word = ""
     for character in text:
         kind = unicodedata.category(character)
         if kind[0] in "LN" and any(first <= ord(character) <= last for first, last in CJK):
-            found += [word, character]
+            results += [word, character]
             word = ""
         elif unicodedata.name(character, "").startswith("VARIATION SELECTOR") or (
             kind == "Cf" and character != "\N{ZERO WIDTH SPACE}"
@@ -29,16 +29,16 @@ def plain_words(text: str) -> list[str]:
         elif kind[0] in "LN" or kind in ("Mn", "Mc"):
             word += character
         else:
-            found.append(word)
+            results.append(word)
             word = ""
-    return [w for w in [*found, word] if w]
+    return [w for w in [*results, word] if w]
 
 
 def plain_tokens(text: str) -> tuple[list[str], list[str], list[str]]:
     """Unigrams, bigrams, trigrams of a string."""
-    found = plain_words(text)
-    padded = "#" + "#".join(found) + "#" if found else ""
-    return found, [f"{a}#{b}" for a, b in pairwise(found)], [padded[i : i + 3] for i in range(len(padded) - 2)]
+    result = plain_words(text)
+    padded = "#" + "#".join(result) + "#" if result else ""
+    return result, [f"{a}#{b}" for a, b in pairwise(result)], [padded[i : i + 3] for i in range(len(padded) - 2)]
 
 
 class PlainTokenizer:

@@ -85,9 +85,9 @@ def test_each_group_of_a_history_is_one_interest_the_latest_first() -> None:
     centres = np.eye(3, 256, dtype=np.float32)
     group = np.array([0, 1, 0, 2, 1, 0, 2, 1])
     history = np.stack([around(centres[g], 1, seed)[0] for seed, g in enumerate(group)])
-    found = interests(history)
-    assert [int(group[i]) for i in found] == [1, 2, 0]
-    for row in found:  # a medoid: no other of its group is closer to all of its group
+    products = interests(history)
+    assert [int(group[i]) for i in products] == [1, 2, 0]
+    for row in products:  # a medoid: no other of its group is closer to all of its group
         members = np.flatnonzero(group == group[row])
         gaps = [np.linalg.norm(history[members] - history[m], axis=1).sum() for m in members]
         assert np.linalg.norm(history[members] - history[row], axis=1).sum() == pytest.approx(min(gaps))

@@ -182,8 +182,8 @@ def test_threads_get_the_same_bags() -> None:
     tokenizer = Tokenizer.fit(corpus)
     expected = tokenizer.encode(corpus)[0]
     with ThreadPoolExecutor(4) as pool:
-        for found, _ in pool.map(tokenizer.encode, [corpus] * 40):
-            np.testing.assert_array_equal(found, expected)
+        for result, _ in pool.map(tokenizer.encode, [corpus] * 40):
+            np.testing.assert_array_equal(result, expected)
 
 
 def test_a_saved_tokenizer_reads_back_as_the_same(tmp_path: Path) -> None:

@@ -74,8 +74,8 @@ def test_the_projection_keeps_the_directions_in_which_the_classes_differ() -> No
 def histogram(*colours: tuple[float, float, float]) -> dict[int, float]:
     """Bins of an image made of equal bands of these colours."""
     bands = [torch.tensor(c).view(3, 1, 1).expand(3, 8, 16) for c in colours]
-    found = colour_histogram(torch.cat(bands, 1)[None])[0]
-    return {i: round(found[i].item() ** 2, 5) for i in found.nonzero().flatten().tolist()}
+    result = colour_histogram(torch.cat(bands, 1)[None])[0]
+    return {i: round(result[i].item() ** 2, 5) for i in result.nonzero().flatten().tolist()}
 
 
 @pytest.mark.parametrize(
@@ -102,6 +102,6 @@ def test_shares_add_up_and_similarity_is_that_of_the_shares() -> None:
     red, grey = (1.0, 0.0, 0.0), (0.5, 0.5, 0.5)
     assert histogram(red, grey, grey, grey) == {2: 0.25, 28: 0.75}
     bands = torch.tensor([red] * 8 + [grey] * 8).T.reshape(1, 3, 16, 1).expand(1, 3, 16, 16)
-    found = colour_histogram(bands)[0]
-    assert found.norm().item() == pytest.approx(1.0)
-    assert found[2].item() == pytest.approx(math.sqrt(0.5))
+    result = colour_histogram(bands)[0]
+    assert result.norm().item() == pytest.approx(1.0)
+    assert result[2].item() == pytest.approx(math.sqrt(0.5))

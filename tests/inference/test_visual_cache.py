@@ -23,10 +23,10 @@ def test_vectors_come_back_exactly_also_after_a_restart(tmp_path: Path) -> None:
     cache = VisualCache(path, "v1")
     cache.put(kept)
     for reader in (cache, VisualCache(path, "v1")):
-        found = reader.get([*kept, "unknown"])
-        assert found.keys() == kept.keys()
-        assert all(np.array_equal(found[h], kept[h]) for h in kept)
-        assert found["hash0"].dtype == np.float32
+        row = reader.get([*kept, "unknown"])
+        assert row.keys() == kept.keys()
+        assert all(np.array_equal(row[h], kept[h]) for h in kept)
+        assert row["hash0"].dtype == np.float32
         reader.close()
 
 

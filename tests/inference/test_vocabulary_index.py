@@ -33,5 +33,5 @@ def test_exactly_the_trigrams_of_the_vocabulary_are_found(characters: int) -> No
     trigrams = ["".join((a, b, "#")) for a in alphabet for b in alphabet]
     index = TrigramIndex(trigrams[::2], first=100)
     for number, trigram in enumerate(trigrams):
-        (found,) = index.find(code_points(trigram.replace("#", " ")))
-        assert found == (-1 if number % 2 else 100 + number // 2)
+        (result,) = index.find(code_points(trigram.replace("#", " ")))
+        assert result == (-1 if number % 2 else 100 + number // 2)

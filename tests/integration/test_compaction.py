@@ -61,8 +61,8 @@ def test_after_compaction_a_new_reader_rebuilds_exactly_the_live_catalogue(conne
     live = [n for n in range(PRODUCTS) if n % 4]
     assert len(index) == len(live)
     newest = vectors[-1, live]
-    assert [found.ids for found in index.search(newest, 1)] == [[f"p{n}"] for n in live]
-    assert min(found.scores[0] for found in index.search(newest, 1)) > 0.99, "the newest vectors, not older ones"
+    assert [result.ids for result in index.search(newest, 1)] == [[f"p{n}"] for n in live]
+    assert min(result.scores[0] for result in index.search(newest, 1)) > 0.99, "the newest vectors, not older ones"
 
 
 def record(n: int, version: int, vector: np.ndarray) -> OutgoingVector:

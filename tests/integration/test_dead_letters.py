@@ -85,17 +85,17 @@ class Shop:
     def read(self, topic: str, prefix: bytes = b"") -> list[Any]:
         """All records of a topic whose keys have this prefix."""
         consumer: KafkaConsumer = self.kafka.consumer()
-        found: list[Any] = []
+        results: list[Any] = []
         try:
             partitions = [TopicPartition(topic, p) for p in consumer.partitions_for_topic(topic)]
             ends = consumer.end_offsets(partitions)
             consumer.assign(partitions)
             consumer.seek_to_beginning(*partitions)
             while any(consumer.position(tp) < end for tp, end in ends.items()):
-                found += [r for rows in consumer.poll(300).values() for r in rows]
+                results += [r for rows in consumer.poll(300).values() for r in rows]
         finally:
             consumer.close()
-        return [r for r in found if (r.key or b"").startswith(prefix)]
+        return [r for r in results if (r.key or b"").startswith(prefix)]
 
 
 @pytest.fixture(scope="module")
@@ -183,13 +183,13 @@ def test_letters_are_listed_newest_first_and_filtered(shop: Shop) -> None:
         )
     shop.write(Record(topic=EVENTS, key=b"list-0"), message="kind: must be one")
     keys = [option for n in range(5) for option in ("--key", f"list-{n}")]
-    found = shop.listed(*keys)
-    assert [letter["offset"] for letter in found] == [0, *range(9, -1, -1)]
+    letters = shop.listed(*keys)
+    assert [letter["offset"] for letter in letters] == [0, *range(9, -1, -1)]
     with DeadLetterReader(shop.kafka) as reader:  # several windows, though there are only a few letters
         newest = reader.newest(LetterFilter(keys=keys[1::2]), 3, window=3)
-    assert [str(letter.id) for letter in newest] == [letter["id"] for letter in found[:3]]
-    assert [letter["topic"] for letter in found] == [EVENTS, *[CATALOG_UPDATES] * 10]
-    assert found[1].items() >= {
+    assert [str(letter.id) for letter in newest] == [letter["id"] for letter in letters[:3]]
+    assert [letter["topic"] for letter in letters] == [EVENTS, *[CATALOG_UPDATES] * 10]
+    assert letters[1].items() >= {
         "partition": 2, "key": "list-4", "stage": "decode", "error": "ContractError", "attempts": 1,
         "message": "price.amount: -9 must be at least 0", "consumer_group": "g", "replayed": False,
     }.items()  # fmt: skip
@@ -205,26 +205,26 @@ def test_letters_are_listed_newest_first_and_filtered(shop: Shop) -> None:
     ]
     assert [letter["offset"] for letter in shop.listed("--key", "list-3")] == [8, 3]
     assert shop.listed(*keys, "--error", "ImageError") == []
-    times = [datetime.fromisoformat(letter["time"]) for letter in found]
+    times = [datetime.fromisoformat(letter["time"]) for letter in letters]
     middle = times[5].isoformat()
     assert [letter["id"] for letter in shop.listed(*keys, "--since", middle)] == [
-        letter["id"] for letter, at in zip(found, times, strict=True) if at >= times[5]
+        letter["id"] for letter, at in zip(letters, times, strict=True) if at >= times[5]
     ]
     assert [letter["id"] for letter in shop.listed(*keys, "--until", middle)] == [
-        letter["id"] for letter, at in zip(found, times, strict=True) if at < times[5]
+        letter["id"] for letter, at in zip(letters, times, strict=True) if at < times[5]
     ]
     assert shop.listed(*keys, "--since", "2100-01-01") == []
 
     table = shop.run("list", *catalog, "--limit", 2).stdout.splitlines()
     assert table[0].split() == ["ID", "TIME", "(UTC)", "STAGE", "ERROR", "KEY", "TRIES", "REPLAYED", "MESSAGE"]
-    assert [line.split()[0] for line in table[1:]] == [letter["id"] for letter in found[1:3]]
+    assert [line.split()[0] for line in table[1:]] == [letter["id"] for letter in letters[1:3]]
     causes = [json.loads(line) for line in shop.run("list", *keys, "--summary", "--json").stdout.splitlines()]
     assert [(c["letters"], c["stage"], c["message"]) for c in causes] == [
         (5, "decode", "price.amount: … must be at least …"),
         (5, "image", "… … Not Found"),
         (1, "decode", "kind: must be one"),
     ]
-    assert causes[0]["newest"] == found[1]["id"]
+    assert causes[0]["newest"] == letters[1]["id"]
 
 
 def test_a_letter_is_shown_with_its_bytes_escaped_for_the_terminal(shop: Shop) -> None:

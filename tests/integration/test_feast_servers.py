@@ -107,12 +107,12 @@ def test_feast_serve_returns_written_derived_deleted_and_searched_features(home:
                 "entities": {"product_id": ["b", "gone", "a"], "user_id": ["u", "u", "nobody"]},
             },
         )
-    found = columns(answer)
-    assert found["title"] == ["title of b at 2", None, "title of a at 1"]
-    assert found["amount_minor"] == [200, None, 100]
-    assert found["in_stock"] == [False, None, True]
-    assert found["image_count"] == [2, None, 2]
-    assert found["product_ids"] == [["b", "a"], ["b", "a"], None]
+    result = columns(answer)
+    assert result["title"] == ["title of b at 2", None, "title of a at 1"]
+    assert result["amount_minor"] == [200, None, 100]
+    assert result["in_stock"] == [False, None, True]
+    assert result["image_count"] == [2, None, 2]
+    assert result["product_ids"] == [["b", "a"], ["b", "a"], None]
     distances = {f"p{n}": 1 - float(make_embedding(f"p{n}").vector @ query) for n in range(50)}
     near = columns(searched)
     assert set(near["product_id"]) == set(sorted(distances, key=lambda id: distances[id])[:3])

@@ -54,21 +54,21 @@ def test_get_online_features_reads_what_was_written_under_the_right_ids(store: P
     store.write_features(products)
     random.Random(1).shuffle(products)
     service = store.feast.get_feature_service("itemsage_inputs_v1")
-    found = online(store, service, [product.id for product in products])
+    result = online(store, service, [product.id for product in products])
     for i, product in enumerate(products):
-        assert found["product_id"][i] == product.id
-        assert found["version"][i] == product.version
-        assert {name: found[name][i] for name in product.text} == product.text
-        assert found["urls"][i] == product.image_urls
-        assert np.array_equal(np.array(found["vectors"][i], np.float32), product.image_vectors)
+        assert result["product_id"][i] == product.id
+        assert result["version"][i] == product.version
+        assert {name: result[name][i] for name in product.text} == product.text
+        assert result["urls"][i] == product.image_urls
+        assert np.array_equal(np.array(result["vectors"][i], np.float32), product.image_vectors)
 
 
 def test_get_online_features_sees_neither_deleted_nor_unknown_products(store: ProductFeatureStore) -> None:
     store.write_features([make_product("a"), make_product("b")])
     store.delete([Deletion(id="a", version=2, event_time=NOON)])
-    found = online(store, ["product_offer:amount_minor", "product_text:title"], ["a", "b", "c"])
-    assert found["amount_minor"] == [None, 100, None]
-    assert found["title"] == [None, "title of b at 1", None]
+    result = online(store, ["product_offer:amount_minor", "product_text:title"], ["a", "b", "c"])
+    assert result["amount_minor"] == [None, 100, None]
+    assert result["title"] == [None, "title of b at 1", None]
 
 
 def test_vector_search_pairs_every_product_with_its_own_features_and_distance(store: ProductFeatureStore) -> None:
@@ -77,14 +77,14 @@ def test_vector_search_pairs_every_product_with_its_own_features_and_distance(st
     store.write_embeddings("m1", list(embeddings.values()))
     wrong = 0
     for query in list(embeddings.values())[:5]:
-        found = store.feast.retrieve_online_documents_v2(
+        result = store.feast.retrieve_online_documents_v2(
             features=["product_embedding_m1:content_hash", "product_embedding_m1:vector"],
             query=query.vector.tolist(),
             top_k=100,
         ).to_dict()
-        assert len(set(found["product_id"])) == 100
+        assert len(set(result["product_id"])) == 100
         for id, content_hash, vector, distance in zip(
-            found["product_id"], found["content_hash"], found["vector"], found["distance"], strict=True
+            result["product_id"], result["content_hash"], result["vector"], result["distance"], strict=True
         ):
             own = embeddings[id]
             right = np.array_equal(np.array(vector, np.float32), own.vector) and content_hash == own.content_hash
@@ -146,13 +146,13 @@ def test_a_point_in_time_join_has_the_values_of_each_time(store: ProductFeatureS
         }
     )
     features = ["product_offer:amount_minor", "product_text:title", "product_embedding_m-2.0:vector"]
-    found = store.feast.get_historical_features(labels, features).to_df().sort_values("row")
-    assert found["row"].tolist() == [0, 1, 2, 3, 4]
-    assert found["amount_minor"].tolist()[:4] == [100, 200, 200, 300]
-    assert found["title"].tolist()[:4] == [f"title of {p} at {v}" for p, v in (("a", 1), ("a", 2), ("a", 2), ("b", 3))]
-    assert found[["amount_minor", "title"]].iloc[4].isna().all()
+    result = store.feast.get_historical_features(labels, features).to_df().sort_values("row")
+    assert result["row"].tolist() == [0, 1, 2, 3, 4]
+    assert result["amount_minor"].tolist()[:4] == [100, 200, 200, 300]
+    assert result["title"].tolist()[:4] == [f"title of {p} at {v}" for p, v in (("a", 1), ("a", 2), ("a", 2), ("b", 3))]
+    assert result[["amount_minor", "title"]].iloc[4].isna().all()
     expected = make_embedding("a", 2, "m-2.0").vector
-    assert np.array_equal(np.array(found["vector"].iloc[1], np.float32), expected)
+    assert np.array_equal(np.array(result["vector"].iloc[1], np.float32), expected)
 
 
 @_IBIS
@@ -168,11 +168,11 @@ def test_materialising_rebuilds_a_lost_online_store_and_spares_fresher_values(tm
         fresh = make_product("c", 9)
         store.write_features([fresh])
         store.feast.materialize(NOON - timedelta(days=1), NOON + timedelta(days=1))
-        found = store.read_features("abc")
-        assert same(found["a"], make_product("a", 1))
-        assert found["b"].deleted
-        assert found["b"].version == 2
-        assert same(found["c"], fresh)
+        products = store.read_features("abc")
+        assert same(products["a"], make_product("a", 1))
+        assert products["b"].deleted
+        assert products["b"].version == 2
+        assert same(products["c"], fresh)
         embeddings = store.read_embeddings("m1", "abc")
         assert same(embeddings["a"], make_embedding("a", 1))
         assert embeddings["b"].deleted
@@ -263,10 +263,10 @@ def test_a_writer_killed_at_any_time_leaves_whole_products_and_whole_parts(tmp_p
     os.kill(process.pid, signal.SIGKILL)
     process.join(60)
     with ProductFeatureStore.open(tmp_path) as store:
-        found = store.read_features(f"p{i}" for i in range(20))
-        (version,) = {product.version for product in found.values()}
+        products = store.read_features(f"p{i}" for i in range(20))
+        (version,) = {product.version for product in products.values()}
         assert version >= 3
-        assert all(same(product, make_product(id, version)) for id, product in found.items())
+        assert all(same(product, make_product(id, version)) for id, product in products.items())
         for name in ("product_text", "product_images", "product_offer"):
             past = store.history(name).read(["product_id", "version"])
             assert max(past["version"].to_pylist()) >= version
@@ -315,12 +315,12 @@ def test_a_materialisation_killed_in_the_middle_bars_nobody_and_is_gone_on_with(
         fresh = OfferRow(id="p499", version=9, event_time=NOON, amount_minor=9)
         online = store.feast.provider.online_store
         online.write(store.feast.config, [(store.feast.get_feature_view("product_offer"), [online_row(_OFFER, fresh)])])
-        (found,) = materialize(store, views=["product_offer"], shard_rows=50).views
-        assert found.outcome == "done"
-        assert found.resumed in (150, 200), "the last shard may have been online without its checkpoint"
-        assert found.resumed + found.written + found.kept == 500
-        assert found.reconciliation is not None
-        assert (found.reconciliation.equal, found.reconciliation.fresher) == (499, 1)
+        (result,) = materialize(store, views=["product_offer"], shard_rows=50).views
+        assert result.outcome == "done"
+        assert result.resumed in (150, 200), "the last shard may have been online without its checkpoint"
+        assert result.resumed + result.written + result.kept == 500
+        assert result.reconciliation is not None
+        assert (result.reconciliation.equal, result.reconciliation.fresher) == (499, 1)
         offers = store.read_offers(ids)
         assert offers.pop("p499") == fresh
         assert offers == {id: offer for id, offer in expected.items() if id != "p499"}

@@ -108,8 +108,8 @@ class Online:
 
     def row(self, id: str, table: FeatureView = TITLES, **options: Any) -> Any:
         names = [f.name for f in table.features if f.name not in ("version", "deleted")]
-        (found,) = self.store.read(self.config, [(table, names)], [encode_key(id)], **options)
-        return found.get(encode_key(id))
+        (result,) = self.store.read(self.config, [(table, names)], [encode_key(id)], **options)
+        return result.get(encode_key(id))
 
     def write(self, *batches: tuple[FeatureView, list[OnlineRow]], **options: Any) -> list[set[str]]:
         stale = self.store.write(self.config, batches, **options)
@@ -185,8 +185,8 @@ def test_a_view_without_versions_is_ordered_by_microseconds_before_the_epoch_too
         for microsecond in (200, 900, 300):
             time = start.replace(microsecond=microsecond)
             online.feast_write(TIMED, [(key(f"{start:%Y}"), {"title": Value(string_val=f"{microsecond}")}, time, None)])
-        ((found, values),) = online.store.online_read(online.config, TIMED, [key(f"{start:%Y}")])
-        assert (values["title"].string_val, found) == ("900", start.replace(microsecond=900))
+        ((result, values),) = online.store.online_read(online.config, TIMED, [key(f"{start:%Y}")])
+        assert (values["title"].string_val, result) == ("900", start.replace(microsecond=900))
 
 
 def test_a_deleted_product_is_absent_and_an_older_upsert_cannot_pass(online: Online) -> None:
@@ -300,8 +300,8 @@ def test_vector_search_is_exact_ordered_by_id_and_finds_no_deleted_product(onlin
     ]
     online.write((POINTS, rows))
     online.write((POINTS, [OnlineRow(encode_key("gone"), 2, True, 0, [None])]))
-    found = online.store.retrieve_online_documents_v2(online.config, POINTS, [], [0.0, 0.0], 3)
-    assert [(k.entity_values[0].string_val, v["distance"].float_val) for _, k, v in found] == [
+    documents = online.store.retrieve_online_documents_v2(online.config, POINTS, [], [0.0, 0.0], 3)
+    assert [(k.entity_values[0].string_val, v["distance"].float_val) for _, k, v in documents] == [
         ("a", 5.0),
         ("m", 1.0),
         ("z", 0.0),
@@ -486,15 +486,15 @@ def test_the_feature_store_and_feasts_readers_and_jobs_work_on_it(
             expected = None if id == "p3" else features[id].text["title"]
             assert (read["product_id"][i], read["title"][i]) == (id, expected)
         query = embeddings["p9"].vector
-        found = store.feast.retrieve_online_documents_v2(
+        result = store.feast.retrieve_online_documents_v2(
             features=["product_embedding_m1:content_hash"], query=query.tolist(), top_k=5
         ).to_dict()
         for id, content_hash, distance in zip(
-            found["product_id"], found["content_hash"], found["distance"], strict=True
+            result["product_id"], result["content_hash"], result["distance"], strict=True
         ):
             assert content_hash == embeddings[id].content_hash
             assert distance == pytest.approx(1 - embeddings[id].vector @ query, abs=1e-5)
-        assert "p9" in found["product_id"]
+        assert "p9" in result["product_id"]
         views = store.feast.list_feature_views()
         store.feast.provider.online_store.update(store.feast.config, views, [], [], [], partial=False)
         store.feast.provider.online_store.update(store.feast.config, [], views, [], [], partial=False)

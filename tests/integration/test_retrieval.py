@@ -186,8 +186,8 @@ def test_a_saved_index_of_a_topic_that_was_created_again_is_rebuilt(
     catalogue.offer("a", 2, 100, "in_stock")  # versions start again on the new topic
     with FollowedIndex(catalogue.connection, catalogue.model, folder=tmp_path) as second:
         assert second.catch_up(60)
-        found = second.index.search(vector_of("a")[None], 5, where=Filter(max_price=100, currency="EUR"))
-        assert found[0].ids == [catalogue.name("a")]
+        results = second.index.search(vector_of("a")[None], 5, where=Filter(max_price=100, currency="EUR"))
+        assert results[0].ids == [catalogue.name("a")]
     assert "is rebuilt: it was made from another topic product.offers" in caplog.text
 
 

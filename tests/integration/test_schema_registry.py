@@ -74,12 +74,12 @@ def values(shop: Shop, topic: str) -> list[bytes]:
     try:
         partitions = [TopicPartition(topic, number) for number in sorted(consumer.partitions_for_topic(topic))]
         consumer.assign(partitions)
-        ends, found = consumer.end_offsets(partitions), []
+        ends, result = consumer.end_offsets(partitions), []
         while any(consumer.position(tp) < end for tp, end in ends.items()):
-            found += [record.value for rows in consumer.poll(500).values() for record in rows]
+            result += [record.value for rows in consumer.poll(500).values() for record in rows]
     finally:
         consumer.close()
-    return found
+    return result
 
 
 def test_avro_updates_are_read_and_avro_vectors_are_written(shop: Shop, registry: Registry) -> None:

@@ -83,13 +83,13 @@ def lose_online(store: ProductFeatureStore) -> None:
 def online_rows(store: ProductFeatureStore) -> dict[str, dict[bytes, OnlineRow]]:
     """Every row of every view as the database has it."""
     online, config = store.feast.provider.online_store, store.feast.config
-    found = {}
+    result = {}
     for view in store.feast.list_feature_views():
         ids = store.history(view.name).read([view.join_keys[0]])[view.join_keys[0]].to_pylist()
         keys = [encode_key(id, view.join_keys[0]) for id in ids]
         (rows,) = online.read(config, [(view, payload_columns(view))], keys, own_versions=True)
-        found[view.name] = {key: row._replace(values=tuple(row.values)) for key, row in rows.items()}
-    return found
+        result[view.name] = {key: row._replace(values=tuple(row.values)) for key, row in rows.items()}
+    return result
 
 
 def told(summary: Summary) -> list[dict[str, Any]]:
@@ -135,10 +135,10 @@ def test_what_is_fresher_online_stays(open_store: Open, engine: SparkEngine) -> 
     store.write_offers([OfferRow(id="p07", version=9, event_time=NOON, amount_minor=9)])
     for part in set(store.history(OFFERS).parts()) - set(parts):
         part.unlink()
-    (found,) = materialize(store, views=[OFFERS], full=True, shard_rows=16, engine=engine).views
-    assert (found.outcome, found.written, found.kept) == ("done", 39, 1)
-    assert found.reconciliation is not None
-    assert (found.reconciliation.equal, found.reconciliation.fresher) == (39, 1)
+    (result,) = materialize(store, views=[OFFERS], full=True, shard_rows=16, engine=engine).views
+    assert (result.outcome, result.written, result.kept) == ("done", 39, 1)
+    assert result.reconciliation is not None
+    assert (result.reconciliation.equal, result.reconciliation.fresher) == (39, 1)
     assert store.read_offers(["p07"])["p07"].version == 9
 
 
@@ -162,12 +162,12 @@ def test_a_run_on_spark_is_alone_with_its_view_and_gone_on_with_by_either_engine
     with pytest.raises(StopHere):
         materialize(store, views=[OFFERS], shard_rows=10, engine=engine, progress=stop)
     assert [summary.exit_code for summary in meanwhile] == [4, 4, 4]
-    (found,) = materialize(store, views=[OFFERS], shard_rows=10).views
-    assert (found.outcome, found.resumed) == ("done", 30)
-    assert found.written + found.kept == 170
-    assert found.kept <= 40, "those whose shards were handed out when it died, and no more"
-    assert found.reconciliation is not None
-    assert found.reconciliation.equal == 200
+    (result,) = materialize(store, views=[OFFERS], shard_rows=10).views
+    assert (result.outcome, result.resumed) == ("done", 30)
+    assert result.written + result.kept == 170
+    assert result.kept <= 40, "those whose shards were handed out when it died, and no more"
+    assert result.reconciliation is not None
+    assert result.reconciliation.equal == 200
 
 
 def test_an_executors_error_comes_back_in_its_own_words(open_store: Open, engine: SparkEngine) -> None:
@@ -221,9 +221,9 @@ def test_a_catalogue_embedded_by_executors_is_the_one_embedded_here(
         counts, rejected = reembed(context, shard_products=16, workers=workers, on_progress=progress.append)
         assert (counts["embedded"], rejected, progress[-1], len(progress)) == (70, {}, 70, 5)
         remote_vectors = {id: row.vector for id, row in store.read_embeddings("1", ids).items()}
-        found, _ = reconcile(context, rejected, shard_products=16, workers=workers)
-        assert (found.ok, found.products, found.embedded, found.shards) == (True, 70, 70, 5)
-        assert reconcile(context, rejected, shard_products=16) == (found, rejected)
+        result, _ = reconcile(context, rejected, shard_products=16, workers=workers)
+        assert (result.ok, result.products, result.embedded, result.shards) == (True, 70, 70, 5)
+        assert reconcile(context, rejected, shard_products=16) == (result, rejected)
         answer = embedder.embed_products(_inputs(store, ids))
         for id, vector in zip(ids, answer.vectors, strict=True):
             assert vector @ remote_vectors[id] > 0.999
@@ -257,8 +257,8 @@ def test_the_commands_work_on_spark(
     assert {view["view"]: view["written"] for view in json.loads(filled.stdout)["views"]}[OFFERS] == 30
     live = CliRunner().invoke(app, ["model", "live", "1", *on_spark])
     assert live.exit_code == 0, live.output
-    found = json.loads(live.stdout)["reconciliation"]
-    assert (found["products"], found["embedded"], found["missing"], found["stale"]) == (30, 30, 0, 0)
+    result = json.loads(live.stdout)["reconciliation"]
+    assert (result["products"], result["embedded"], result["missing"], result["stale"]) == (30, 30, 0, 0)
 
 
 def test_a_master_without_spark_is_refused() -> None:

@@ -63,10 +63,10 @@ def test_as_of_now_the_history_equals_the_online_store(services: Services) -> No
     store.delete([Deletion(id=id, version=5, event_time=NOON) for id in ids[9:12]])
     store.write_features([make_product(ids[10], 6)])
     online = [ProductInput(p.id, p.text, p.image_vectors) for part in store.scan_features() for p in part]
-    found = read_products(services, now())
-    assert len(found) == 28
-    assert as_bytes(found) == as_bytes(sorted(online, key=lambda p: p.id))
-    assert {p.images.shape[1:] for p in found} == {(256,)}
+    products = read_products(services, now())
+    assert len(products) == 28
+    assert as_bytes(products) == as_bytes(sorted(online, key=lambda p: p.id))
+    assert {p.images.shape[1:] for p in products} == {(256,)}
 
 
 def test_a_product_is_trained_on_as_it_was_and_not_at_all_when_it_was_deleted(services: Services) -> None:
@@ -76,10 +76,10 @@ def test_a_product_is_trained_on_as_it_was_and_not_at_all_when_it_was_deleted(se
     then = now()
     store.write_features([make_product("a", 2), make_product("d", 1, event_time=NOON - timedelta(days=9))])
     store.delete([Deletion(id="c", version=2, event_time=NOON)])
-    found = {p.id: p for p in read_products(services, then)}
-    assert sorted(found) == ["a", "c"]  # of `d` an old event arrived later
-    assert found["a"].text == make_product("a", 1).text
-    assert np.array_equal(found["a"].images, make_product("a", 1).image_vectors)
+    result = {p.id: p for p in read_products(services, then)}
+    assert sorted(result) == ["a", "c"]  # of `d` an old event arrived later
+    assert result["a"].text == make_product("a", 1).text
+    assert np.array_equal(result["a"].images, make_product("a", 1).image_vectors)
     assert [p.id for p in read_products(services, now())] == ["a", "d"]
 
 

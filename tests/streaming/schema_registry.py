@@ -69,11 +69,11 @@ class Registry:
             return self._route(method, path, body)
 
     def _route(self, method: str, path: str, body: Any) -> Any:
-        if found := re.fullmatch(r"/schemas/ids/(\d+)(/versions)?", path):
-            number = int(found[1])
+        if result := re.fullmatch(r"/schemas/ids/(\d+)(/versions)?", path):
+            number = int(result[1])
             if method != "GET" or not 0 < number <= len(self.schemas):
                 raise Refusal(404, 40403, f"Schema {number} not found")
-            if found[2]:
+            if result[2]:
                 return [
                     {"subject": subject, "version": version}
                     for subject, ids in self.subjects.items()
@@ -87,9 +87,9 @@ class Registry:
             if schema.references != "[]":
                 said["references"] = json.loads(schema.references)
             return said
-        if method == "POST" and (found := re.fullmatch(r"/subjects/([^/]+)(/versions)?", path)):
-            subject, schema = found[1], self._schema(body)
-            return self._register(subject, schema) if found[2] else self._look_up(subject, schema)
+        if method == "POST" and (result := re.fullmatch(r"/subjects/([^/]+)(/versions)?", path)):
+            subject, schema = result[1], self._schema(body)
+            return self._register(subject, schema) if result[2] else self._look_up(subject, schema)
         raise Refusal(404, 404, "HTTP 404 Not Found")
 
     def _schema(self, body: Any) -> Schema:

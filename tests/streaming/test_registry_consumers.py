@@ -138,8 +138,8 @@ def test_a_follower_reads_framed_vectors_and_offers_and_loses_none_while_the_reg
         server.down = False
         assert follower.catch_up(10)
     assert len(index) == 1
-    (found,) = index.search(vector_of("lamp", 7)[None], 1, where=Filter(categories=("Home > Lamps",)))
-    assert found.ids == ["lamp"]
+    (result,) = index.search(vector_of("lamp", 7)[None], 1, where=Filter(categories=("Home > Lamps",)))
+    assert result.ids == ["lamp"]
 
 
 def test_without_a_registry_a_framed_message_is_refused_with_the_missing_setting(codec: RegistryCodec) -> None:

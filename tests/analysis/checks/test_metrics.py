@@ -83,10 +83,10 @@ def test_a_covariate_after_exposure_fails_and_one_that_is_the_metric_is_suspecte
     apart = sample_moments(metric.needs, {"gmv": y, "pre": x})
     copied = sample_moments(metric.needs, {"gmv": y, "pre": 3 * y + 1e-3 * x})
     late = Facts("t", (), late_covariates=7)
-    found = covariates_before_exposure(late, [metric], apart, apart)
-    assert found is not None
-    assert found.status == "fail"
-    assert "7 units" in found.sentence
+    result = covariates_before_exposure(late, [metric], apart, apart)
+    assert result is not None
+    assert result.status == "fail"
+    assert "7 units" in result.sentence
     warned = covariates_before_exposure(Facts("t", ()), [metric], copied, apart)
     assert warned is not None
     assert (warned.status, warned.sentence[:4]) == ("warn", "GMV:")
@@ -101,9 +101,9 @@ def test_a_unit_with_a_sizeable_share_of_all_clicks_is_suspected_to_be_a_bot() -
     people = np.full(2_000, 2.0)
     person = sample_moments(metric.needs, {"clicks": people})
     bot = sample_moments(metric.needs, {"clicks": np.r_[people, 400.0]})
-    found = automated_traffic([metric], person, bot)
-    assert found is not None
-    assert found.status == "warn"
+    result = automated_traffic([metric], person, bot)
+    assert result is not None
+    assert result.status == "warn"
     fine = automated_traffic([metric], person, person)
     assert fine is not None
     assert fine.status == "ok"

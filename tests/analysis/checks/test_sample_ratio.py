@@ -92,8 +92,8 @@ def test_the_split_over_time_remembers_a_bad_day_and_may_be_looked_at_daily() ->
     for _ in range(300):
         a = rng.binomial(100, 0.5, 50)
         daily = [(arm, d, None, int(n)) for d in range(50) for arm, n in (("a", a[d]), ("b", 100 - a[d]))]
-        found = sample_ratio_over_time(aggregates(daily), split)
-        assert found is not None
-        assert found.value is not None
-        alarms += found.value < 0.05
+        result = sample_ratio_over_time(aggregates(daily), split)
+        assert result is not None
+        assert result.value is not None
+        alarms += result.value < 0.05
     assert alarms <= 24  # at most 5 % of 300 paths, and four standard errors

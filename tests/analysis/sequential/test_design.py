@@ -26,9 +26,9 @@ def effect(z: float, n: int = 2000) -> Effect:
     """An effect z standard errors from 0, over two arms of n units."""
     error = (2 / n) ** 0.5
     control = ArmEstimate(n, 10.0, 10.0, 1 / n, 1 / n, 1 / n)
-    found = effect_of(control, replace(control, raw=10 + z * error, adjusted=10 + z * error))
-    assert isinstance(found, Effect)
-    return found
+    result = effect_of(control, replace(control, raw=10 + z * error, adjusted=10 + z * error))
+    assert isinstance(result, Effect)
+    return result
 
 
 @pytest.mark.parametrize("spending", ["obrien-fleming", "pocock", "power=3", "hsd=-4"])
@@ -76,12 +76,12 @@ def test_four_looks_without_an_effect_cross_as_often_as_alpha_says() -> None:
                 ArmEstimate(n, m, m, v, v, v)
                 for m, v in ((float(x[:n].mean()), float(x[:n].var(ddof=1)) / n) for x in values[run])
             ]
-            found = effect_of(*arms)
-            assert isinstance(found, Effect)
-            plain[run] |= found.difference.p < 0.05
+            result = effect_of(*arms)
+            assert isinstance(result, Effect)
+            plain[run] |= result.difference.p < 0.05
             if number and ever[run]:
                 continue
-            ever[run] |= found.difference.p <= nominal(design, 2 * n)
+            ever[run] |= result.difference.p <= nominal(design, 2 * n)
     assert plain.mean() > 0.10
     assert 0.04 < ever.mean() < 0.06
 
@@ -93,11 +93,11 @@ def nominal(design: Design, units: int, known: dict[int, float] = {}) -> float: 
 
 
 def test_planned_looks_cost_what_the_integration_says() -> None:
-    found = planned_looks(5, "pocock", 0.05, 0.9)
+    result = planned_looks(5, "pocock", 0.05, 0.9)
     looks = SpendingDesign(1.0, 0.05, pocock_spending).looks([0.2, 0.4, 0.6, 0.8, 1.0])
-    assert [look.critical for look in found.looks] == pytest.approx([look.critical for look in looks])
+    assert [look.critical for look in result.looks] == pytest.approx([look.critical for look in looks])
     cost = inflation([look.critical for look in looks], [0.2, 0.4, 0.6, 0.8, 1.0], 0.05, 0.9)
-    assert found.inflation == pytest.approx(cost)
+    assert result.inflation == pytest.approx(cost)
     assert planned_looks(1, "pocock", 0.05, 0.9).inflation == pytest.approx(1.0, abs=1e-6)
     assert planned_looks(40, "obrien-fleming", 0.05, 0.8).inflation < 1.06  # the first looks can spend nothing
 

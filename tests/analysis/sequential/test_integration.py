@@ -24,9 +24,9 @@ def test_two_looks_are_a_bivariate_normal_integral(share: float) -> None:
 @pytest.mark.parametrize("effect", [0.0, 3.0, -12.0])
 def test_looks_that_cannot_reject_change_nothing(effect: float) -> None:
     information = [0.1, 0.5, 0.502, 1.0]
-    *none, found = crossing([inf, inf, inf, 2.0], information, effect)
+    *none, result = crossing([inf, inf, inf, 2.0], information, effect)
     assert none == [0.0, 0.0, 0.0]
-    assert found == pytest.approx(stats.norm.sf(2 - effect) + stats.norm.cdf(-2 - effect), rel=1e-9)
+    assert result == pytest.approx(stats.norm.sf(2 - effect) + stats.norm.cdf(-2 - effect), rel=1e-9)
 
 
 def test_the_error_and_the_power_are_those_of_a_simulation() -> None:

@@ -36,14 +36,14 @@ def shop(n: int = 4000, seed: int = 0) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def found() -> Simulation:
+def simulation() -> Simulation:
     metrics = [GMV, CTR, Proportion(name="buyers", column="gmv"), Quantile(name="median", column="length")]
     return simulate(shop(), metrics, lifts=[0.1], runs=400, seed=1)
 
 
-def test_false_positives_come_at_the_nominal_rate_and_lifts_are_covered(found: Simulation) -> None:
+def test_false_positives_come_at_the_nominal_rate_and_lifts_are_covered(simulation: Simulation) -> None:
     """400 runs: four standard errors around 5 % are 0.6 to 9.4 %, around 95 % coverage 90.6 to 99.4 %."""
-    for outcome in found.outcomes:
+    for outcome in simulation.outcomes:
         assert outcome.covered is not None
         assert 0.906 <= outcome.covered <= 0.994, outcome
         assert outcome.error is not None
@@ -54,8 +54,8 @@ def test_false_positives_come_at_the_nominal_rate_and_lifts_are_covered(found: S
             assert outcome.rejected is not None
             assert outcome.rejected <= 0.094
             assert not outcome.doubtful
-    assert len(found.outcomes) == 7  # a proportion takes no planted lift
-    assert {len(curve) for curve in found.p_values.values()} == {101}
+    assert len(simulation.outcomes) == 7  # a proportion takes no planted lift
+    assert {len(curve) for curve in simulation.p_values.values()} == {101}
 
 
 def test_power_grows_with_the_lift_and_with_the_units() -> None:
@@ -127,11 +127,11 @@ def test_real_orders_give_nominal_rates_and_a_report_finds_a_lift_planted_in_the
     assert len(customers) > 4300
     capped = Mean(name="capped", column="gmv", covariate="pre", cap=Cap(upper_quantile=0.99, nonzero=True))
     units = {name: customers[name].to_numpy() for name in ("gmv", "pre")}
-    found = simulate(units, [GMV, capped], lifts=[0.25], runs=400)
+    simulation = simulate(units, [GMV, capped], lifts=[0.25], runs=400)
     for name in ("gmv", "capped"):
-        assert 0.006 <= (found.outcome(name).rejected or 0) <= 0.094
-        assert (found.outcome(name, 0.25).covered or 0) >= 0.906
-    plain, less = (found.outcome(name).half_width or 0 for name in ("gmv", "capped"))
+        assert 0.006 <= (simulation.outcome(name).rejected or 0) <= 0.094
+        assert (simulation.outcome(name, 0.25).covered or 0) >= 0.906
+    plain, less = (simulation.outcome(name).half_width or 0 for name in ("gmv", "capped"))
     assert less < plain  # what a cap is for
     # One split by hash, with a lift planted: the report's interval holds it.
     odd = [hashlib.sha256(f"salt {c}".encode()).digest()[0] % 2 == 1 for c in customers.customer]

@@ -57,19 +57,19 @@ def test_a_split_is_compared_exactly_as_a_report_compares_it(monkeypatch: pytest
 
 def test_a_cap_that_hides_a_part_of_the_lift_shows_as_bias() -> None:
     capped = Mean(name="capped", column="gmv", cap=Cap(upper_quantile=0.5, nonzero=True))
-    found = simulate(shop(), [capped], lifts=[0.3], runs=200).outcome("capped", 0.3)
-    assert found.bias is not None
-    assert found.bias < -0.1
-    assert found.covered is not None
-    assert found.covered < 0.9
+    result = simulate(shop(), [capped], lifts=[0.3], runs=200).outcome("capped", 0.3)
+    assert result.bias is not None
+    assert result.bias < -0.1
+    assert result.covered is not None
+    assert result.covered < 0.9
 
 
 def test_a_quantile_among_equal_values_rejects_too_rarely_and_never_too_often() -> None:
     units = {"views": np.arange(2000) % 10, "flat": np.ones(2000)}
     metrics = [Quantile(name=name, column=name) for name in units]
-    found = simulate(units, metrics, lifts=[0.1], runs=50)
-    assert (found.outcome("views").rejected, found.outcome("views").undefined) == (0.0, 0)
-    assert found.outcome("views", 0.1).covered == 1.0
-    assert (found.outcome("flat").rejected, found.outcome("flat").undefined) == (None, 50)
-    assert found.outcome("flat").rejected_ci is None
-    assert not found.outcome("views").doubtful
+    simulation = simulate(units, metrics, lifts=[0.1], runs=50)
+    assert (simulation.outcome("views").rejected, simulation.outcome("views").undefined) == (0.0, 0)
+    assert simulation.outcome("views", 0.1).covered == 1.0
+    assert (simulation.outcome("flat").rejected, simulation.outcome("flat").undefined) == (None, 50)
+    assert simulation.outcome("flat").rejected_ci is None
+    assert not simulation.outcome("views").doubtful

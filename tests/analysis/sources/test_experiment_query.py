@@ -49,8 +49,8 @@ def test_there_is_one_row_per_arm_and_interval_of_first_exposure(shop: Shop) -> 
     for unit, arm, day in (("u", "a", 0), ("v", "a", 0.5), ("w", "a", 1), ("x", "b", 0)):
         shop.unit(unit, arm, START + int(day * DAY))
         shop.engagement(unit, "click", START + int(day * DAY) + 1)
-    found = rows(shop, query(needs("clicks")).statement())
-    assert sorted((row["arm"], row["day"], row["n"]) for row in found) == [
+    stored = rows(shop, query(needs("clicks")).statement())
+    assert sorted((row["arm"], row["day"], row["n"]) for row in stored) == [
         ("a", START, 2),
         ("a", START + DAY, 1),
         ("b", START, 1),
@@ -87,8 +87,8 @@ def test_units_without_a_segment_are_unknown(shop: Shop, recorded: bool) -> None
         connection.exec_driver_sql("create table customer (unit_id text, country text)")
         connection.exec_driver_sql("insert into customer values ('u', 'DE')")
     segments = "country" if recorded else ("customer", "country")
-    found = rows(shop, query(needs("clicks"), segments=segments).statement())
-    assert sorted((row["segment"], row["n"]) for row in found) == [("DE", 1), (UNKNOWN, 1)]
+    stored = rows(shop, query(needs("clicks"), segments=segments).statement())
+    assert sorted((row["segment"], row["n"]) for row in stored) == [("DE", 1), (UNKNOWN, 1)]
 
 
 def test_only_the_currencies_of_orders_that_count_are_listed(shop: Shop) -> None:

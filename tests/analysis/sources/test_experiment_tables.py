@@ -298,15 +298,15 @@ def test_caps_and_quantiles_come_from_the_per_unit_values(filled_shop: Any) -> N
         Quantile(name="views", column="impressions", q=0.5),
     ]
     source = ExperimentTables(filled_shop.engine, "ranking")
-    found = source.collect(merged_needs(metrics)).aggregates
+    result = source.collect(merged_needs(metrics)).aggregates
     assert isinstance(metrics[0], Mean)
     column = metrics[0].inputs[0]
-    everyone = found.moments()
-    assert found.limits[column].upper is not None
-    assert everyone.tails[column].largest == found.limits[column].upper
+    everyone = result.moments()
+    assert result.limits[column].upper is not None
+    assert everyone.tails[column].largest == result.limits[column].upper
     assert everyone.means[column] < everyone.means[Column("gmv_net")]
-    assert {arm for arm, _ in found.ranked} == {"control", "treatment"}
-    for ranked in found.ranked.values():
+    assert {arm for arm, _ in result.ranked} == {"control", "treatment"}
+    for ranked in result.ranked.values():
         assert 15 <= ranked.values[1] <= 25  # Poisson with mean 20
 
 

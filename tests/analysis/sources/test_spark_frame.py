@@ -30,11 +30,11 @@ def test_a_spark_frame_gives_the_same_numbers_and_only_sums_leave_spark(
     plain = SparkSQL.rows
     monkeypatch.setattr(SparkSQL, "rows", count)
     source = SparkFrame(spark.createDataFrame(pa.Table.from_pandas(data)).repartition(3), **OPTIONS)
-    found = source.collect(merged_needs(METRICS))
-    same(found.aggregates, expected)
+    collected = source.collect(merged_needs(METRICS))
+    same(collected.aggregates, expected)
     cells = 3 * 5 * 3  # arms, days, segments
     assert max(fetched) == cells
-    assert "FROM `users`" in found.facts.sql[0]  # not the name that it had only for this report
+    assert "FROM `users`" in collected.facts.sql[0]  # not the name that it had only for this report
     assert spark.catalog.listTables() == []
 
 

@@ -24,8 +24,8 @@ def test_postgresql_gives_the_same_numbers(postgresql: str, data: pd.DataFrame, 
             connection.exec_driver_sql(
                 "CREATE VIEW timed AS SELECT u.*, (day + TIME '23:30') AT TIME ZONE 'UTC' AS first FROM users u"
             )
-        found = collect(replace(instants, day="first", covariate_until=None))
-        assert found.days == expected.days
+        collected = collect(replace(instants, day="first", covariate_until=None))
+        assert collected.days == expected.days
     finally:
         engine.dispose()
 

@@ -36,6 +36,6 @@ def test_rules_are_counted_wherever_statistics_do_not_settle_them(tmp_path: Path
     metric = (Ratio(name="ctr", numerator="clicks", denominator="views"),)
     clicks, views = Column("clicks"), Column("views")
     for source in (UserTable(data), parquet(data, tmp_path)):
-        found = collect(source, metric)
-        broken = [found.broken(rule) for rule in (Rule(clicks, views), Rule(clicks), Rule(views))]
+        collected = collect(source, metric)
+        broken = [collected.broken(rule) for rule in (Rule(clicks, views), Rule(clicks), Rule(views))]
         assert broken == [2, 1, 0]

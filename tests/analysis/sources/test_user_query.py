@@ -17,28 +17,28 @@ from tests.analysis.sources.builders import METRICS, OPTIONS, P99, collect, fram
 def test_instants_are_cut_into_utc_days() -> None:
     times = pd.to_datetime(["2026-06-01T23:59:59Z", "2026-06-02T00:00:00Z", "2026-06-02T01:00:00+02:00"], utc=True)
     data = pd.DataFrame({"variant": "a", "x": [1.0, 2.0, 4.0], "first": times})
-    found = collect(UserTable(data, day="first"), (Mean(name="x", column="x"),))
-    assert [found.moments(until=day).n for day in found.days] == [2, 3]
+    collected = collect(UserTable(data, day="first"), (Mean(name="x", column="x"),))
+    assert [collected.moments(until=day).n for day in collected.days] == [2, 3]
 
 
 def test_a_cap_is_pooled_over_the_arms_not_taken_in_each() -> None:
     """A treatment with larger values must not get a larger cap."""
     data = pd.DataFrame({"variant": ["a"] * 100 + ["b"] * 100, "x": [*range(1, 101), *range(101, 201)]})
     metric = Mean(name="x", column="x", cap=Cap(upper_quantile=0.5))
-    found = collect(UserTable(data), (metric,))
-    assert found.limits[metric.inputs[0]].upper == 100
-    assert (found.capped(metric.inputs[0], "a"), found.capped(metric.inputs[0], "b")) == (0, 100)
-    assert found.moments("b").means[metric.inputs[0]] == 100
+    collected = collect(UserTable(data), (metric,))
+    assert collected.limits[metric.inputs[0]].upper == 100
+    assert (collected.capped(metric.inputs[0], "a"), collected.capped(metric.inputs[0], "b")) == (0, 100)
+    assert collected.moments("b").means[metric.inputs[0]] == 100
 
 
 def test_a_lower_limit_and_an_absolute_one() -> None:
     data = pd.DataFrame({"variant": "a", "x": [-50.0, 0.0, 5.0, 900.0]})
     metric = Mean(name="x", column="x", cap=Cap(upper=100, lower_quantile=0.3))
-    found = collect(UserTable(data), (metric,))
-    limits = found.limits[metric.inputs[0]]
+    collected = collect(UserTable(data), (metric,))
+    limits = collected.limits[metric.inputs[0]]
     assert (limits.lower, limits.upper) == (0.0, 100)
-    assert found.moments("a").means[metric.inputs[0]] == (0 + 0 + 5 + 100) / 4
-    assert found.capped(metric.inputs[0], "a") == 2
+    assert collected.moments("a").means[metric.inputs[0]] == (0 + 0 + 5 + 100) / 4
+    assert collected.capped(metric.inputs[0], "a") == 2
 
 
 def test_a_quantile_cap_that_comes_out_as_zero_is_refused() -> None:

@@ -94,9 +94,9 @@ def test_neither_rows_nor_labels_in_another_order_change_anything(data: pd.DataF
     same(collect(UserTable(data.iloc[::-1], **OPTIONS)), expected)
     same(collect(UserTable(data.sample(frac=1, random_state=1), **OPTIONS), METRICS[::-1]), expected)
     renamed = data.assign(variant=data.variant.map({"a": "z", "b": "b", "c": "A"}))
-    found = collect(UserTable(renamed, **OPTIONS))
-    assert found.arms == ("A", "b", "z")
-    assert found.moments("z").means == pytest.approx(expected.moments("a").means, rel=1e-12)
+    collected = collect(UserTable(renamed, **OPTIONS))
+    assert collected.arms == ("A", "b", "z")
+    assert collected.moments("z").means == pytest.approx(expected.moments("a").means, rel=1e-12)
 
 
 def test_what_a_table_of_users_cannot_answer_is_refused(data: pd.DataFrame) -> None:
@@ -122,9 +122,9 @@ def test_values_for_simulation_are_the_columns_as_they_are(data: pd.DataFrame, t
         lambda: SqlTable(write_sql(data, f"sqlite:///{tmp_path / 'v.db'}"), "users"),
     ]
     for make in sources:
-        found = make().values(needs)
-        assert sorted(found) == ["clicks", "views"]
-        assert found["clicks"].tolist() == data.clicks.tolist()
+        result = make().values(needs)
+        assert sorted(result) == ["clicks", "views"]
+        assert result["clicks"].tolist() == data.clicks.tolist()
     broken = data.assign(spent=data.spent.mask(data.index < 2))
     with pytest.raises(DataError, match="'spent' is NULL or NaN in 2 rows"):
         UserTable(broken).values(merged_needs([Mean(name="s", column="spent")]))

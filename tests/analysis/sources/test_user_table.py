@@ -123,12 +123,12 @@ def test_a_file_gives_the_numbers_of_the_tables_it_was_made_from(filled_shop: An
 def test_nist_numacc4_keeps_its_digits() -> None:
     """NIST StRD NumAcc4: 10000000.2 once, then 10000000.1 and 10000000.3 500 times each; mean 10000000.2, sd 0.1."""
     y = np.r_[10000000.2, np.tile([10000000.1, 10000000.3], 500)]
-    found = moments(UserTable(pd.DataFrame({"variant": "a", "y": y})), "a", (Mean(name="y", column="y"),))
-    assert found.n == 1001
-    assert found.means[Column("y")] == pytest.approx(10000000.2, rel=1e-15)
+    arms = moments(UserTable(pd.DataFrame({"variant": "a", "y": y})), "a", (Mean(name="y", column="y"),))
+    assert arms.n == 1001
+    assert arms.means[Column("y")] == pytest.approx(10000000.2, rel=1e-15)
     # The numbers themselves are rounded to doubles: 1e-9 is the precision of the data, 1e-16 * 1e7 / 0.1 in relative.
-    assert found.variance(Column("y")) ** 0.5 == pytest.approx(0.1, rel=1e-8)
-    assert found.variance(Column("y")) == pytest.approx(np.var(y - 10000000.2, ddof=1), rel=1e-10)
+    assert arms.variance(Column("y")) ** 0.5 == pytest.approx(0.1, rel=1e-8)
+    assert arms.variance(Column("y")) == pytest.approx(np.var(y - 10000000.2, ddof=1), rel=1e-10)
 
 
 def test_a_constant_column_has_a_variance_of_exactly_zero() -> None:

@@ -24,7 +24,7 @@ def test_units_are_tokens_and_an_erased_user_gets_another_token(api: Any, config
         assert api("POST", "/v1/units/erase", "admin", json=sent).json() == {"erased": erased}
     log = api("GET", "/v1/audit", "admin", params={"subject": "unit_token"})
     assert [(e["actor"], e["action"], e["reason"], e["detail"]) for e in log.json()["entries"]] == [
-        ("admin", "erase", "request 4711", {"found": found}) for found in (False, True)
+        ("admin", "erase", "request 4711", {"found": result}) for result in (False, True)
     ]
     everything = api("GET", "/v1/audit", "admin").text
     assert all(name not in everything for name in ("ann", "bob", ann, bob))

@@ -36,14 +36,14 @@ def test_products_of_every_kind_become_the_bytes_of_the_direct_write(name: str) 
         make_product("Ł\0" + "x" * 300, 4, images=20, amount_minor=-(2**63)),
         make_product("e", 0, images=1, text=dict.fromkeys(make_product().text, "")),
     ]
-    found, expected = both_ways(name, rows)
-    assert found == expected
+    result, expected = both_ways(name, rows)
+    assert result == expected
 
 
 def test_embeddings_become_the_bytes_of_the_direct_write() -> None:
     rows = [Deletion(id="x", version=1, event_time=NOON), make_embedding("a"), make_embedding("b", 7)]
-    found, expected = both_ways("product_embedding_m1", rows)
-    assert found == expected
+    result, expected = both_ways("product_embedding_m1", rows)
+    assert result == expected
 
 
 def test_a_slice_of_a_larger_table_is_read_from_its_own_offset() -> None:
@@ -56,8 +56,8 @@ def test_a_slice_of_a_larger_table_is_read_from_its_own_offset() -> None:
 
 
 def test_only_tombstones_and_no_rows_at_all() -> None:
-    found, expected = both_ways("product_embedding_m1", [Deletion(id="x", version=1, event_time=NOON)])
-    assert found == expected
+    result, expected = both_ways("product_embedding_m1", [Deletion(id="x", version=1, event_time=NOON)])
+    assert result == expected
     schema = history_schema(views.EMBEDDING_FORMAT.types)
     assert online_rows(schema.empty_table(), VIEWS["product_embedding_m1"]) == []
 

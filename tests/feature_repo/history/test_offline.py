@@ -32,8 +32,8 @@ def test_a_late_event_is_joined_by_its_own_time_only_after_its_arrival(store: An
     labels = pd.DataFrame({"row": range(3), "product_id": "a", "event_timestamp": pd.to_datetime(moments)})
 
     def titles(**known: bool) -> list[Any]:
-        found = store.feast.get_historical_features(labels, ["product_text:title"], **known).to_df()
-        return [title or None for title in found.sort_values("row")["title"]]
+        result = store.feast.get_historical_features(labels, ["product_text:title"], **known).to_df()
+        return [title or None for title in result.sort_values("row")["title"]]
 
     assert titles() == ["title of a at 2", "title of a at 2", None]
     assert titles(filter_by_created_timestamp=True) == ["title of a at 1", "title of a at 2", None]

@@ -46,8 +46,8 @@ def test_a_shard_is_a_range_of_keys_over_all_parts(history: History) -> None:
     names = np.random.default_rng(3).permutation([f"p{i:03}" for i in range(300)]).tolist()
     for start in range(0, 300, 100):
         history.append(rows(*((name, 1, "x") for name in names[start : start + 100])))
-    found = shards(history, 64)
-    assert [sorted(shard) for shard in found] == [
+    written = shards(history, 64)
+    assert [sorted(shard) for shard in written] == [
         [f"p{i:03}" for i in range(a, min(a + 64, 300))] for a in range(0, 300, 64)
     ]
 

@@ -73,8 +73,8 @@ def test_the_newest_version_of_each_product_counts_in_any_part_and_at_any_time(s
     offers(store, {"a": 3, "b": 1}, event_time=NOON)
     offers(store, {"a": 2, "b": 5, "c": 1}, event_time=NOON - timedelta(days=1))
     offers(store, {"b": 4}, event_time=NOON + timedelta(days=9))
-    found = run(store)
-    assert (found.history_rows, found.products, found.written) == (6, 3, 3)
+    summary = run(store)
+    assert (summary.history_rows, summary.products, summary.written) == (6, 3, 3)
     assert online_versions(store, "abc") == {"a": 3, "b": 5, "c": 1}
 
 
@@ -90,20 +90,20 @@ def test_fresher_values_stay_and_are_counted(store: ProductFeatureStore) -> None
     for part in store.history(OFFERS).parts():
         part.unlink()
     offers(store, {"fresh": 5, "same": 1, "stale": 2})
-    found = run(store)
-    assert (found.outcome, found.written, found.kept) == ("done", 1, 2)
-    assert found.reconciliation is not None
-    assert (found.reconciliation.equal, found.reconciliation.fresher) == (2, 1)
+    summary = run(store)
+    assert (summary.outcome, summary.written, summary.kept) == ("done", 1, 2)
+    assert summary.reconciliation is not None
+    assert (summary.reconciliation.equal, summary.reconciliation.fresher) == (2, 1)
     assert online_versions(store, ["fresh", "same", "stale"]) == {"fresh": 9, "same": 1, "stale": 2}
 
 
 def test_a_view_that_has_followed_another_is_equal_not_fresher(store: ProductFeatureStore) -> None:
     store.write_features([make_product("a", 1)])
     store.write_offers([OfferRow(id="a", version=7, event_time=NOON)])
-    found = only(materialize(store, views=["product_text"]))
-    assert (found.outcome, found.kept) == ("done", 1)
-    assert found.reconciliation is not None
-    assert found.reconciliation.equal == 1
+    summary = only(materialize(store, views=["product_text"]))
+    assert (summary.outcome, summary.kept) == ("done", 1)
+    assert summary.reconciliation is not None
+    assert summary.reconciliation.equal == 1
 
 
 def test_lost_rows_are_restored_although_the_offer_is_newer(store: ProductFeatureStore) -> None:
@@ -117,8 +117,8 @@ def test_lost_rows_are_restored_although_the_offer_is_newer(store: ProductFeatur
     store.write_offers([OfferRow(id="a", version=10, event_time=NOON)])
     for part in store.history("product_text").folder.glob("*.away"):
         part.rename(part.with_name(part.name.removesuffix(".away")))
-    found = only(materialize(store, views=["product_text"], full=True))
-    assert (found.outcome, found.written, found.kept) == ("done", 1, 0)
+    summary = only(materialize(store, views=["product_text"], full=True))
+    assert (summary.outcome, summary.written, summary.kept) == ("done", 1, 0)
     product = store.read_features("a")["a"]
     assert (product.text["title"], product.version) == ("title of a at 5", 10)
 
@@ -132,10 +132,10 @@ def test_shards_do_not_depend_on_the_size_of_parts_and_row_groups(store: Product
     pq.write_table(pq.read_table(large, partitioning=None), large, row_group_size=10)
     offers(store, {f"p{i}": 2 for i in range(0, 133, 4)})
     seen: list[Progress] = []
-    found = run(store, shard_rows=shard_rows, progress=seen.append)
-    assert (found.products, found.written) == (133, 133)
-    assert found.reconciliation is not None
-    assert (found.reconciliation.equal, found.reconciliation.shards) == (133, -(-133 // shard_rows))
+    summary = run(store, shard_rows=shard_rows, progress=seen.append)
+    assert (summary.products, summary.written) == (133, 133)
+    assert summary.reconciliation is not None
+    assert (summary.reconciliation.equal, summary.reconciliation.shards) == (133, -(-133 // shard_rows))
     assert [p.done for p in seen] == [*range(shard_rows, 133, shard_rows), 133]
     assert all(p.total == 133 and p.rows_per_s > 0 for p in seen)
     assert seen[-1].seconds_left == 0
@@ -146,11 +146,11 @@ def test_shards_do_not_depend_on_the_size_of_parts_and_row_groups(store: Product
 def test_the_next_run_reads_only_new_parts(store: ProductFeatureStore) -> None:
     offers(store, {"a": 1})
     run(store)
-    found = run(store)
-    assert (found.parts, found.products, found.outcome) == (0, 0, "done")
+    summary = run(store)
+    assert (summary.parts, summary.products, summary.outcome) == (0, 0, "done")
     offers(store, {"b": 1}, event_time=NOON - timedelta(days=99))  # late: by event time it would be missed
-    found = run(store)
-    assert (found.parts, found.written) == (1, 1)
+    summary = run(store)
+    assert (summary.parts, summary.written) == (1, 1)
     assert online_versions(store, "ab") == {"a": 1, "b": 1}
 
 
@@ -159,8 +159,8 @@ def test_compacted_parts_are_new_but_change_nothing(store: ProductFeatureStore) 
     offers(store, {"b": 1})
     run(store)
     compact(store.history(OFFERS), grace_s=-1)
-    found = run(store)
-    assert (found.parts, found.written, found.kept) == (1, 0, 2)
+    summary = run(store)
+    assert (summary.parts, summary.written, summary.kept) == (1, 0, 2)
 
 
 def test_after_the_loss_of_the_online_store_all_parts_are_new(open_store: Open) -> None:
@@ -168,8 +168,8 @@ def test_after_the_loss_of_the_online_store_all_parts_are_new(open_store: Open) 
     offers(store, {"a": 1})
     run(store)
     lose_online(store)
-    found = run(open_store())
-    assert (found.written, found.outcome) == (1, "done")
+    summary = run(open_store())
+    assert (summary.written, summary.outcome) == (1, "done")
 
 
 def test_a_window_includes_both_event_times_and_marks_no_part_as_seen(
@@ -177,8 +177,8 @@ def test_a_window_includes_both_event_times_and_marks_no_part_as_seen(
 ) -> None:
     for version in (1, 2, 3, 4):
         offers(store, {f"p{version}": version})
-    found = run(store, since=event_time(2), until=event_time(3))
-    assert (found.history_rows, found.written) == (2, 2)
+    summary = run(store, since=event_time(2), until=event_time(3))
+    assert (summary.history_rows, summary.written) == (2, 2)
     assert online_versions(store, ["p1", "p2", "p3", "p4"]) == {"p2": 2, "p3": 3}
     assert run(store, until=event_time(1)).written == 1
     assert (run(store).written, online_versions(store, ["p4"])) == (1, {"p4": 4})
@@ -194,13 +194,13 @@ def test_a_full_run_repairs_a_value_that_was_damaged_under_its_version(store: Pr
     store.write_features([make_product("a", 1), make_product("b", 1)])
     damage(store, "update sagelift_product_offer set currency = x'' where hex(entity_key) like '%61'")
     assert store.read_offers("a")["a"].currency is None
-    found = run(store)
-    assert (found.outcome, only(materialize(store, views=[OFFERS])).outcome) == ("differs", "differs")
-    assert found.reconciliation is not None
-    assert found.reconciliation.different == 1
-    assert "1 different" in found.message
-    assert "--full" in found.message
-    (shard,) = found.reconciliation.differing_shards
+    summary = run(store)
+    assert (summary.outcome, only(materialize(store, views=[OFFERS])).outcome) == ("differs", "differs")
+    assert summary.reconciliation is not None
+    assert summary.reconciliation.different == 1
+    assert "1 different" in summary.message
+    assert "--full" in summary.message
+    (shard,) = summary.reconciliation.differing_shards
     assert shard["history"] != shard["online"]
     assert run(store, full=True).outcome == "done"
     assert store.read_offers("a")["a"].currency == "EUR"
@@ -213,9 +213,9 @@ def test_an_online_row_that_the_history_does_not_have_is_a_finding(store: Produc
     online.write(store.feast.config, [(store.view(OFFERS), [row])])
     summary = materialize(store, views=[OFFERS], full=True)
     assert summary.exit_code == 1
-    found = only(summary).reconciliation
-    assert found is not None
-    assert (found.equal, found.online_rows, found.unexplained) == (1, 2, 1)
+    result = only(summary).reconciliation
+    assert result is not None
+    assert (result.equal, result.online_rows, result.unexplained) == (1, 2, 1)
 
 
 def test_rows_that_do_not_arrive_are_reported_as_missing(
@@ -229,11 +229,11 @@ def test_rows_that_do_not_arrive_are_reported_as_missing(
     )
     offers(store, {f"p{i}": 1 for i in range(5)})
     summary = materialize(store, views=[OFFERS], shard_rows=2)
-    found = only(summary).reconciliation
+    result = only(summary).reconciliation
     assert summary.exit_code == 1
-    assert found is not None
-    assert (found.missing, found.equal) == (3, 2)
-    assert [shard["shard"] for shard in found.differing_shards] == [0, 1, 2]
+    assert result is not None
+    assert (result.missing, result.equal) == (3, 2)
+    assert [shard["shard"] for shard in result.differing_shards] == [0, 1, 2]
 
 
 class StopHere(Exception):
@@ -256,10 +256,10 @@ def test_a_run_that_ended_early_is_resumed(store: ProductFeatureStore) -> None:
     with pytest.raises(StopHere):
         run(store, shard_rows=10, progress=die_after(2))
     offers(store, {"p00": 2, "new": 1})
-    found = run(store, shard_rows=10)
-    assert (found.resumed, found.products, found.written) == (20, 51, 32)
-    assert found.reconciliation is not None
-    assert (found.reconciliation.products, found.reconciliation.equal) == (51, 51)
+    summary = run(store, shard_rows=10)
+    assert (summary.resumed, summary.products, summary.written) == (20, 51, 32)
+    assert summary.reconciliation is not None
+    assert (summary.reconciliation.products, summary.reconciliation.equal) == (51, 51)
     assert online_versions(store, ["p00", "new", "p49"]) == {"p00": 2, "new": 1, "p49": 1}
     assert run(store).parts == 0
 
@@ -272,8 +272,8 @@ def test_an_unfinished_run_is_discarded_by_another_request_or_the_loss_of_the_st
     with pytest.raises(StopHere):
         run(store, shard_rows=10, full=True, progress=die_after(1))
     lose_online(store)
-    found = run(open_store(), full=True)
-    assert (found.resumed, found.written, found.outcome) == (0, 50, "done")
+    summary = run(open_store(), full=True)
+    assert (summary.resumed, summary.written, summary.outcome) == (0, 50, "done")
 
 
 def test_a_damaged_journal_restarts_the_run_from_the_beginning(store: ProductFeatureStore) -> None:
@@ -293,8 +293,8 @@ def test_parts_may_be_compacted_while_they_are_read(store: ProductFeatureStore) 
         if progress.done == 5:
             assert compact(store.history(OFFERS), grace_s=-1) == 7
 
-    found = run(store, shard_rows=5, progress=compact_once)
-    assert (found.outcome, found.written, found.products) == ("done", 30, 30)
+    summary = run(store, shard_rows=5, progress=compact_once)
+    assert (summary.outcome, summary.written, summary.products) == ("done", 30, 30)
 
 
 def test_a_second_run_of_the_view_is_refused_and_the_other_views_go_on(store: ProductFeatureStore) -> None:
@@ -335,17 +335,17 @@ def test_a_part_with_damaged_pages_fails_by_name(store: ProductFeatureStore) -> 
     torn = bytearray(part.read_bytes())
     torn[4:200] = bytes(196)
     part.write_bytes(torn)
-    found = run(store)
-    assert found.outcome == "failed"
-    assert f"{part} cannot be read" in found.message
+    summary = run(store)
+    assert summary.outcome == "failed"
+    assert f"{part} cannot be read" in summary.message
     assert online_versions(store, "ab") == {}
 
 
 def test_a_part_of_something_else_fails_by_name(store: ProductFeatureStore) -> None:
     pq.write_table(pa.table({"sku": ["a"]}), store.history(OFFERS).folder / "part-x.parquet")
-    found = run(store)
-    assert found.outcome == "failed"
-    assert "part-x.parquet lacks the columns" in found.message
+    summary = run(store)
+    assert summary.outcome == "failed"
+    assert "part-x.parquet lacks the columns" in summary.message
 
 
 def test_a_vector_of_another_length_fails_and_nothing_of_its_shard_is_online(store: ProductFeatureStore) -> None:
@@ -396,8 +396,8 @@ def test_a_dry_run_counts_what_would_be_written_and_writes_nothing(store: Produc
     store.write_features([make_product("there", 1), make_product("older", 1)])
     offers(store, {"older": 2, "new": 1})
     before = online_versions(store, ["there", "older", "new"])
-    found = run(store, dry_run=True)
-    assert (found.outcome, found.products, found.written, found.kept) == ("dry_run", 3, 2, 1)
+    summary = run(store, dry_run=True)
+    assert (summary.outcome, summary.products, summary.written, summary.kept) == ("dry_run", 3, 2, 1)
     assert run(store, dry_run=True, full=True).written == 3
     assert online_versions(store, ["there", "older", "new"]) == before
     assert run(store).written == 2
@@ -417,9 +417,9 @@ def test_feasts_registry_has_the_interval(store: ProductFeatureStore) -> None:
 def test_a_registry_that_has_lost_the_view_fails_the_run_and_the_values_are_online(store: ProductFeatureStore) -> None:
     offers(store, {"a": 1})
     store.feast.registry.delete_feature_view(OFFERS, "sagelift")
-    found = run(store)
-    assert found.outcome == "failed"
-    assert "registry could not record it" in found.message
+    summary = run(store)
+    assert summary.outcome == "failed"
+    assert "registry could not record it" in summary.message
     assert online_versions(store, "a") == {"a": 1}
 
 

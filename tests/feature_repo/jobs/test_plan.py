@@ -30,13 +30,13 @@ def figures(plan: Plan) -> dict[str, object]:
 def test_a_plan_counts_rows_products_and_shards(history: History) -> None:
     history.append(rows(("a", 1, "x"), ("b", 1, "x"), ("c", 1, "x")))
     history.append(rows(("a", 2, "x")))
-    found = figures(plan(Journal(None, ""), history))
-    assert found == {"history_rows": 4, "products": 3, "remaining": 3, "shards": range(2)}
+    result = figures(plan(Journal(None, ""), history))
+    assert result == {"history_rows": 4, "products": 3, "remaining": 3, "shards": range(2)}
 
 
 def test_a_history_without_parts_leaves_nothing_to_write(history: History) -> None:
-    found = figures(plan(Journal(None, ""), history))
-    assert found == {"history_rows": 0, "products": 0, "remaining": 0, "shards": range(0)}
+    result = figures(plan(Journal(None, ""), history))
+    assert result == {"history_rows": 0, "products": 0, "remaining": 0, "shards": range(0)}
 
 
 def test_a_reopened_journal_leaves_out_done_rows_and_continues_the_numbers(history: History, tmp_path: Path) -> None:

@@ -120,20 +120,20 @@ def test_an_error_of_python_is_named_by_its_last_line() -> None:
 
 def test_shards_that_come_back_in_any_order_make_one_job(store: ProductFeatureStore) -> None:
     offers(store, {f"p{i:02}": 1 for i in range(45)})
-    found = run(store, shard_rows=10, engine=engine(FakeContext(cores=4)))
-    assert (found.outcome, found.written) == ("done", 45)
-    assert found.reconciliation is not None
-    assert (found.reconciliation.equal, found.reconciliation.shards) == (45, 5)
+    summary = run(store, shard_rows=10, engine=engine(FakeContext(cores=4)))
+    assert (summary.outcome, summary.written) == ("done", 45)
+    assert summary.reconciliation is not None
+    assert (summary.reconciliation.equal, summary.reconciliation.shards) == (45, 5)
     expected = {f"p{i:02}": 1 for i in range(45)}
     assert online_versions(store, expected) == expected
 
 
 def test_a_sqlite_file_is_refused_to_executors_on_other_machines(store: ProductFeatureStore) -> None:
     offers(store, {"a": 1})
-    found = run(store, engine=engine(FakeContext(master="spark://cluster:7077")))
-    assert found.outcome == "failed"
-    assert "spark://cluster:7077 cannot write the SQLite file" in found.message
-    assert "online_store.yaml" in found.message
+    summary = run(store, engine=engine(FakeContext(master="spark://cluster:7077")))
+    assert summary.outcome == "failed"
+    assert "spark://cluster:7077 cannot write the SQLite file" in summary.message
+    assert "online_store.yaml" in summary.message
     assert online_versions(store, "a") == {}
     assert run(store).outcome == "done", "nothing of it is left"
 
@@ -165,9 +165,9 @@ def test_executors_that_see_another_history_or_store_are_detected_before_anythin
 ) -> None:
     offers(store, {"a": 1})
     answer = StoreStateError(seen) if isinstance(seen, str) else seen
-    found = run(store, engine=engine(Elsewhere(answer)))
-    assert found.outcome == "failed"
-    assert re.search(message, found.message), found.message
+    summary = run(store, engine=engine(Elsewhere(answer)))
+    assert summary.outcome == "failed"
+    assert re.search(message, summary.message), summary.message
     assert online_versions(store, "a") == {}
 
 

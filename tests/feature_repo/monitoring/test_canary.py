@@ -29,12 +29,12 @@ def turned(rows: dict[str, Any]) -> dict[str, Any]:
     return {id: row @ rotation for id, row in rows.items()}
 
 
-def found(before: Any, after: Any) -> Any:
+def compared(before: Any, after: Any) -> Any:
     return drift(before, after, old="m1", new="m2", asked=300)
 
 
 def test_the_same_vectors_drift_by_nothing() -> None:
-    same = found(vectors(1), vectors(1))
+    same = compared(vectors(1), vectors(1))
     assert same.centroid_shift == pytest.approx(0, abs=1e-6)
     assert (same.overlap, same.overlap_p10, same.moved) == (1.0, 1.0, [])
     assert same.similarities == [0] * 19 + [300]
@@ -43,14 +43,14 @@ def test_the_same_vectors_drift_by_nothing() -> None:
 
 
 def test_a_rotation_moves_the_centroid_and_no_neighbour() -> None:
-    other = found(vectors(1), turned(vectors(1)))
+    other = compared(vectors(1), turned(vectors(1)))
     assert other.centroid_shift > 0.2
     assert other.overlap > 0.99
     assert other.old_concentration == pytest.approx(other.new_concentration, abs=1e-5)
 
 
 def test_unrelated_models_share_neighbours_by_chance_only() -> None:
-    other = found(vectors(1), vectors(2))
+    other = compared(vectors(1), vectors(2))
     assert other.overlap == pytest.approx(other.overlap_by_chance, abs=0.02)
     assert other.overlap_by_chance == pytest.approx(10 / 299)
     assert len(other.moved) == 10
@@ -60,7 +60,7 @@ def test_unrelated_models_share_neighbours_by_chance_only() -> None:
 def test_a_product_that_moved_is_named_with_its_neighbours_before_and_after() -> None:
     before, after = vectors(1), vectors(1)
     after["p7"] = -after["p7"]
-    moved_products = {moved.product: moved for moved in found(before, after).moved}
+    moved_products = {moved.product: moved for moved in compared(before, after).moved}
     assert moved_products["p7"].overlap < 0.5
     cosine = {
         id: float(row @ before["p7"] / np.linalg.norm(row) / np.linalg.norm(before["p7"])) for id, row in before.items()
@@ -72,14 +72,14 @@ def test_a_product_that_moved_is_named_with_its_neighbours_before_and_after() ->
 
 def test_models_of_different_lengths_are_compared_by_neighbours_alone() -> None:
     before = vectors(1)
-    other = found(before, {id: np.concatenate([row, np.zeros(8, np.float32)]) for id, row in before.items()})
+    other = compared(before, {id: np.concatenate([row, np.zeros(8, np.float32)]) for id, row in before.items()})
     assert other.overlap == 1.0
     assert (other.similarities, other.map) == ([], [])
 
 
 def test_too_few_products_in_both_are_an_error_that_says_so() -> None:
     with pytest.raises(InvalidFeatureError, match="11 of the canary's 300 products"):
-        found(vectors(1), vectors(1, 11))
+        compared(vectors(1), vectors(1, 11))
 
 
 def test_the_set_stays_as_the_catalogue_changes() -> None:
@@ -101,7 +101,7 @@ def test_the_set_stays_as_the_catalogue_changes() -> None:
     ],
 )
 def test_limits_are_passed_only_beyond_them(limits: CanaryLimits, sentences: list[str]) -> None:
-    shifted = msgspec.structs.replace(found(vectors(1), vectors(1)), centroid_shift=0.25, overlap=0.5)
+    shifted = msgspec.structs.replace(compared(vectors(1), vectors(1)), centroid_shift=0.25, overlap=0.5)
     assert findings(shifted, limits) == sentences
 
 

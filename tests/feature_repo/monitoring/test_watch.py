@@ -25,8 +25,8 @@ NOW = NOON + timedelta(hours=1)
 
 
 def status(store: ProductFeatureStore, view: str, **options: Any) -> ViewStatus:
-    (found,) = watch(store, now=NOW, views=[view], **options)
-    return found
+    (result,) = watch(store, now=NOW, views=[view], **options)
+    return result
 
 
 def test_an_empty_store_has_no_ages_and_passes_every_limit(store: ProductFeatureStore) -> None:
@@ -41,19 +41,19 @@ def test_ages_are_of_event_times_of_the_newest_version(store: ProductFeatureStor
     store.write_features([make_product(f"p{i}", 1, event_time=NOW - timedelta(days=9)) for i in range(1, 11)])
     store.write_features([make_product(f"p{i}", 3, event_time=NOW - timedelta(minutes=i)) for i in range(1, 11)])
     store.write_features([make_product("p1", 2, event_time=NOW)])
-    found = status(store, "product_offer")
-    assert (found.products, found.deleted, found.history_rows, found.parts) == (10, 0, 21, 4)
-    assert found.newest_event == NOW - timedelta(minutes=1)
-    assert (found.age_s, found.age_p50_s, found.age_p90_s) == (60.0, 360.0, 600.0)
-    assert found.online_rows == 10
+    reported = status(store, "product_offer")
+    assert (reported.products, reported.deleted, reported.history_rows, reported.parts) == (10, 0, 21, 4)
+    assert reported.newest_event == NOW - timedelta(minutes=1)
+    assert (reported.age_s, reported.age_p50_s, reported.age_p90_s) == (60.0, 360.0, 600.0)
+    assert reported.online_rows == 10
 
 
 def test_a_deletion_is_news_but_no_live_product(store: ProductFeatureStore) -> None:
     store.write_features([make_product(id, event_time=NOW - timedelta(hours=2)) for id in "ab"])
     store.delete([Deletion(id="a", version=2, event_time=NOW - timedelta(seconds=30))])
-    found = status(store, "product_text")
-    assert (found.products, found.deleted, found.online_rows) == (1, 1, 2)
-    assert (found.age_s, found.age_p50_s) == (30.0, 7200.0)
+    reported = status(store, "product_text")
+    assert (reported.products, reported.deleted, reported.online_rows) == (1, 1, 2)
+    assert (reported.age_s, reported.age_p50_s) == (30.0, 7200.0)
 
 
 def test_empty_features_are_counted_over_live_products(store: ProductFeatureStore) -> None:
@@ -78,16 +78,16 @@ def test_lengths_of_vectors_are_measured(store: ProductFeatureStore) -> None:
     norms = status(store, "product_embedding_m1").norms
     assert norms is not None
     assert (norms.smallest, norms.mean, norms.largest) == pytest.approx((0.5, 0.75, 1.0), abs=1e-6)
-    found = findings([status(store, "product_embedding_m1")], Thresholds(norm_tolerance=0.01))
-    assert found == ["product_embedding_m1: the length of a vector differs from 1 by 0.5, over 0.01"]
+    listed = findings([status(store, "product_embedding_m1")], Thresholds(norm_tolerance=0.01))
+    assert listed == ["product_embedding_m1: the length of a vector differs from 1 by 0.5, over 0.01"]
     assert status(store, "product_text").norms is None
 
 
 def test_a_sample_is_about_as_large_as_requested(store: ProductFeatureStore) -> None:
     store.write_features([make_product(f"p{i}", images=0) for i in range(400)])
-    found = status(store, "product_offer", sample=100)
-    assert found.products == 400
-    assert 60 <= found.sampled <= 140
+    reported = status(store, "product_offer", sample=100)
+    assert reported.products == 400
+    assert 60 <= reported.sampled <= 140
 
 
 def test_parts_with_other_columns_are_named(store: ProductFeatureStore) -> None:
@@ -96,13 +96,13 @@ def test_parts_with_other_columns_are_named(store: ProductFeatureStore) -> None:
     table = pq.read_table(part, partitioning=None)
     narrower = table.drop_columns(["currency"]).append_column("color", pa.array(["red"]))
     pq.write_table(narrower.set_column(3, "amount_minor", table["amount_minor"].cast(pa.float64())), part)
-    found = status(store, "product_offer")
-    assert [line.removeprefix(f"product_offer: {part.name} ") for line in found.schema_drift] == [
+    reported = status(store, "product_offer")
+    assert [line.removeprefix(f"product_offer: {part.name} ") for line in reported.schema_drift] == [
         "lacks currency",
         "has color, which the view does not have",
         "has amount_minor as double, the view as int64",
     ]
-    assert findings([found], Thresholds()) == found.schema_drift
+    assert findings([reported], Thresholds()) == reported.schema_drift
 
 
 def test_products_are_counted_by_the_age_of_their_last_change(store: ProductFeatureStore) -> None:
@@ -116,9 +116,9 @@ def test_shoppers_lists_are_watched_by_their_last_event(store: ProductFeatureSto
     us = to_microseconds(NOW)
     store.add_engagements([Engagement("u", "a", us - 5_000_000), Engagement("v", "b", us - 9_000_000)])
     store.add_engagements([Engagement("u", "b", us - 1_000_000)])
-    found = status(store, "user_recent")
-    assert (found.products, found.history_rows, found.age_s, found.age_p99_s) == (2, 3, 1.0, 9.0)
-    assert found.empty_rates == {"product_ids": 0.0, "event_times": 0.0}
+    reported = status(store, "user_recent")
+    assert (reported.products, reported.history_rows, reported.age_s, reported.age_p99_s) == (2, 3, 1.0, 9.0)
+    assert reported.empty_rates == {"product_ids": 0.0, "event_times": 0.0}
 
 
 def test_a_feature_that_no_part_has_yet_is_empty_everywhere(
@@ -130,10 +130,10 @@ def test_a_feature_that_no_part_has_yet_is_empty_everywhere(
     monkeypatch.setitem(
         views.FIXED_FORMATS, "product_offer", form._replace(types={**form.types, "condition": pa.string()})
     )
-    found = status(store, "product_offer")
-    assert found.empty_rates["condition"] == 1.0
-    assert found.empty_rates["currency"] == 0.0
-    assert all(line.endswith("lacks condition") for line in found.schema_drift)
+    reported = status(store, "product_offer")
+    assert reported.empty_rates["condition"] == 1.0
+    assert reported.empty_rates["currency"] == 0.0
+    assert all(line.endswith("lacks condition") for line in reported.schema_drift)
 
 
 def test_an_unknown_view_is_named(store: ProductFeatureStore) -> None:

@@ -143,8 +143,8 @@ def test_a_deleted_product_is_absent_and_an_older_upsert_cannot_pass(online: Onl
 def test_a_tombstone_keeps_its_version_and_no_features(online: Online) -> None:
     online.put("secret", 1)
     online.put("secret", 3, deleted=True)
-    (found,) = online.store.read(online.config, [(TITLES, ["title"])], [encode_key("a")])
-    row = found[encode_key("a")]
+    (result,) = online.store.read(online.config, [(TITLES, ["title"])], [encode_key("a")])
+    row = result[encode_key("a")]
     assert (row.version, row.deleted, list(row.values)) == (3, True, [None])
 
 

@@ -33,8 +33,8 @@ def search(store: ProductFeatureStore, query: Any, top_k: int, features: Sequenc
 
 
 def nearest(store: ProductFeatureStore, query: Any, top_k: int = 1) -> list[str]:
-    found = search(store, query, top_k)
-    pairs = sorted(zip(found["distance"], found["product_id"], strict=True)) if found.get("product_id") else []
+    results = search(store, query, top_k)
+    pairs = sorted(zip(results["distance"], results["product_id"], strict=True)) if results.get("product_id") else []
     return [id for _, id in pairs]
 
 
@@ -42,14 +42,14 @@ def test_every_row_comes_with_its_own_features_and_its_exact_distance(store: Pro
     rows = {f"p{n}": make_embedding(f"p{n}") for n in range(200)}
     store.write_embeddings("m1", list(rows.values()))
     query = make_embedding("query").vector
-    found = search(store, query, 50, ("vector", "content_hash", "version"))
+    results = search(store, query, 50, ("vector", "content_hash", "version"))
     distances = {id: 1 - float(row.vector @ query) for id, row in rows.items()}
-    assert sorted(found["product_id"]) == sorted(sorted(distances, key=lambda id: distances[id])[:50])
-    for at, id in enumerate(found["product_id"]):
-        assert found["content_hash"][at] == rows[id].content_hash
-        assert np.array_equal(np.array(found["vector"][at], np.float32), rows[id].vector)
-        assert found["version"][at] == 1
-        assert found["distance"][at] == pytest.approx(distances[id], abs=1e-6)
+    assert sorted(results["product_id"]) == sorted(sorted(distances, key=lambda id: distances[id])[:50])
+    for at, id in enumerate(results["product_id"]):
+        assert results["content_hash"][at] == rows[id].content_hash
+        assert np.array_equal(np.array(results["vector"][at], np.float32), rows[id].vector)
+        assert results["version"][at] == 1
+        assert results["distance"][at] == pytest.approx(distances[id], abs=1e-6)
 
 
 def test_the_next_search_finds_the_writes_of_this_process(store: ProductFeatureStore) -> None:

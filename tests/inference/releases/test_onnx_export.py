@@ -121,9 +121,9 @@ def test_the_client_works_on_the_exported_repository_as_it_is(exported: Path) ->
     assert embedder.model_version == "2"
     assert client.probe(exported / "itemsage" / "2", "2") > 0.99999
     assert client.probe(exported / "visual_encoder" / "1") >= 0.995
-    found = embedder.embed_products(catalogue())
-    assert found.rejected == {}
-    np.testing.assert_allclose(np.linalg.norm(found.vectors, axis=1), 1, atol=1e-5)
+    result = embedder.embed_products(catalogue())
+    assert result.rejected == {}
+    np.testing.assert_allclose(np.linalg.norm(result.vectors, axis=1), 1, atol=1e-5)
     assert (exported / "itemsage" / "2" / "search.json").read_text() == "{}"
     left = {path.name for path in exported.rglob("*")}
     assert not left & {"model.py", "model.safetensors", "itemsage.py", "visual.py"}

@@ -53,10 +53,10 @@ def test_at_any_selectivity_a_filtered_search_finds_enough_and_nearly_the_neares
         if walks:
             patch.setattr(shop, "search_cost", search.SearchCost(vectors_per_neighbour=0))
             patch.setattr(search, "compare", never)
-        found = shop.search(queries, k, where=where)
-    assert {len(f.ids) for f in found} == {min(k, int(PRODUCTS * share))}
-    assert all(len(set(f.ids)) == len(f.ids) and f.scores == sorted(f.scores, reverse=True) for f in found)
-    assert recall(found, [e.ids for e in expected]) >= 0.95
+        results = shop.search(queries, k, where=where)
+    assert {len(f.ids) for f in results} == {min(k, int(PRODUCTS * share))}
+    assert all(len(set(f.ids)) == len(f.ids) and f.scores == sorted(f.scores, reverse=True) for f in results)
+    assert recall(results, [e.ids for e in expected]) >= 0.95
 
 
 def test_a_filter_far_from_the_query_still_finds_its_products(shop: RetrievalIndex) -> None:
@@ -64,10 +64,10 @@ def test_a_filter_far_from_the_query_still_finds_its_products(shop: RetrievalInd
     centre = np.random.default_rng(99).normal(size=(GROUPS, DIM))[0].astype(np.float32)
     where = Filter(categories=tuple(f"home > kind {group}" for group in range(20, 40)))
     queries = centre + 0.05 * np.random.default_rng(1).normal(size=(5, DIM)).astype(np.float32)
-    found = shop.search(queries, 30, where=where)
+    results = shop.search(queries, 30, where=where)
     expected = shop.search(queries, 30, exact=True, where=where)
-    assert [len(f.ids) for f in found] == [30] * 5
-    assert recall(found, [e.ids for e in expected]) >= 0.95
+    assert [len(f.ids) for f in results] == [30] * 5
+    assert recall(results, [e.ids for e in expected]) >= 0.95
 
 
 def test_exact_filtered_search_is_the_obvious_one(shop: RetrievalIndex) -> None:

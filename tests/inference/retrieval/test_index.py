@@ -24,9 +24,9 @@ def test_approximate_and_exact_search_find_the_nearest_with_their_cosines() -> N
     exact, approximate = index.search(queries, exact=True), index.search(queries)
     assert recall(exact, expected) >= 0.995  # float16 may swap the tenth and the eleventh
     assert recall(approximate, expected) >= 0.98
-    for query, found in zip(queries, approximate, strict=True):
-        np.testing.assert_allclose(found.scores, [query @ named[i] for i in found.ids], atol=2e-3)
-        assert found.scores == sorted(found.scores, reverse=True)
+    for query, result in zip(queries, approximate, strict=True):
+        np.testing.assert_allclose(result.scores, [query @ named[i] for i in result.ids], atol=2e-3)
+        assert result.scores == sorted(result.scores, reverse=True)
 
 
 def test_the_length_of_queries_and_products_does_not_matter() -> None:
@@ -53,7 +53,7 @@ def test_thousands_of_changes_in_place_lose_no_product_and_no_recall() -> None:
     expected = [best(named, q, 10) for q in queries]
     assert recall(index.search(queries), expected) >= 0.98
     own = index.search(np.stack(list(named.values())), 1)
-    assert sum(found.ids == [name] for found, name in zip(own, named, strict=True)) >= 595
+    assert sum(result.ids == [name] for result, name in zip(own, named, strict=True)) >= 595
     assert sorted(index.search(queries[:1], 600, exact=True)[0].ids) == sorted(named)
 
 
@@ -74,9 +74,9 @@ def test_an_index_with_fewer_than_k_products_returns_each_once() -> None:
         index.remove(f"p{row}", 2)
     for queries in (1, 3):
         for exact in (False, True):
-            for found in index.search(clustered(np.random.default_rng(5), queries), 10, exact=exact):
-                assert sorted(found.ids) == [f"p{row}" for row in range(25, 30)]
-                assert len(found.scores) == 5
+            for result in index.search(clustered(np.random.default_rng(5), queries), 10, exact=exact):
+                assert sorted(result.ids) == [f"p{row}" for row in range(25, 30)]
+                assert len(result.scores) == 5
 
 
 def test_an_empty_index_an_emptied_one_and_no_query() -> None:
@@ -159,9 +159,9 @@ def test_queries_that_are_no_queries_are_refused(queries: np.ndarray) -> None:
 def test_the_length_of_a_query_does_not_matter(length: float) -> None:
     vectors = clustered(np.random.default_rng(4), 200)
     index = filled(vectors)
-    (unit_found,), (found,) = index.search(vectors[:1]), index.search(vectors[:1] * np.float32(length))
-    assert found.ids == unit_found.ids
-    np.testing.assert_allclose(found.scores, unit_found.scores, atol=2e-3)
+    (unit_found,), (result,) = index.search(vectors[:1]), index.search(vectors[:1] * np.float32(length))
+    assert result.ids == unit_found.ids
+    np.testing.assert_allclose(result.scores, unit_found.scores, atol=2e-3)
     assert index.agreement(vectors[0] * np.float32(length), 10) == (10, 10)
 
 
@@ -191,8 +191,8 @@ def test_searches_and_changes_from_several_threads_do_not_disturb_each_other() -
         own = clustered(np.random.default_rng(seed), 4)
         try:
             while not done.is_set():
-                for found in index.search(own, 10):
-                    assert len(found.ids) == len(set(found.ids)) == 10
+                for result in index.search(own, 10):
+                    assert len(result.ids) == len(set(result.ids)) == 10
                 index.vectors(["p1", "p399"])
         except BaseException as error:
             failures.append(error)
@@ -276,7 +276,7 @@ def test_a_lost_index_is_rebuilt_from_a_scan() -> None:
     index = empty()
     assert index.extend(scan, batch=100) == 230
     # By exact search: which products are there is the claim; the graph, built by several threads, may miss one.
-    assert [found.ids for found in index.search(vectors, 1, exact=True)] == [[f"p{i}"] for i in range(230)]
+    assert [result.ids for result in index.search(vectors, 1, exact=True)] == [[f"p{i}"] for i in range(230)]
     assert not index.upsert("p9", 9, vectors[0]), "versions came along"
 
 
@@ -368,8 +368,8 @@ def test_agreement_counts_how_many_of_the_nearest_the_graph_finds() -> None:
 
     class Forgetful(RetrievalIndex):
         def search(self, queries: Float32Array, k: int = 10, *, exact: bool = False, **rest: Any) -> list[Candidates]:
-            found = super().search(queries, k, exact=True, **rest)
-            return found if exact else [Candidates(c.ids[1::2], c.scores[1::2]) for c in found]
+            result = super().search(queries, k, exact=True, **rest)
+            return result if exact else [Candidates(c.ids[1::2], c.scores[1::2]) for c in result]
 
     forgetful = Forgetful("1", dim=DIM)
     forgetful.upsert_many([f"p{i}" for i in range(300)], [1] * 300, vectors)
@@ -455,11 +455,11 @@ def test_searches_do_not_wait_while_changes_do() -> None:
     with index.changes_paused():
         writer = threading.Thread(target=change)
         writer.start()
-        found: list[list[Candidates]] = []
-        reader = threading.Thread(target=lambda: found.append(index.search(vectors[:1], 1, where=Filter())))
+        results: list[list[Candidates]] = []
+        reader = threading.Thread(target=lambda: results.append(index.search(vectors[:1], 1, where=Filter())))
         reader.start()
         reader.join(10)
-        assert [c.ids for c in found[0]] == [["p0"]]
+        assert [c.ids for c in results[0]] == [["p0"]]
         assert not changed.is_set()
     writer.join(10)
     assert changed.is_set()

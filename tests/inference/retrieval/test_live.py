@@ -49,9 +49,9 @@ def test_no_request_meets_two_versions_while_they_are_switched() -> None:
     def ask() -> None:
         while not done.is_set():
             index = live.current
-            found = [c for answer in index.search(queries, 5) for c in answer.ids]
-            found += index.vectors([found[0]])
-            versions = {product_id.partition("/")[0] for product_id in found}
+            result = [c for answer in index.search(queries, 5) for c in answer.ids]
+            result += index.vectors([result[0]])
+            versions = {product_id.partition("/")[0] for product_id in result}
             if versions != {index.model_version}:
                 mixed.append(versions)
             answered[0] += 1

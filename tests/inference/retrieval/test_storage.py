@@ -181,11 +181,11 @@ def test_free_rows_and_remembered_removals_are_saved(index: RetrievalIndex, tmp_
 def test_searches_go_on_while_the_index_is_saved(
     index: RetrievalIndex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = []
+    result = []
     write = np.save
 
     def searching(*arguments: Any) -> None:
-        searcher = threading.Thread(target=lambda: found.append(index.search(QUERIES)))
+        searcher = threading.Thread(target=lambda: result.append(index.search(QUERIES)))
         searcher.start()
         changer = threading.Thread(target=index.upsert, args=("late", 1, QUERIES[0]))
         changer.start()
@@ -196,6 +196,6 @@ def test_searches_go_on_while_the_index_is_saved(
 
     monkeypatch.setattr(np, "save", searching)
     index.save(tmp_path)
-    assert len(found) == 1
+    assert len(result) == 1
     assert "late" in index
     assert "late" not in RetrievalIndex.load(tmp_path, "1", dim=DIM), "all files have the same state"

@@ -39,9 +39,9 @@ def is_right(index: RetrievalIndex, named: dict[str, Float32Array], rng: np.rand
     queries = clustered(rng, 60)
     expected = [best(named, q, 10) for q in queries]
     assert recall(index.search(queries, exact=True), expected) >= 0.995
-    found = index.search(queries)
-    assert recall(found, expected) >= 0.98
-    for query, candidates in zip(queries, found, strict=True):
+    results = index.search(queries)
+    assert recall(results, expected) >= 0.98
+    for query, candidates in zip(queries, results, strict=True):
         np.testing.assert_allclose(candidates.scores, [query @ named[i] for i in candidates.ids], atol=2e-3)
         assert candidates.scores == sorted(candidates.scores, reverse=True)
         assert len(set(candidates.ids)) == 10
@@ -87,7 +87,7 @@ def test_unlinked_products_can_be_removed_replaced_and_forgotten(world: World) -
 def test_an_index_with_unlinked_vectors_only_answers() -> None:
     index, vectors = empty(), clustered(np.random.default_rng(1), 30)
     index.upsert_many([f"p{i}" for i in range(30)], [1] * 30, vectors, link=False)
-    assert [found.ids for found in index.search(vectors, 1)] == [[f"p{i}"] for i in range(30)]
+    assert [result.ids for result in index.search(vectors, 1)] == [[f"p{i}"] for i in range(30)]
     assert len(index.search(vectors[:1], 50)[0].ids) == 30
 
 
@@ -99,9 +99,9 @@ def test_a_filter_applies_to_unlinked_vectors(world: World) -> None:
         if number % 2:
             passing[name] = vector
     queries = clustered(rng, 40)
-    found = index.search(queries, 5, where=Filter(in_stock=True))
-    assert recall(found, [best(passing, q, 5) for q in queries]) >= 0.98
-    assert all(len(set(candidates.ids)) == 5 for candidates in found)
+    results = index.search(queries, 5, where=Filter(in_stock=True))
+    assert recall(results, [best(passing, q, 5) for q in queries]) >= 0.98
+    assert all(len(set(candidates.ids)) == 5 for candidates in results)
 
 
 def test_the_measured_recall_includes_unlinked_vectors(world: World) -> None:
@@ -129,9 +129,9 @@ def test_a_filter_finds_unlinked_vectors_while_the_graph_is_empty() -> None:
     index.upsert_many(ids, [1] * 400, vectors, link=False)
     for product_id in ids:
         index.set_attributes(product_id, 1, Attributes(availability="in_stock"))
-    (found,) = index.search(vectors[:1], 5, where=Filter(in_stock=True))
-    assert found.ids[0] == "p0"
-    assert recall([found], [best(dict(zip(ids, vectors, strict=True)), vectors[0], 5)]) >= 0.8
+    (result,) = index.search(vectors[:1], 5, where=Filter(in_stock=True))
+    assert result.ids[0] == "p0"
+    assert recall([result], [best(dict(zip(ids, vectors, strict=True)), vectors[0], 5)]) >= 0.8
 
 
 def test_rows_keep_the_order_of_their_arrival_and_are_gathered_once_per_change() -> None:

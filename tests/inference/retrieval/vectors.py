@@ -41,6 +41,6 @@ def best(vectors: dict[str, Float32Array], query: Float32Array, k: int) -> list[
     return sorted(scores, key=lambda name: -scores[name])[:k]
 
 
-def recall(found: list[Candidates], expected: list[list[str]]) -> float:
+def recall(answers: list[Candidates], expected: list[list[str]]) -> float:
     """Share of what was expected."""
-    return float(np.mean([len(set(f.ids) & set(e)) / len(e) for f, e in zip(found, expected, strict=True)]))
+    return float(np.mean([len(set(f.ids) & set(e)) / len(e) for f, e in zip(answers, expected, strict=True)]))

@@ -28,9 +28,9 @@ def gradients(world: World, encoder_chunk: int) -> dict[str, torch.Tensor]:
     trainer = Trainer(data.packed, data.pairs, queries, config, np.random.default_rng(5), world=world)
     loss = trainer.loss(trainer.prepare())
     loss.backward()  # type: ignore[no-untyped-call]
-    found = {name: p.grad for name, p in trainer.encoder.named_parameters()}
-    found["temperature"] = trainer.temperature.log_scale.grad
-    return {"loss": world.mean(loss.detach().clone()), **{n: g for n, g in found.items() if g is not None}}
+    result = {name: p.grad for name, p in trainer.encoder.named_parameters()}
+    result["temperature"] = trainer.temperature.log_scale.grad
+    return {"loss": world.mean(loss.detach().clone()), **{n: g for n, g in result.items() if g is not None}}
 
 
 def write_gradients(folder: Path, rank: int, port: str) -> None:

@@ -33,7 +33,7 @@ def slow(products: np.ndarray, queries: np.ndarray, pairs: Pairs, k: int) -> Eva
         hits.setdefault(pairs.tasks[pairs.task[row]], []).extend([above < k] * int(pairs.count[row]))
         if queries[pairs.query[row]].any():
             retrieved |= set(sorted(scores, key=lambda p: -scores[p])[:k])
-    recall = {task: float(np.mean(found)) for task, found in hits.items()}
+    recall = {task: float(np.mean(result)) for task, result in hits.items()}
     return Evaluation(recall, {}, float(np.mean(list(recall.values()))), len(retrieved) / len(products))
 
 

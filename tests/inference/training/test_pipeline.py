@@ -49,8 +49,8 @@ def test_products_of_a_kind_lie_together_and_near_the_search_for_them(trained: T
     nearest = np.argsort(-scores, axis=1)[:, :5]
     assert (kind[nearest] == kind[:, None]).mean() > 0.9, "by chance 0.19"
     for one in sorted(set(kind)):
-        found = np.argsort(-(vectors @ trained.search([f"{one} please"])[0]))[:10]
-        assert (kind[found] == one).mean() > 0.7, f"a search for {one}"
+        result = np.argsort(-(vectors @ trained.search([f"{one} please"])[0]))[:10]
+        assert (kind[result] == one).mean() > 0.7, f"a search for {one}"
 
 
 def test_the_result_reports_the_run(trained: TrainedModel) -> None:

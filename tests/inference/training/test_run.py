@@ -198,9 +198,9 @@ def test_a_run_evaluated_again_gives_the_figures_of_its_metrics(finished: Path) 
 
 
 def test_a_larger_k_finds_more(finished: Path) -> None:
-    found = [evaluate_run(finished, k) for k in (1, 10, 59)]
-    assert found[0].itemsage.mean_recall < found[1].itemsage.mean_recall < found[2].itemsage.mean_recall == 1.0
-    assert found[0].itemsage.coverage < found[1].itemsage.coverage < found[2].itemsage.coverage == 1.0
+    result = [evaluate_run(finished, k) for k in (1, 10, 59)]
+    assert result[0].itemsage.mean_recall < result[1].itemsage.mean_recall < result[2].itemsage.mean_recall == 1.0
+    assert result[0].itemsage.coverage < result[1].itemsage.coverage < result[2].itemsage.coverage == 1.0
     with pytest.raises(InputError, match=r"k \(0\) must be at least 1"):
         evaluate_run(finished, 0)
 

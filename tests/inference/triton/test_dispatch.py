@@ -163,9 +163,9 @@ def test_a_silent_server_gets_no_requests_for_a_while_and_then_a_probe() -> None
     assert len(triton.requests) == 6, "one probe"
     down = False
     clock.now += 2
-    found = client.embed(*products(600), version="1")
-    assert found.rejected == {}, "what takes several requests gets through too: the first of them is the probe"
-    assert not np.isnan(found.vectors).any()
+    result = client.embed(*products(600), version="1")
+    assert result.rejected == {}, "what takes several requests gets through too: the first of them is the probe"
+    assert not np.isnan(result.vectors).any()
     assert triton.flying == 0
 
 

@@ -116,22 +116,24 @@ def test_rates_of_the_file_convert_every_metric_in_money_that_it_declares(tmp_pa
     )
     done = run("analyze", tmp_path / "u.csv", "--control", "a", "--metrics", tmp_path / "m.yaml", "--currency-column",
                "currency", "--json")  # fmt: skip
-    found = from_json(done.stdout)
+    report = from_json(done.stdout)
     factor = np.where(data.currency == "USD", 0.5, 1.0)
     a = data.variant == "a"
-    assert found.metric("net").control == pytest.approx((data.net * factor)[a].mean())
-    assert found.metric("gross").control == pytest.approx((data.gross * factor)[a].sum() / (data.net * factor)[a].sum())
-    assert found.data.currency == "EUR"
+    assert report.metric("net").control == pytest.approx((data.net * factor)[a].mean())
+    assert report.metric("gross").control == pytest.approx(
+        (data.gross * factor)[a].sum() / (data.net * factor)[a].sum()
+    )
+    assert report.data.currency == "EUR"
 
 
 def test_a_select_over_files_stands_for_a_table(path: Path, data: pd.DataFrame) -> None:
     query = f"SELECT variant, sum(gmv) AS gmv FROM '{path}' GROUP BY variant, id"
     done = run("analyze", query, "--control", 0, "--mean", "gmv", "--json")
     assert done.exit_code == 0, done.output
-    found = from_json(done.stdout)
-    assert found.metric("gmv").control == pytest.approx(data.gmv[data.variant == 0].mean())
-    assert query in found.data.sql[0]
-    assert found.data.source == "the query"
+    report = from_json(done.stdout)
+    assert report.metric("gmv").control == pytest.approx(data.gmv[data.variant == 0].mean())
+    assert query in report.data.sql[0]
+    assert report.data.source == "the query"
 
 
 def test_a_table_in_a_database_gives_the_same_and_metrics_may_come_from_yaml(
@@ -141,11 +143,11 @@ def test_a_table_in_a_database_gives_the_same_and_metrics_may_come_from_yaml(
     data.to_sql("users", create_engine(url), index=False, chunksize=100)
     yaml = tmp_path / "metrics.yaml"
     yaml.write_text("metrics: [{kind: mean, name: gmv, column: gmv, role: goal}]", encoding="utf-8")
-    found = [
+    result = [
         json.loads(run("analyze", *where, "--control", 0, "--metrics", yaml, "--count", "clicks", "--json").stdout)
         for where in ((path,), ("users", "--database", url))
     ]
-    for ours, theirs in zip(*(report["metrics"] for report in found), strict=True):
+    for ours, theirs in zip(*(report["metrics"] for report in result), strict=True):
         assert ours["p"] == pytest.approx(theirs["p"], rel=1e-9)
         assert ours["lift"] == pytest.approx(theirs["lift"], rel=1e-9)
 
@@ -167,9 +169,9 @@ def test_simulate_gives_the_simulation_of_python(path: Path, data: pd.DataFrame,
     assert done.exit_code == 0, done.output
     units = {"gmv": data.gmv[data.variant == 0].to_numpy()}
     expected = simulate(units, [Mean(name="gmv", column="gmv")], lifts=[0.1], runs=60, seed=4)
-    found = json.loads(done.stdout)
-    assert [o["rejected"] for o in found["outcomes"]] == [o.rejected for o in expected.outcomes]
-    assert found["units"] == int((data.variant == 0).sum())
+    document = json.loads(done.stdout)
+    assert [o["rejected"] for o in document["outcomes"]] == [o.rejected for o in expected.outcomes]
+    assert document["units"] == int((data.variant == 0).sum())
     assert "<svg" in picture.read_text(encoding="utf-8")
     assert "| gmv | +10.0%" in run(*arguments, "--markdown").stdout
     assert "false-positive rate" in " ".join(run(*arguments).stdout.split())

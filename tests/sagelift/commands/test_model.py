@@ -198,9 +198,9 @@ def test_an_unfinished_run_is_named_and_can_be_finished(shop: Installation, trai
 
 def test_preparing_prints_the_command_alone_on_stdout(shop: Installation) -> None:
     done = shop.model("train", "--config", str(shop.state / "small.toml"), "--prepare-only")
-    found = re.fullmatch(r"torchrun --standalone --nproc-per-node \d+ -m inference\.training (.+)\n", done.out)
-    assert found, done.out
-    run = Path(found[1])
+    match = re.fullmatch(r"torchrun --standalone --nproc-per-node \d+ -m inference\.training (.+)\n", done.out)
+    assert match, done.out
+    run = Path(match[1])
     assert f"sagelift model train --resume {run.name}" in done.err
     assert (run.with_name(run.name + ".partial") / "data" / "pairs.parquet").is_file()
     shutil.rmtree(run.with_name(run.name + ".partial"))

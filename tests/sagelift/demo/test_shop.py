@@ -24,8 +24,8 @@ def fixed(name: str) -> "object":
 
 
 def test_keyword_search_puts_rare_words_first(market: Market) -> None:
-    found = KeywordSearch(market.products)("red chair 30", 3)
-    assert found[0] == "p30"
+    result = KeywordSearch(market.products)("red chair 30", 3)
+    assert result[0] == "p30"
 
 
 def test_each_unit_that_saw_its_arm_has_an_exposure() -> None:

@@ -60,11 +60,11 @@ def test_the_page_needs_no_external_resource_and_escapes_data() -> None:
 
 
 def test_every_picture_is_well_formed_and_has_a_text_alternative() -> None:
-    found = pictures(page([STATUS], [], CANARY, NOW))
-    assert [picture.get("class") for picture in found] == [
+    drawn = pictures(page([STATUS], [], CANARY, NOW))
+    assert [picture.get("class") for picture in drawn] == [
         "ages", "share", "share", "histogram", "histogram", "histogram", "map",
     ]  # fmt: skip
-    for picture in found:
+    for picture in drawn:
         assert picture.get("aria-label") == picture.findtext("title")
 
 

@@ -31,10 +31,10 @@ def scraped(found: WorkerMetrics) -> dict[tuple[str, ...], float]:
 
 
 def test_outcomes_are_counted_as_updates_skipped_and_dead_letters() -> None:
-    found = metrics()
-    found.counted({"embedded": 3, "features_text": 3, "stale": 2, "embedding_unchanged": 4, "refused_decode": 1})
-    found.dead_letters({"decode": 1})
-    seen = scraped(found)
+    exported = metrics()
+    exported.counted({"embedded": 3, "features_text": 3, "stale": 2, "embedding_unchanged": 4, "refused_decode": 1})
+    exported.dead_letters({"decode": 1})
+    seen = scraped(exported)
     assert seen["sagelift_updates_total", "embedded"] == 3
     assert seen["sagelift_updates_total", "features_text"] == 3
     assert seen["sagelift_skipped_total", "stale"] == 2
@@ -44,12 +44,12 @@ def test_outcomes_are_counted_as_updates_skipped_and_dead_letters() -> None:
 
 
 def test_batches_stages_retries_and_freshness_are_counted_in_base_units() -> None:
-    found = metrics()
-    found.finished(40, 1)
-    found.stage_done("features", 40, 0.2)
-    found.stage_failed("embeddings", ConnectionError("Triton at host:8001 does not answer"))
-    found.fresh([120.0, 900.0])
-    seen = scraped(found)
+    exported = metrics()
+    exported.finished(40, 1)
+    exported.stage_done("features", 40, 0.2)
+    exported.stage_failed("embeddings", ConnectionError("Triton at host:8001 does not answer"))
+    exported.fresh([120.0, 900.0])
+    seen = scraped(exported)
     assert seen["sagelift_records_total",] == seen["sagelift_batch_records_sum",] == 40
     assert seen["sagelift_stage_seconds_sum", "features"] == pytest.approx(0.2)
     assert seen["sagelift_retries_total", "ConnectionError", "embeddings"] == 1
@@ -85,19 +85,19 @@ def test_the_circuit_to_triton_is_in_one_state() -> None:
 
 
 def test_a_senders_choice_never_becomes_a_label() -> None:
-    found = metrics()
-    found.unknown_fields({"x" * 1000: 3, "colour-17": 2})
-    assert scraped(found)["sagelift_unknown_fields_total",] == 5
-    assert b"colour-17" not in generate_latest(found.registry)
+    exported = metrics()
+    exported.unknown_fields({"x" * 1000: 3, "colour-17": 2})
+    assert scraped(exported)["sagelift_unknown_fields_total",] == 5
+    assert b"colour-17" not in generate_latest(exported.registry)
 
 
 def test_the_documented_metrics_are_the_exported_ones_with_their_labels() -> None:
-    found = metrics()
-    found.counted({"embedded": 1, "stale": 1})
-    found.stage_done("features", 1, 0.1)
-    found.stage_failed("features", ValueError())
+    result = metrics()
+    result.counted({"embedded": 1, "stale": 1})
+    result.stage_done("features", 1, 0.1)
+    result.stage_failed("features", ValueError())
     exported: dict[str, set[str]] = {}
-    for name, samples in parse(generate_latest(found.registry).decode()).items():
+    for name, samples in parse(generate_latest(result.registry).decode()).items():
         if name.startswith("sagelift_"):
             family = re.sub(r"_(bucket|sum|count)$", "", name)
             exported.setdefault(family, set()).update(*(labels for labels, _ in samples))

@@ -85,9 +85,9 @@ def test_ready_consumers_are_healthy_and_the_table_shows_them() -> None:
     consumer = Consumer()
     consumer.metrics.stage_failed("embeddings", ConnectionError())
     consumer.metrics.dead_letters({"decode": 2, "image": 9})
-    found = summarize(LAGS, [], [consumer.seen(1.0)])
-    assert found.healthy
-    text = shown(found)
+    summary = summarize(LAGS, [], [consumer.seen(1.0)])
+    assert summary.healthy
+    text = shown(summary)
     assert "catalog   7    running  0-2 5" in text
     assert "embeddings ConnectionError 1" in text
     assert "image 9, decode 2" in text
@@ -96,15 +96,15 @@ def test_ready_consumers_are_healthy_and_the_table_shows_them() -> None:
 
 def test_a_consumer_that_is_not_ready_is_a_problem_with_its_reason() -> None:
     not_ready = {**READY, "ok": False, "state": "backing_off", "reason": "Unavailable: Triton"}
-    found = summarize(LAGS, [], [Consumer().seen(1.0, not_ready)])
-    assert found.problems == ["catalog (7) is backing_off: Unavailable: Triton"]
-    assert "! catalog (7) is backing_off: Unavailable: Triton" in shown(found)
+    summary = summarize(LAGS, [], [Consumer().seen(1.0, not_ready)])
+    assert summary.problems == ["catalog (7) is backing_off: Unavailable: Triton"]
+    assert "! catalog (7) is backing_off: Unavailable: Triton" in shown(summary)
 
 
 def test_a_broker_that_does_not_answer_is_a_problem_and_consumers_are_still_shown() -> None:
-    found = summarize([TopicRow(topic="events", group="g", problem="no broker")], [], [Consumer().seen(1.0)])
-    assert found.problems == ["events: no broker"]
-    assert found.workers[0].state == "running"
+    summary = summarize([TopicRow(topic="events", group="g", problem="no broker")], [], [Consumer().seen(1.0)])
+    assert summary.problems == ["events: no broker"]
+    assert summary.workers[0].state == "running"
 
 
 def test_no_consumer_at_all_is_a_problem() -> None:
@@ -123,17 +123,17 @@ def test_a_dead_consumer_shows_its_last_record_and_is_not_asked(tmp_path: Path) 
     def ask(_: str) -> tuple[dict[str, Any], str]:
         raise AssertionError("another process may have got its port")
 
-    found = summarize(LAGS, [], collect(load_settings(state_dir=tmp_path), [], ask))
-    assert [row.state for row in found.workers] == ["poisoned", "down"]
-    assert found.problems[0] == "catalog (1) is poisoned: a whole feed of garbage"
-    assert "killed" in found.problems[1]
+    summary = summarize(LAGS, [], collect(load_settings(state_dir=tmp_path), [], ask))
+    assert [row.state for row in summary.workers] == ["poisoned", "down"]
+    assert summary.problems[0] == "catalog (1) is poisoned: a whole feed of garbage"
+    assert "killed" in summary.problems[1]
 
 
 def test_a_consumer_that_runs_but_does_not_answer_is_silent(tmp_path: Path) -> None:
     with announced(tmp_path, "catalog", "http://127.0.0.1:1", time.time()):
-        found = summarize(LAGS, [], collect(load_settings(state_dir=tmp_path), [], refuse))
-    assert [(row.state, row.pid) for row in found.workers] == [("silent", os.getpid())]
-    assert not found.healthy
+        summary = summarize(LAGS, [], collect(load_settings(state_dir=tmp_path), [], refuse))
+    assert [(row.state, row.pid) for row in summary.workers] == [("silent", os.getpid())]
+    assert not summary.healthy
 
 
 @pytest.fixture
@@ -158,10 +158,10 @@ def run(*arguments: str) -> tuple[int, str]:
 def test_the_command_asks_over_http_and_its_exit_code_says_whether_all_is_healthy(served: Monitor) -> None:
     served.metrics.finished(12, 0)
     code, out = run("--json")
-    found = json.loads(out)
-    assert (code, found["healthy"], found["workers"][0]["state"]) == (1, False, "starting")
-    assert found["workers"][0]["records_per_batch"] == 12
-    assert found["topics"][0]["lag"] == 5
+    document = json.loads(out)
+    assert (code, document["healthy"], document["workers"][0]["state"]) == (1, False, "starting")
+    assert document["workers"][0]["records_per_batch"] == 12
+    assert document["topics"][0]["lag"] == 5
     code, out = run("--once")
     assert code == 1
     assert "catalog" in out

@@ -114,7 +114,7 @@ def test_an_offer_that_was_written_and_not_published_is_published_when_its_updat
     if not same_process:  # which remembers that nothing but the price of p1 has changed
         world.restart()
     world.process(*batch)
-    assert {i: found.amount_minor for i, found in world.offers.compacted().items()} == {"p1": 500, "p2": 600}
+    assert {i: result.amount_minor for i, result in world.offers.compacted().items()} == {"p1": 500, "p2": 600}
 
 
 def test_deleting_an_unknown_product_leaves_a_tombstone() -> None:

@@ -65,25 +65,25 @@ class FakeConsumer:
             self.spinning = deferred
             if deferred not in self.pauses:
                 raise self.corrupt(deferred)
-        found: dict[TopicPartition, list[Record]] = {}
+        results: dict[TopicPartition, list[Record]] = {}
         for tp, position in self.positions.items():
             if tp in self.pauses:
                 continue
             assert self.spinning != tp, "kafka-python would spin forever now"
             if (tp, position) in self.damaged:
-                if not found:
+                if not results:
                     self.spinning = tp
                     raise self.corrupt(tp)
                 self.deferred = tp
                 break
-            if found:
+            if results:
                 continue
             end = min(self.logs[tp], position + self.batch)
             end = min([end, *(offset for p, offset in self.damaged if p == tp and offset > position)])
             if end > position:
                 self.positions[tp] = end
-                found = {tp: [Record("t", tp.partition, offset) for offset in range(position, end)]}
-        return found
+                results = {tp: [Record("t", tp.partition, offset) for offset in range(position, end)]}
+        return results
 
     def corrupt(self, tp: TopicPartition) -> CorruptRecordError:
         return CorruptRecordError(f"Record batch for partition {tp} at offset {self.positions[tp]} failed crc check")

@@ -16,12 +16,12 @@ def test_a_catalogue_that_is_embedded_is_reconciled_without_a_difference() -> No
     world, model = catalogue(), FakeEmbedder("2")
     model.poison = {"p7 1"}
     _, rejected = reembed(EmbeddingContext(world.store, model, world.topic))
-    found, _ = reconcile(EmbeddingContext(world.store, model, world.topic), rejected, shard_products=4)
-    assert found.ok
-    assert (found.products, found.embedded, found.rejected, found.shards) == (10, 9, 1, 3)
-    assert (found.missing, found.stale, found.differing_shards) == (0, 0, [])
+    result, _ = reconcile(EmbeddingContext(world.store, model, world.topic), rejected, shard_products=4)
+    assert result.ok
+    assert (result.products, result.embedded, result.rejected, result.shards) == (10, 9, 1, 3)
+    assert (result.missing, result.stale, result.differing_shards) == (0, 0, [])
     again, _ = reconcile(EmbeddingContext(world.store, model, world.topic), rejected, shard_products=3)
-    assert again.checksum == found.checksum, "whatever the size of a shard"
+    assert again.checksum == result.checksum, "whatever the size of a shard"
 
 
 def test_what_changed_since_the_pass_is_embedded_and_compared_again() -> None:
@@ -31,10 +31,10 @@ def test_what_changed_since_the_pass_is_embedded_and_compared_again() -> None:
     before, _ = reconcile(EmbeddingContext(world.store, model, world.topic), rejected)
     world.process(update("p3", 2, title="other"), update("new", 1))
     model.embedded.clear()
-    found, _ = reconcile(EmbeddingContext(world.store, model, world.topic), rejected, shard_products=4)
-    assert (found.ok, found.products, found.embedded) == (True, 11, 11)
+    result, _ = reconcile(EmbeddingContext(world.store, model, world.topic), rejected, shard_products=4)
+    assert (result.ok, result.products, result.embedded) == (True, 11, 11)
     assert sorted(model.embedded) == ["new", "p3"]
-    assert found.checksum != before.checksum
+    assert result.checksum != before.checksum
     assert {"new", "p3"} <= world.topic.compacted("2").keys()
 
 
@@ -45,8 +45,8 @@ def test_a_missing_vector_and_one_of_other_inputs_are_found(monkeypatch: pytest.
     del world.store.embeddings["2"]["p2"]
     world.process(update("p5", 2, title="other"))
     monkeypatch.setattr(world.store, "write_embeddings", lambda version, rows: {row.id for row in rows})
-    found, _ = reconcile(EmbeddingContext(world.store, model, world.topic), rejected, shard_products=4)
-    assert not found.ok
-    assert (found.products, found.embedded, found.missing, found.stale) == (10, 8, 1, 1)
-    assert sum(shard["missing"] + shard["stale"] for shard in found.differing_shards) == 2
-    assert all(shard["catalogue"] != shard["embeddings"] for shard in found.differing_shards)
+    result, _ = reconcile(EmbeddingContext(world.store, model, world.topic), rejected, shard_products=4)
+    assert not result.ok
+    assert (result.products, result.embedded, result.missing, result.stale) == (10, 8, 1, 1)
+    assert sum(shard["missing"] + shard["stale"] for shard in result.differing_shards) == 2
+    assert all(shard["catalogue"] != shard["embeddings"] for shard in result.differing_shards)

@@ -86,9 +86,9 @@ def test_the_topics_and_the_feature_store_give_the_same_index() -> None:
         Filter(categories=("home > 1",)),
         Filter(min_price=500, max_price=3000, currency="EUR"),
     ):
-        found, expected = a.search(queries, 60, where=where), b.search(queries, 60, where=where)
-        assert [sorted(f.ids) for f in found] == [sorted(e.ids) for e in expected]
-        assert len(found[0].ids) > 5
+        result, expected = a.search(queries, 60, where=where), b.search(queries, 60, where=where)
+        assert [sorted(f.ids) for f in result] == [sorted(e.ids) for e in expected]
+        assert len(result[0].ids) > 5
     for name in left:  # versions: what is older than one's is older than the other's
         version = store.embeddings["1"][name].version
         assert not a.upsert(name, version - 1, vector_of("x"))

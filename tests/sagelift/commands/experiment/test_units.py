@@ -33,7 +33,7 @@ def test_erasure_is_in_the_audit_log_and_names_no_one() -> None:
     assert run("unit", "erase", "-", *WHO, stdin="ann\ncarl\n").stdout == "1 of 2 users erased\n"
     log = run("audit", "--subject", "unit_token", "--json").stdout
     assert [(row["actor"], row["action"], row["detail"]) for row in json.loads(log)] == [
-        ("ada", "erase", {"found": found}) for found in (False, True)
+        ("ada", "erase", {"found": result}) for result in (False, True)
     ]
     assert all(name not in log for name in ("ann", "carl", ann))
     new, same = run("unit", "token", "ann", "bob").stdout.split()

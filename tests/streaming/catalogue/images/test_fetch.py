@@ -67,13 +67,13 @@ def test_several_images_are_returned_in_the_order_of_their_links_with_errors_in_
     (tmp_path / "a.png").write_bytes(picture(format="PNG"))
     server.answers["/b.jpg"] = send()
     server.answers["/c.jpg"] = send(503)
-    found = fetcher.fetch_many(
+    result = fetcher.fetch_many(
         [str(tmp_path / "a.png"), "/none.jpg", f"{server.url}/b.jpg", f"{server.url}/c.jpg"]
         + [str(tmp_path / "a.png")] * 20
     )
-    assert [type(item) for item in found] == [FetchedImage, ImageError, FetchedImage, ImageError] + [FetchedImage] * 20
-    assert isinstance(found[2], FetchedImage)
-    assert found[2].content_hash == hashlib.sha256(PICTURE).hexdigest()
+    assert [type(item) for item in result] == [FetchedImage, ImageError, FetchedImage, ImageError] + [FetchedImage] * 20
+    assert isinstance(result[2], FetchedImage)
+    assert result[2].content_hash == hashlib.sha256(PICTURE).hexdigest()
 
 
 def test_a_message_names_the_link_without_its_secrets(fetcher: ImageFetcher, server: Server) -> None:

@@ -22,11 +22,11 @@ class ChangingImages(FakeImages):
         self.content: dict[str, str] = {}
 
     def vectors(self, links: Sequence[str]) -> Mapping[str, tuple[str, Float32Array] | ImageError]:
-        found = super().vectors(links)
+        result = super().vectors(links)
         now = {link: self.content.get(link, link) for link in links}
         return {
             link: error if isinstance(error, ImageError) else (f"hash of {now[link]}", vector_of("v1", now[link]))
-            for link, error in found.items()
+            for link, error in result.items()
         }
 
 

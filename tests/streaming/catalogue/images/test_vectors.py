@@ -59,8 +59,8 @@ def later(link: str = "1") -> ImageError:
 def test_the_same_content_is_encoded_once_however_many_links_and_batches_show_it(cache: VisualCache) -> None:
     web = Web()
     images = CachedImageVectors(web.fetch_many, web.encode, cache, batch=2)
-    found = images.vectors(["1a", "1b", "2", "1c"])
-    assert {link: (h, v[0]) for link, (h, v) in found.items()} == {
+    vectors = images.vectors(["1a", "1b", "2", "1c"])
+    assert {link: (h, v[0]) for link, (h, v) in vectors.items()} == {
         "1a": ("hash1", 1),
         "1b": ("hash1", 1),
         "2": ("hash2", 2),
@@ -74,9 +74,9 @@ def test_only_retryable_images_are_fetched_again_after_a_pause(cache: VisualCach
     web, pauses = Web(), []
     web.failures = {"1": [later(), later()], "2": [ImageError("2: is no image")]}
     images = CachedImageVectors(web.fetch_many, web.encode, cache, pauses_s=(0.2, 1.0), sleep=pauses.append)
-    found = images.vectors(["1", "2", "3"])
-    assert not isinstance(found["1"], ImageError)
-    assert isinstance(found["2"], ImageError)
+    vectors = images.vectors(["1", "2", "3"])
+    assert not isinstance(vectors["1"], ImageError)
+    assert isinstance(vectors["2"], ImageError)
     assert web.fetched == [["1", "2", "3"], ["1"], ["1"]]
     assert pauses == [0.2, 1.0]
 
@@ -85,9 +85,9 @@ def test_an_image_that_stays_missing_is_an_error_of_its_own(cache: VisualCache) 
     web = Web()
     web.failures = {"1": [later()] * 9}
     images = CachedImageVectors(web.fetch_many, web.encode, cache, sleep=lambda s: None)
-    found = images.vectors(["1", "2"])
-    assert str(found["1"]) == "1: not now"
-    assert not isinstance(found["2"], ImageError)
+    vectors = images.vectors(["1", "2"])
+    assert str(vectors["1"]) == "1: not now"
+    assert not isinstance(vectors["2"], ImageError)
     assert len(web.fetched) == 3
 
 
@@ -95,7 +95,7 @@ def test_an_image_that_the_encoder_refuses_is_named_and_not_cached(cache: Visual
     web = Web()
     web.black = {1}
     images = CachedImageVectors(web.fetch_many, web.encode, cache)
-    found = images.vectors(["1", "2"])
-    assert str(found["1"]) == "the visual encoder rejects 1: black"
-    assert not isinstance(found["2"], ImageError)
+    vectors = images.vectors(["1", "2"])
+    assert str(vectors["1"]) == "the visual encoder rejects 1: black"
+    assert not isinstance(vectors["2"], ImageError)
     assert list(cache.get(["hash1", "hash2"])) == ["hash2"]
