@@ -28,8 +28,7 @@ def test_it_opens_after_so_many_failures_in_a_row_and_says_why() -> None:
     assert not breaker.allows()
     assert breaker.state is CircuitState.OPEN
     assert (
-        breaker.reason
-        == "the last 3 requests got no answer (last failure: no route); one request is tried every 2 s"
+        breaker.reason == "the last 3 requests got no answer (last failure: no route); one request is tried every 2 s"
     )
 
 
