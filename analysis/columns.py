@@ -24,12 +24,12 @@ _DAY = timedelta(days=1)
 class Filter:
     """A condition for rows to count: `Filter("surface", "=", "home")`, `Filter("country", "in", ("DE", "FR"))`.
 
-    NULL never satisfies a condition.
+    NULL never satisfies a condition, also not `!=`. The type of the column decides how values are compared.
 
     Attributes:
         column: Name of the column.
         op: Operator.
-        value: Value to compare with; a tuple of values for `in`.
+        value: Value to compare with; a tuple of values for `in` and, if no value may match, for `!=`.
 
     Raises:
         MetricError: The operator is unknown or does not fit the value.
@@ -42,10 +42,10 @@ class Filter:
     def __post_init__(self) -> None:
         if self.op not in get_args(Operator):
             raise MetricError(f"A filter's operator is {self.op!r}, and must be one of {' '.join(get_args(Operator))}.")
-        if (self.op == "in") != isinstance(self.value, tuple):
+        if self.op != "!=" and (self.op == "in") != isinstance(self.value, tuple):
             raise MetricError(
                 f"The filter on {self.column!r} has the operator {self.op!r} and the value {self.value!r}: "
-                "`in` takes a tuple of values, every other operator takes one value."
+                "`in` takes a tuple of values, `!=` takes either, every other operator takes one value."
             )
         if self.value == ():
             raise MetricError(f"The filter on {self.column!r} lists no value, so no row can pass it. Give one.")

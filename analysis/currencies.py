@@ -3,19 +3,42 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import date
+from difflib import get_close_matches
 from math import isfinite
 
 from analysis.errors import DataError
 
-# ISO 4217: decimal digits of a currency's minor unit, where they are not two.
-_EXPONENTS = dict.fromkeys(
-    ("BIF", "CLP", "DJF", "GNF", "ISK", "JPY", "KMF", "KRW", "PYG", "RWF", "UGX", "VND", "VUV", "XAF", "XOF", "XPF"), 0
-) | dict.fromkeys(("BHD", "IQD", "JOD", "KWD", "LYD", "OMR", "TND"), 3)
+_TWO = """
+AED AFN ALL AMD ANG AOA ARS AUD AWG AZN BAM BBD BDT BGN BMD BND BOB BRL BSD BTN BWP BYN BZD CAD CDF CHF CNY
+COP CRC CUP CVE CZK DKK DOP DZD EGP ERN ETB EUR FJD FKP GBP GEL GHS GIP GMD GTQ GYD HKD HNL HTG HUF IDR ILS
+INR IRR JMD KES KGS KHR KPW KYD KZT LAK LBP LKR LRD LSL MAD MDL MGA MKD MMK MNT MOP MRU MUR MVR MWK MXN MYR
+MZN NAD NGN NIO NOK NPR NZD PAB PEN PGK PHP PKR PLN QAR RON RSD RUB SAR SBD SCR SDG SEK SGD SHP SLE SOS SRD
+SSP STN SVC SYP SZL THB TJS TMT TOP TRY TTD TWD TZS UAH USD UYU UZS VED VES WST XCD XCG YER ZAR ZMW ZWG
+""".split()
+_NONE = "BIF CLP DJF GNF ISK JPY KMF KRW PYG RWF UGX VND VUV XAF XOF XPF".split()
+_THREE = "BHD IQD JOD KWD LYD OMR TND".split()
+
+DECIMALS: Mapping[str, int] = {**dict.fromkeys(_TWO, 2), **dict.fromkeys(_NONE, 0), **dict.fromkeys(_THREE, 3)}
+"""ISO 4217: the active currency codes, and the decimals of their minor units."""
+
+
+def currency_code(text: str) -> str:
+    """Return the ISO 4217 code that a text names, in capital letters: `jpy` is JPY.
+
+    Raises:
+        DataError: There is no such code.
+    """
+    code = text.strip().upper()
+    if code in DECIMALS:
+        return code
+    near = get_close_matches(code, DECIMALS, n=1)
+    hint = f" Did you mean {near[0]}?" if near else ""
+    raise DataError(f"{text!r} is not a currency code. Give ISO 4217 codes, for example EUR.{hint}")
 
 
 def exponent(currency: str) -> int:
     """Return the decimal digits of a currency: 2 for EUR (100 cents), 0 for JPY, 3 for KWD."""
-    return _EXPONENTS.get(currency, 2)
+    return DECIMALS[currency_code(currency)]
 
 
 @dataclass(frozen=True)
@@ -26,13 +49,13 @@ class Rates:
     major unit (one dollar, one yen), as they are published; `factor` converts minor units.
 
     Attributes:
-        base: The base currency.
+        base: The base currency. All codes are ISO 4217, in capital or small letters.
         rates: Value of one unit of each other currency in the base currency.
         as_of: Date of the rates.
         source: Where the rates come from.
 
     Raises:
-        DataError: A code is not three capital letters, or a rate is not above 0.
+        DataError: A code is unknown or given twice, or a rate is not above 0.
     """
 
     base: str
@@ -42,9 +65,13 @@ class Rates:
     _table: dict[str, float] = field(init=False, repr=False, compare=False, default_factory=dict)
 
     def __post_init__(self) -> None:
-        for currency in (self.base, *self.rates):
-            if not (len(currency) == 3 and currency.isascii() and currency.isupper()):
-                raise DataError(f"{currency!r} is not a currency code. Give ISO 4217 codes, for example EUR.")
+        object.__setattr__(self, "base", currency_code(self.base))
+        rates = {currency_code(currency): rate for currency, rate in self.rates.items()}
+        if len(rates) < len(self.rates):
+            raise DataError(
+                f"The table of rates names a currency twice: {', '.join(self.rates)}. Keep one rate of each."
+            )
+        object.__setattr__(self, "rates", rates)
         for currency, rate in self.rates.items():
             if not (isfinite(rate) and rate > 0):
                 raise DataError(f"The rate of {currency} is {rate}, and must be a number above 0.")

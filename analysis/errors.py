@@ -4,6 +4,7 @@ AnalysisError
 ├── ArgumentError(ValueError)          an argument is of the wrong kind or out of its range
 ├── MetricError(ValueError)            a metric as declared cannot be computed
 ├── ArmError(ValueError)               control or treatment is missing, or there is nothing to compare
+│   └── ArmNameError                   an arm is named that does not exist, or named twice
 ├── MissingColumnError(LookupError)    a metric names a column that the source does not have
 ├── DataError(ValueError)              the values are unusable: NULL, NaN, infinite, duplicates
 │   └── MixedCurrenciesError           amounts are in several currencies, without rates
@@ -33,6 +34,10 @@ class ArmError(AnalysisError, ValueError):
     """Control or treatment is missing from the data, or they are the same arm."""
 
 
+class ArmNameError(ArmError):
+    """An arm is named that does not exist, is named twice, or has no possible share."""
+
+
 class MissingColumnError(AnalysisError, LookupError):
     """A metric names a column that the source does not have.
 
@@ -40,13 +45,14 @@ class MissingColumnError(AnalysisError, LookupError):
         missing: Name of the missing column.
         available: Names of the columns that exist.
         where: Name of the source.
+        what: What is missing there.
     """
 
-    def __init__(self, missing: str, available: Iterable[str], where: str) -> None:
+    def __init__(self, missing: str, available: Iterable[str], where: str, what: str = "column") -> None:
         names = sorted(available)
         near = get_close_matches(missing, names, n=1)
-        hint = f"Did you mean {near[0]!r}?" if near else f"It has: {', '.join(names)}."
-        super().__init__(f"{where} has no column {missing!r}. {hint}")
+        hint = f"Did you mean {near[0]!r}?" if near else f"It has: {', '.join(names) or 'none'}."
+        super().__init__(f"{where} has no {what} {missing!r}. {hint}")
 
 
 class DataError(AnalysisError, ValueError):

@@ -22,21 +22,20 @@ from sqlalchemy import (
     Double,
     FromClause,
     Select,
-    and_,
     case,
     cast,
     extract,
     func,
+    literal,
     or_,
     select,
-    true,
 )
 from sqlalchemy import column as sql_column
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 
 from analysis.aggregates import Cell, Needs, Pair, Rule, Tail
-from analysis.columns import Column, Filter, Limits
+from analysis.columns import Column, Limits
 from analysis.ranks import quantile_rank
 from analysis.times import DAY, EPOCH
 
@@ -44,6 +43,10 @@ _PLAIN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 # Columns of the per-unit rows besides the quantities.
 _OWN_NAMES = {"arm", "day", "segment", "currency", "unpriced", "late_covariate", "first_time", "unit_id", "placed_at"}
 _OWN_NAMES |= {"currency_first", "currency_last"}
+
+LARGEST_EXACT = 2.0**53  # doubles above it cannot hold every integer
+
+UNKNOWN = "unknown"  # segment of the units that have none
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,7 @@ class Layout:
         keys: `arm`, and optionally `day` and `segment`.
         extras: Further expressions by name.
         passed: Columns that the extras are computed from.
+        integers: Columns of 64-bit integers, whose large shifts are subtracted before the conversion to doubles.
     """
 
     columns: tuple[Column, ...]
@@ -73,6 +77,7 @@ class Layout:
     keys: tuple[str, ...] = ("arm",)
     extras: Mapping[str, ColumnElement[Any]] = field(default_factory=dict)
     passed: tuple[str, ...] = ()
+    integers: frozenset[Column] = frozenset()
 
     @classmethod
     def of(cls, needs: Needs, **rest: Any) -> "Layout":
@@ -136,9 +141,11 @@ def _unit_values(
 
     def shifted(column: Column) -> ColumnElement[Any]:
         plain = units.c[label(column.quantity)]
+        shift = shifts.get(column, 0.0)
+        if column in layout.integers and abs(shift) >= LARGEST_EXACT:
+            return cast(plain - literal(int(shift), BigInteger()), Double).label(label(column))
         value: ColumnElement[Any] = case((plain > 0, 1.0), else_=0.0) if column.positive else cast(plain, Double)
         value = _limited(value, limits.get(column))
-        shift = shifts.get(column, 0.0)
         return (value - shift if shift else value).label(label(column))
 
     plain = [units.c[name] for name in (*layout.keys, *layout.passed)]
@@ -175,26 +182,6 @@ def _limited(value: ColumnElement[Any], limits: Limits | None) -> ColumnElement[
 def _outside(value: ColumnElement[Any], limits: Limits) -> ColumnElement[bool]:
     sides = [value > limits.upper] if limits.upper is not None else []
     return or_(*sides, *([value < limits.lower] if limits.lower is not None else []))
-
-
-def filter_clause(filters: Sequence[Filter], columns: Any) -> ColumnElement[bool]:
-    """Return the condition that all filters hold. columns: the columns by name."""
-    return and_(true(), *(_one_filter(f, columns[f.column]) for f in filters))
-
-
-def _one_filter(condition: Filter, column: ColumnElement[Any]) -> ColumnElement[bool]:
-    if condition.op == "in":
-        return column.in_(list(condition.value))  # type: ignore[arg-type]
-    compare = {
-        "=": column.__eq__,
-        "!=": column.__ne__,
-        "<": column.__lt__,
-        "<=": column.__le__,
-        ">": column.__gt__,
-        ">=": column.__ge__,
-    }[condition.op]
-    result: ColumnElement[bool] = compare(condition.value)
-    return result
 
 
 def quantile_select(units: FromClause, column: Column, q: float, n: int, *, nonzero: bool) -> Select[Any]:
@@ -247,12 +234,14 @@ def read_cells(rows: Iterable[Sequence[Any]], layout: Layout) -> tuple[list[Cell
     for row in rows:
         values = iter(row)
         key = {name: next(values) for name in layout.keys}
-        segment = key.get("segment")
+        segment = None
+        if "segment" in key:
+            segment = UNKNOWN if key["segment"] is None else arm_label(key["segment"])
         cells.append(
             Cell(
                 arm=arm_label(key["arm"]),
                 day=_day(key.get("day")),
-                segment=None if segment is None else arm_label(segment),
+                segment=segment,
                 n=int(next(values)),
                 sums={column: _float(next(values)) for column in layout.columns},
                 products={product: _float(next(values)) for product in layout.products},

@@ -36,10 +36,12 @@ from analysis.aggregates import Needs
 from analysis.columns import Column, Limits, Window
 from analysis.currencies import Rates
 from analysis.errors import MetricError, MissingColumnError
-from analysis.query import Layout, aggregate_select, filter_clause, floor_to, label
+from analysis.filters import filter_clause
+from analysis.query import UNKNOWN, Layout, aggregate_select, floor_to, label
 from analysis.sources.experiment_schema import (
     ATTRIBUTE,
     COLUMNS,
+    FILTER_TYPES,
     FILTERS,
     KINDS,
     LEDGER,
@@ -50,8 +52,6 @@ from analysis.sources.experiment_schema import (
     order_event,
 )
 from analysis.times import microseconds
-
-UNKNOWN = "unknown"  # segment of the units that have none
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -229,7 +229,7 @@ class ExperimentQuery:
         for quantity in quantities:
             kinds = KINDS[_without_pre(quantity)]
             kind = event.c.kind == kinds[0] if len(kinds) == 1 else event.c.kind.in_(kinds)
-            conditions = [kind, *([filter_clause(quantity.where, event.c)] if quantity.where else [])]
+            conditions = [kind, *([filter_clause(quantity.where, event.c, FILTER_TYPES)] if quantity.where else [])]
             conditions += self._within(quantity, time, first)
             counts.append(func.sum(case((and_(*conditions), 1), else_=0)).label(label(quantity)))
         joined = units.join(event, self._reach(units, event, quantities))

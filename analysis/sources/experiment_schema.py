@@ -13,6 +13,8 @@ All times are BIGINT microseconds since the Unix epoch, UTC.
 
 from sqlalchemy import BigInteger, Integer, String, column, table
 
+from analysis.filters import ColumnTypes
+
 MULTIPLE = "__multiple__"
 KINDS = {
     "impressions": ("impression",),
@@ -25,6 +27,7 @@ LEDGER = ("gmv_net", "gmv_gross", "orders")
 ATTRIBUTE = "attribute."
 COLUMNS = tuple(name + suffix for name in (*KINDS, *LEDGER) for suffix in ("", "_pre"))
 FILTERS = ("surface", "query", "product_id")  # columns of events that a metric can filter by
+FILTER_TYPES: ColumnTypes = dict.fromkeys(FILTERS, ("text", "a text"))
 
 first_exposure = table(
     "first_exposure",

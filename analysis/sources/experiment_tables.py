@@ -5,18 +5,32 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Select, case, func, select, union_all
+from sqlalchemy import Connection, Engine, Select, case, func, inspect, select, union_all
 from sqlalchemy.exc import SQLAlchemyError
 
 from analysis.aggregates import Cell, Needs
 from analysis.columns import Column, Limits
 from analysis.currencies import Rates
-from analysis.errors import ArmError, DataError, MissingRateError, MixedCurrenciesError, SourceError
+from analysis.errors import (
+    ArmError,
+    DataError,
+    MissingColumnError,
+    MissingRateError,
+    MixedCurrenciesError,
+    SourceError,
+)
 from analysis.query import aggregate_select, read_cells, sql_text
 from analysis.sources.base import Collected, Facts, Late, Refunds
 from analysis.sources.collection import accurate_aggregates, find_limits, find_ranks, find_tables, snapshot
 from analysis.sources.experiment_query import ExperimentQuery, check_quantity
-from analysis.sources.experiment_schema import MULTIPLE, event, exposure, first_exposure, order_event
+from analysis.sources.experiment_schema import (
+    MULTIPLE,
+    event,
+    exposure,
+    first_exposure,
+    first_exposure_attribute,
+    order_event,
+)
 from analysis.times import microseconds, since_epoch, to_datetime
 
 # Widths of an interval of time. The finest is used that divides the enrolment into at most MOST_BUCKETS intervals.
@@ -75,7 +89,7 @@ class ExperimentTables:
         Raises:
             ArmError: The experiment has no exposures.
             MetricError: A metric names a filter or window that its column cannot have.
-            MissingColumnError: A metric names a column that the tables do not have.
+            MissingColumnError: A metric names a column that the tables do not have, or there are no such segments.
             MixedCurrenciesError: Amounts are in several currencies without rates for all of them.
             SourceError: The tables cannot be read.
         """
@@ -123,6 +137,7 @@ class ExperimentTables:
 
     def _collect(self, connection: Connection, needs: Needs) -> Collected:
         first, last = self._enrolment(connection)
+        self._check_segments(connection)
         query = self._query(needs, self._cut_off(connection), bucket_for(last - first))
         units, layout = query.per_unit(), query.layout()
         statements: list[str] = []
@@ -186,6 +201,24 @@ class ExperimentTables:
             hint = f"There are: {', '.join(names)}." if names else "No experiment has any yet."
             raise ArmError(f"Experiment {self.experiment!r} has no exposures. {hint}")
         return int(first), int(last)
+
+    def _check_segments(self, connection: Connection) -> None:
+        """Refuse an attribute that no unit has, and a table or column that does not exist."""
+        if isinstance(self.segments, str):
+            t = first_exposure_attribute.c
+            names = set(connection.scalars(select(t.name).distinct().where(t.experiment == self.experiment)))
+            if self.segments not in names:
+                raise MissingColumnError(self.segments, names, f"Experiment {self.experiment!r}", "recorded attribute")
+        elif self.segments:
+            name, wanted = self.segments
+            catalogue = inspect(connection)
+            tables = {*catalogue.get_table_names(), *catalogue.get_view_names()}
+            if name not in tables:
+                raise MissingColumnError(name, tables, "The database", "table")
+            columns = {str(found["name"]) for found in catalogue.get_columns(name)}
+            for needed in ("unit_id", wanted):
+                if needed not in columns:
+                    raise MissingColumnError(needed, columns, f"Table {name!r}")
 
     def _count_multiple(self, connection: Connection) -> int:
         t = first_exposure.c

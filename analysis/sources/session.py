@@ -1,11 +1,12 @@
 """An open source with one row per user: its columns, and how to run statements on it."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 from sqlalchemy import FromClause, Select
 
-Kind = Literal["number", "boolean", "date", "instant", "other"]
+from analysis.filters import ColumnTypes
+
 Extremes = Mapping[str, tuple[float, float]]
 """Smallest and largest value of some columns, over all rows."""
 
@@ -18,7 +19,7 @@ class Session(Protocol):
         """The rows to select from, with columns by name."""
 
     @property
-    def types(self) -> Mapping[str, tuple[Kind, str]]:
+    def types(self) -> ColumnTypes:
         """Kind of each column, and the source's own name of its type."""
 
     def rows(self, statement: Select[Any]) -> Sequence[Sequence[Any]]:
@@ -32,3 +33,9 @@ class Session(Protocol):
 
     def extremes(self, names: Sequence[str]) -> Extremes | None:
         """Return the smallest and largest values where the source knows them without reading its rows, else None."""
+
+    def stray_texts(self, names: Sequence[str]) -> Mapping[str, tuple[int, str]]:
+        """Return how many rows of a numeric column hold text, and one of the texts, for columns with any.
+
+        Only SQLite stores text in numeric columns, and would count it as 0.
+        """

@@ -14,14 +14,22 @@ from sqlalchemy.sql import compiler
 
 from analysis.aggregates import Needs
 from analysis.errors import SourceError
+from analysis.filters import ColumnTypes, Kind
 from analysis.query import sql_text
-from analysis.sources.session import Extremes, Kind
+from analysis.sources.session import Extremes
 from analysis.sources.user_rows import UserRows
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
 _NUMBERS = ("ByteType", "ShortType", "IntegerType", "LongType", "FloatType", "DoubleType", "DecimalType")
+_KINDS: Mapping[str, Kind] = {
+    "BooleanType": "boolean",
+    "DateType": "date",
+    "TimestampNTZType": "timestamp",
+    "TimestampType": "instant",
+    **dict.fromkeys(("StringType", "VarcharType", "CharType"), "text"),
+}
 
 
 @dataclass(frozen=True)
@@ -69,7 +77,7 @@ class SparkSQL:
     view: str
 
     @cached_property
-    def types(self) -> Mapping[str, tuple[Kind, str]]:
+    def types(self) -> ColumnTypes:
         """Kind and Spark type of each column."""
         return {f.name: (_kind(type(f.dataType).__name__), f.dataType.simpleString()) for f in self.data.schema.fields}
 
@@ -94,6 +102,10 @@ class SparkSQL:
         """Return a statement as text, with the view named `users`."""
         return sql_text(statement, SparkDialect()).replace(self.view, "users")
 
+    def stray_texts(self, names: Sequence[str]) -> Mapping[str, tuple[int, str]]:
+        """Return nothing: Spark stores only numbers in numeric columns."""
+        return {}
+
     def extremes(self, names: Sequence[str]) -> Extremes | None:
         """Return None: Spark would have to read the rows."""
         return None
@@ -105,8 +117,7 @@ class SparkSQL:
 def _kind(name: str) -> Kind:
     if name in _NUMBERS:
         return "number"
-    kinds: dict[str, Kind] = {"BooleanType": "boolean", "DateType": "date", "TimestampType": "instant"}
-    return kinds.get(name, "other")
+    return _KINDS.get(name, "other")
 
 
 # The parts of the query that Spark's SQL writes differently: https://spark.apache.org/docs/latest/sql-ref.html

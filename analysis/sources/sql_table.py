@@ -6,14 +6,30 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from sqlalchemy import Connection, Engine, FromClause, MetaData, Select, Table, column, select, table, text, types
+from sqlalchemy import (
+    Connection,
+    Engine,
+    FromClause,
+    MetaData,
+    Select,
+    Table,
+    case,
+    cast,
+    column,
+    func,
+    select,
+    table,
+    text,
+    types,
+)
 from sqlalchemy.exc import NoSuchTableError, SQLAlchemyError
 
 from analysis.aggregates import Needs
 from analysis.errors import SourceError
+from analysis.filters import ColumnTypes, Kind
 from analysis.query import sql_text
 from analysis.sources.collection import snapshot
-from analysis.sources.session import Extremes, Kind
+from analysis.sources.session import Extremes
 from analysis.sources.user_rows import UserRows
 from analysis.sources.user_table import duckdb_types
 
@@ -36,6 +52,11 @@ class SqlTable(UserRows):
     def label(self) -> str:
         """Name of the source in messages and in the report."""
         return self.name or self.table
+
+    @property
+    def relation(self) -> str:
+        """The table as a query names it after FROM."""
+        return self.table
 
     @contextmanager
     def open(self, needs: Needs) -> Iterator["EngineSession"]:
@@ -72,7 +93,7 @@ class EngineSession:
         return Table(self.table, MetaData(), schema=self.schema, autoload_with=self.connection, resolve_fks=False)
 
     @cached_property
-    def types(self) -> Mapping[str, tuple[Kind, str]]:
+    def types(self) -> ColumnTypes:
         """Kind and SQL type of each column."""
         if self.connection.dialect.name == "duckdb":  # its dialect would only reflect a part of PostgreSQL's catalogue
             named = select(text("*")).select_from(table(self.table, schema=self.schema))
@@ -95,6 +116,16 @@ class EngineSession:
         """Return a statement as text."""
         return sql_text(statement, self.connection.dialect)
 
+    def stray_texts(self, names: Sequence[str]) -> Mapping[str, tuple[int, str]]:
+        """Count the texts in numeric columns; SQLite stores whatever it is given."""
+        if self.connection.dialect.name != "sqlite" or not names:
+            return {}
+        is_text = {name: func.typeof(self.users.c[name]).in_(("text", "blob")) for name in names}
+        counted = [func.sum(case((found, 1), else_=0)) for found in is_text.values()]
+        examples = [func.min(case((found, self.users.c[name]))) for name, found in is_text.items()]
+        row = self.connection.execute(select(*counted, *(cast(example, types.String) for example in examples))).one()
+        return {name: (int(n), str(text)) for name, n, text in zip(names, row, row[len(names) :], strict=False) if n}
+
     def extremes(self, names: Sequence[str]) -> Extremes | None:
         """Return None: a database would have to read the rows."""
         return None
@@ -106,5 +137,9 @@ def _kind(type_: types.TypeEngine[Any]) -> Kind:
     if isinstance(type_, types.Integer | types.Numeric | types.Float):
         return "number"
     if isinstance(type_, types.DateTime):
-        return "instant" if type_.timezone else "other"
-    return "date" if isinstance(type_, types.Date) else "other"
+        return "instant" if type_.timezone else "timestamp"
+    if isinstance(type_, types.Date):
+        return "date"
+    # SQLAlchemy counts enumerations and UUIDs as strings; databases do not compare them with texts.
+    plain = isinstance(type_, types.String) and not isinstance(type_, types.Enum | types.Uuid)
+    return "text" if plain else "other"

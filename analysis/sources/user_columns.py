@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 from analysis.aggregates import Needs
 from analysis.columns import Filter
-from analysis.currencies import Rates
-from analysis.errors import DataError
+from analysis.currencies import Rates, currency_code
+from analysis.errors import ArgumentError, DataError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +28,7 @@ class UserColumns:
         name: Name of the source in messages and in the report.
 
     Raises:
+        ArgumentError: `currency` is unknown.
         DataError: `rates` come without `currency_column` and `money`, or `covariate_until` without `day`.
     """
 
@@ -44,6 +45,11 @@ class UserColumns:
     name: str = ""
 
     def __post_init__(self) -> None:
+        if self.currency is not None:
+            try:
+                object.__setattr__(self, "currency", currency_code(self.currency))
+            except DataError as error:
+                raise ArgumentError(str(error)) from error
         if self.rates is not None and not (self.currency_column and self.money):
             raise DataError(
                 "Rates are given, but not what to convert. Name the column of currencies (currency_column) and the "

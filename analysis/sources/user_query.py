@@ -5,16 +5,18 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, FromClause, Select, case, func, literal, select
+from sqlalchemy import ColumnElement, FromClause, Select, String, case, cast, func, literal, select
 from sqlalchemy import column as sql_column
 
 from analysis.aggregates import Aggregates, Cell, Needs
 from analysis.columns import Column, Limits
+from analysis.currencies import currency_code
 from analysis.errors import DataError, MissingRateError, MixedCurrenciesError
-from analysis.query import Layout, aggregate_select, epoch_day, filter_clause, label, read_cells
+from analysis.filters import Kind, filter_clause
+from analysis.query import UNKNOWN, Layout, aggregate_select, epoch_day, label, read_cells
 from analysis.sources.base import Collected, Facts
 from analysis.sources.collection import accurate_aggregates, find_limits, find_ranks, find_tables
-from analysis.sources.session import Extremes, Kind, Session
+from analysis.sources.session import Extremes, Session
 from analysis.sources.tails import bounds_suffice, is_plain, with_bounded_tails, without_settled
 from analysis.sources.user_columns import UserColumns
 from analysis.times import DAY
@@ -45,7 +47,9 @@ def collect_rows(source: UserColumns, name: str, session: Session, needs: Needs,
 
     limits = find_limits(execute, units, needs)
     extremes = _extremes(source, session, needs)
-    query = _AggregateQuery(source, session, needs, units, limits, _layout(source, without_settled(needs, extremes)))
+    counted = without_settled(needs, extremes)
+    layout = replace(_layout(source, counted), integers=_integers(source, session, counted))
+    query = _AggregateQuery(source, session, needs, units, limits, layout)
     aggregates = accurate_aggregates(query.run)
     if extremes is not None:
         aggregates = _with_tails(aggregates, needs, extremes, query)
@@ -93,6 +97,18 @@ class _AggregateQuery:
         return cells
 
 
+def _integers(source: UserColumns, session: Session, needs: Needs) -> frozenset[Column]:
+    """Return the columns of integers that are summed as they are, such as timestamps in nanoseconds."""
+    converted = set(source.money) if source.rates else set()
+    return frozenset(
+        column
+        for column in needs.columns
+        if column == column.quantity
+        and column.name not in converted
+        and session.types[column.name][1].upper() in ("INTEGER", "BIGINT", "HUGEINT")
+    )
+
+
 @dataclass(frozen=True)
 class _Extra:
     """A column that the units carry through the query, and what is computed from it."""
@@ -134,10 +150,11 @@ def _units(source: UserColumns, session: Session, needs: Needs, *, exclude: bool
     columns = [*_keys(source, session, arm), *_quantities(source, session, needs)]
     statement = select(*columns).select_from(users)
     if source.where:
-        statement = statement.where(filter_clause(source.where, users.c))
+        statement = statement.where(filter_clause(source.where, users.c, session.types))
     if exclude and source.unit:
         unit, arms = users.c[source.unit], func.count(arm.distinct())
-        several = select(unit).where(filter_clause(source.where, users.c)).group_by(unit).having(arms > 1)
+        kept = filter_clause(source.where, users.c, session.types)
+        several = select(unit).where(kept).group_by(unit).having(arms > 1)
         statement = statement.where(unit.not_in(several))
     return statement.cte("units")
 
@@ -148,13 +165,20 @@ def _keys(source: UserColumns, session: Session, arm: ColumnElement[Any]) -> lis
     if source.day:
         columns.append(_day(users.c[source.day], session.types[source.day][0]).label("day"))
     if source.segment:
-        columns.append(users.c[source.segment].label("segment"))
+        columns.append(_segment(users.c[source.segment], session.types[source.segment][0]).label("segment"))
     if source.currency_column:
-        columns.append(users.c[source.currency_column].label("currency"))
+        columns.append(_currency(source, session).label("currency"))
     if source.covariate_until and source.day:
         late = users.c[source.covariate_until] > users.c[source.day]
         columns.append(case((late, 1), else_=0).label("late_covariate"))
     return columns
+
+
+def _segment(column: ColumnElement[Any], kind: Kind) -> ColumnElement[Any]:
+    """Return the segment; units without one are a segment too. `read_cells` names it where segments are numbers."""
+    if kind not in ("text", "other"):
+        return column
+    return func.coalesce(column if kind == "text" else cast(column, String), UNKNOWN)
 
 
 def _quantities(source: UserColumns, session: Session, needs: Needs) -> list[ColumnElement[Any]]:
@@ -170,18 +194,23 @@ def _quantities(source: UserColumns, session: Session, needs: Needs) -> list[Col
         if factor is not None and quantity.name in source.money:
             value = value * func.coalesce(factor, 0.0)
         if quantity.where:
-            value = case((filter_clause(quantity.where, users.c), value), else_=0)
+            value = case((filter_clause(quantity.where, users.c, session.types), value), else_=0)
         columns.append(value.label(label(quantity)))
     return columns
 
 
 def _factor(source: UserColumns, session: Session) -> ColumnElement[Any] | None:
     """Return the factor that converts an amount, NULL for a currency without a rate; None without rates."""
-    rates, name = source.rates, source.currency_column
-    if rates is None or name is None:
+    rates = source.rates
+    if rates is None or source.currency_column is None:
         return None
-    column = session.users.c[name]
+    column = _currency(source, session)
     return case(*((column == currency, rates.factor(currency)) for currency in rates.currencies))
+
+
+def _currency(source: UserColumns, session: Session) -> ColumnElement[Any]:
+    """Return the currency of the row, in capital letters."""
+    return func.upper(session.users.c[source.currency_column or ""])
 
 
 def _day(column: ColumnElement[Any], kind: Kind) -> ColumnElement[Any]:
@@ -236,14 +265,15 @@ def _currencies(extras: Extras) -> set[str]:
 
 
 def _all_currencies(source: UserColumns, session: Session) -> list[str]:
-    column = session.users.c[source.currency_column or ""]
+    column = _currency(source, session)
     return [str(row[0]) for row in session.rows(select(column).distinct()) if row[0] is not None]
 
 
 def _facts(
     source: UserColumns, name: str, statements: Sequence[str], extras: Extras, several_arms: int | None
 ) -> Facts:
-    currency = source.rates.base if source.rates else next(iter(_currencies(extras)), source.currency)
+    named = next(iter(_currencies(extras)), source.currency)
+    currency = source.rates.base if source.rates else named and currency_code(named)
     return Facts(
         source=name,
         sql=tuple(statements),

@@ -1,7 +1,6 @@
 """The base class of all sources with one row per unit: checks, collection, and values for simulations."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -10,9 +9,9 @@ from sqlalchemy import ColumnElement, case, func, literal, or_, select
 
 from analysis.aggregates import Needs
 from analysis.errors import DataError, MissingColumnError
-from analysis.query import filter_clause
+from analysis.filters import ColumnTypes, filter_clause
 from analysis.sources.base import Collected
-from analysis.sources.session import Kind, Session
+from analysis.sources.session import Session
 from analysis.sources.user_columns import UserColumns
 from analysis.sources.user_query import collect_rows, rows_text
 
@@ -25,6 +24,11 @@ class UserRows(UserColumns, ABC):
     @abstractmethod
     def label(self) -> str:
         """Name of the source in messages and in the report."""
+
+    @property
+    def relation(self) -> str:
+        """The source as a query names it after FROM."""
+        return "users"
 
     @abstractmethod
     def open(self, needs: Needs) -> AbstractContextManager[Session]:
@@ -48,7 +52,7 @@ class UserRows(UserColumns, ABC):
                     "Apply the window where the table is made."
                 )
         with self.open(needs) as session:
-            self._check_columns(needs, session.types)
+            self._check_columns(needs, session)
             return collect_rows(self, self.label, session, needs, self._units_in_several_arms(session))
 
     def values(self, needs: Needs) -> dict[str, Any]:
@@ -61,9 +65,9 @@ class UserRows(UserColumns, ABC):
 
         names = sorted({column.name for column in needs.quantities})
         with self.open(needs) as session:
-            self._check_columns(needs, session.types)
+            self._check_columns(needs, session)
             columns = [session.users.c[name] for name in names]
-            read = session.arrays(select(*columns).where(filter_clause(self.where, session.users.c)))
+            read = session.arrays(select(*columns).where(filter_clause(self.where, session.users.c, session.types)))
         arrays: dict[str, Any] = {name: np.ma.filled(np.ma.asarray(read[name], dtype=float), np.nan) for name in names}
         for name, array in arrays.items():
             if missing := int(np.count_nonzero(np.isnan(array))):
@@ -72,7 +76,8 @@ class UserRows(UserColumns, ABC):
                 )
         return arrays
 
-    def _check_columns(self, needs: Needs, types: Mapping[str, tuple[Kind, str]]) -> None:
+    def _check_columns(self, needs: Needs, session: Session) -> None:
+        types: ColumnTypes = session.types
         for name in self.names(needs):
             if name not in types:
                 raise MissingColumnError(name, types, self.label)
@@ -80,12 +85,24 @@ class UserRows(UserColumns, ABC):
             kind, type_name = types[name]
             if kind not in ("number", "boolean"):
                 raise DataError(f"Column {name!r} is {type_name}, and a metric needs numbers. Cast it at the source.")
+        compared = {f.column for f in (*self.where, *(f for c in needs.quantities for f in c.where))}
+        used = sorted(compared | {column.name for column in needs.quantities})
+        for name, (number, text) in session.stray_texts([n for n in used if types[n][0] == "number"]).items():
+            raise DataError(
+                f"Column {name!r} is {types[name][1]} and holds text in {rows_text(number)}, for example {text!r}. "
+                "Clean it at the source."
+            )
         for time in (self.day, self.covariate_until):
             if time and types[time][0] not in ("date", "instant"):
                 raise DataError(
-                    f"Column {time!r} is {types[time][1]}, which leaves the time zone open. "
-                    "Give a DATE (of UTC days) or a TIMESTAMP WITH TIME ZONE."
+                    f"Column {time!r} is {types[time][1]}, which leaves the time zone open. Give a DATE of UTC days or "
+                    f"a TIMESTAMP WITH TIME ZONE. If the times are UTC, use {self._with_utc_day(time)} as the table "
+                    f"(in a database as a view), and the column {time}_utc."
                 )
+
+    def _with_utc_day(self, time: str) -> str:
+        """Return a query that adds a time as a UTC day."""
+        return f'"SELECT *, CAST({time} AS DATE) AS {time}_utc FROM {self.relation}"'
 
     def _units_in_several_arms(self, session: Session) -> int | None:
         """Count the units in several arms, and refuse units without an id or with several rows in one arm."""
@@ -96,7 +113,7 @@ class UserRows(UserColumns, ABC):
         unit, arms = users.c[self.unit], func.count(arm.distinct())
         repeated = (
             select(unit.label("unit"), func.count().label("n"), arms.label("arms"))
-            .where(filter_clause(self.where, users.c))
+            .where(filter_clause(self.where, users.c, session.types))
             .group_by(unit)
             .having(or_(func.count() > 1, unit.is_(None)))
             .cte("repeated")

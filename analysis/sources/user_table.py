@@ -1,5 +1,6 @@
 """The source that reads a file or a data frame with one row per user, with DuckDB."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,15 +13,24 @@ from sqlalchemy import column as sql_column
 
 from analysis.aggregates import Needs
 from analysis.errors import DataError, MissingColumnError, SourceError
+from analysis.filters import ColumnTypes, Kind
 from analysis.query import sql_text
-from analysis.sources.session import Extremes, Kind
+from analysis.sources.session import Extremes
 from analysis.sources.user_rows import UserRows
 
 if TYPE_CHECKING:
     import duckdb
 
 _READERS = {".parquet": "read_parquet", ".csv": "read_csv", ".tsv": "read_csv"}
-_NUMERIC = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT", "FLOAT", "DOUBLE", "DECIMAL", "U")
+_INTEGERS = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT")
+_NUMBERS = {*_INTEGERS, *(f"U{name}" for name in _INTEGERS), "FLOAT", "DOUBLE"}
+_KINDS: Mapping[str, Kind] = {
+    "BOOLEAN": "boolean",
+    "DATE": "date",
+    **dict.fromkeys(("TIMESTAMP", "TIMESTAMP_S", "TIMESTAMP_MS", "TIMESTAMP_NS"), "timestamp"),
+    **dict.fromkeys(("TIMESTAMP WITH TIME ZONE", "TIMESTAMPTZ_NS"), "instant"),
+    "VARCHAR": "text",
+}
 
 
 @dataclass(frozen=True)
@@ -45,6 +55,12 @@ class UserTable(UserRows):
             return "the data frame"
         return "the query" if _is_select(str(self.data)) else str(self.data)
 
+    @property
+    def relation(self) -> str:
+        """The file as a query names it after FROM."""
+        path = isinstance(self.data, str | Path) and not _is_select(str(self.data)) and not self.table
+        return _text(str(self.data)) if path else "users"
+
     @contextmanager
     def open(self, needs: Needs) -> Iterator["DuckDBSession"]:
         """Open the data as a view in a new DuckDB connection."""
@@ -58,8 +74,7 @@ class UserTable(UserRows):
                 parquet = str(self.data) if opened and str(self.data).lower().endswith(".parquet") else None
                 yield DuckDBSession(connection, opened, parquet)
             except duckdb.Error as error:
-                reason = str(error).splitlines()[0].rstrip(".")
-                raise SourceError(f"{self.label} cannot be read: {reason}.") from error
+                raise SourceError(f"{self.label} cannot be read: {_reason(str(error))}.") from error
 
     def _open(self, connection: "duckdb.DuckDBPyConnection", needs: Needs) -> str:
         """Create the view `users`, and return the statements that did it; empty if no statement was needed."""
@@ -91,8 +106,25 @@ class UserTable(UserRows):
                 )
             attach = ""
             view = f"CREATE VIEW users AS SELECT * FROM {reader}({_text(path)})"
+            if reader == "read_csv":
+                self._check_header(connection, path)
         connection.execute(view)
         return f"{attach}{view};\n"
+
+    def _check_header(self, connection: "duckdb.DuckDBPyConnection", path: str) -> None:
+        """Refuse a header that names a column twice, and lines that do not fit the header; DuckDB accepts both."""
+        read = f"FROM read_csv({_text(path)}"
+        names = [str(row[0]) for row in connection.execute(f"DESCRIBE SELECT * {read})").fetchall()]
+        delimiter = next((d for d in ",;\t|" if d in names[0]), None)
+        if len(names) == 1 and delimiter:  # no delimiter fits all lines: fail at the first line with another number
+            columns = ", ".join(f"{_text(name)}: 'VARCHAR'" for name in dict.fromkeys(names[0].split(delimiter)))
+            fixed = f"auto_detect=false, header=true, quote='\"', delim={_text(delimiter)}, columns={{{columns}}}"
+            connection.execute(f"SELECT count(*) {read}, {fixed})")
+        first = connection.execute(f"SELECT * {read}, header=false, all_varchar=true) LIMIT 1").fetchone() or ()
+        header = [str(name).casefold() for name in first]
+        twice = next((name for name in header if header.count(name) > 1), None)
+        if twice is not None and header[0] == names[0].casefold():
+            raise SourceError(f"{self.label} names the column {twice!r} twice in its header. Rename one of them.")
 
     def _in_memory(self, needs: Needs) -> Any:
         """Return the data frame as DuckDB accepts it. Of pandas, only the needed columns are converted to Arrow."""
@@ -107,6 +139,9 @@ class UserTable(UserRows):
         names = self.names(needs)
         if missing := next((name for name in names if name not in self.data.columns), None):
             raise MissingColumnError(missing, map(str, self.data.columns), self.label)
+        listed = list(self.data.columns)
+        if twice := next((name for name in names if listed.count(name) > 1), None):
+            raise DataError(f"{self.label} has two columns {twice!r}. Rename one of them.")
         try:  # DuckDB 2.0 fails on reversed views of pandas; Arrow copies them
             return pyarrow.Table.from_pandas(self.data[names], preserve_index=False)
         except pyarrow.ArrowException as error:
@@ -128,7 +163,7 @@ class DuckDBSession:
     parquet: str | None
 
     @cached_property
-    def types(self) -> Mapping[str, tuple[Kind, str]]:
+    def types(self) -> ColumnTypes:
         """Kind and DuckDB type of each column."""
         return duckdb_types(self.connection.execute("DESCRIBE users").fetchall())
 
@@ -150,6 +185,10 @@ class DuckDBSession:
         """Return a statement as text, after the statements that create the view."""
         return self.opened + sql_text(statement, _dialect())
 
+    def stray_texts(self, names: Sequence[str]) -> Mapping[str, tuple[int, str]]:
+        """Return nothing: DuckDB stores only numbers in numeric columns."""
+        return {}
+
     def extremes(self, names: Sequence[str]) -> Extremes | None:
         """Read the statistics in the footers of Parquet files, for columns with statistics in all row groups."""
         numbers = [name for name in names if self.types.get(name, ("other", ""))[0] == "number"]
@@ -164,6 +203,17 @@ class DuckDBSession:
         return {str(name): (low, high) for name, low, high in rows if name in numbers}
 
 
+def _reason(message: str) -> str:
+    """Return the reason of an error of DuckDB in one line; for a CSV file, with the number of the line."""
+    lines = message.splitlines()
+    line = re.search(r"CSV Error on Line: (\d+)", lines[0])
+    if line is None:
+        return lines[0].rstrip(".")
+    reason = next((text for text in lines[1:] if text and not text.startswith("Original Line")), lines[0])
+    remedy = ". Save it as UTF-8" if "utf-8" in message else ""
+    return f"line {line[1]}: {reason.rstrip('.')}{remedy}"
+
+
 def _is_select(text: str) -> bool:
     return text.lower().lstrip().startswith(("select ", "select\n", "with ", "from "))
 
@@ -174,11 +224,9 @@ def duckdb_types(rows: Sequence[Sequence[Any]]) -> dict[str, tuple[Kind, str]]:
 
 
 def _kind(type_name: str) -> Kind:
-    if type_name.startswith(_NUMERIC):
+    if type_name in _NUMBERS or (type_name.startswith("DECIMAL(") and type_name.endswith(")")):
         return "number"
-    kinds: dict[str, Kind] = {"BOOLEAN": "boolean", "DATE": "date"}
-    kinds |= dict.fromkeys(("TIMESTAMP WITH TIME ZONE", "TIMESTAMPTZ_NS"), "instant")
-    return kinds.get(type_name, "other")
+    return _KINDS.get(type_name, "other")
 
 
 def _quoted(name: str) -> str:

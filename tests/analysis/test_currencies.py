@@ -22,11 +22,18 @@ def test_minor_units_are_converted_with_the_digits_of_both_currencies() -> None:
     assert [exponent(c) for c in ("EUR", "JPY", "KWD")] == [2, 0, 3]
 
 
+def test_codes_are_the_same_in_small_letters() -> None:
+    assert Rates("eur", {"Jpy": 0.0061}, DAY) == Rates("EUR", {"JPY": 0.0061}, DAY)
+    assert exponent("jpy") == 0
+
+
 @pytest.mark.parametrize(
     ("base", "rates", "message"),
     [
-        ("eur", {}, "'eur' is not a currency code"),
+        ("euro", {}, "'euro' is not a currency code. .* Did you mean EUR"),
         ("EUR", {"Dollar": 1.0}, "'Dollar' is not a currency code"),
+        ("EUR", {"XXX": 1.0}, "'XXX' is not a currency code"),
+        ("EUR", {"USD": 1.0, "usd": 1.1}, "names a currency twice"),
         ("EUR", {"USD": 0.0}, "must be a number above 0"),
         ("EUR", {"USD": float("nan")}, "must be a number above 0"),
         ("EUR", {"EUR": 1.1}, "must be 1"),

@@ -290,6 +290,10 @@ def test_segments_come_from_a_table_of_units(shop: Any) -> None:
     assert result.aggregates.segments == ("de", "fr", "unknown")
     assert result.aggregates.count("a", "unknown") == 1
     assert result.facts.segment == "country"
+    with pytest.raises(MissingColumnError, match=r"'customer' has no column 'contry'\. Did you mean 'country'"):
+        collect(shop, "clicks", segments=("customer", "contry"))
+    with pytest.raises(MissingColumnError, match=r"has no table 'custmer'\. Did you mean 'customer'"):
+        collect(shop, "clicks", segments=("custmer", "country"))
 
 
 def test_caps_and_quantiles_come_from_the_per_unit_values(filled_shop: Any) -> None:
@@ -326,6 +330,8 @@ def test_segments_and_covariates_come_from_what_was_recorded_at_first_exposure(s
     result = collect(shop, "clicks", "attribute.age", "attribute.member", segments="country")
     assert result.aggregates.segments == ("de", "fr", "unknown")
     assert result.facts.segment == "country"
+    with pytest.raises(MissingColumnError, match=r"no recorded attribute 'contry'\. Did you mean 'country'"):
+        collect(shop, "clicks", segments="contry")
     assert sum(result.aggregates.count("a", s) for s in ("de", "fr", "unknown")) == 6
     assert result.aggregates.count("b", "unknown") == 1
     assert total(result, "attribute.age") == sum(20.5 + n for n in range(0, 10, 2))

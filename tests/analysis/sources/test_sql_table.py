@@ -40,3 +40,15 @@ def test_a_database_says_what_is_wrong(data: pd.DataFrame, tmp_path: Path) -> No
         collect(SqlTable(engine, "users"), (Mean(name="g", column="country"),))
     with pytest.raises(DataError, match="3 units have several rows in one arm"):
         collect(SqlTable(engine, "users", unit="currency", where=(Filter("variant", "=", "a"),)), METRICS[:1])
+
+
+def test_sqlite_refuses_text_in_a_numeric_column(data: pd.DataFrame, tmp_path: Path) -> None:
+    """SQLite stores it, and would count it as 0."""
+    engine = write_sql(data, f"sqlite:///{tmp_path / 'u.db'}")
+    with engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE users SET gmv = '12,50' WHERE user IN ('u1', 'u2')")
+    with pytest.raises(DataError, match=r"'gmv' is BIGINT and holds text in 2 rows, for example '12,50'"):
+        collect(SqlTable(engine, "users"), METRICS[:1])
+    with pytest.raises(DataError, match="holds text in 2 rows"):
+        collect(SqlTable(engine, "users", where=(Filter("gmv", ">", 5),)), (Mean(name="v", column="views"),))
+    assert collect(SqlTable(engine, "users"), (Mean(name="v", column="views"),)).arms == ("a", "b", "c")

@@ -1,5 +1,6 @@
 """Files and data frames give the same aggregates, and bad values are refused by name."""
 
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ import pytest
 from sqlalchemy import text
 
 from analysis.aggregates import Column, Moments
-from analysis.errors import DataError, MissingColumnError, MixedCurrenciesError, SourceError
+from analysis.currencies import Rates
+from analysis.errors import ArgumentError, DataError, MissingColumnError, MixedCurrenciesError, SourceError
 from analysis.metrics import Mean, Metric, Proportion, Ratio, merged_needs, shop_metrics
 from analysis.sources import ExperimentTables, UserTable
 
@@ -203,6 +205,21 @@ def test_currencies_are_stated_or_refused_by_name() -> None:
         UserTable(data, currency_column="currency").collect(merged_needs(METRICS))
 
 
+def test_currencies_are_iso_codes_in_any_letters() -> None:
+    """`jpy` was shown with two decimals."""
+    data = frame().assign(currency=np.where(np.arange(len(frame())) % 2, "jpy", "JPY"))
+    assert UserTable(data, currency="jpy").collect(merged_needs(METRICS)).facts.currency == "JPY"
+    assert UserTable(data, currency_column="currency").collect(merged_needs(METRICS)).facts.currency == "JPY"
+    rates = Rates("eur", {"jpy": 0.0061}, date(2026, 6, 1))
+    found = UserTable(data, currency_column="currency", rates=rates, money=("gmv",)).collect(merged_needs(METRICS))
+    expected = UserTable(data.assign(gmv=data.gmv * 0.61)).collect(merged_needs(METRICS))
+    assert found.aggregates.moments().means == pytest.approx(expected.aggregates.moments().means)
+    with pytest.raises(ArgumentError, match="'yen' is not a currency code"):
+        UserTable(data, currency="yen")
+    with pytest.raises(DataError, match="'YEN' is not a currency code"):
+        UserTable(data.assign(currency="yen"), currency_column="currency").collect(merged_needs(METRICS))
+
+
 def test_missing_and_unfit_columns_and_files_are_refused(tmp_path: Path) -> None:
     data = frame()
     with pytest.raises(MissingColumnError, match=r"no column 'gmw'\. Did you mean 'gmv'"):
@@ -211,6 +228,11 @@ def test_missing_and_unfit_columns_and_files_are_refused(tmp_path: Path) -> None
         UserTable(data).collect(merged_needs([Mean(name="v", column="variant")]))
     with pytest.raises(DataError, match="leaves the time zone open"):
         UserTable(data, day="day").collect(merged_needs(METRICS))
+    data.assign(day="2026-06-01 12:00:00").to_csv(tmp_path / "times.csv", index=False)
+    with pytest.raises(DataError) as refused:
+        UserTable(str(tmp_path / "times.csv"), day="day").collect(merged_needs(METRICS))
+    query = str(refused.value).split('"')[1]
+    assert len(UserTable(query, day="day_utc").collect(merged_needs(METRICS)).aggregates.days) == 1
     with pytest.raises(SourceError, match=r"nowhere\.parquet cannot be read"):
         UserTable(tmp_path / "nowhere.parquet").collect(merged_needs(METRICS))
     with pytest.raises(SourceError, match=r"none of \.parquet"):
@@ -229,3 +251,32 @@ def test_the_sql_is_kept_and_runs_as_it_stands(tmp_path: Path) -> None:
     with duckdb.connect() as connection:
         rows = connection.execute(collected.facts.sql[0]).fetchall()
     assert {row[0]: row[1] for row in rows} == {arm: collected.aggregates.count(arm) for arm in ("a", "b")}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            "variant,gmv\n" + "0,1\n1,2\n" * 30_000 + "1,abc\n",
+            r"line 60002: Error when converting column \"gmv\"\. Could not convert string \"abc\" to 'BIGINT'\.",
+        ),
+        ("variant,gmv\n0,1\n1,2,3\n1,2\n", r"line 3: Expected Number of Columns: 2 Found: 3"),
+        ("variant,gmv,GMV\n0,1,2\n1,2,3\n", "names the column 'gmv' twice in its header"),
+    ],
+)
+def test_a_csv_file_is_refused_with_reason_and_line(content: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "u.csv").write_text(content, encoding="utf-8")
+    with pytest.raises(SourceError, match=message):
+        UserTable(tmp_path / "u.csv").collect(merged_needs([Mean(name="gmv", column="gmv")]))
+
+
+def test_a_csv_file_in_another_encoding_is_refused_with_the_remedy(tmp_path: Path) -> None:
+    (tmp_path / "u.csv").write_bytes("variant,gmv,city\n0,1,Köln\n1,2,Bonn\n".encode("latin-1"))
+    with pytest.raises(SourceError, match=r"line \d: .*not utf-8 encoded\. Save it as UTF-8"):
+        UserTable(tmp_path / "u.csv").collect(merged_needs([Mean(name="gmv", column="gmv")]))
+
+
+def test_a_data_frame_with_two_columns_of_one_name_is_refused() -> None:
+    data = pd.DataFrame([[0, 1, 2], [1, 2, 3]], columns=["variant", "gmv", "gmv"])
+    with pytest.raises(DataError, match="has two columns 'gmv'"):
+        UserTable(data).collect(merged_needs([Mean(name="gmv", column="gmv")]))
