@@ -16,6 +16,8 @@ References: Deng, Xu, Kohavi, Walker 2013 (CUPED); Deng, Knoblich, Lu 2018 (delt
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
 
 import numpy as np
 
@@ -46,7 +48,7 @@ class Adjustment:
     def shift(self, arm: Moments) -> float:
         """Return the amount to subtract from the metric's value in an arm: theta' (h(arm) - h(both arms))."""
         terms = zip(self.covariates, self.theta, self.centres, strict=True)
-        return sum(theta * (_value(covariate, arm) - centre) for covariate, theta, centre in terms)
+        return sum(theta * (_value(h, arm) - centre + lost_digits(h, arm)) for h, theta, centre in terms)
 
     def gradient(self, arm: Moments) -> dict[Column, float]:
         """Return the derivative of `shift` by the arm's means."""
@@ -55,6 +57,17 @@ class Adjustment:
             for column, slope in covariate.gradient(arm.means).items():
                 total[column] = total.get(column, 0.0) + theta * slope
         return total
+
+
+def lost_digits(metric: Metric, arm: Moments) -> float:
+    """Return what the rounding to a double lost of a metric's value; the value must be defined.
+
+    Where values are large against their spread (timestamps), a difference of rounded values would be wrong.
+    """
+    if not any(arm.rests.get(column) for column in metric.inputs):
+        return 0.0
+    exact: Any = {c: Fraction(arm.means[c]) + Fraction(arm.rests.get(c, 0.0)) for c in metric.inputs}
+    return float((metric.value(exact) or 0) - Fraction(_value(metric, arm)))
 
 
 def bilinear(left: Mapping[Column, float], right: Mapping[Column, float], arm: Moments) -> float:
@@ -119,7 +132,12 @@ def post_stratify(strata: Mapping[str, tuple[Moments, Moments]]) -> tuple[Moment
 
 def _weighted(parts: Sequence[Moments], weights: Sequence[float]) -> Moments:
     n = sum(part.n for part in parts)
-    means = {c: sum(w * part.means[c] for w, part in zip(weights, parts, strict=True)) for c in parts[0].means}
+    means, rests = {}, {}
+    for c in parts[0].means:
+        terms = [(Fraction(w), part) for w, part in zip(weights, parts, strict=True)]
+        exact = sum((w * (Fraction(part.means[c]) + Fraction(part.rests.get(c, 0.0))) for w, part in terms), Fraction())
+        means[c] = float(exact)
+        rests[c] = float(exact - Fraction(means[c]))
     covariances = {
         (a, b): n * sum(w**2 * part.covariance(a, b) / part.n for w, part in zip(weights, parts, strict=True))
         for a, b in parts[0].covariances or {}
@@ -128,7 +146,7 @@ def _weighted(parts: Sequence[Moments], weights: Sequence[float]) -> Moments:
         c: Tail(sum(part.tails[c].nonzero for part in parts), max(part.tails[c].largest for part in parts))
         for c in parts[0].tails
     }
-    return Moments(n, means, covariances, tails)
+    return Moments(n, means, covariances, tails, rests)
 
 
 def _value(covariate: Metric, arm: Moments) -> float:

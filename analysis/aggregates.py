@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 # (mean - shift)^2 / variance above which a second query pays: more than 4 of a double's 16 digits would be lost.
 WORST_CONDITION = 1e4
 
+EPSILON = 2.0**-52  # distance of 1 to the next larger double
+
 Pair = tuple[Column, Column]
 
 
@@ -214,12 +216,15 @@ class Moments:
         means: Mean of each column.
         covariances: Unbiased covariance of each pair of columns; None below two units.
         tails: Tail of each column.
+        rests: What the rounding of each mean lost; 0 if missing. A mean of 1e15 has steps of 0.125, and the difference
+            of two means is smaller.
     """
 
     n: int
     means: Mapping[Column, float]
     covariances: Mapping[Pair, float] | None
     tails: Mapping[Column, Tail]
+    rests: Mapping[Column, float] = field(default_factory=dict)
 
     def covariance(self, a: Column, b: Column) -> float:
         """Return the covariance of two columns.
@@ -343,7 +348,9 @@ def moments_of(cells: Sequence[Cell], shifts: Mapping[Column, float]) -> Moments
         return Moments(0, {}, None, {})
     first = cells[0]
     sums = {column: fsum(cell.sums[column] for cell in cells) for column in first.sums}
-    means = {column: shifts.get(column, 0.0) + total / n for column, total in sums.items()}
+    means, rests = {}, {}
+    for column, total in sums.items():
+        means[column], rests[column] = exact_sum(shifts.get(column, 0.0), total / n)
     covariances = None
     if n > 1:
         covariances = {}
@@ -351,7 +358,8 @@ def moments_of(cells: Sequence[Cell], shifts: Mapping[Column, float]) -> Moments
             a, b = key
             product = fsum(cell.products[key] for cell in cells)
             value = (product - sums[a] * sums[b] / n) / (n - 1)
-            covariances[key] = _variance(a, value, product / n) if a == b else value
+            covariances[key] = _variance(a, value, product / n, n) if a == b else value
+        covariances = without_constants(covariances)
     tails = {
         column: Tail(
             sum(c.tails[column].nonzero for c in cells),
@@ -360,14 +368,30 @@ def moments_of(cells: Sequence[Cell], shifts: Mapping[Column, float]) -> Moments
         )
         for column in first.tails
     }
-    return Moments(n, means, covariances, tails)
+    return Moments(n, means, covariances, tails, rests)
 
 
-def _variance(column: Column, value: float, scale: float) -> float:
-    """Return the variance, 0 if only rounding separates it from 0; a clearly negative one is an error."""
-    if value < -1e-9 * scale:
+def exact_sum(a: float, b: float) -> tuple[float, float]:
+    """Return the rounded sum and what the rounding lost; together they are exact (Knuth's TwoSum)."""
+    total = a + b
+    part = total - a
+    return total, (a - (total - part)) + (b - part)
+
+
+def without_constants(covariances: Mapping[Pair, float]) -> dict[Pair, float]:
+    """Set the covariances of columns without variance to 0, where rounding left something else."""
+    constant = {a for (a, b), value in covariances.items() if a == b and value == 0}
+    return {key: 0.0 if constant.intersection(key) else value for key, value in covariances.items()}
+
+
+def _variance(column: Column, value: float, scale: float, n: int) -> float:
+    """Return the variance, 0 if only rounding separates it from 0; a clearly negative one is an error.
+
+    A sum of n terms can lose a share of n * 2^-52: databases add the terms one after the other.
+    """
+    if value < -max(1e-9, n * EPSILON) * scale:
         raise DataError(
             f"The sums of column {column} contradict each other (variance {value:.3g} < 0). "
             "Sum and sum of squares must come from the same rows."
         )
-    return 0.0 if value <= 1e-14 * scale else value
+    return 0.0 if value <= max(1e-14, n * EPSILON) * scale else value

@@ -10,20 +10,25 @@ test rejects, which intervals by the delta method or by logarithms do not guaran
 interval is unbounded, and rightly so. See docs/analysts/which-interval.md.
 
 References: Welch 1947; Fieller 1954; Deng, Xu, Kohavi, Walker 2013 (CUPED); Deng, Knoblich, Lu 2018 (delta method);
-Zou, Donner 2008 (intervals from those of the arms, where they are not symmetric).
+Zou, Donner 2008 (intervals from those of the arms, where they are not symmetric); Newcombe 1998 (few events).
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import exp, inf, log, sqrt
 from typing import Literal
 
-from analysis.adjustment import Adjustment, bilinear, cuped
-from analysis.aggregates import Moments
-from analysis.metrics import Metric
+from analysis.adjustment import Adjustment, bilinear, cuped, lost_digits
+from analysis.aggregates import Moments, exact_sum
+from analysis.columns import Column
+from analysis.metrics import Metric, Proportion
+from analysis.small_counts import is_few, score_variances
 
 IntervalMethod = Literal["fieller", "delta", "log"]
 Shape = Literal["bounded", "outside", "everything"]
 Scale = Literal["lift", "difference"]
+
+CANCELLED = 1e-12  # share of its largest terms below which the variance of a ratio or an adjusted mean is rounding
 
 
 @dataclass(frozen=True)
@@ -37,7 +42,8 @@ class ArmEstimate:
         variance: Variance of the adjusted value.
         raw_variance: Variance of the raw value.
         covariance: Covariance of the adjusted with the raw value.
-        sides: Variances downwards and upwards where they differ (quantiles); None where they are equal.
+        sides: Variances downwards and upwards where they differ (quantiles, small counts); None where they are equal.
+        rest: What the rounding to a double lost of the adjusted value.
     """
 
     n: int
@@ -47,6 +53,11 @@ class ArmEstimate:
     raw_variance: float
     covariance: float
     sides: tuple[float, float] | None = None
+    rest: float = 0.0
+
+    def minus(self, other: "ArmEstimate") -> float:
+        """Return the difference of the adjusted values, with the digits that each value alone has no room for."""
+        return (self.adjusted - other.adjusted) + (self.rest - other.rest)
 
     def side(self, sign: int) -> "ArmEstimate":
         """Return the arm with the variance of one side: -1 for downwards, +1 for upwards."""
@@ -146,6 +157,8 @@ def compare(
 ) -> Effect | Undefined:
     """Compute the effect of the treatment on a metric.
 
+    A share with few events gets score intervals, without CUPED, which could not reduce their variance.
+
     Args:
         metric: The metric.
         control: Moments of the control; they may be post-stratified (`adjustment.post_stratify`).
@@ -159,6 +172,11 @@ def compare(
             return Undefined(f"the {name} has {arm.n} unit(s), and a variance needs two")
         if metric.value(arm.means) is None:
             return Undefined(f"the denominator is 0 in the {name}")
+    if isinstance(metric, Proportion) and any(
+        is_few(metric.value(arm.means) or 0.0, arm.n) for arm in (control, treatment)
+    ):
+        arms = (scored(estimate(metric, arm), alpha) for arm in (control, treatment))
+        return effect_of(*arms, alpha=alpha, method=method)
     adjustment = cuped(metric, control, treatment) if adjust else None
     return effect_of(
         estimate(metric, control, adjustment),
@@ -218,20 +236,34 @@ def estimate(metric: Metric, arm: Moments, adjustment: Adjustment | None = None)
     raw = metric.value(arm.means)
     assert raw is not None, "the caller checks the denominator"
     gradient = metric.gradient(arm.means)
-    raw_variance = max(bilinear(gradient, gradient, arm), 0.0) / arm.n
+    raw_variance, rest = _variance(gradient, arm), lost_digits(metric, arm)
     if adjustment is None:
-        return ArmEstimate(arm.n, raw, raw, raw_variance, raw_variance, raw_variance)
+        return ArmEstimate(arm.n, raw, raw, raw_variance, raw_variance, raw_variance, rest=rest)
     adjusted_gradient = dict(gradient)
     for column, slope in adjustment.gradient(arm).items():
         adjusted_gradient[column] = adjusted_gradient.get(column, 0.0) - slope
+    adjusted, lost = exact_sum(raw, -adjustment.shift(arm))
     return ArmEstimate(
         arm.n,
         raw,
-        raw - adjustment.shift(arm),
-        max(bilinear(adjusted_gradient, adjusted_gradient, arm), 0.0) / arm.n,
+        adjusted,
+        _variance(adjusted_gradient, arm),
         raw_variance,
         bilinear(adjusted_gradient, gradient, arm) / arm.n,
+        rest=rest + lost,
     )
+
+
+def scored(arm: ArmEstimate, alpha: float) -> ArmEstimate:
+    """Return the estimate of a share with the distances of its score interval to either side."""
+    return replace(arm, sides=score_variances(min(max(arm.raw, 0.0), 1.0), arm.n, alpha))
+
+
+def _variance(gradient: Mapping[Column, float], arm: Moments) -> float:
+    """Return g' S g / n; 0 where its terms cancel up to rounding: each unit then has the same value."""
+    variance = bilinear(gradient, gradient, arm)
+    scale = sum(slope**2 * arm.variance(column) for column, slope in gradient.items())
+    return 0.0 if variance <= CANCELLED * scale else variance / arm.n
 
 
 def facing(control: ArmEstimate, treatment: ArmEstimate, sign: int) -> tuple[ArmEstimate, ArmEstimate]:
@@ -245,7 +277,7 @@ def facing(control: ArmEstimate, treatment: ArmEstimate, sign: int) -> tuple[Arm
 
 def _sign(control: ArmEstimate, treatment: ArmEstimate) -> int:
     """Return the side of 0 on which the effect lies: +1 above, -1 below. At 0, return the side that has a variance."""
-    value = treatment.adjusted - control.adjusted
+    value = treatment.minus(control)
     if value == 0:
         return max((1, -1), key=lambda sign: sum(arm.variance for arm in facing(control, treatment, sign)))
     return 1 if value > 0 else -1
@@ -268,7 +300,7 @@ def welch(control: ArmEstimate, treatment: ArmEstimate, *, alpha: float = 0.05) 
     """
     from scipy.special import stdtr
 
-    value, sign = treatment.adjusted - control.adjusted, _sign(control, treatment)
+    value, sign = treatment.minus(control), _sign(control, treatment)
     error, df = standard_error(control, treatment, sign), degrees_of_freedom(*facing(control, treatment, sign))
     low, high = (_reach(control, treatment, side, alpha) for side in (1, -1))
     p = float(2 * stdtr(df, -abs(value / error)))
@@ -313,8 +345,10 @@ def lift_interval(
         )
         if below.shape == above.shape == "bounded":
             return replace(below, high=above.high)
+        if above.shape == "bounded" and (low := _lower_bound(below, treatment)) is not None:
+            return replace(above, low=low)
         return below if _sign(control, treatment) > 0 else above
-    d, c = treatment.adjusted - control.adjusted, control.raw
+    d, c = treatment.minus(control), control.raw
     var_d, var_c = control.variance + treatment.variance, control.raw_variance
     cov = -control.covariance
     t = t_quantile(degrees_of_freedom(control, treatment), alpha) if critical is None else critical
@@ -331,10 +365,17 @@ def lift_interval(
     return LiftInterval(exp(log(ratio) - half) - 1, exp(log(ratio) + half) - 1, "bounded", "log")
 
 
+def _lower_bound(below: LiftInterval, treatment: ArmEstimate) -> float | None:
+    """Return the lower bound from an unbounded set of lifts that excludes a treatment of 0 or, at 0, all below it."""
+    if below.shape == "outside" and below.low <= -1 <= below.high:
+        return below.high
+    return -1.0 if treatment.adjusted == 0 and treatment.side(-1).variance == 0 else None
+
+
 def lift_error(control: ArmEstimate, treatment: ArmEstimate) -> float:
     """Return the standard error of the lift D / C towards 0, by the delta method. C must be above 0."""
     control, treatment = facing(control, treatment, _sign(control, treatment))
-    lift = (treatment.adjusted - control.adjusted) / control.raw
+    lift = treatment.minus(control) / control.raw
     variance = control.variance + treatment.variance + 2 * lift * control.covariance + lift**2 * control.raw_variance
     return sqrt(max(variance, 0.0)) / control.raw
 

@@ -5,7 +5,7 @@ import msgspec
 from analysis.breakdowns import age_results, cumulative_points, novelty_result, segment_results, units_per_day
 from analysis.comparison import ArmPair, bounds_of, comparison_of, effect_on
 from analysis.inference import Effect, Undefined
-from analysis.metrics import Declared, Metric, Quantile
+from analysis.metrics import Declared, Metric, Proportion, Quantile
 from analysis.optional_results import (
     anytime_result,
     equivalence_result,
@@ -17,6 +17,7 @@ from analysis.optional_results import (
 from analysis.power import remaining
 from analysis.request import ReportOptions
 from analysis.results import CapUsed, Comparison, MetricResult, Remaining
+from analysis.small_counts import FEW_EVENTS
 
 
 def metric_result(metric: Declared, pair: ArmPair, options: ReportOptions) -> MetricResult:
@@ -68,6 +69,9 @@ def _note(metric: Declared, effect: Effect | Undefined) -> str:
         return "The control's value is not above 0, so the relative lift is undefined; read the difference."
     if effect.interval.shape != "bounded":
         return "The control's value is not clearly above 0, so the lift's interval is unbounded; read the difference."
+    if isinstance(metric, Proportion) and effect.control.sides is not None:
+        few = f"fewer than {FEW_EVENTS} units of an arm have an event, or lack one"
+        return f"Score intervals{' without covariates' if metric.adjusters else ''}: {few}."
     if isinstance(metric, Metric) and metric.adjusters and effect.theta is None:
         names = ", ".join(adjuster.name for adjuster in metric.adjusters)
         return f"Not adjusted: the covariate {names} does not vary."

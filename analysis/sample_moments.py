@@ -44,6 +44,7 @@ def sample_moments(needs: Needs, columns: Mapping[str, ArrayLike], *, clusters: 
     # Two passes: subtract the mean, then correct the products for the part of the mean that rounding left. A column
     # with a single value has no variance, however its mean is rounded.
     centred = {column: array - (means[column] if np.ptp(array) else array[0]) for column, array in values.items()}
+    rests = {column: 0.0 if not np.ptp(array) else fsum(centred[column]) / n for column, array in values.items()}
     covariances = None
     if n > 1:
         covariances = {
@@ -54,7 +55,7 @@ def sample_moments(needs: Needs, columns: Mapping[str, ArrayLike], *, clusters: 
         column: Tail(int(np.count_nonzero(values[column])), float(np.max(np.abs(values[column]))))
         for column in needs.tails
     }
-    return Moments(n, means, covariances, tails)
+    return Moments(n, means, covariances, tails, rests)
 
 
 def _column(columns: Mapping[str, ArrayLike], name: str) -> NDArray[np.float64]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.aggregates import Moments, Pair
+from analysis.aggregates import Moments, Pair, exact_sum
 from analysis.columns import Column, check_upper
 from analysis.errors import MetricError
 from analysis.inference import Effect, IntervalMethod, Undefined, compare
@@ -94,12 +94,16 @@ class Sums:
         for sums in (self.table @ weights).T:
             n, rest = round(float(sums[0])), sums[1:]
             total = dict(zip(self.columns, map(float, rest), strict=False))
-            means = {c: self.shifts[c] + total[c] / n for c in self.columns} if n else {}
+            sides = {c: exact_sum(self.shifts[c], total[c] / n) for c in self.columns} if n else {}
+            means, rests = ({c: side[i] for c, side in sides.items()} for i in (0, 1))
+            if n < 2:  # a rare split where one arm is almost empty
+                yield Moments(n, means, None, {}, rests)
+                continue
             covariances = {
                 (a, b): _not_below_zero(float(product) - total[a] * total[b] / n, a == b) / (n - 1)
                 for (a, b), product in zip(self.products, rest[len(self.columns) :], strict=True)
             }
-            yield Moments(n, means, covariances if n > 1 else None, {})
+            yield Moments(n, means, covariances, {}, rests)
 
 
 def _not_below_zero(value: float, square: bool) -> float:
