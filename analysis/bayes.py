@@ -8,12 +8,14 @@ that.
 """
 
 from dataclasses import dataclass
-from math import erf, exp, inf, isnan, pi, sqrt
+from math import erf, exp, isnan, pi, sqrt
 
 from analysis.errors import ArgumentError
 from analysis.inference import Effect, Scale, Undefined, lift_error, lift_interval
 from analysis.metrics import Direction
 from analysis.validation import check_scalar, check_share
+
+LEAST_SD = 1e-12  # a prior that is narrower leaves no posterior to compute with
 
 
 @dataclass(frozen=True)
@@ -33,8 +35,10 @@ class Prior:
 
     def __post_init__(self) -> None:
         check_scalar(self.mean, "The prior's mean")
-        if isnan(self.sd) or self.sd <= 0:
-            raise ArgumentError(f"The prior's sd is {self.sd!r}, and must be above 0 (math.inf for a flat prior).")
+        if isnan(self.sd) or self.sd < LEAST_SD:
+            raise ArgumentError(
+                f"The prior's sd is {self.sd!r}, and must be above 0, at least {LEAST_SD:g} (math.inf: a flat prior)."
+            )
 
 
 @dataclass(frozen=True)
@@ -98,7 +102,8 @@ def posterior(
         estimate, error = effect.lift, lift_error(control, treatment)
     else:
         estimate, error = effect.difference.value, effect.difference.standard_error
-    weight = 1.0 if prior.sd == inf else prior.sd**2 / (prior.sd**2 + error**2)
+    ratio = error / prior.sd
+    weight = 1 / (1 + ratio * ratio)
     mean = weight * estimate + (1 - weight) * prior.mean
     sd = error * sqrt(weight)
     half = float(ndtri(1 - alpha / 2)) * sd

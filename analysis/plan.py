@@ -15,7 +15,7 @@ from analysis.power import WEEK, Baseline, durations, minimum_detectable_lift, s
 from analysis.sequential import OBRIEN_FLEMING, planned_looks
 from analysis.sources.base import Source
 from analysis.times import DAY
-from analysis.validation import check_count, check_share
+from analysis.validation import check_alpha, check_count, check_share
 
 
 class Needed(msgspec.Struct, frozen=True, kw_only=True):
@@ -157,6 +157,7 @@ def plan(
         if not isinstance(metric, Metric):
             raise MetricError(f"There is no formula to plan {metric.name!r}, a {type(metric).__name__}. Simulate it.")
     check_share(share, "share")
+    check_alpha(alpha)
     design = _design(check_count(looks, "looks"), spending, alpha, power)
     collected = source.collect(merged_needs(metrics))
     history = collected.aggregates.moments()

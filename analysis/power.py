@@ -16,7 +16,7 @@ from analysis.aggregates import Moments
 from analysis.errors import ArgumentError, DataError
 from analysis.inference import Effect, estimate, t_quantile
 from analysis.metrics import Metric, Proportion
-from analysis.validation import check_count, check_scalar, check_share
+from analysis.validation import check_alpha, check_count, check_scalar, check_share
 
 WEEK = 7  # days over which the rate of new units is averaged, so that weekends do not distort it
 FARTHEST = 730  # largest number of days ahead that is reported
@@ -152,7 +152,7 @@ def power(baseline: Baseline, lift: float, control: float, treatment: float, *, 
     check_scalar(lift, "lift", gt=-1)
     check_scalar(control, "control units", ge=2)
     check_scalar(treatment, "treatment units", ge=2)
-    check_share(alpha, "alpha")
+    check_alpha(alpha)
     if baseline.largest_lift is not None:
         check_scalar(lift, "lift of a share", le=baseline.largest_lift)
     parts = (baseline.variance / control, baseline.treated(lift) / treatment)
@@ -190,7 +190,7 @@ def sample_size(
     from scipy.optimize import brentq
 
     check_scalar(lift, "lift", gt=-1)
-    check_share(alpha, "alpha")
+    check_alpha(alpha)
     check_share(treatment_share, "treatment_share")
     check_scalar(inflation, "inflation", ge=1)
     if lift == 0:
@@ -200,7 +200,9 @@ def sample_size(
     low = 2 / min(shares)
 
     def lack(units: float) -> float:
-        return power(baseline, lift, units * shares[0], units * shares[1], alpha=alpha) - target
+        # 2 / share * share can be slightly below 2 by rounding.
+        arms = (max(units * share, 2.0) for share in shares)
+        return power(baseline, lift, *arms, alpha=alpha) - target
 
     high = low
     while lack(high) < 0:
@@ -233,7 +235,7 @@ def minimum_detectable_lift(
     """
     from scipy.optimize import brentq
 
-    check_share(alpha, "alpha")
+    check_alpha(alpha)
     check_scalar(inflation, "inflation", ge=1)
     target = check_scalar(power_wanted, "power_wanted", gt=alpha, lt=1)
 

@@ -12,7 +12,7 @@ from analysis.bayes import Prior
 from analysis.checks import run_checks
 from analysis.columns import Window
 from analysis.comparison import ArmPair
-from analysis.errors import ArmError
+from analysis.errors import ArmError, ArmNameError
 from analysis.evidence import evidence_of
 from analysis.inference import IntervalMethod
 from analysis.metric_result import metric_result
@@ -170,7 +170,10 @@ def analyze_arms(
         seed=seed,
     )
     if treatments is not None and not treatments:
-        raise ArmError("No treatment is given. Name at least one arm.")
+        raise ArmNameError("No treatment is given. Name at least one arm.")
+    for arm in treatments or ():
+        if list(treatments or ()).count(arm) > 1:
+            raise ArmNameError(f"The treatment {arm!r} is given twice. Name each arm once.")
     collected = source.collect(needs_of(declared, options))
     treatments = _treatments(collected.aggregates, control, expected_split) if treatments is None else treatments
     goals = sum(metric.role == "goal" for metric in declared) * len(treatments)

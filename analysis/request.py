@@ -7,12 +7,12 @@ from math import isfinite
 from analysis.aggregates import Aggregates
 from analysis.bayes import Prior
 from analysis.columns import Window
-from analysis.errors import ArgumentError, ArmError, DataError
+from analysis.errors import ArgumentError, ArmNameError
 from analysis.inference import IntervalMethod
 from analysis.metrics import Declared
 from analysis.novelty import check_ages
 from analysis.sequential import Design
-from analysis.validation import check_count, check_scalar
+from analysis.validation import check_alpha, check_count, check_scalar, check_seed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +34,6 @@ class ReportOptions:
 
     Raises:
         ArgumentError: An option is out of range, or two options exclude each other.
-        DataError: `alpha` is not between 0 and 1.
     """
 
     alpha: float = 0.05
@@ -50,8 +49,8 @@ class ReportOptions:
     goals: int = 1
 
     def __post_init__(self) -> None:
-        if not 0 < self.alpha < 1:
-            raise DataError(f"alpha is {self.alpha}, and must lie between 0 and 1, for example 0.05.")
+        check_alpha(self.alpha)
+        check_seed(self.seed)
         if self.planned_units is not None and self.planned_units < 1:
             raise ArgumentError(f"planned_units is {self.planned_units}, and must be at least 1.")
         if self.planned_units is not None and self.design is not None:
@@ -86,19 +85,19 @@ def planned_split(
         expected: Weight of every planned arm, on any scale.
 
     Raises:
-        ArmError: The arms are the same, an arm is missing, or a weight is not above 0.
+        ArmNameError: The arms are the same, an arm is missing, or a weight is not above 0.
     """
     if control == treatment:
-        raise ArmError(f"Control and treatment are both {control!r}. Name two different arms.")
+        raise ArmNameError(f"Control and treatment are both {control!r}. Name two different arms.")
     for arm, weight in (expected or {}).items():
         if not (isfinite(weight) and weight > 0):
-            raise ArmError(f"The expected share of arm {arm!r} is {weight}, and must be above 0.")
+            raise ArmNameError(f"The expected share of arm {arm!r} is {weight}, and must be above 0.")
     in_data = ", ".join(repr(arm) for arm in aggregates.arms) or "none"
     for role, arm in (("control", control), ("treatment", treatment)):
         if arm not in aggregates.arms and arm not in (expected or {}):
-            raise ArmError(f"The {role} {arm!r} is not an arm of the data. Its arms: {in_data}.")
+            raise ArmNameError(f"The {role} {arm!r} is not an arm of the data. Its arms: {in_data}.")
         if expected is not None and arm not in expected:
-            raise ArmError(
+            raise ArmNameError(
                 f"The expected split does not name the {role} {arm!r}; it names {', '.join(sorted(expected))}."
             )
     return dict(sorted((expected or dict.fromkeys(aggregates.arms, 1.0)).items()))

@@ -9,6 +9,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from analysis.errors import ArgumentError, DataError
 
+LEAST_ALPHA = 1e-10
+
 
 def check_scalar(
     value: Any,
@@ -64,6 +66,24 @@ def check_share(value: Any, name: str) -> float:
         ArgumentError: The value is not a number between 0 and 1.
     """
     return check_scalar(value, name, gt=0, lt=1)
+
+
+def check_alpha(value: Any, name: str = "alpha") -> float:
+    """Return the level of a test: a number below 1 and not so small that its critical value has no digits left.
+
+    Raises:
+        ArgumentError: The value is not a number in this range.
+    """
+    return check_scalar(value, name, ge=LEAST_ALPHA, lt=1)
+
+
+def check_seed(value: Any) -> int:
+    """Return a random seed: a whole number of at least 0.
+
+    Raises:
+        ArgumentError: The value is not such a number.
+    """
+    return check_count(value, "seed", ge=0)
 
 
 def check_sample(values: ArrayLike, name: str, *, least: int = 2) -> NDArray[np.float64]:

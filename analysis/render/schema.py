@@ -9,17 +9,18 @@ from typing import Any
 import msgspec
 
 from analysis.plan import Plan
-from analysis.results import SCHEMA_VERSION, Report
+from analysis.render.json import PrintedReport
+from analysis.results import SCHEMA_VERSION
 from analysis.simulation import Simulation
 
 PUBLISHED: dict[str, tuple[type, str]] = {
-    "report.schema.json": (Report, f"A report, schema_version {SCHEMA_VERSION}"),
+    "report.schema.json": (PrintedReport, f"A report, schema_version {SCHEMA_VERSION}"),
     "simulation.schema.json": (Simulation, "A simulation"),
     "plan.schema.json": (Plan, "A plan"),
 }
 
 
-def json_schema(kind: type = Report, title: str = "") -> dict[str, Any]:
+def json_schema(kind: type = PrintedReport, title: str = "") -> dict[str, Any]:
     """Return the schema of a result type, with the descriptions of its docstrings.
 
     Args:
@@ -29,6 +30,9 @@ def json_schema(kind: type = Report, title: str = "") -> dict[str, Any]:
     schema = msgspec.json.schema(kind)
     for definition in schema["$defs"].values():
         _describe(definition)
+    for base in kind.__mro__[1:]:  # a docstring describes only the attributes that its class adds
+        if base is not msgspec.Struct and issubclass(base, msgspec.Struct):
+            schema["$defs"][kind.__name__]["properties"] |= json_schema(base)["$defs"][base.__name__]["properties"]
     head = {"$schema": "https://json-schema.org/draft/2020-12/schema"} | ({"title": title} if title else {})
     return head | schema
 

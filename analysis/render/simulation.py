@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from analysis.errors import ArgumentError
 from analysis.render import wording
 from analysis.render.files import write_atomically
 from analysis.simulation import Simulation, TrialSummary
@@ -94,6 +95,18 @@ def _share(value: float | None) -> str:
     return wording.DASH if value is None else f"{value:.1%}"
 
 
+def picture_format(path: Path) -> str:
+    """Return the format of a picture from the ending of its path.
+
+    Raises:
+        ArgumentError: The ending is not .svg, .png or .pdf.
+    """
+    ending = path.suffix.lower() or ".svg"
+    if ending not in (".svg", ".png", ".pdf"):
+        raise ArgumentError(f"The picture {str(path)!r} ends with {path.suffix}, and must end with .svg, .png or .pdf.")
+    return ending[1:]
+
+
 def write_picture(simulation: Simulation, path: Path) -> Path:
     """Write a picture atomically and return its path.
 
@@ -135,5 +148,4 @@ def write_picture(simulation: Simulation, path: Path) -> Path:
     left.legend(frameon=False, fontsize="small")
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)
-    form = path.suffix.lstrip(".") or "svg"
-    return write_atomically(path, lambda temporary: figure.savefig(temporary, format=form, dpi=150))
+    return write_atomically(path, lambda temporary: figure.savefig(temporary, format=picture_format(path), dpi=150))

@@ -26,15 +26,18 @@ def pocock_spending(t: float, alpha: float) -> float:
 
 def power_spending(rho: float) -> Spending:
     """Return Kim and DeMets' function alpha t^rho: 1 spends evenly, 3 is close to O'Brien-Fleming."""
-    check_scalar(rho, "rho", gt=0)
+    check_scalar(rho, "rho", gt=0, le=LARGEST_RHO)
     return lambda t, alpha: alpha * t**rho
 
 
 def hwang_shih_decani_spending(gamma: float) -> Spending:
     """Return Hwang, Shih and DeCani's function: -4 is close to O'Brien-Fleming, 1 to Pocock, 0 spends evenly."""
-    check_scalar(gamma, "gamma")
+    check_scalar(gamma, "gamma", ge=-LARGEST_GAMMA, le=LARGEST_GAMMA)
     return lambda t, alpha: alpha * (expm1(-gamma * t) / expm1(-gamma) if gamma else t)
 
+
+LARGEST_GAMMA = 50.0  # -50 spends 1e-11 of alpha at half of the units
+LARGEST_RHO = 50.0
 
 _NAMED: Mapping[str, Spending] = {OBRIEN_FLEMING: obrien_fleming_spending, "pocock": pocock_spending}
 _FAMILIES: Mapping[str, Callable[[float], Spending]] = {"power": power_spending, "hsd": hwang_shih_decani_spending}

@@ -12,7 +12,7 @@ from analysis.metrics import Declared, Proportion, merged_needs
 from analysis.simulation.result import Simulation
 from analysis.simulation.summary import p_value_curve, summarize
 from analysis.simulation.trials import Trial
-from analysis.validation import check_count, check_scalar, check_share
+from analysis.validation import check_alpha, check_count, check_scalar, check_seed, check_share
 
 _Array = NDArray[np.float64]
 
@@ -57,7 +57,8 @@ def simulate(
     needs = merged_needs(metrics)
     check_count(runs, "runs", ge=20)
     check_share(share, "share")
-    check_share(alpha, "alpha")
+    check_alpha(alpha)
+    check_seed(seed)
     planted = sorted({0.0, *(check_scalar(lift, "lift", gt=-1) for lift in lifts)})
     arrays = {name: _checked(units, name) for name in sorted({c.name for c in needs.quantities})}
     n = _common_length(arrays)

@@ -23,7 +23,7 @@ Interval = Annotated[
     Literal["fieller", "delta", "log"],
     typer.Option(help="Method for the interval of the relative lift.", rich_help_panel=_STATISTICS),
 ]
-Seed = Annotated[int, typer.Option(help="Random seed.", rich_help_panel=_STATISTICS)]
+Seed = Annotated[int, typer.Option(min=0, help="Random seed.", rich_help_panel=_STATISTICS)]
 Share = Annotated[
     float, typer.Option(help="Share of users in the treatment arm, from 0 to 1.", rich_help_panel=_STATISTICS)
 ]
@@ -42,9 +42,10 @@ class TableOptions:
             "--database the name of a table."
         ),
     ]
-    where: Annotated[list[str] | None, typer.Option(help="Only these users: country=DE,FR or age>=18; repeatable.")] = (
-        None
-    )
+    where: Annotated[
+        list[str] | None,
+        typer.Option(help="Only these users: country=DE,FR, country!=US or age>=18; repeatable. Leaves out NULL."),
+    ] = None
     database: Annotated[str | None, typer.Option(help="SQLAlchemy URL of the database that holds the table.")] = None
     file_table: Annotated[str | None, typer.Option("--table", help="Name of the table in a DuckDB file.")] = None
 
@@ -87,7 +88,7 @@ class ArmOptions:
         typer.Option(help="Treatment arm; repeatable. Default: all arms except the control, one report each."),
     ] = None
     split: Annotated[
-        str | None, typer.Option(help="Planned split of the units: 0=0.9,1=0.1. Default: equal shares.")
+        str | None, typer.Option(help="Planned split of the units: 0=90%,1=10%. Default: equal shares.")
     ] = None
 
     def expected_split(self) -> dict[str, float] | None:

@@ -26,8 +26,7 @@ def show_reports(reports: Sequence[Report], output: ReportOutput) -> NoReturn:
     if output.html is not None:
         _write_pages(reports, output.html)
     if output.as_json:
-        texts = [to_json(report) for report in reports]
-        typer.echo(texts[0] if len(texts) == 1 else "[\n" + ",\n".join(texts) + "\n]")
+        typer.echo("[\n" + ",\n".join(map(to_json, reports)) + "\n]")
     else:
         print_results(reports, to_markdown, to_terminal, output)
     raise typer.Exit(1 if any(check.status == "fail" for report in reports for check in report.checks) else 0)

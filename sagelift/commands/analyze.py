@@ -24,7 +24,7 @@ from sagelift.commands.analysis_options import (
     TableOptions,
 )
 from sagelift.commands.analysis_output import print_results, show_reports
-from sagelift.commands.analysis_texts import parse_share
+from sagelift.commands.analysis_texts import parse_lift
 from sagelift.commands.console import say
 from sagelift.commands.metric_options import MetricOptions, QuantileOption, RoleOptions
 from sagelift.commands.option_groups import expand_options
@@ -132,15 +132,17 @@ def simulate(
     cannot be trusted.
     """
     from analysis.metrics import merged_needs
-    from analysis.render.simulation import to_json, to_markdown, to_terminal, write_picture
+    from analysis.render.simulation import picture_format, to_json, to_markdown, to_terminal, write_picture
     from analysis.simulation import simulate as run_simulation
 
+    if simulation.picture is not None:
+        picture_format(simulation.picture)  # refuse the name before the work
     declared = metrics.declared(quantile).metrics
     source = data.source(variant=None)
     result = run_simulation(
         source.values(merged_needs(declared)),
         declared,
-        lifts=[parse_share(text, "--lift") for text in simulation.lift or ("5%", "10%")],
+        lifts=[parse_lift(text) for text in simulation.lift or ("5%", "10%")],
         runs=simulation.runs,
         size=simulation.size,
         share=share,

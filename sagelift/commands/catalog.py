@@ -45,7 +45,7 @@ class FeedOptions:
 def sample(
     folder: Annotated[Path, typer.Argument(help="Folder to write products.jsonl and images/ into.")],
     products: Annotated[int, typer.Option(min=1, help="Number of products.")] = 1000,
-    seed: Annotated[int, typer.Option(help="Random seed.")] = 7,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed.")] = 7,
 ) -> None:
     """Write a generated catalogue with drawn images, texts from templates, and prices.
 

@@ -17,7 +17,7 @@ def demo(
     ] = None,
     products: Annotated[int, typer.Option(min=20, help="Number of products of the generated catalogue.")] = 1000,
     shoppers: Annotated[int, typer.Option(min=200, help="Number of simulated shoppers.")] = 4000,
-    seed: Annotated[int, typer.Option(help="Random seed.")] = 7,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed.")] = 7,
     as_json: AsJson = False,
 ) -> None:
     """Run the whole loop on real components: catalogue, features, training, release, experiment, report."""

@@ -14,10 +14,12 @@ _DATABASE_PACKAGES = ("sqlalchemy", "sqlite3", "psycopg")  # named, not imported
 
 def explain(error: Exception) -> tuple[str, int] | None:
     """The sentence and the exit code of an expected failure; None for a defect of the program."""
+    from analysis.errors import ArgumentError, ArmNameError, MetricError, MissingColumnError
     from sagelift.errors import SettingsError
 
     if isinstance(error, expected_errors()):
-        return str(error), WRONG_USAGE if isinstance(error, SettingsError) else FAILED
+        wrong_usage = isinstance(error, (SettingsError, ArgumentError, ArmNameError, MetricError, MissingColumnError))
+        return str(error), WRONG_USAGE if wrong_usage else FAILED
     if isinstance(error, OSError):
         file = f"{error.filename}: " if error.filename else ""
         return f"{file}{error.strerror or error}", FAILED

@@ -9,7 +9,7 @@ import typer
 
 from sagelift.commands.analysis_options import Alpha, OutputOptions, Share, TableOptions
 from sagelift.commands.analysis_output import print_results
-from sagelift.commands.analysis_texts import parse_share
+from sagelift.commands.analysis_texts import parse_lift
 from sagelift.commands.metric_options import MetricOptions
 from sagelift.commands.option_groups import expand_options
 
@@ -56,7 +56,7 @@ def plan(
     result = make_plan(
         data.source(variant=None, day=options.day),
         metrics.declared().metrics,
-        [parse_share(text, "--lift") for text in options.lift or ("2%", "5%", "10%")],
+        [parse_lift(text) for text in options.lift or ("2%", "5%", "10%")],
         units=options.units,
         alpha=alpha,
         power=options.power,

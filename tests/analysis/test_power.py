@@ -215,3 +215,11 @@ def test_a_number_of_days_beyond_any_plan_is_none() -> None:
     assert days_until(100_000, [3_000, 800, 150, 40, 10, 3, 1, 1, 0, 0, 1, 0, 0, 1]) is None
     assert days_until(1e300, [3_000, 800, 150, 40, 10, 3, 1, 1, 0, 0, 1, 0, 0, 1]) is None
     assert days_until(4_000, [100] * 10) == 30
+
+
+def test_every_share_of_the_treatment_can_be_planned() -> None:
+    """2 / 0.09 * 0.09 is below 2 by rounding, as for 146 of 999 other shares."""
+    baseline = Baseline(1.0, 1.0)
+    for thousandths in range(1, 1000):
+        size = sample_size(baseline, 0.5, treatment_share=thousandths / 1000)
+        assert min(size.control, size.treatment) >= 2

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from analysis.errors import ArmError, DataError
+from analysis.errors import ArgumentError, ArmError
 from analysis.report import analyze
 from analysis.sources import UserTable
 from tests.analysis.reports import GMV, users
@@ -21,7 +21,7 @@ def test_arms_that_are_missing_or_the_same_are_refused() -> None:
         analyze(source, [GMV], "a", "b", {"a": 1.0})
     with pytest.raises(ArmError, match="must be above 0"):
         analyze(source, [GMV], "a", "b", {"a": 1.0, "b": 0.0})
-    with pytest.raises(DataError, match=r"alpha is 1\.5"):
+    with pytest.raises(ArgumentError, match=r"alpha is 1\.5"):
         analyze(source, [GMV], "a", "b", alpha=1.5)
 
 

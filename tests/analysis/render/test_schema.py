@@ -14,7 +14,11 @@ def test_json_comes_back_as_it_went_and_its_schema_names_its_fields(report: Repo
     text = to_json(report)
     assert from_json(text) == report
     document, kinds = msgspec.json.decode(text), json_schema()["$defs"]
-    for kind, part in (("Report", document), ("MetricResult", document["metrics"][0]), ("Data", document["data"])):
+    for kind, part in (
+        ("PrintedReport", document),
+        ("MetricResult", document["metrics"][0]),
+        ("Data", document["data"]),
+    ):
         assert set(kinds[kind]["properties"]) == set(kinds[kind]["required"]) == set(part)
     with pytest.raises(msgspec.ValidationError):
         from_json(text.replace('"schema_version": 1', '"schema_version": "one"'))

@@ -35,11 +35,9 @@ def failed(report: Report) -> Report:
     return msgspec.structs.replace(report, checks=checks)
 
 
-def test_one_report_is_an_object_of_json_and_several_are_a_list(
-    reports: list[Report], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_json_is_a_list_of_reports_also_of_one(reports: list[Report], capsys: pytest.CaptureFixture[str]) -> None:
     assert shown(reports[:1], ReportOutput(as_json=True)) == 0
-    assert json.loads(capsys.readouterr().out)["treatment"] == "arm 1"
+    assert [report["treatment"] for report in json.loads(capsys.readouterr().out)] == ["arm 1"]
     shown(reports, ReportOutput(as_json=True))
     assert [report["treatment"] for report in json.loads(capsys.readouterr().out)] == ["arm 1", "arm 2"]
 

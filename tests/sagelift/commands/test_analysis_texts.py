@@ -40,7 +40,12 @@ def test_a_cap_is_a_number_or_a_percentile(text: str, cap: Cap) -> None:
         ("country=DE,FR", Filter("country", "in", ("DE", "FR"))),
         ("country != DE", Filter("country", "!=", "DE")),
         ("age>=18", Filter("age", ">=", 18)),
-        ("score<0.5", Filter("score", "<", 0.5)),
+        ("score<0.5", Filter("score", "<", "0.5")),
+        ("zip=00501", Filter("zip", "=", "00501")),
+        ("zip=501", Filter("zip", "=", 501)),
+        ("version=1.10", Filter("version", "=", "1.10")),
+        ("country != DE, FR", Filter("country", "!=", ("DE", "FR"))),
+        ("note=a!b", Filter("note", "=", "a!b")),
         ("year=2025,2026", Filter("year", "in", (2025, 2026))),
     ],
 )
@@ -53,7 +58,12 @@ def test_a_split_is_the_weight_of_each_arm() -> None:
     assert parse_split("control=0.9, treatment=0.1") == {"control": 0.9, "treatment": 0.1}
 
 
-@pytest.mark.parametrize(("text", "share"), [("2%", 0.02), (" 2.5% ", 0.025), ("0.02", 0.02)])
+@pytest.mark.parametrize("text", ["a=90%,b=10%", "a=90, b=10"])
+def test_a_split_may_be_in_percent(text: str) -> None:
+    assert parse_split(text) == {"a": 90, "b": 10}
+
+
+@pytest.mark.parametrize(("text", "share"), [("500%", 5.0), ("2%", 0.02), (" 2.5% ", 0.025), ("0.02", 0.02)])
 def test_a_share_is_a_percentage_or_a_number(text: str, share: float) -> None:
     assert parse_share(text, "--precision") == pytest.approx(share)
 
@@ -70,7 +80,8 @@ def test_whole_numbers_are_separated_by_commas() -> None:
         (lambda: parse_cap("p"), "--cap", "'' is not a number"),
         (lambda: parse_filter("country"), "--where", "'country' is not a comparison such as country=DE"),
         (lambda: parse_filter("=DE"), "--where", "is not a comparison"),
-        (lambda: parse_split("control"), "--split", "'control' must look like 0=0.9,1=0.1"),
+        (lambda: parse_split("control"), "--split", "'control' must look like 0=90%,1=10%"),
+        (lambda: parse_share("5", "--lift"), "--lift", "Write 5% or 500%"),
         (lambda: parse_number("much", "--lift"), "--lift", "'much' is not a number"),
         (lambda: parse_share("%", "--lift"), "--lift", "'' is not a number"),
         (lambda: parse_whole_numbers("1.5", "--looks", "1,2"), "--looks", "'1.5' must look like 1,2"),

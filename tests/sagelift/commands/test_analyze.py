@@ -15,12 +15,13 @@ from analysis.bayes import Prior
 from analysis.columns import Cap, Filter
 from analysis.errors import AnalysisError
 from analysis.metrics import Count, Mean, Proportion, Quantile, Ratio
-from analysis.render.json import from_json, to_json
+from analysis.render import wording
+from analysis.render.json import to_json
 from analysis.report import analyze
 from analysis.sequential import Design
 from analysis.simulation import simulate
 from analysis.sources import UserTable
-from tests.sagelift.commands.analysis_commands import message_of, run
+from tests.sagelift.commands.analysis_commands import exit_code, message_of, reports_of, run
 
 
 def test_the_example_of_the_documentation_gives_the_report_of_python(path: Path) -> None:
@@ -31,7 +32,7 @@ def test_the_example_of_the_documentation_gives_the_report_of_python(path: Path)
         Mean(name="gmv", column="gmv", covariate="gmv_pre"),
         Ratio(name="clicks/impressions", numerator="clicks", denominator="impressions"),
     ]
-    assert from_json(done.stdout) == analyze(UserTable(path), metrics, "0", "1")
+    assert reports_of(done)[0] == analyze(UserTable(path), metrics, "0", "1")
 
 
 def test_every_option_reaches_the_metric_it_is_for(path: Path, tmp_path: Path) -> None:
@@ -57,7 +58,7 @@ def test_every_option_reaches_the_metric_it_is_for(path: Path, tmp_path: Path) -
     expected = analyze(
         source, metrics, "0", "1", {"0": 1, "1": 1}, 0.1, interval="delta", planned_units=5000, title="T"
     )
-    assert json.loads(done.stdout) == json.loads(to_json(expected))
+    assert json.loads(done.stdout) == [json.loads(to_json(expected))]
     assert page.read_text(encoding="utf-8").startswith("<!doctype html>")
 
 
@@ -76,7 +77,7 @@ def test_guardrails_equivalence_prior_and_resampling_are_those_of_python(path: P
     ]
     source = UserTable(str(path), segment="country")
     expected = analyze(source, metrics, "0", "1", equivalence=0.05, prior=Prior(0.0, 0.1), resamples=200, seed=3)
-    assert from_json(done.stdout) == expected
+    assert reports_of(done)[0] == expected
     shown = " ".join(run("analyze", path, "--control", 0, "--mean", "gmv", "--prior", "10%").stdout.split())
     assert "under a normal prior of 0 ± 10 %, the lift is" in shown
 
@@ -87,7 +88,7 @@ def test_a_look_of_a_design_is_that_of_python(path: Path) -> None:
     assert done.exit_code == 0, done.output
     design = Design(9000, (500, 1200), "pocock", last=True)
     expected = analyze(UserTable(str(path)), [Mean(name="gmv", column="gmv")], "0", "1", design=design)
-    assert json.loads(done.stdout) == json.loads(to_json(expected))
+    assert json.loads(done.stdout) == [json.loads(to_json(expected))]
 
 
 def test_every_arm_is_compared_with_the_control_and_each_has_its_page(path: Path, tmp_path: Path) -> None:
@@ -98,8 +99,8 @@ def test_every_arm_is_compared_with_the_control_and_each_has_its_page(path: Path
     assert [(r["control"], r["treatment"]) for r in reports] == [("DE", "FR"), ("DE", "IT")]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["report-FR.html", "report-IT.html"]
     one = json.loads(run(*arguments, "--treatment", "IT", "--json").stdout)
-    assert one["treatment"] == "IT"
-    assert one["metrics"][0]["p"] == reports[1]["metrics"][0]["p"]
+    assert [r["treatment"] for r in one] == ["IT"]
+    assert one[0]["metrics"][0]["p"] == reports[1]["metrics"][0]["p"]
     assert run(*arguments, "--markdown").stdout.count("# ") >= 4
 
 
@@ -116,7 +117,7 @@ def test_rates_of_the_file_convert_every_metric_in_money_that_it_declares(tmp_pa
     )
     done = run("analyze", tmp_path / "u.csv", "--control", "a", "--metrics", tmp_path / "m.yaml", "--currency-column",
                "currency", "--json")  # fmt: skip
-    report = from_json(done.stdout)
+    report = reports_of(done)[0]
     factor = np.where(data.currency == "USD", 0.5, 1.0)
     a = data.variant == "a"
     assert report.metric("net").control == pytest.approx((data.net * factor)[a].mean())
@@ -130,7 +131,7 @@ def test_a_select_over_files_stands_for_a_table(path: Path, data: pd.DataFrame) 
     query = f"SELECT variant, sum(gmv) AS gmv FROM '{path}' GROUP BY variant, id"
     done = run("analyze", query, "--control", 0, "--mean", "gmv", "--json")
     assert done.exit_code == 0, done.output
-    report = from_json(done.stdout)
+    report = reports_of(done)[0]
     assert report.metric("gmv").control == pytest.approx(data.gmv[data.variant == 0].mean())
     assert query in report.data.sql[0]
     assert report.data.source == "the query"
@@ -144,7 +145,7 @@ def test_a_table_in_a_database_gives_the_same_and_metrics_may_come_from_yaml(
     yaml = tmp_path / "metrics.yaml"
     yaml.write_text("metrics: [{kind: mean, name: gmv, column: gmv, role: goal}]", encoding="utf-8")
     result = [
-        json.loads(run("analyze", *where, "--control", 0, "--metrics", yaml, "--count", "clicks", "--json").stdout)
+        json.loads(run("analyze", *where, "--control", 0, "--metrics", yaml, "--count", "clicks", "--json").stdout)[0]
         for where in ((path,), ("users", "--database", url))
     ]
     for ours, theirs in zip(*(report["metrics"] for report in result), strict=True):
@@ -190,7 +191,25 @@ def test_simulate_gives_the_simulation_of_python(path: Path, data: pd.DataFrame,
         (["--lower-is-better", "x", "--mean", "gmv"], "'x' is not a metric that this option applies to"),
         (["--mean", "gmv", "--mean", "gmv"], "'gmv' is given twice"),
         (["--covariate", "ctr=x", "--mean", "gmv"], "'ctr' is not a metric that this option applies to"),
+        (["--mean", "gmv", "--split", "0=90%,1=10"], "give all weights in % or none"),
+        (["--mean", "gmv", "--split", "0=9,0=1"], "the arm '0' is given twice"),
+        (["--mean", "gmv", "--treatment", "1", "--treatment", "1"], "'1' is given twice"),
+        (["--mean", "gmv", "--treatment", "0"], "Control and treatment are both '0'"),
+        (["--mean", "gmv", "--treatment", "2"], "'2' is not an arm of the data"),
+        (["--mean", "gmv", "--prior", "1e200"], "Write 1e200% or 1e+202%"),
+        (["--mean", "gmv", "--prior", "0"], "The prior's sd is 0.0"),
+        (["--mean", "gmv", "--precision", "2"], "Write 2% or 200%"),
+        (["--mean", "gmv", "--seed", "-1"], "--seed"),
+        (["--mean", "gmv", "--alpha", "1e-320"], "alpha is 1e-320, and must be"),
+        (["--mean", "gmv", "--currency", "euro"], "'euro' is not a currency code"),
+        (["--mean", "gmv", "--planned-units", "9000", "--spending", "hsd=-710"], "gamma is -710.0, and must be"),
         (["--mean", "gmv", "--where", "country"], "is not a comparison"),
+        (["--mean", "gmv", "--where", "country==DE"], "is not a comparison"),
+        (["--mean", "gmv", "--where", "country=DE,"], "has an empty value"),
+        (["--mean", "gmv", "--where", "impressions<3,4"], "only = and != take a list"),
+        (["--mean", "gmv", "--where", "contry=DE"], "no column 'contry'. Did you mean 'country'"),
+        (["--mean", "gmv", "--segment", "contry"], "no column 'contry'. Did you mean 'country'"),
+        (["--mean", "gmv", "--where", "impressions>=many"], "compares it with 'many'. Give a number"),
         (["--mean", "gmv", "--interval", "exact"], "not one of 'fieller', 'delta', 'log'"),
         (["--mean", "gmv", "--spending", "pocock"], "it needs --planned-units"),
         (["--mean", "gmv", "--last-look"], "it needs --spending"),
@@ -200,7 +219,7 @@ def test_simulate_gives_the_simulation_of_python(path: Path, data: pd.DataFrame,
 )
 def test_wrong_usage_is_exit_code_2_and_names_the_option(path: Path, options: list[str], message: str) -> None:
     done = run("analyze", path, "--control", 0, *options)
-    assert done.exit_code == 2
+    assert exit_code(done) == 2
     assert message in message_of(done)
     assert "secret" not in done.output
 
@@ -228,3 +247,39 @@ def test_what_cannot_be_computed_is_an_error_of_the_analysis(path: Path, options
     done: Any = run("analyze", path, *options)
     with pytest.raises(AnalysisError, match=message):
         raise done.exception
+
+
+def test_a_prior_that_is_almost_flat_is_the_flat_one(path: Path) -> None:
+    (wide,) = reports_of(run("analyze", path, "--control", 0, "--mean", "gmv", "--prior", "1e200%", "--json"))
+    metric = wide.metric("gmv")
+    assert metric.posterior is not None
+    assert metric.posterior.lift == pytest.approx(metric.lift)
+
+
+def test_notes_are_in_the_json_as_on_the_page(path: Path) -> None:
+    arguments = ("analyze", path, "--control", 0, "--mean", "gmv", "--prior", "10%", "--cap", "gmv=p99:nonzero")
+    done = run(*arguments, "--json")
+    (printed,), (report,) = json.loads(done.stdout), reports_of(done)
+    assert any("Without the cap" in note for note in printed["notes"])
+    assert any("normal prior" in note for note in printed["notes"])
+    assert printed["notes"] == wording.notes(report)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--picture", "x.xyz"], "must end with .svg, .png or .pdf"),
+        (["--seed", "-1"], "--seed"),
+        (["--lift", "5"], "'5' would be 500%. Write 5% or 500%"),
+    ],
+)
+def test_wrong_options_of_a_simulation_are_exit_code_2(path: Path, options: list[str], message: str) -> None:
+    refused = run("simulate", path, "--mean", "gmv", "--runs", 20, *options)
+    assert exit_code(refused) == 2
+    assert message in message_of(refused)
+
+
+def test_a_simulation_with_an_almost_empty_arm_says_how_often_nothing_was_defined(path: Path) -> None:
+    done = run("simulate", path, "--mean", "gmv", "--runs", 20, "--share", 0.0001, "--json")
+    assert done.exit_code == 0, done.output
+    assert all(outcome["undefined"] > 0 for outcome in json.loads(done.stdout)["outcomes"])

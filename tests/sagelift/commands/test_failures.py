@@ -7,7 +7,7 @@ import sqlite3
 import pytest
 from sqlalchemy.exc import OperationalError
 
-from analysis.errors import AnalysisError
+from analysis.errors import AnalysisError, ArgumentError, MetricError, MissingColumnError
 from experiments.errors import ExperimentsError
 from feature_repo.errors import FeatureRepoError
 from inference.errors import InferenceError
@@ -19,6 +19,15 @@ from streaming.errors import StreamingError
 
 def test_wrong_settings_are_exit_code_2() -> None:
     assert explain(SettingsError("kafka.port is 0")) == ("kafka.port is 0", 2)
+
+
+def test_wrong_options_of_the_analysis_are_exit_code_2() -> None:
+    assert explain(ArgumentError("seed is -1")) == ("seed is -1", 2)
+    assert explain(MetricError("no metric")) == ("no metric", 2)
+    assert explain(MissingColumnError("gmw", ["gmv"], "users")) == (
+        "users has no column 'gmw'. Did you mean 'gmv'?",
+        2,
+    )
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,9 @@ from pathlib import Path
 import pytest
 from sqlalchemy import create_engine
 
-from analysis.render.json import from_json
 from analysis.results import DesignUsed, Report
 from experiments.store import ExperimentStore
-from tests.sagelift.commands.analysis_commands import message_of, run
+from tests.sagelift.commands.analysis_commands import message_of, reports_of, run
 
 DAY_US, START_US = 86_400_000_000, 1_780_272_000_000_000
 
@@ -42,7 +41,7 @@ def report(*options: object) -> Report:
     """The report of `similar` as of 5 June."""
     done = run("report", "similar", "--control", "sum", "--as-of", "2026-06-05", *options, "--json")
     assert done.stdout, done.output
-    return from_json(done.stdout)
+    return reports_of(done)[0]
 
 
 def test_report_reads_the_experiment_up_to_a_time_and_by_segment() -> None:

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from analysis.render.json import from_json
 from sagelift.commands.cli import app
 from sagelift.commands.sample import next_command
 from sagelift.sample_users import LIFT
+from tests.sagelift.commands.analysis_commands import reports_of
 
 
 def run(*arguments: str) -> Result:
@@ -28,7 +28,7 @@ def test_the_next_command_reports_the_planted_lift(tmp_path: Path) -> None:
     assert program == "sagelift"
     analyzed = run(*arguments, "--json")
     assert analyzed.exit_code == 0, analyzed.output
-    report = from_json(analyzed.stdout)
+    report = reports_of(analyzed)[0]
     gmv = report.metric("gmv")
     assert gmv.low is not None
     assert gmv.high is not None
