@@ -14,6 +14,7 @@
         name: ctr_home
         numerator: clicks
         denominator: impressions
+        unit: share                # clicks are a part of the impressions; without it, any ratio
         where: [{column: surface, op: "=", value: home}]
       - kind: retention
         name: second_week

@@ -151,7 +151,7 @@ def _covariate(name: str) -> Metric:
     top, slash, bottom = (part.strip() for part in name.partition("/"))
     if not slash:
         return Mean(name=name, column=name)
-    return Ratio(name=name, numerator=top, denominator=bottom, unit="count")
+    return Ratio(name=name, numerator=top, denominator=bottom)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -250,12 +250,12 @@ class Ratio(Metric):
     Attributes:
         numerator: Column above the line.
         denominator: Column below the line.
-        unit: Unit of the ratio.
+        unit: Unit of the ratio. Only `share` declares that the numerator is a part of the denominator.
     """
 
     numerator: str
     denominator: str
-    unit: Unit = "share"
+    unit: Unit = "count"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -396,6 +396,7 @@ def shop_metrics(*, covariates: bool = True) -> tuple[Metric, ...]:
             label="Click-through rate",
             numerator="clicks",
             denominator="impressions",
+            unit="share",
             description="Clicks over impressions; the variance is over users, by the delta method",
         ),
         Ratio(

@@ -7,6 +7,8 @@ result, adjust the p-values for the number of tests, run the checks, and reach a
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+import msgspec
+
 from analysis.aggregates import Aggregates, Needs
 from analysis.bayes import Prior
 from analysis.checks import run_checks
@@ -60,7 +62,7 @@ def analyze(
 
     Args:
         source: Where the aggregates come from.
-        metrics: What to compare. If none of them is a goal, the first becomes one.
+        metrics: What to compare. If none of them is a goal, the first one that is not a guardrail becomes one.
         control: Label of the control in the data.
         treatment: Label of the treatment in the data.
         expected_split: Weight of every planned arm, on any scale. None means equal shares of the arms in the data.
@@ -129,6 +131,8 @@ def analyze_arms(
     resamples: int = 0,
     seed: int = 0,
     title: str = "",
+    overridden: Sequence[str] = (),
+    choose_goal: bool = True,
 ) -> list[Report]:
     """Compare several treatments with one control, with one query of the source.
 
@@ -152,11 +156,13 @@ def analyze_arms(
         resamples: Resamples of the bootstrap and the permutation test; 0 for neither.
         seed: Random seed of the resamples.
         title: Title of the reports.
+        overridden: Where the request departs from the experiment's published config, one sentence each.
+        choose_goal: Whether the first metric that is not a guardrail becomes a goal if no metric is one.
 
     Returns:
         One report per treatment.
     """
-    declared = with_goal(metrics)
+    declared = with_goal(metrics) if choose_goal else list(metrics)
     options = ReportOptions(
         alpha=alpha,
         interval=interval,
@@ -177,9 +183,10 @@ def analyze_arms(
     collected = source.collect(needs_of(declared, options))
     treatments = _treatments(collected.aggregates, control, expected_split) if treatments is None else treatments
     goals = sum(metric.role == "goal" for metric in declared) * len(treatments)
-    return compute_reports(
+    reports = compute_reports(
         collected, declared, control, treatments, expected_split, replace(options, goals=goals), title
     )
+    return [msgspec.structs.replace(report, overridden=list(overridden)) for report in reports]
 
 
 def compute_reports(
@@ -195,7 +202,7 @@ def compute_reports(
 
     Args:
         collected: Aggregates of all arms, and facts about the data.
-        metrics: The metrics, with at least one goal.
+        metrics: The metrics.
         control: Label of the control.
         treatments: Labels of the treatments.
         expected_split: Weight of every planned arm, on any scale; None means equal shares.
@@ -252,6 +259,7 @@ def _report(
         checks=checks,
         metrics=results,
         data=_data(pair.aggregates, pair.facts),
+        overridden=[],
     )
 
 

@@ -67,10 +67,18 @@ class ReportOptions:
 
 
 def with_goal(metrics: Sequence[Declared]) -> list[Declared]:
-    """Return the metrics; if none of them is a goal, the first becomes one."""
-    if not metrics or any(metric.role == "goal" for metric in metrics):
-        return list(metrics)
-    return [replace(metrics[0], role="goal", margin=None), *metrics[1:]]
+    """Return the metrics; if none of them is a goal, the first one that is not a guardrail becomes one.
+
+    A guardrail stays a guardrail: a report of guardrails only has no goal.
+    """
+    declared = list(metrics)
+    if any(metric.role == "goal" for metric in declared):
+        return declared
+    for index, metric in enumerate(declared):
+        if metric.role == "secondary":
+            declared[index] = replace(metric, role="goal")
+            break
+    return declared
 
 
 def planned_split(

@@ -479,6 +479,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         checks: Checks of the data.
         metrics: Results in the order of declaration.
         data: Where the numbers come from.
+        overridden: Where the report departs from the experiment's published config, one sentence each.
     """
 
     schema_version: int
@@ -493,6 +494,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     checks: list[Check]
     metrics: list[MetricResult]
     data: Data
+    overridden: list[str]
 
     def metric(self, name: str) -> MetricResult:
         """Return the result of a metric by name.

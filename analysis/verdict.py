@@ -55,12 +55,15 @@ def reach_verdict(metrics: Sequence[Evidence], checks: Sequence[Check], alpha: f
     """Apply the rule, in this order.
 
     1. A check failed: cannot trust.
-    2. A guardrail or a goal is significantly worse: do not ship.
+    2. A goal is significantly worse, or a guardrail vetoes (`vetoes`): do not ship.
     3. At least one goal is significantly better, and every guardrail with a margin is shown to hold: ship.
     4. Otherwise: keep running.
 
     Goals are tested with p-values adjusted for their number (Holm) or, at a look of a design, by their boundaries, each
     with its part of alpha (Bonferroni). Each guardrail is tested on its own, which is the cautious way.
+
+    Without goals, the verdict is about the guardrails only. It is then ship if a guardrail has a margin, and every
+    guardrail with a margin is shown to hold.
 
     Args:
         metrics: Evidence of each metric.
@@ -73,21 +76,37 @@ def reach_verdict(metrics: Sequence[Evidence], checks: Sequence[Check], alpha: f
     goals = [m for m in metrics if m.role == "goal"]
     guardrails = [m for m in metrics if m.role == "guardrail"]
     warnings = _warnings(checks)
-    worse = [m for m in goals + guardrails if _sign(m, alpha) < 0]
+    worse = [m for m in goals if _sign(m, alpha) < 0]
+    worse += [m for m in guardrails if vetoes(worse=_sign(m, alpha) < 0, ruled_out=m.holds)]
     if worse:
         reasons = [f"{m.label} ({m.role}) is worse: {m.estimate}." for m in worse]
         return Verdict(conclusion="do not ship", reasons=reasons + warnings)
     better = [m for m in goals if _sign(m, alpha) > 0]
     not_shown = [m for m in guardrails if m.holds is False]
-    reasons = [f"{m.label} is better: {m.estimate}." for m in better]
+    reasons = [] if goals else ["No metric is a goal, so the verdict is about the guardrails only."]
+    reasons += [f"{m.label} is better: {m.estimate}." for m in better]
     reasons += [_undecided(m) for m in goals if m not in better]
-    if better and not not_shown:
+    shown = better if goals else [m for m in guardrails if m.holds]
+    if shown and not not_shown:
         return Verdict(conclusion="ship", reasons=reasons + _held(guardrails) + warnings)
     reasons += [
         f"{m.label} (guardrail) is not yet shown to lose less than {(m.margin or 0) * 100:g} %: {m.estimate}."
         for m in not_shown
     ]
     return Verdict(conclusion="keep running", reasons=reasons + _held(guardrails) + warnings)
+
+
+def vetoes(*, worse: bool, ruled_out: bool | None) -> bool:
+    """Return whether a guardrail vetoes the treatment: the one rule of reports and of running experiments.
+
+    A guardrail without a margin vetoes if it is significantly worse. A guardrail with a margin then vetoes only if a
+    loss beyond the margin is not ruled out.
+
+    Args:
+        worse: The metric is significantly worse.
+        ruled_out: A loss as large as the margin is ruled out; None without a margin.
+    """
+    return worse and not ruled_out
 
 
 def _warnings(checks: Sequence[Check]) -> list[str]:

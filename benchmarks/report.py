@@ -60,7 +60,7 @@ from analysis.report import analyze
 from analysis.sources.user_table import UserTable
 metrics = [
     Mean(name="gmv", column="gmv", unit="money", covariate="gmv_pre"),
-    Ratio(name="ctr", numerator="clicks", denominator="impressions"),
+    Ratio(name="ctr", numerator="clicks", denominator="impressions", unit="share"),
 ]
 run(lambda: analyze(UserTable(sys.argv[1], **KEYS), metrics, "0", "1"))
 """

@@ -49,6 +49,8 @@ def impossible_values(aggregates: Aggregates, metrics: Sequence[Declared]) -> Ch
     )
     if share > IMPOSSIBLE:
         sentence += " Something counts these rows wrongly. Correct the data first."
+        if any(aggregates.broken(rule) for rule in rules if rule.most):
+            sentence += " If the numerator is no part of the denominator, do not declare the ratio a share."
     return Check(
         name="impossible_values",
         status="fail" if share > IMPOSSIBLE else "warn" if broken else "ok",

@@ -26,10 +26,18 @@ def sample_ratio(counts: Mapping[str, int], expected: Mapping[str, float]) -> Ch
 
     empty = sorted(arm for arm in expected if not counts.get(arm))
     if empty:
-        return result("fail", f"The expected split names {joined(empty)}, but the data has no units there.")
+        return result(
+            "fail",
+            f"The expected split names {joined(empty)}, but the data has no units there. Find out why it has none, or "
+            "remove it from the split.",
+        )
     unplanned = sorted(arm for arm, count in counts.items() if count and arm not in expected)
     if unplanned:
-        return result("fail", f"The data has units in {joined(unplanned)}, which the expected split does not name.")
+        return result(
+            "fail",
+            f"The data has units in {joined(unplanned)}, which the expected split does not name. Add them to "
+            "the split, or remove their units from the data.",
+        )
     total, weight = sum(counts[arm] for arm in expected), sum(expected.values())
     planned_units = {arm: total * share / weight for arm, share in expected.items()}
     if min(planned_units.values()) < SRM_EXPECTED:
@@ -48,6 +56,8 @@ def _tested(counts: Mapping[str, int], shares: Mapping[str, float], p: float) ->
     split = f"{' : '.join(shares)} is {observed}, planned {planned} ({p_text(p)})."
     if p < SRM_P:
         sentence = f"Sample ratio mismatch: {split} The arms are not comparable. Find the cause first."
+        if equal:
+            sentence += " If the plan was another split, state it (--split control=90%,treatment=10%)."
         return Check(name="sample_ratio", status="fail", sentence=sentence, value=p, threshold=SRM_P)
     sentence = f"The split is as planned: {split}"
     return Check(name="sample_ratio", status="ok", sentence=sentence, value=p, threshold=SRM_P)
@@ -81,7 +91,8 @@ def sample_ratio_by_segment(aggregates: Aggregates, expected: Mapping[str, float
     mismatched = [segment for segment, p in p_values.items() if p < SRM_P]
     least = min(p_values.values())
     sentence = (
-        f"Sample ratio mismatch in {joined(mismatched)}: the arms are not comparable there, and so not as a whole."
+        f"Sample ratio mismatch in {joined(mismatched)}: the arms are not comparable there, and so not as a whole. "
+        "Find out what differs there: tracking, redirects, bots."
         if mismatched
         else f"The split is as planned in each of {len(p_values)} segments (smallest corrected {p_text(least)})."
     )

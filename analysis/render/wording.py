@@ -193,7 +193,7 @@ def rates(report: Report) -> str:
 def notes(report: Report) -> list[str]:
     """Return what a reader of the table must also know, one note each."""
     results = by_role(report)
-    texts = [look(report)]
+    texts = [overridden(report), look(report)]
     texts += [f"{result.label}: {result.note}" for result in results if result.note]
     texts += [cap(result, report.data.currency) for result in results]
     for result in results:
@@ -209,6 +209,11 @@ def notes(report: Report) -> list[str]:
         ]
         texts += [f"{result.label}: {part}" for part in parts if part]
     return [text for text in (*texts, rates(report)) if text]
+
+
+def overridden(report: Report) -> str:
+    """Return where the report departs from the experiment's config, in a sentence; empty where it does not."""
+    return f"Overridden: {'; '.join(report.overridden)}." if report.overridden else ""
 
 
 def margin(result: MetricResult) -> str:

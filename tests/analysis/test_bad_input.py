@@ -18,7 +18,7 @@ from analysis.report import Report, analyze, analyze_arms
 from analysis.sources import UserTable
 
 GMV = Mean(name="gmv", column="gmv", role="goal")
-CTR = Ratio(name="ctr", numerator="clicks", denominator="views")
+CTR = Ratio(name="ctr", numerator="clicks", denominator="views", unit="share")
 ALL: tuple[Declared, ...] = (GMV, Count(name="clicks", column="clicks"), CTR, Proportion(name="buyers", column="gmv"),
                              Quantile(name="median", column="gmv"))  # fmt: skip
 

@@ -75,7 +75,7 @@ def test_covariates_may_be_several_and_ratios_of_two_columns() -> None:
 
 
 def test_each_kind_declares_what_sound_data_obeys() -> None:
-    share = Ratio(name="r", numerator="a", denominator="b")
+    share = Ratio(name="r", numerator="a", denominator="b", unit="share")
     assert share.rules == {Rule(A), Rule(B), Rule(A, B)}
     assert Ratio(name="r", numerator="a", denominator="b", unit="money").rules == {Rule(B)}  # refunds may exceed
     assert Count(name="c", column="a").rules == {Rule(A)}

@@ -128,7 +128,9 @@ def test_several_treatments_share_one_look_and_one_correction() -> None:
 def test_impossible_values_make_a_report_untrusted() -> None:
     data = users()
     data.loc[:9, "clicks"] = 21
-    report = analyze(UserTable(data), [Ratio(name="ctr", numerator="clicks", denominator="views")], "a", "b")
+    report = analyze(
+        UserTable(data), [Ratio(name="ctr", numerator="clicks", denominator="views", unit="share")], "a", "b"
+    )
     assert report.verdict.conclusion == "cannot trust"
     assert "clicks above views in 10 units." in report.check("impossible_values").sentence
 

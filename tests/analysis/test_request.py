@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 
 from analysis.errors import ArgumentError, ArmError
+from analysis.metrics import Count, Mean
 from analysis.report import analyze
+from analysis.request import with_goal
 from analysis.sources import UserTable
 from tests.analysis.reports import GMV, users
 
@@ -35,3 +37,14 @@ def test_a_split_of_nine_to_one_is_judged_by_the_plan_that_is_given() -> None:
         planned.metric("x")
     with pytest.raises(LookupError, match="no check 'x'; it has sample_ratio"):
         planned.check("x")
+
+
+def test_the_first_metric_that_is_not_a_guardrail_becomes_the_goal() -> None:
+    guard = Mean(name="gmv", column="gmv", role="guardrail", margin=0.2)
+    clicks = Count(name="clicks", column="clicks")
+    assert [(m.name, m.role, m.margin) for m in with_goal([guard, clicks])] == [
+        ("gmv", "guardrail", 0.2),
+        ("clicks", "goal", None),
+    ]
+    assert with_goal([guard]) == [guard]
+    assert with_goal([]) == []

@@ -7,7 +7,7 @@ from statsmodels.stats.multitest import multipletests
 from analysis.checks import Check
 from analysis.metrics import Direction, Role
 from analysis.multiple_testing import holm
-from analysis.verdict import Evidence, reach_verdict
+from analysis.verdict import Evidence, reach_verdict, vetoes
 
 OK = Check(name="sample_ratio", status="ok", sentence="fine")
 WARN = Check(name="heavy_tail", status="warn", sentence="careful")
@@ -90,3 +90,44 @@ def test_an_undecided_goal_says_how_long_it_would_take() -> None:
     waiting = msgspec.structs.replace(evidence(1, 0.3), outlook="about 9 more days for ±2 %")
     verdict = reach_verdict([waiting], [OK])
     assert verdict.reasons == ["m is undecided: +1%; about 9 more days for ±2 %."]
+
+
+@pytest.mark.parametrize(
+    ("worse", "ruled_out", "veto"),
+    [
+        (True, None, True),
+        (False, None, False),
+        (True, False, True),
+        (True, True, False),
+        (False, False, False),
+        (False, True, False),
+    ],
+)
+def test_a_guardrail_vetoes_if_it_is_worse_and_its_margin_does_not_excuse_it(
+    worse: bool, ruled_out: bool | None, veto: bool
+) -> None:
+    assert vetoes(worse=worse, ruled_out=ruled_out) is veto
+
+
+def test_a_loss_that_is_shown_to_be_within_the_margin_does_not_veto() -> None:
+    loss = msgspec.structs.replace(evidence(-1, 0.001, "guardrail", label="gmv"), margin=0.02, holds=True)
+    verdict = reach_verdict([evidence(1, 0.01), loss], [OK])
+    assert verdict.conclusion == "ship"
+    assert "Shown to hold: gmv." in verdict.reasons
+
+
+@pytest.mark.parametrize(
+    ("guardrails", "conclusion"),
+    [
+        ([msgspec.structs.replace(evidence(-1, 0.3, "guardrail"), margin=0.02, holds=True)], "ship"),
+        ([msgspec.structs.replace(evidence(-1, 0.3, "guardrail"), margin=0.02, holds=False)], "keep running"),
+        ([evidence(-1, 0.3, "guardrail")], "keep running"),
+        ([evidence(1, 0.001, "guardrail")], "keep running"),
+        ([evidence(-1, 0.001, "guardrail")], "do not ship"),
+    ],
+)
+def test_without_goals_the_verdict_is_about_the_guardrails_only(guardrails: list[Evidence], conclusion: str) -> None:
+    verdict = reach_verdict(guardrails, [OK])
+    assert verdict.conclusion == conclusion
+    if conclusion != "do not ship":
+        assert verdict.reasons[0] == "No metric is a goal, so the verdict is about the guardrails only."

@@ -43,13 +43,14 @@ def aggregates(
 
 
 def test_impossible_values_fail_and_are_named_with_their_number() -> None:
-    ratio = Ratio(name="ctr", numerator="clicks", denominator="views")
+    ratio = Ratio(name="ctr", numerator="clicks", denominator="views", unit="share")
     clicks, views = ratio.inputs
     cells = [("a", None, None, 100), ("b", None, None, 100)]
     check = impossible_values(aggregates(cells, {Rule(clicks, views): 2, Rule(clicks): 0}), [ratio])
     assert check is not None
     assert check.status == "fail"
     assert "clicks above views in 4 units" in check.sentence
+    assert "do not declare the ratio a share" in check.sentence
     few = [("a", None, None, 3_000), ("b", None, None, 3_000)]
     warned = impossible_values(aggregates(few, {Rule(clicks, views): 2}), [ratio])
     assert warned is not None

@@ -33,7 +33,7 @@ def test_rules_are_counted_wherever_statistics_do_not_settle_them(tmp_path: Path
     data = frame(400)
     data.loc[[3, 5], "clicks"] = data.views + 1
     data.loc[7, "clicks"] = -1
-    metric = (Ratio(name="ctr", numerator="clicks", denominator="views"),)
+    metric = (Ratio(name="ctr", numerator="clicks", denominator="views", unit="share"),)
     clicks, views = Column("clicks"), Column("views")
     for source in (UserTable(data), parquet(data, tmp_path)):
         collected = collect(source, metric)
