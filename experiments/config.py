@@ -9,6 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
+from itertools import pairwise
 from typing import Final, Literal
 
 import msgspec
@@ -31,6 +32,8 @@ _SALT: Final = re.compile(r"[A-Za-z0-9._/:-]{1,128}")
 # Salts of the platform's own draws. An experiment that used one of them would repeat that draw.
 _RESERVED_SALTS: Final = ("layer:", "holdout:")
 _ATTRIBUTE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
+_SPENDING: Final = re.compile(r"obrien-fleming|pocock|(power|hsd)=[-+]?[0-9]*\.?[0-9]+")
+_MAX_DAYS: Final = 3650
 _KEY_RULE: Final = "begin with a-z or 0-9 and have at most 64 characters of a-z 0-9 . _ -"
 
 
@@ -116,10 +119,40 @@ class RampStep(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class MetricRole(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A metric of an experiment, and the role that it has in the verdict."""
+    """A metric of an experiment, and the role that it has in the verdict.
+
+    Attributes:
+        key: Name of the metric.
+        role: What the metric is for: goals decide, guardrails must not get worse, secondary metrics only inform.
+        margin: Largest acceptable relative loss of a guardrail (0.02 is 2 %); None takes the metric's own margin.
+    """
 
     key: str
-    role: Literal["primary", "secondary", "guardrail"]
+    role: Literal["goal", "secondary", "guardrail"]
+    margin: float | None = None
+
+
+class AnalysisPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How an experiment is analysed, fixed before it starts. A report takes everything from here by default.
+
+    Attributes:
+        window_days: Days after first exposure that count.
+        pre_period_days: Days before first exposure that covariates cover.
+        planned_units: Planned units of the control and one treatment. Until then, confidence sequences decide, or
+            with `spending` the boundaries of a group-sequential design. None for a fixed sample.
+        spending: How a group-sequential design spends alpha: obrien-fleming, pocock, power=3 or hsd=-4.
+        looks: Planned units of the control and one treatment at each look of the design before the last.
+        segment: Recorded attribute, or table and column (customer.country), to compare segments by.
+        backfilled: Whether all events are loaded later (simulation, backfill), so that late events mean nothing.
+    """
+
+    window_days: float = 14.0
+    pre_period_days: float = 28.0
+    planned_units: int | None = None
+    spending: str | None = None
+    looks: tuple[int, ...] = ()
+    segment: str | None = None
+    backfilled: bool = False
 
 
 class ExperimentConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -143,6 +176,7 @@ class ExperimentConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
         surfaces: Places of the product where the experiment runs.
         metrics: Metrics with their roles.
         record: Attributes that exposures record, for segments and covariates.
+        analysis: How the experiment is analysed.
 
     Raises:
         ConfigError: The config breaks a rule. The message names every broken rule.
@@ -165,6 +199,7 @@ class ExperimentConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
     surfaces: tuple[str, ...] = ()
     metrics: tuple[MetricRole, ...] = ()
     record: tuple[str, ...] = ()
+    analysis: AnalysisPlan = AnalysisPlan()
 
     def __post_init__(self) -> None:
         if problems := list(_problems(self)):
@@ -292,6 +327,8 @@ def _problems(config: ExperimentConfig) -> Iterator[str]:
     if config.targeting and (problem := targeting.problem(config.targeting)):
         yield problem
     yield from _record_problems(config.record)
+    yield from _metric_problems(config.metrics)
+    yield from _plan_problems(config.analysis, config.record)
     for kind, keys in (
         ("surface", config.surfaces),
         ("metric", [metric.key for metric in config.metrics]),
@@ -322,6 +359,39 @@ def _record_problems(names: tuple[str, ...]) -> Iterator[str]:
     for name in names:
         if not _ATTRIBUTE.fullmatch(name):
             yield f"recorded attribute {name!r} must begin with a letter or _ and have at most 64 of A-Z a-z 0-9 _"
+
+
+def _metric_problems(metrics: tuple[MetricRole, ...]) -> Iterator[str]:
+    for metric in metrics:
+        if metric.margin is None:
+            continue
+        if metric.role != "guardrail":
+            yield f"metric {metric.key!r} is a {metric.role} and has a margin; only a guardrail has one"
+        elif not 0 < metric.margin < 1:
+            yield f"metric {metric.key!r} has the margin {metric.margin:g}; it must lie between 0 and 1 (0.02 is 2 %)"
+
+
+def _plan_problems(plan: AnalysisPlan, recorded: tuple[str, ...]) -> Iterator[str]:
+    for name, days in (("window_days", plan.window_days), ("pre_period_days", plan.pre_period_days)):
+        if not 0 < days <= _MAX_DAYS:
+            yield f"analysis.{name} is {days:g}; it must be above 0 and at most {_MAX_DAYS}"
+    if plan.planned_units is not None and plan.planned_units < 1:
+        yield f"analysis.planned_units is {plan.planned_units}; it must be at least 1"
+    if plan.spending is not None and not _SPENDING.fullmatch(plan.spending):
+        yield f"analysis.spending {plan.spending!r} must be obrien-fleming, pocock, power=3 or hsd=-4"
+    if plan.spending is not None and plan.planned_units is None:
+        yield "analysis.spending needs analysis.planned_units, the size at the last look"
+    if plan.looks and plan.spending is None:
+        yield "analysis.looks needs analysis.spending, for example obrien-fleming"
+    steps = (0, *plan.looks, *((plan.planned_units,) if plan.planned_units is not None else ()))
+    if plan.looks and any(later <= earlier for earlier, later in pairwise(steps)):
+        yield f"analysis.looks {list(plan.looks)} must rise and stay below planned_units ({plan.planned_units})"
+    if (segment := plan.segment) is not None:
+        table, dot, name = segment.rpartition(".")
+        if not name or bool(table) != bool(dot):
+            yield f"analysis.segment {segment!r} must look like country or customer.country"
+        elif not dot and segment not in recorded:
+            yield f"analysis.segment {segment!r} is not a recorded attribute; add it to record, or name table.column"
 
 
 def _prerequisite_problems(config: ExperimentConfig) -> Iterator[str]:

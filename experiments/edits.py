@@ -12,7 +12,7 @@ from experiments.config import ExperimentConfig
 from experiments.errors import ConfigError
 
 # Every field that this module does not name is unsafe: a new field becomes safe only after somebody thought about it.
-ALWAYS_SAFE: Final = ("schema", "description", "surfaces", "metrics", "record")
+ALWAYS_SAFE: Final = ("schema", "description", "surfaces", "metrics", "record", "analysis")
 """Fields that do not change any assignment."""
 
 

@@ -133,6 +133,6 @@ control: control
 layer: {key: home, start: 0, end: 5000}
 surfaces: [user, image]
 metrics:
-  - {key: gmv_per_user, role: primary}
+  - {key: gmv_per_user, role: goal}
 """
 """The file of a config with these fields, a layer, surfaces and a metric."""

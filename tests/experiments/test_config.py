@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import given
 
 from experiments.config import (
+    AnalysisPlan,
     Arm,
     ExperimentConfig,
     Holdout,
@@ -59,7 +61,18 @@ from tests.experiments.builders import NOON, RANKING_FIELDS, RANKING_YAML, confi
         ({"ramp": (RampStep(NOON, 3_000), RampStep(NOON, 4_000))}, "does not come after the step before it"),
         ({"targeting": "country =="}, "targeting is not CEL"),
         ({"surfaces": ("user", "user")}, "surface 'user' is named twice"),
-        ({"metrics": (MetricRole("gmv", "primary"), MetricRole("gmv", "guardrail"))}, "metric 'gmv' is named twice"),
+        ({"metrics": (MetricRole("gmv", "goal"), MetricRole("gmv", "guardrail"))}, "metric 'gmv' is named twice"),
+        ({"metrics": (MetricRole("gmv", "goal", 0.1),)}, "metric 'gmv' is a goal and has a margin"),
+        ({"metrics": (MetricRole("gmv", "guardrail", 2.0),)}, "metric 'gmv' has the margin 2; it must lie between"),
+        ({"analysis": AnalysisPlan(window_days=0)}, "analysis.window_days is 0; it must be above 0"),
+        ({"analysis": AnalysisPlan(pre_period_days=math.inf)}, "analysis.pre_period_days is inf; it must be above 0"),
+        ({"analysis": AnalysisPlan(planned_units=0)}, "analysis.planned_units is 0; it must be at least 1"),
+        ({"analysis": AnalysisPlan(planned_units=9, spending="all")}, "analysis.spending 'all' must be obrien-fleming"),
+        ({"analysis": AnalysisPlan(spending="pocock")}, "analysis.spending needs analysis.planned_units"),
+        ({"analysis": AnalysisPlan(planned_units=9, looks=(3,))}, "analysis.looks needs analysis.spending"),
+        ({"analysis": AnalysisPlan(planned_units=9, spending="pocock", looks=(5, 9))}, "must rise and stay below"),
+        ({"analysis": AnalysisPlan(segment="country")}, "analysis.segment 'country' is not a recorded attribute"),
+        ({"analysis": AnalysisPlan(segment="customer.")}, "must look like country or customer.country"),
     ],
 )
 def test_a_broken_rule_is_named(change: dict[str, Any], message: str) -> None:

@@ -21,7 +21,7 @@ def test_a_file_makes_the_same_config_as_the_code(tmp_path: Path) -> None:
         **RANKING_FIELDS,
         layer=LayerRange("home", 0, 5_000),
         surfaces=("user", "image"),
-        metrics=(MetricRole("gmv_per_user", "primary"),),
+        metrics=(MetricRole("gmv_per_user", "goal"),),
     )
 
 
@@ -47,7 +47,7 @@ def test_a_file_makes_the_same_config_as_the_code(tmp_path: Path) -> None:
         ),
         ("salt: ranking-1\n", "", "missing required field `salt`"),
         ("coverage: 2000", "coverage: 2000\ncolour: red", "unknown field `colour`"),
-        ("role: primary", "role: northstar", "northstar"),
+        ("role: goal", "role: northstar", "northstar"),
         ("coverage: 2000", "coverage: 2000\nramp: [{at: 2026-12-01T09:00:00, coverage: 3000}]", "has no time zone"),
         ("coverage: 2000", "coverage: 2000\nramp: [{at: soon, coverage: 3000}]", "ramp[0].at is 'soon': "),
         ("coverage: 2000", "coverage: 2000\nhash_version: md5", "hash_version is 'md5': invalid enum value"),

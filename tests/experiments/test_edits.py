@@ -81,7 +81,7 @@ def test_an_edit_is_safe_when_it_moves_and_removes_no_unit(
 
 def test_every_field_of_a_config_is_judged(config: ExperimentConfig) -> None:
     """A new field is unsafe until someone judges it; this test lists the judged ones."""
-    assert set(edits.ALWAYS_SAFE) == {"schema", "description", "surfaces", "metrics", "record"}
+    assert set(edits.ALWAYS_SAFE) == {"schema", "description", "surfaces", "metrics", "record", "analysis"}
     assert set(edits.ALWAYS_SAFE) <= set(ExperimentConfig.__struct_fields__)
 
 

@@ -78,10 +78,10 @@ def test_metrics_are_published_all_or_none(store: ExperimentStore, monkeypatch: 
 
 
 def test_once_metrics_are_published_an_experiment_names_these(store: ExperimentStore, config: ExperimentConfig) -> None:
-    free = msgspec.structs.replace(config, metrics=(MetricRole("clicks", "primary"),))
+    free = msgspec.structs.replace(config, metrics=(MetricRole("clicks", "goal"),))
     assert store.publish(free, actor="ada", create=True) == 1
     store.publish_metrics(from_yaml(YAML), actor="ada")
-    wrong = msgspec.structs.replace(config, metrics=(MetricRole("gmv_per_users", "primary"),))
+    wrong = msgspec.structs.replace(config, metrics=(MetricRole("gmv_per_users", "goal"),))
     with pytest.raises(ConfigError, match=r"'gmv_per_users' is not published \(did you mean 'gmv_per_user'\?\)"):
         store.publish(wrong, actor="ada")
     right = msgspec.structs.replace(config, metrics=(MetricRole("ctr", "guardrail"),))
