@@ -11,26 +11,25 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from sagelift.errors import SageliftError
+from sagelift.experiment_report import declare_metrics, planned_metrics
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
     from analysis.metrics import Declared
     from analysis.results import MetricResult
-    from experiments.config import ExperimentConfig, PublishedExperiment
+    from experiments.config import PublishedExperiment
     from experiments.store import ExperimentStore
 
 GuardrailVerdict = Literal["breached", "holds", "too early"]
 Reaction = Literal["hold", "pause", "stop"]
 """What happens to an experiment after a breach."""
 
+PLANNED_UNITS = 100_000
+"""Planned units of an experiment whose config has none."""
+
 SMALLEST_ARM = 100
 """Number of units that each arm needs before a guardrail is judged, because a confidence sequence is asymptotic."""
-
-
-class GuardrailError(SageliftError, ValueError):
-    """A guardrail cannot be judged."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +42,8 @@ class GuardrailResult:
         metric: Name of the metric.
         treatment: Treatment arm.
         direction: Whether an increase or a decrease of the metric is good.
-        worst: Tolerated relative lift: a negative number where an increase is good.
-        verdict: Whether the guardrail is breached.
+        worst: Tolerated relative lift: a negative number where an increase is good; 0 without a margin.
+        verdict: `breached` if the guardrail vetoes (`analysis.verdict.vetoes`); `holds` if it does not.
         control_value: Value of the metric in control.
         treatment_value: Value of the metric in the treatment.
         n_control: Number of units in control.
@@ -93,8 +92,8 @@ def judge_running(
     keys: Sequence[str] | None = None,
     *,
     metrics_file: Path | None = None,
-    planned_units: int,
-    window: timedelta,
+    planned_units: int | None = None,
+    window: timedelta | None = None,
     on_breach: Reaction | None = None,
 ) -> list[GuardrailResult]:
     """Judge the guardrails of running experiments and react to breaches.
@@ -103,54 +102,35 @@ def judge_running(
         store: Store of the experiments.
         keys: Keys of the experiments; None for all that run.
         metrics_file: YAML file that declares the metrics; None for the published metrics, or else a shop's usual ones.
-        planned_units: Planned number of units of control and one treatment.
-        window: Time after first exposure that counts.
+        planned_units: Planned number of units of control and one treatment; None for that of each config, or else
+            `PLANNED_UNITS`.
+        window: Time after first exposure that counts; None for that of each config.
         on_breach: What to do after a breach; None to do nothing.
 
     Raises:
         UnknownExperimentError: One of the keys is not a running experiment.
-        GuardrailError: A config names a guardrail that is not declared.
+        ReportPlanError: A config names a guardrail that is not declared.
     """
     from experiments.errors import UnknownExperimentError
 
-    metrics = declared_metrics(store, metrics_file)
+    metrics = declare_metrics(store, metrics_file).metrics
     running = {published.config.key: published for published in store.load(("running",))}
     if missing := [key for key in keys or () if key not in running]:
         raise UnknownExperimentError(f"no running experiment {missing[0]!r}; `sagelift experiment list` lists them.")
     results: list[GuardrailResult] = []
     for key in running if keys is None else keys:
-        judged = judge(store.engine, running[key], metrics, planned_units=planned_units, window=window)
+        plan = running[key].config.analysis
+        judged = judge(
+            store.engine,
+            running[key],
+            metrics,
+            planned_units=planned_units or plan.planned_units or PLANNED_UNITS,
+            window=timedelta(days=plan.window_days) if window is None else window,
+        )
         if on_breach is not None:
             react(store, judged, on_breach)
         results += judged
     return results
-
-
-def declared_metrics(store: ExperimentStore, file: Path | None) -> Sequence[Declared]:
-    """The metrics of a file, otherwise the published metrics, otherwise a shop's usual ones."""
-    from analysis.config import declared_metrics, load_metrics
-    from analysis.metrics import shop_metrics
-
-    if file is not None:
-        return load_metrics(file).metrics
-    published = [metric.definition for metric in store.metrics()]
-    return declared_metrics(published) if published else shop_metrics()
-
-
-def guarded(config: ExperimentConfig, metrics: Sequence[Declared]) -> list[Declared]:
-    """Select the declared metrics that a config names as guardrails.
-
-    Raises:
-        GuardrailError: The config names a metric that is not declared.
-    """
-    declared = {metric.name: metric for metric in metrics}
-    keys = [metric.key for metric in config.metrics if metric.role == "guardrail"]
-    if unknown := [key for key in keys if key not in declared]:
-        raise GuardrailError(
-            f"experiment {config.key!r} names the guardrail {', '.join(unknown)}, which is not declared (declared: "
-            f"{', '.join(sorted(declared))}); declare it in the file of --metrics, or remove it from the config"
-        )
-    return [declared[key] for key in keys]
 
 
 def judge(
@@ -184,14 +164,12 @@ def judge(
     from analysis.sources.experiment_tables import ExperimentTables
 
     config = published.config
-    guardrails = guarded(config, metrics)
+    guardrails = planned_metrics(config, metrics, "guardrail")
     if not guardrails:
         return []
     treatments = [arm.key for arm in config.arms if arm.key != config.control]
     level = alpha / (len(guardrails) * len(treatments))
     split = {arm.key: float(arm.weight) for arm in config.arms}
-    # From the declarations: a report without a goal takes its first metric as the goal, and a goal has no margin.
-    margins = {metric.name: metric.margin or 0.0 for metric in guardrails}
     source = ExperimentTables(engine, config.key, window=window)
     try:
         reports = analyze_arms(
@@ -200,37 +178,41 @@ def judge(
     except ArmError:
         return []
     return [
-        _result(published, report.treatment, result, margins[result.name], level, planned_units, report.data.cut_off)
+        _result(published, report.treatment, result, level, planned_units, report.data.cut_off)
         for report in reports
         for result in report.metrics
     ]
 
 
-def verdict_of(result: MetricResult, worst: float) -> GuardrailVerdict:
-    """Compare the bounds of a metric's lift with the tolerated loss.
+def verdict_of(result: MetricResult) -> GuardrailVerdict:
+    """Apply the rule of reports (`analysis.verdict.vetoes`) to the confidence sequence of a guardrail.
 
     Args:
         result: Result with a confidence sequence.
-        worst: Tolerated relative lift.
     """
+    from analysis.verdict import vetoes
+
     anytime = result.anytime
     if anytime is None or min(result.n_control, result.n_treatment) < SMALLEST_ARM:
         return "too early"
-    if result.direction == "increase":
-        return "breached" if anytime.high is not None and anytime.high < worst else "holds"
-    return "breached" if anytime.low is not None and anytime.low > worst else "holds"
+    # The bounds of the improvement: a fall is one where a decrease is good.
+    sign = 1 if result.direction == "increase" else -1
+    low, high = sorted((sign * (anytime.low or 0), sign * (anytime.high or 0)))
+    bounded = anytime.low is not None and anytime.high is not None
+    ruled_out = None if result.margin is None else bounded and low > -result.margin.margin
+    return "breached" if vetoes(worse=bounded and high < 0, ruled_out=ruled_out) else "holds"
 
 
 def _result(
     published: PublishedExperiment,
     treatment: str,
     result: MetricResult,
-    margin: float,
     alpha: float,
     planned_units: int,
     cut_off: str | None,
 ) -> GuardrailResult:
     anytime = result.anytime
+    margin = 0.0 if result.margin is None else result.margin.margin
     worst = -margin if result.direction == "increase" else margin
     return GuardrailResult(
         experiment=published.config.key,
@@ -239,7 +221,7 @@ def _result(
         treatment=treatment,
         direction=result.direction,
         worst=worst,
-        verdict=verdict_of(result, worst),
+        verdict=verdict_of(result),
         control_value=result.control,
         treatment_value=result.treatment,
         n_control=result.n_control,

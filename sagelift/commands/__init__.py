@@ -5,7 +5,7 @@ report, sample, serve, settings, stream, up. `materialize` is a command of featu
 dlq. A command parses its options, calls one function of the library and prints the result. Shared by all:
 
     option_groups        options as dataclasses
-    analysis_options, metric_options, analysis_texts, analysis_output
+    analysis_options, metric_options, option_order, analysis_texts, analysis_output
                          shared by the commands of the analysis
     engines              options of jobs over the whole catalogue
     times                times and durations as users write them

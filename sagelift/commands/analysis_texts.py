@@ -6,7 +6,6 @@ A text that cannot be read is wrong usage (`typer.BadParameter`) with the option
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from math import isfinite
 from typing import TYPE_CHECKING, cast
 
@@ -104,17 +103,6 @@ def parse_pair(text: str, separator: str, option: str, example: str) -> tuple[st
     if not (sign and left and right):
         raise typer.BadParameter(f"{text!r} must look like {example}.", param_hint=option)
     return left, right
-
-
-def check_metric(name: str, names: Iterable[str], option: str) -> str:
-    """Return the name of a metric, if it is one of `names`."""
-    allowed = list(names)
-    if name not in allowed:
-        listed = ", ".join(allowed) or "none"
-        raise typer.BadParameter(
-            f"{name!r} is not a metric that this option applies to; those are: {listed}.", param_hint=option
-        )
-    return name
 
 
 def _value(text: str) -> str | int:

@@ -31,6 +31,7 @@ from sagelift.commands.console import say
 from sagelift.commands.experiment import app as experiment
 from sagelift.commands.experiment import assign, vectors
 from sagelift.commands.failures import explain
+from sagelift.commands.option_order import OrderedCommand
 
 app = typer.Typer(
     help="Product embeddings that follow the catalogue within a second, and experiments that measure their effect.",
@@ -57,7 +58,7 @@ _GROUPS = {
 }
 for panel, commands in _COMMANDS.items():
     for command in commands:
-        app.command(rich_help_panel=panel)(command)
+        app.command(cls=OrderedCommand, rich_help_panel=panel)(command)
 for panel, groups in _GROUPS.items():
     for name, group in groups.items():
         app.add_typer(group, name=name, rich_help_panel=panel)

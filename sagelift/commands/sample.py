@@ -27,7 +27,7 @@ def users(
     """Write a sample experiment: one row per user, two arms, a planted lift of 6% in orders and GMV.
 
     Next: sagelift analyze PATH --control control --mean gmv --money gmv --currency EUR --covariate gmv_pre
-    --ratio clicks/impressions --proportion orders --unit user_id --day day --segment country
+    --ratio clicks/impressions:share --proportion orders --unit user_id --day day --segment country
     """
     from sagelift.sample_users import write_sample_users
 
@@ -39,5 +39,6 @@ def next_command(path: Path) -> str:
     """The command that analyzes the sample in full."""
     return (
         f"sagelift analyze {shlex.quote(str(path))} --control control --mean gmv --money gmv --currency EUR "
-        "--covariate gmv_pre --ratio clicks/impressions --proportion orders --unit user_id --day day --segment country"
+        "--covariate gmv_pre --ratio clicks/impressions:share --proportion orders --unit user_id --day day "
+        "--segment country"
     )

@@ -117,7 +117,7 @@ class Demo:
             run_experiment(world, index, Path(model["release"]), stage)
         path = self.state / "report.html"
         with self.stages.stage("report", "Report"):
-            report = write_report(services, self.config, path)
+            report = write_report(services, path)
         return DemoResult(
             catalogue=catalogue,
             stages_s=self.stages.seconds,

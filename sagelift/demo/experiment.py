@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from experiments.assigner import Assigner
-from experiments.config import Arm, ExperimentConfig, MetricRole
+from experiments.config import AnalysisPlan, Arm, ExperimentConfig, MetricRole
 from experiments.exposures import ExposureLogger
 from inference.queries import SearchQueries
 from inference.recommend import Recommender
@@ -21,6 +21,7 @@ from streaming.kafka.producers import EventPublisher
 
 EXPERIMENT = "itemsage-vs-sum"
 CONTROL, TREATMENT = "sum", "itemsage"
+SECONDARY = ("gmv_gross_per_user", "orders_per_user", "buyers", "ctr", "aov")
 _CLOSE_S = 30
 
 
@@ -36,7 +37,7 @@ def run_experiment(world: World, index: RetrievalIndex, release: Path, stage: St
     Raises:
         DemoError: The experiment cannot be loaded, or exposures cannot be sent.
     """
-    _start(world.services)
+    start_experiment(world.services, world.config.window_days)
     search = SearchQueries.load(release)
     arms = {
         CONTROL: RecommenderAnswers(Recommender(world.sum_index(), search, world.main_images)),
@@ -55,7 +56,13 @@ def run_experiment(world: World, index: RetrievalIndex, release: Path, stage: St
     wait_for_events(world.services, stage)
 
 
-def _start(services: Services) -> None:
+def start_experiment(services: Services, window_days: float) -> None:
+    """Publish the config of the experiment, with the plan of its analysis, and start it.
+
+    Args:
+        services: The services of the demo.
+        window_days: Days after first exposure that count.
+    """
     config = ExperimentConfig(
         key=EXPERIMENT,
         description="ItemSage embeddings against summed image vectors on all three surfaces",
@@ -64,7 +71,13 @@ def _start(services: Services) -> None:
         arms=(Arm(CONTROL, 5_000), Arm(TREATMENT, 5_000)),
         control=CONTROL,
         surfaces=("user", "image", "search"),
-        metrics=(MetricRole("gmv_per_user", "primary"), MetricRole("clicks_per_user", "primary")),
+        metrics=(
+            MetricRole("gmv_per_user", "goal"),
+            MetricRole("clicks_per_user", "goal"),
+            *(MetricRole(key, "secondary") for key in SECONDARY),
+        ),
+        # The events of simulated weeks arrive within minutes, so their delay means nothing.
+        analysis=AnalysisPlan(window_days=window_days, backfilled=True),
     )
     store = services.experiments
     store.create_experiment(EXPERIMENT, actor="demo", reason="shows the effect of ItemSage")

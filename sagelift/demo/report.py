@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sagelift.demo.config import DemoConfig
-from sagelift.demo.experiment import CONTROL, EXPERIMENT, TREATMENT
+from sagelift.demo.experiment import EXPERIMENT
 from sagelift.demo.results import Lift
 from sagelift.services import Services
 
@@ -17,24 +15,23 @@ if TYPE_CHECKING:
 METRICS = ("gmv_per_user", "clicks_per_user")
 
 
-def write_report(services: Services, config: DemoConfig, path: Path) -> Report:
-    """Analyze the experiment and write the report as HTML."""
-    from analysis.metrics import shop_metrics
+def write_report(services: Services, path: Path) -> Report:
+    """Analyze the experiment as its config says, as `sagelift report` does, and write the report as HTML."""
     from analysis.novelty import age_windows
     from analysis.render.html import write_html
-    from analysis.report import analyze
-    from analysis.sources.experiment_tables import ExperimentTables
+    from analysis.report import analyze_arms
+    from sagelift.experiment_report import plan_report
 
-    window = timedelta(days=config.window_days)
-    # The events of four simulated weeks arrive within minutes, so their delay means nothing.
-    source = ExperimentTables(services.database, EXPERIMENT, window=window, late_after=None)
-    report = analyze(
-        source,
-        shop_metrics(),
-        control=CONTROL,
-        treatment=TREATMENT,
-        title="ItemSage against Sum",
-        ages=age_windows(window, window / 7),
+    plan = plan_report(services.experiments, EXPERIMENT)
+    (report,) = analyze_arms(
+        plan.source(services.experiments.engine),
+        plan.metrics,
+        str(plan.control),
+        plan.treatments,
+        plan.split,
+        title=EXPERIMENT,
+        ages=tuple(age_windows(plan.window, plan.window / 7)),
+        choose_goal=not plan.has_roles,
     )
     write_html(report, path)
     return report

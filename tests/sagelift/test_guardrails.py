@@ -13,7 +13,8 @@ from analysis.metrics import Count, Mean
 from experiments.config import Arm, ExperimentConfig, MetricRole
 from experiments.engine import writing
 from experiments.store import ExperimentStore
-from sagelift.guardrails import GuardrailError, GuardrailResult, judge, react
+from sagelift.experiment_report import ReportPlanError
+from sagelift.guardrails import GuardrailResult, judge, react
 
 DAY = 86_400_000_000
 START = 1_780_272_000_000_000
@@ -109,5 +110,5 @@ def test_few_units_are_too_early_for_any_result(store: ExperimentStore) -> None:
 
 
 def test_a_guardrail_that_nobody_declared_is_named(store: ExperimentStore) -> None:
-    with pytest.raises(GuardrailError, match="names the guardrail saves_per_user, which is not declared"):
+    with pytest.raises(ReportPlanError, match="names the guardrail saves_per_user, which is not declared"):
         look(store, CLICKS, Mean(name="gmv", column="gmv_net"))

@@ -36,10 +36,15 @@ class GuardOptions:
         ),
     ] = None
     planned_units: Annotated[
-        int,
-        typer.Option(min=1, help="Planned number of units of control and one treatment. Fix it before the start."),
-    ] = 100_000
-    window_days: Annotated[float, typer.Option(min=0.01, help="Number of days after first exposure that count.")] = 14.0
+        int | None,
+        typer.Option(
+            min=1, help="Planned number of units of control and one treatment. Default: that of the config, or 100000."
+        ),
+    ] = None
+    window_days: Annotated[
+        float | None,
+        typer.Option(min=0.01, help="Number of days after first exposure that count. Default: that of the config."),
+    ] = None
 
 
 def schedule(
@@ -83,7 +88,7 @@ def cancel(
 
 @expand_options
 def guard(key: Key, options: GuardOptions, on_breach: _OnBreach = "report", as_json: AsJson = False) -> None:
-    """Judge an experiment's guardrails by the sequential test and act on a breach.
+    """Judge an experiment's guardrails by the rule of reports, with the sequential test, and act on a breach.
 
     Exit code 1 after a breach.
     """
@@ -132,7 +137,7 @@ def _judge(
         keys,
         metrics_file=options.metrics,
         planned_units=options.planned_units,
-        window=timedelta(days=options.window_days),
+        window=None if options.window_days is None else timedelta(days=options.window_days),
         on_breach=None if on_breach == "report" else on_breach,
     )
 

@@ -72,8 +72,8 @@ def test_guardrails_equivalence_prior_and_resampling_are_those_of_python(path: P
     assert done.exit_code == 0, done.output
     metrics = [
         Mean(name="gmv", column="gmv"),
-        Mean(name="spent", column="spent", role="guardrail", direction="decrease"),
         Count(name="clicks", column="clicks", role="guardrail", margin=0.02),
+        Mean(name="spent", column="spent", role="guardrail", direction="decrease"),
     ]
     source = UserTable(str(path), segment="country")
     expected = analyze(source, metrics, "0", "1", equivalence=0.05, prior=Prior(0.0, 0.1), resamples=200, seed=3)
@@ -182,6 +182,8 @@ def test_simulate_gives_the_simulation_of_python(path: Path, data: pd.DataFrame,
     ("options", "message"),
     [
         (["--ratio", "clicks"], "must look like clicks/impressions"),
+        (["--ratio", "clicks/impressions:rate"], "only `share` may follow"),
+        (["--goal", "x", "--mean", "gmv"], "'x' is not a metric that this option applies to"),
         (["--quantile", "gmv@x"], "'x' is not a number"),
         (["--cap", "gwv=p99", "--mean", "gmv"], "'gwv' is not a metric that this option applies to"),
         (["--cap", "gmv=p99:all", "--mean", "gmv"], "only `nonzero`"),
@@ -283,3 +285,68 @@ def test_a_simulation_with_an_almost_empty_arm_says_how_often_nothing_was_define
     done = run("simulate", path, "--mean", "gmv", "--runs", 20, "--share", 0.0001, "--json")
     assert done.exit_code == 0, done.output
     assert all(outcome["undefined"] > 0 for outcome in json.loads(done.stdout)["outcomes"])
+
+
+def metrics_of(path: Path, *options: object) -> list[tuple[str, str, float | None]]:
+    """Name, role and margin of each metric of a report with these options."""
+    done = run("analyze", path, "--control", 0, *options, "--json")
+    assert done.exit_code == 0, done.output
+    return [(m.name, m.role, m.margin.margin if m.margin else None) for m in reports_of(done)[0].metrics]
+
+
+def test_metrics_keep_the_order_of_the_command_line_across_kinds(path: Path) -> None:
+    assert metrics_of(
+        path, "--proportion", "gmv", "--mean", "gmv", "--ratio", "gmv/clicks", "--count=clicks", "--mean", "spent",
+        "--quantile", "spent@0.9", "--proportion", "clicks",
+    ) == [
+        ("gmv > 0", "goal", None),
+        *((name, "secondary", None) for name in ("gmv", "gmv/clicks", "clicks", "spent", "spent@0.9", "clicks > 0")),
+    ]  # fmt: skip
+
+
+def test_a_guardrail_never_becomes_a_goal_and_keeps_its_margin(path: Path) -> None:
+    assert metrics_of(path, "--mean", "gmv", "--guardrail", "gmv=20%") == [("gmv", "guardrail", 0.2)]
+    assert metrics_of(path, "--mean", "gmv", "--count", "clicks", "--guardrail", "gmv=20%") == [
+        ("gmv", "guardrail", 0.2),
+        ("clicks", "goal", None),
+    ]
+    refused = run("analyze", path, "--control", 0, "--mean", "gmv", "--guardrail", "gmv", "--goal", "gmv")
+    assert refused.exit_code == 2
+    assert "'gmv' is a guardrail, and a guardrail cannot be a goal" in message_of(refused)
+
+
+def test_goals_are_named_and_a_metric_is_found_by_the_name_shown(path: Path, tmp_path: Path) -> None:
+    assert metrics_of(
+        path, "--mean", "spent", "--count", "clicks", "--proportion", "gmv", "--goal", "clicks", "--goal", "gmv",
+        "--guardrail", "spent",
+    ) == [("spent", "guardrail", None), ("clicks", "goal", None), ("gmv > 0", "goal", None)]  # fmt: skip
+    for shown in ("clicks", "clicks > 0"):
+        assert metrics_of(path, "--mean", "gmv", "--proportion", "clicks", "--guardrail", f"{shown}=2%") == [
+            ("gmv", "goal", None),
+            ("clicks > 0", "guardrail", 0.02),
+        ]
+    yaml = tmp_path / "m.yaml"
+    yaml.write_text(
+        "metrics:\n  - {kind: mean, name: gmv, label: GMV per user, column: gmv, role: guardrail, margin: 0.1}\n"
+        "  - {kind: count, name: clicks, label: Clicks per user, column: clicks, role: goal}\n"
+    )
+    assert metrics_of(
+        path, "--metrics", yaml, "--mean", "spent", "--guardrail", "GMV per user", "--goal", "spent"
+    ) == [("gmv", "guardrail", 0.1), ("clicks", "secondary", None), ("spent", "goal", None)]  # fmt: skip
+
+
+@pytest.mark.parametrize("ratio", ["impressions/clicks", "gmv/clicks", "spent/clicks"])
+def test_the_rule_of_a_share_applies_only_to_a_declared_share(path: Path, ratio: str) -> None:
+    done = run("analyze", path, "--control", 0, "--ratio", ratio, "--json")
+    assert done.exit_code == 0
+    assert reports_of(done)[0].check("impossible_values").status == "ok"
+    (declared,) = reports_of(run("analyze", path, "--control", 0, "--ratio", f"{ratio}:share", "--json"))
+    assert declared.check("impossible_values").status == "fail"
+    assert "do not declare the ratio a share" in declared.verdict.reasons[0]
+    assert declared.metrics[0].unit == "share"
+
+
+def test_a_failed_split_says_how_to_state_another_plan(path: Path, data: pd.DataFrame, tmp_path: Path) -> None:
+    data[(data.variant == 0) | (data.id % 9 == 0)].to_parquet(tmp_path / "uneven.parquet")
+    shown = message_of(run("analyze", tmp_path / "uneven.parquet", "--control", 0, "--mean", "gmv"))
+    assert "If the plan was another split, state it (--split" in shown
