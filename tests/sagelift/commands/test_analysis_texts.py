@@ -10,7 +10,6 @@ import typer
 
 from analysis.columns import Cap, Filter
 from sagelift.commands.analysis_texts import (
-    check_metric,
     parse_cap,
     parse_filter,
     parse_number,
@@ -86,8 +85,6 @@ def test_whole_numbers_are_separated_by_commas() -> None:
         (lambda: parse_share("%", "--lift"), "--lift", "'' is not a number"),
         (lambda: parse_whole_numbers("1.5", "--looks", "1,2"), "--looks", "'1.5' must look like 1,2"),
         (lambda: parse_pair("gmv=", "=", "--cap", "gmv=p99"), "--cap", "'gmv=' must look like gmv=p99"),
-        (lambda: check_metric("x", ["a", "b"], "--cap"), "--cap", "'x' is not a metric .* those are: a, b"),
-        (lambda: check_metric("x", [], "--cap"), "--cap", "those are: none"),
     ],
 )
 def test_a_text_that_cannot_be_read_is_wrong_usage_of_its_option(

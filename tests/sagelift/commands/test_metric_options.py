@@ -22,7 +22,7 @@ def test_each_option_declares_its_kind_of_metric() -> None:
     assert declared(options, ["gmv@0.9"], money=["gmv"]) == {
         "gmv": Mean(name="gmv", column="gmv", unit="money"),
         "clicks": Count(name="clicks", column="clicks"),
-        "clicks/views": Ratio(name="clicks/views", numerator="clicks", denominator="views", unit="share"),
+        "clicks/views": Ratio(name="clicks/views", numerator="clicks", denominator="views"),
         "orders > 0": Proportion(name="orders > 0", column="orders"),
         "gmv@0.9": Quantile(name="gmv@0.9", column="gmv", q=0.9, unit="money"),
     }
