@@ -37,9 +37,10 @@ $(STAMP): requirements.txt pyproject.toml Makefile
 demo: $(STAMP)
 	@$(BIN)/sagelift demo $(DEMO)
 
-# A file's tests stay in one process: they share its servers.
+# A file's tests stay in one process: they share its servers. The order of the files stays, so that long ones do not
+# come last.
 test: $(STAMP)
-	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: $(STAMP)
 	@$(BIN)/ruff check .
