@@ -149,8 +149,9 @@ def plan_report(store: ExperimentStore, key: str, metrics_file: Path | None = No
     from experiments.config import AnalysisPlan
 
     config = config_in_force(store, key)
-    declarations = declare_metrics(store, metrics_file)
-    in_file = _file_metrics(metrics_file)
+    from_file = _load_file(metrics_file)
+    declarations = _declared(store, from_file)
+    in_file = from_file.metrics
     if config is None or not config.metrics:
         metrics = [*in_file] or [*declarations.metrics]
     else:
@@ -187,14 +188,23 @@ def config_in_force(store: ExperimentStore, key: str) -> ExperimentConfig | None
 
 def declare_metrics(store: ExperimentStore, file: Path | None) -> Declarations:
     """Return the declared metrics: those of a file, then the published ones, or else a shop's usual ones."""
-    from analysis.config import Declarations, declared_metrics, load_metrics
+    return _declared(store, _load_file(file))
+
+
+def _declared(store: ExperimentStore, from_file: Declarations) -> Declarations:
+    from analysis.config import Declarations, declared_metrics
     from analysis.metrics import shop_metrics
 
-    published = declared_metrics([metric.definition for metric in store.metrics()]) if store.metrics() else None
-    by_name = {metric.name: metric for metric in (shop_metrics() if published is None else published)}
-    from_file = load_metrics(file) if file is not None else Declarations(())
+    published = [metric.definition for metric in store.metrics()]
+    by_name = {metric.name: metric for metric in (declared_metrics(published) if published else shop_metrics())}
     by_name |= {metric.name: metric for metric in from_file.metrics}
     return Declarations(tuple(by_name.values()), from_file.rates)
+
+
+def _load_file(file: Path | None) -> Declarations:
+    from analysis.config import Declarations, load_metrics
+
+    return Declarations(()) if file is None else load_metrics(file)
 
 
 def planned_metrics(config: ExperimentConfig, declared: Iterable[Declared], role: str | None = None) -> list[Declared]:
@@ -238,12 +248,6 @@ def count_units(engine: Engine, key: str, arms: Iterable[str], as_of: datetime |
     with engine.connect() as connection:
         counts = {arm: int(count) for arm, count in connection.execute(query)}
     return {arm: counts.get(arm, 0) for arm in arms}
-
-
-def _file_metrics(file: Path | None) -> Sequence[Declared]:
-    from analysis.config import load_metrics
-
-    return () if file is None else load_metrics(file).metrics
 
 
 def _role(metric: Declared) -> str:

@@ -195,12 +195,11 @@ def verdict_of(result: MetricResult) -> GuardrailVerdict:
     anytime = result.anytime
     if anytime is None or min(result.n_control, result.n_treatment) < SMALLEST_ARM:
         return "too early"
-    # The bounds of the improvement: a fall is one where a decrease is good.
-    sign = 1 if result.direction == "increase" else -1
-    low, high = sorted((sign * (anytime.low or 0), sign * (anytime.high or 0)))
-    bounded = anytime.low is not None and anytime.high is not None
-    ruled_out = None if result.margin is None else bounded and low > -result.margin.margin
-    return "breached" if vetoes(worse=bounded and high < 0, ruled_out=ruled_out) else "holds"
+    low, high = anytime.low, anytime.high
+    if result.direction == "decrease":  # a fall is an improvement
+        low, high = None if high is None else -high, None if low is None else -low
+    ruled_out = None if result.margin is None else low is not None and low > -result.margin.margin
+    return "breached" if vetoes(worse=high is not None and high < 0, ruled_out=ruled_out) else "holds"
 
 
 def _result(

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from experiments.config import Arm, ExperimentConfig, MetricRole
 from experiments.engine import writing
 from experiments.store import ExperimentStore
 from sagelift.experiment_report import ReportPlanError
-from sagelift.guardrails import GuardrailResult, judge, react
+from sagelift.guardrails import GuardrailResult, judge, react, verdict_of
 
 DAY = 86_400_000_000
 START = 1_780_272_000_000_000
@@ -112,3 +113,29 @@ def test_few_units_are_too_early_for_any_result(store: ExperimentStore) -> None:
 def test_a_guardrail_that_nobody_declared_is_named(store: ExperimentStore) -> None:
     with pytest.raises(ReportPlanError, match="names the guardrail saves_per_user, which is not declared"):
         look(store, CLICKS, Mean(name="gmv", column="gmv_net"))
+
+
+@pytest.mark.parametrize(
+    ("direction", "low", "high", "margin", "verdict"),
+    [
+        ("increase", None, -0.01, None, "breached"),
+        ("decrease", 0.01, None, None, "breached"),
+        ("increase", None, None, None, "holds"),
+        ("increase", -0.03, -0.01, 0.05, "holds"),
+        ("increase", None, -0.01, 0.05, "breached"),
+        ("decrease", 0.01, 0.03, 0.05, "holds"),
+        ("decrease", 0.01, None, 0.05, "breached"),
+        ("decrease", 0.01, 0.06, 0.05, "breached"),
+    ],
+)
+def test_one_bound_of_the_lift_is_enough_to_show_a_loss(
+    direction: str, low: float | None, high: float | None, margin: float | None, verdict: str
+) -> None:
+    result = SimpleNamespace(
+        anytime=SimpleNamespace(low=low, high=high),
+        direction=direction,
+        margin=None if margin is None else SimpleNamespace(margin=margin),
+        n_control=1_000,
+        n_treatment=1_000,
+    )
+    assert verdict_of(result) == verdict
