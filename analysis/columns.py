@@ -148,8 +148,8 @@ class Limits:
     """The limits of a cap as numbers.
 
     Attributes:
-        lower: Lower limit; None if there is none.
-        upper: Upper limit; None if there is none.
+        lower: Lower limit; None for no limit.
+        upper: Upper limit; None for no limit.
     """
 
     lower: float | None

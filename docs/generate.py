@@ -190,7 +190,6 @@ PAGES = {
 
 def main(arguments: list[str]) -> int:
     """Write or check the pages; the exit code."""
-    version("sagelift")  # the package must be installed: its entry points and metadata are part of what is described
     stale = []
     for name, write in PAGES.items():
         path, text = REFERENCE / name, write()

@@ -1,5 +1,6 @@
 """Fixtures and hooks for the tests of several packages."""
 
+import os
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         module = str(item.path.relative_to(root))
         if module.startswith("tests/integration/") or module in LONG_MODULES:
             item.add_marker(pytest.mark.integration)
+
+
+@pytest.fixture(scope="session")
+def cache() -> Path:
+    """The cache folder with the downloaded servers."""
+    from sagelift.stack.components import fetch_all
+
+    folder = Path(os.environ.get("SAGELIFT_CACHE_DIR", "~/.cache/sagelift")).expanduser()
+    fetch_all(folder, print)
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -17,8 +17,8 @@ class Check(msgspec.Struct, frozen=True, kw_only=True):
         name: Stable name of the check.
         status: `fail` rules out any decision on the report; `warn` asks the reader to be careful.
         sentence: The finding in one or two sentences.
-        value: The number that was checked; None where there is none.
-        threshold: The number that `value` was compared with; None where there is none.
+        value: The checked number; None if the check has no number.
+        threshold: The limit for `value`; None if the check has no limit.
     """
 
     name: str

@@ -61,7 +61,7 @@ class RateLimiter:
         self._lock = threading.Lock()
 
     def wait(self, key: str) -> float:
-        """Take a token of a key; return 0, or the seconds until the next token if there is none."""
+        """Take a token of a key. Return 0, or the seconds until its next token if it has no token left."""
         now = self._monotonic()
         with self._lock:
             tokens, since = self._buckets.pop(key, (float(self._burst), now))

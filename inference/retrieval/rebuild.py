@@ -34,7 +34,7 @@ class Rebuild:
         self._changed.update(rows)
 
     def link(self, rows: Int64Array, on_progress: Callable[[int], None]) -> None:
-        """Link rows chunk by chunk, then most rows that changed meanwhile; the index may change between chunks.
+        """Link rows chunk by chunk, then most rows that changed during this. The index may change between chunks.
 
         Args:
             rows: The rows that were held at the beginning.

@@ -50,7 +50,7 @@ def save_checkpoint(run: Path, checkpoint: Checkpoint) -> None:
 
 
 def load_checkpoint(run: Path) -> Checkpoint | None:
-    """Return the newest checkpoint, or None if there is none.
+    """Return the newest checkpoint, or None before the first one.
 
     Raises:
         ArtifactError: If the checkpoint is damaged.

@@ -208,7 +208,7 @@ class SupervisorLock:
             self._handle = None
 
     def holder(self) -> int | None:
-        """Return the pid of the living supervisor; None if there is none."""
+        """Return the pid of the living supervisor; None if no supervisor lives."""
         try:
             handle = self._path.open("r", encoding="ascii")
         except (FileNotFoundError, NotADirectoryError):

@@ -11,7 +11,7 @@ stage. The result is the same as one batch after the other. The loop covers thes
 * Load: a lone update is handled at once; while other batches are in flight, new records are gathered into one batch.
 * A rebalance while work is in flight: work on a lost partition may finish, but this consumer does not commit it. The
   new owner reads these records again. If a stage is failing at that time, all work in flight is dropped and read again.
-  Records that were polled meanwhile are not lost either: the consumer seeks back and reads them again.
+  Records that arrive in this time are not lost: the consumer seeks back and reads them again.
 * A failed commit is kept and retried; a refused one (no longer a member) is dropped. Every write is idempotent, so
   reading records again changes nothing.
 * Damaged bytes on the broker's disk: the offset becomes a dead letter and is skipped.
@@ -146,7 +146,7 @@ class ConsumerLoop:
 
     @property
     def error(self) -> BaseException | None:
-        """The permanent error of a stage that ends the loop; None if there is none."""
+        """The permanent error of a stage that ends the loop; None while no stage has one."""
         return self._stages.error
 
     @property

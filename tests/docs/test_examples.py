@@ -48,12 +48,9 @@ def test_the_examples_of_a_page_run(
     page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stack: ExitStack, request: pytest.FixtureRequest
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    if page == "jobs/materialisation.md":
-        # A process can have one Spark session: the example uses the one that all tests share.
-        shared = request.getfixturevalue("spark")
-        monkeypatch.setattr("feature_repo.jobs.spark.spark_session", lambda _: nullcontext(shared))
-    prepare = PREPARED.get(page, lambda *_: {})
-    names: Names = {"folder": tmp_path, **prepare(tmp_path, monkeypatch, stack)}
+    names: Names = {"folder": tmp_path}
+    if prepare := PREPARED.get(page):
+        names |= prepare(tmp_path, request, stack)
     after = names.pop("after_first_block", None)
     for number, block in enumerate(blocks(DOCS / page, "python")):
         exec(compile(block, f"{page}, block {number + 1}", "exec"), names)
@@ -67,7 +64,7 @@ def test_a_page_that_is_run_elsewhere_names_a_test_that_reads_it(page: str) -> N
     assert Path(page).name in source
 
 
-def _experiments(folder: Path, _: pytest.MonkeyPatch, stack: ExitStack) -> Names:
+def _experiments(folder: Path, _: pytest.FixtureRequest, stack: ExitStack) -> Names:
     from sqlalchemy import create_engine
 
     from experiments.config import Arm, ExperimentConfig
@@ -98,12 +95,12 @@ def _experiments(folder: Path, _: pytest.MonkeyPatch, stack: ExitStack) -> Names
     }
 
 
-def _openfeature(folder: Path, monkeypatch: pytest.MonkeyPatch, stack: ExitStack) -> Names:
+def _openfeature(folder: Path, request: pytest.FixtureRequest, stack: ExitStack) -> Names:
     from experiments.assigner import Assigner
     from experiments.exposures import ExposureLogger
 
     pytest.importorskip("openfeature", reason="openfeature-sdk is not installed")
-    names = _experiments(folder, monkeypatch, stack)
+    names = _experiments(folder, request, stack)
     logger = ExposureLogger(names["send"])
     stack.callback(logger.close)
     assigner = Assigner(names["store"].load, logger)
@@ -112,12 +109,12 @@ def _openfeature(folder: Path, monkeypatch: pytest.MonkeyPatch, stack: ExitStack
     return {"assigner": assigner}
 
 
-def _feed(folder: Path, _: pytest.MonkeyPatch, __: ExitStack) -> Names:
+def _feed(folder: Path, _: pytest.FixtureRequest, __: ExitStack) -> Names:
     (folder / "feed.tsv").write_text("id\ttitle\tprice\nA1\tA lamp\t-3 EUR\nA2\tA chair\t3 EUR\n")
     return {}
 
 
-def _features(folder: Path, _: pytest.MonkeyPatch, stack: ExitStack) -> Names:
+def _features(folder: Path, _: pytest.FixtureRequest, stack: ExitStack) -> Names:
     from feature_repo.rows import Deletion
     from feature_repo.store import ProductFeatureStore
 
@@ -145,9 +142,15 @@ def _features(folder: Path, _: pytest.MonkeyPatch, stack: ExitStack) -> Names:
     }
 
 
-def _jobs(folder: Path, monkeypatch: pytest.MonkeyPatch, stack: ExitStack) -> Names:
-    """Stands in for Airflow, which is no dependency: an operator keeps what it was given."""
+def _jobs(folder: Path, request: pytest.FixtureRequest, stack: ExitStack) -> Names:
+    """Stands in for Airflow, which is no dependency: an operator keeps what it was given.
+
+    A process can have one Spark session, so the example uses the one that all tests share.
+    """
     from feature_repo.store import ProductFeatureStore
+
+    monkeypatch, session = request.getfixturevalue("monkeypatch"), request.getfixturevalue("spark")
+    monkeypatch.setattr("feature_repo.jobs.spark.spark_session", lambda _: nullcontext(session))
 
     class Operator(SimpleNamespace):
         def __rshift__(self, other: Any) -> Any:
@@ -179,7 +182,7 @@ def _jobs(folder: Path, monkeypatch: pytest.MonkeyPatch, stack: ExitStack) -> Na
     return {"store": store}
 
 
-PREPARED: dict[str, Callable[[Path, pytest.MonkeyPatch, ExitStack], Names]] = {
+PREPARED: dict[str, Callable[[Path, pytest.FixtureRequest, ExitStack], Names]] = {
     "analysts/experiments.md": _experiments,
     "shops/experiments-api.md": _openfeature,
     "operators/feeds.md": _feed,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,20 +12,11 @@ from inference.model import ItemSage, ItemSageConfig
 from inference.releases.export import export_release, export_visual_encoder
 from inference.releases.repository import set_live
 from inference.tokenizer import Tokenizer
-from sagelift.stack.components import fetch_all
 from sagelift.stack.kafka import KafkaBroker
 from sagelift.stack.triton import TritonServer
 from tests.integration.feature_servers import PostgresServer, RedisServer, running_postgres, running_redis
 
 WORDS = ["red", "blue", "green", "oak", "pine", "table", "chair", "lamp", "wool", "coat", "summer", "dress"]
-
-
-@pytest.fixture(scope="session")
-def cache() -> Path:
-    """The cache folder with the downloaded servers."""
-    folder = Path(os.environ.get("SAGELIFT_CACHE_DIR", "~/.cache/sagelift")).expanduser()
-    fetch_all(folder, print)
-    return folder
 
 
 @pytest.fixture(scope="session")
