@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from analysis.aggregates import FEW_NONZERO, ONE_UNIT, Moments
-from analysis.checks.check import Check, joined, label_of, p_text
+from analysis.checks.check import Check, check_each, joined, label_of
 from analysis.inference import Effect, compare
 from analysis.metrics import Count, Mean, Metric, Proportion
 from analysis.sources.base import Facts
@@ -39,22 +39,14 @@ def few_buyers(metrics: Sequence[Metric], control: Moments, treatment: Moments) 
         for m in metrics
         if isinstance(m, Mean | Proportion)
     }
-    if not smallest:
-        return None
-    few = [name for name, count in smallest.items() if count < FEW_NONZERO]
-    least = min(smallest.values())
-    sentence = (
-        f"{joined(few)}: fewer than {FEW_NONZERO} units have a value other than 0 in one arm (smallest: {least:,}). "
-        "The intervals may miss the true lift more often than stated."
-        if few
-        else f"Every metric has at least {least:,} units with a value other than 0 in each arm."
-    )
-    return Check(
-        name="few_buyers",
-        status="warn" if few else "ok",
-        sentence=sentence,
-        value=float(least),
-        threshold=float(FEW_NONZERO),
+    return check_each(
+        "few_buyers",
+        smallest,
+        FEW_NONZERO,
+        low_is_bad=True,
+        finding=f"{{names}}: fewer than {FEW_NONZERO} units have a value other than 0 in one arm "
+        "(smallest: {worst:,}). The intervals may miss the true lift more often than stated.",
+        ok="Every metric has at least {worst:,} units with a value other than 0 in each arm.",
     )
 
 
@@ -67,17 +59,14 @@ def heavy_tail(metrics: Sequence[Metric], control: Moments, treatment: Moments) 
             if isinstance(metric, Mean) and arm.variance(column) > 0:
                 share = arm.tails[column].heaviest(arm.means[column], arm.variance(column), arm.n)
                 shares[label_of(metric)] = max(shares.get(label_of(metric), 0.0), share)
-    if not shares:
-        return None
-    heavy = [name for name, share in shares.items() if share > ONE_UNIT]
-    most = max(shares.values())
-    sentence = (
-        f"{joined(heavy)}: a single unit makes up as much as {most:.0%} of an arm's variance. "
-        "One order could reverse the result."
-        if heavy
-        else f"No single unit makes up more than {most:.2%} of an arm's variance."
+    return check_each(
+        "heavy_tail",
+        shares,
+        ONE_UNIT,
+        finding="{names}: a single unit makes up as much as {worst:.0%} of an arm's variance. "
+        "One order could reverse the result.",
+        ok="No single unit makes up more than {worst:.2%} of an arm's variance.",
     )
-    return Check(name="heavy_tail", status="warn" if heavy else "ok", sentence=sentence, value=most, threshold=ONE_UNIT)
 
 
 def automated_traffic(metrics: Sequence[Metric], control: Moments, treatment: Moments) -> Check | None:
@@ -92,22 +81,13 @@ def automated_traffic(metrics: Sequence[Metric], control: Moments, treatment: Mo
             if total > 0 and arm.tails[column].nonzero >= 10 / ONE_SOURCE:
                 share = min(arm.tails[column].largest / total, 1.0)
                 shares[label_of(metric)] = max(shares.get(label_of(metric), 0.0), share)
-    if not shares:
-        return None
-    suspect = [name for name, share in shares.items() if share > ONE_SOURCE]
-    most = max(shares.values())
-    sentence = (
-        f"{joined(suspect)}: a single unit has up to {most:.1%} of all events of its arm and may be a bot. "
-        "Leave such units out."
-        if suspect
-        else f"No single unit has more than {most:.2%} of all events of its arm."
-    )
-    return Check(
-        name="automated_traffic",
-        status="warn" if suspect else "ok",
-        sentence=sentence,
-        value=most,
-        threshold=ONE_SOURCE,
+    return check_each(
+        "automated_traffic",
+        shares,
+        ONE_SOURCE,
+        finding="{names}: a single unit has up to {worst:.1%} of all events of its arm and may be a bot. "
+        "Leave such units out.",
+        ok="No single unit has more than {worst:.2%} of all events of its arm.",
     )
 
 
@@ -119,22 +99,13 @@ def balance_before_exposure(metrics: Sequence[Metric], control: Moments, treatme
         effect = compare(adjusters[name], control, treatment)
         if isinstance(effect, Effect):
             p_values[name] = effect.difference.p
-    if not p_values:
-        return None
-    differing = [name for name, p in p_values.items() if p < IMBALANCE_P]
-    least = min(p_values.values())
-    sentence = (
-        f"{joined(differing)}: the arms differed before exposure already ({p_text(least)}). "
-        "Check that the split is random."
-        if differing
-        else f"The arms did not differ before exposure (smallest {p_text(least)})."
-    )
-    return Check(
-        name="balance_before_exposure",
-        status="warn" if differing else "ok",
-        sentence=sentence,
-        value=least,
-        threshold=IMBALANCE_P,
+    return check_each(
+        "balance_before_exposure",
+        p_values,
+        IMBALANCE_P,
+        low_is_bad=True,
+        finding="{names}: the arms differed before exposure already ({p}). Check that the split is random.",
+        ok="The arms did not differ before exposure (smallest {p}).",
     )
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from math import exp, fsum, lgamma, log
 
 from analysis.aggregates import Aggregates
-from analysis.checks.check import Check, Status, joined, p_text
+from analysis.checks.check import Check, Status, check_each, joined, p_text
 
 SRM_P = 0.001  # a check that runs on every report must almost never raise a false alarm (Fabijan et al. 2019)
 SRM_EXPECTED = 5.0  # below this number of expected units per arm, the chi-square approximation is poor
@@ -86,22 +86,15 @@ def sample_ratio_by_segment(aggregates: Aggregates, expected: Mapping[str, float
             p_values[segment] = min(check.value * len(segments), 1.0)
         elif sum(counts.values()) >= SRM_EXPECTED * sum(expected.values()) / min(expected.values()):
             p_values[segment] = 0.0  # an arm has no units although some are expected
-    if not p_values:
-        return None
-    mismatched = [segment for segment, p in p_values.items() if p < SRM_P]
-    least = min(p_values.values())
-    sentence = (
-        f"Sample ratio mismatch in {joined(mismatched)}: the arms are not comparable there, and so not as a whole. "
-        "Find out what differs there: tracking, redirects, bots."
-        if mismatched
-        else f"The split is as planned in each of {len(p_values)} segments (smallest corrected {p_text(least)})."
-    )
-    return Check(
-        name="sample_ratio_by_segment",
-        status="fail" if mismatched else "ok",
-        sentence=sentence,
-        value=least,
-        threshold=SRM_P,
+    return check_each(
+        "sample_ratio_by_segment",
+        p_values,
+        SRM_P,
+        low_is_bad=True,
+        status="fail",
+        finding="Sample ratio mismatch in {names}: the arms are not comparable there, and so not as a whole. "
+        "Find out what differs there: tracking, redirects, bots.",
+        ok=f"The split is as planned in each of {len(p_values)} segments (smallest corrected {{p}}).",
     )
 
 

@@ -33,6 +33,7 @@ from inference.releases.export import export_visual_encoder
 from inference.releases.probes import PROBE_FILE
 from inference.releases.release import load_release
 from inference.releases.repository import ITEMSAGE, TEMPLATES, VISUAL_ENCODER, find_release
+from inference.releases.tensors import read_tensors
 from inference.visual import VisualEncoder
 
 if TYPE_CHECKING:
@@ -139,7 +140,7 @@ def export_onnx(repo: Path, version: str, folder: Path, *, tolerance: Tolerance 
 
 
 def _export_itemsage(model: ItemSage, source: Path, target: Path, version: str, least: float) -> None:
-    probe = load_file(source / PROBE_FILE)
+    probe = read_tensors(source / PROBE_FILE, load_file)
     inputs = _itemsage_inputs(probe)
     batch = torch.export.Dim("batch")
     shapes = {
@@ -154,7 +155,7 @@ def _export_itemsage(model: ItemSage, source: Path, target: Path, version: str, 
 
 
 def _export_visual(source: Path, target: Path, least: float) -> None:
-    probe = load_file(source / PROBE_FILE)
+    probe = read_tensors(source / PROBE_FILE, load_file)
     inputs = {"pixels": probe["pixels"]}
     encoder = VisualEncoder.pretrained().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     shapes = {"pixels": {0: torch.export.Dim("batch")}}

@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from inference.errors import ArtifactError
 from inference.inputs import MAX_IMAGES, TEXT_FIELDS, VECTOR_DIM
+from inference.releases.tensors import read_tensors
 
 if TYPE_CHECKING:  # the functions import torch: the client loads a probe without it
     from torch import Tensor
@@ -28,13 +27,7 @@ def load_probe(folder: Path) -> dict[str, np.ndarray[Any, np.dtype[Any]]]:
     Raises:
         ArtifactError: If the file is missing or truncated.
     """
-    path = folder / PROBE_FILE
-    try:
-        return dict(load_file(path))
-    except OSError as error:
-        raise ArtifactError(f"{path} cannot be read: {error.strerror or 'no such file'}") from None
-    except SafetensorError:
-        raise ArtifactError(f"{path} is not a safetensors file or is truncated; export the model again") from None
+    return read_tensors(folder / PROBE_FILE, load_file)
 
 
 def itemsage_probe(model: ItemSage) -> dict[str, Tensor]:

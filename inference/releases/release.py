@@ -7,14 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from safetensors import SafetensorError
 
 from inference.errors import ArtifactError
+from inference.releases.tensors import read_tensors
 from inference.tokenizer import Tokenizer
 
 if TYPE_CHECKING:  # the functions import torch: `release_metadata` needs none
-    from torch import Tensor
-
     from inference.model import ItemSage, ItemSageConfig
 
 FORMAT = "sagelift-itemsage-1"
@@ -37,6 +35,7 @@ def load_release(path: Path) -> tuple[ItemSage, Tokenizer, ReleaseConfig]:
         ArtifactError: If a file is missing or truncated, or the files do not belong together.
     """
     import torch
+    from safetensors.torch import load_file
 
     from inference.model import ItemSage, ItemSageConfig
 
@@ -47,7 +46,7 @@ def load_release(path: Path) -> tuple[ItemSage, Tokenizer, ReleaseConfig]:
         raise ArtifactError(f"{path / 'config.json'} does not describe an ItemSage model: {error}") from None
     tokenizer = Tokenizer.load(path / "tokenizer.json")
     check_vocabulary(sizes, tokenizer, str(path / "config.json"))
-    weights = _load_weights(path / "model.safetensors")
+    weights = read_tensors(path / "model.safetensors", load_file)
     with torch.random.fork_rng(devices=[]):  # the initial weights are random and are replaced below
         model = ItemSage(sizes)
     expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
@@ -90,17 +89,6 @@ def check_vocabulary(config: ItemSageConfig, tokenizer: Tokenizer, owner: str) -
             f"the tokenizer has {tokenizer.size} ids but {owner} has {config.vocabulary}: they come from different "
             "trainings"
         )
-
-
-def _load_weights(path: Path) -> dict[str, Tensor]:
-    from safetensors.torch import load_file
-
-    try:
-        return dict(load_file(path))
-    except OSError as error:
-        raise ArtifactError(f"{path} cannot be read: {error.strerror or 'no such file'}") from None
-    except SafetensorError:
-        raise ArtifactError(f"{path} is not a safetensors file or is truncated; export the model again") from None
 
 
 def _load_config(path: Path) -> ReleaseConfig:
