@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from decimal import Decimal
 from operator import attrgetter
 from typing import Annotated, Any, Literal
@@ -26,6 +26,9 @@ import msgspec
 import numpy as np
 from msgspec import UNSET, Meta, Struct, UnsetType
 
+from feature_repo.rows import EMBEDDING_DIM as VECTOR_DIM
+from feature_repo.rows import MAX_IMAGES
+from feature_repo.times import EPOCH
 from streaming.currency import DECIMALS, shown, to_minor
 from streaming.errors import ContractError
 
@@ -41,12 +44,9 @@ KEPT_ERROR_HEADERS = ("attempts", "first.time")
 TRUNCATED_HEADER = "sagelift-truncated-from"
 """Header of a dead letter whose value was cut: the original size in bytes. The source topic holds the whole value."""
 
-MAX_IMAGES = 20
-VECTOR_DIM = 256
 MAX_MESSAGE_BYTES = 1_000_000
 # A version or an event time further ahead comes from a broken clock or a wrong unit, and would block later updates.
 MAX_AHEAD = timedelta(days=1)
-_EPOCH = datetime.fromtimestamp(0, UTC)
 
 # `$` would accept a newline at the end.
 _NO_CONTROLS = r"^[^\x00-\x1f\x7f]+(?![\s\S])"
@@ -286,7 +286,7 @@ def _check_texts(update: ProductUpdate) -> None:
 def _check_time(at: datetime, now: datetime) -> None:
     if at > now + MAX_AHEAD:
         raise ContractError("event_time", f"{at.isoformat()} is more than a day ahead of the clock")
-    if at < _EPOCH:
+    if at < EPOCH:
         raise ContractError("event_time", f"{at.isoformat()} lies before 1970")
 
 

@@ -15,9 +15,9 @@ from urllib.parse import urlsplit
 import msgspec
 from msgspec import UNSET
 
-from feature_repo.rows import ALL_VIEWS, OfferRow, ProductFeatures
+from feature_repo.rows import ALL_VIEWS, MAX_IMAGES, OfferRow, ProductFeatures
 from inference.inputs import TEXT_FIELDS
-from streaming.contracts import ATTRIBUTES, MAX_IMAGES, Price, ProductUpdate, image_links
+from streaming.contracts import ATTRIBUTES, Price, ProductUpdate, image_links
 from streaming.errors import ContractError
 
 

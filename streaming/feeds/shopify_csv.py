@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from streaming.contracts import MAX_IMAGES
+from feature_repo.rows import MAX_IMAGES
 from streaming.errors import ContractError, FeedError
 from streaming.feeds import tables, values
 from streaming.feeds.html_text import text_of_html

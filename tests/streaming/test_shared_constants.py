@@ -1,4 +1,4 @@
-"""Constants that the feature store, the model and the contracts each define, because none may import the others."""
+"""The feature store, the model, the contracts and the reports share their constants."""
 
 from analysis import currencies
 from feature_repo import rows
